@@ -1,0 +1,61 @@
+# Palaver's commands. Each sets up what it needs, from Python 3.11 or newer alone.
+
+PYTHON ?= python3
+VENV   ?= .venv
+STUBS  ?= generated/python
+BIN    := $(VENV)/bin
+PROTOC  = PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc --proto_path=protos
+
+.PHONY: help run test check format protos lock clean
+
+help: ## What there is to make
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+
+run: $(VENV)/run.done ## Run the service, on an embedded PostgreSQL or on PALAVER_DATABASE_URL
+	@exec $(BIN)/palaver serve
+
+test: $(VENV)/dev.done ## Run all tests; ARGS go to pytest
+	@$(BIN)/pytest $(ARGS)
+
+check: $(VENV)/dev.done ## Check format, lint, types, and that the stubs are up to date
+	@$(BIN)/ruff format --check
+	@$(BIN)/ruff check
+	@$(BIN)/mypy
+	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT \
+		&& $(MAKE) --no-print-directory protos STUBS="$$fresh" \
+		&& diff --recursive --exclude=__pycache__ $(STUBS) "$$fresh" \
+		&& echo "the stubs are up to date"
+
+format: $(VENV)/dev.done ## Mend format and lint, as far as that goes by itself
+	@$(BIN)/ruff format
+	@$(BIN)/ruff check --fix
+
+protos: $(VENV)/dev.done ## Compile the stubs anew
+	@rm -rf $(STUBS) && mkdir -p $(STUBS)
+	@$(PROTOC) --python_out=$(STUBS) --mypy_out=quiet:$(STUBS) protos/palaver/v1/*.proto
+	@$(PROTOC) --grpc_python_out=$(STUBS) --mypy_grpc_out=quiet:$(STUBS) \
+		protos/palaver/v1/*_service.proto
+
+# The bounds are in pyproject.toml; the lock files say which versions are used.
+LOCK = $(BIN)/uv pip compile --quiet --universal --python-version=3.11 --generate-hashes \
+	--no-annotate --custom-compile-command="make lock" pyproject.toml
+lock: $(VENV)/dev.done ## Lock the newest versions of all dependencies
+	@$(BIN)/pip install --quiet uv
+	@$(LOCK) --upgrade --extra=build --extra=dev --output-file=requirements/dev.txt
+	@$(LOCK) --upgrade --extra=build --constraint=requirements/dev.txt --output-file=requirements/run.txt
+	@$(LOCK) --upgrade --extra=build --extra=dev --resolution=lowest-direct --output-file=requirements/lowest.txt
+
+clean: ## Remove what the commands above made; the data of `make run` stays
+	@rm -rf .venv* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# `make run` installs what the service needs, the others all there is.
+$(VENV)/%.done: requirements/%.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit( \
+		"Palaver needs Python 3.11 or newer, and this is " + sys.version.split()[0] \
+		+ ": name one, as in make PYTHON=python3.11 run")'
+	@echo "Installing Palaver's dependencies into $(VENV)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@

@@ -1,0 +1,138 @@
+"""The composition root: pool, stores, services, server; start and shutdown."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from palaver.v1 import (
+    admin_service_pb2,
+    admin_service_pb2_grpc,
+    memory_service_pb2,
+    memory_service_pb2_grpc,
+    session_service_pb2,
+    session_service_pb2_grpc,
+)
+
+from server.config import Settings
+from server.health import DatabaseHealth
+from server.interceptors.error_mapping import ErrorMappingInterceptor
+from server.purge import Purger
+from server.services.admin_service import AdminService
+from server.services.memory_service import MemoryService
+from server.services.session_service import SessionService
+from server.store.memory import MemoryStore
+from server.store.messages import MessageStore
+from server.store.migrate import migrate
+from server.store.pool import Pool
+from server.store.purge import PurgeStore
+from server.store.sessions import SessionStore
+
+_LOGGER = logging.getLogger(__name__)
+
+SERVICES = tuple(
+    file.DESCRIPTOR.services_by_name[name].full_name
+    for file, name in (
+        (session_service_pb2, "SessionService"),
+        (memory_service_pb2, "MemoryService"),
+        (admin_service_pb2, "AdminService"),
+    )
+)
+
+INTERCEPTORS = (
+    ErrorMappingInterceptor(),  # innermost: what others raise is a bug
+)
+
+_SERVER_OPTIONS = (
+    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
+    # Two servers on one port are a mistake to report, not to share calls between.
+    ("grpc.so_reuseport", 0),
+)
+
+
+@asynccontextmanager
+async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
+    """Runs the service in the block; gives the address on which it listens.
+
+    Raises:
+        DatabaseUnavailable: The database is away.
+        DatabaseTooNew: The database is from a newer Palaver.
+        RuntimeError: The address is in use.
+    """
+    await migrate(database_url)
+    pool = Pool(
+        database_url,
+        min_size=settings.pool_min_size,
+        max_size=settings.pool_max_size,
+        timeout=settings.pool_timeout_seconds,
+    )
+    purger = Purger(
+        PurgeStore(pool), retention=settings.purge_retention, batch_size=settings.purge_batch_size
+    )
+    health_servicer = health.aio.HealthServicer()
+    database_health = DatabaseHealth(
+        health_servicer,
+        database_url,
+        pool,
+        services=SERVICES,
+        interval=settings.health_interval_seconds,
+    )
+    server = grpc.aio.server(interceptors=INTERCEPTORS, options=_SERVER_OPTIONS)
+    register_services(server, settings, pool, purger, health_servicer)
+    port = server.add_insecure_port(settings.listen)
+    await pool.open()
+    await database_health.check()
+    background = [asyncio.create_task(database_health.watch())]
+    if settings.purge_interval_seconds:
+        background.append(asyncio.create_task(purger.run_every(settings.purge_interval)))
+    await server.start()
+    try:
+        yield f"{settings.listen.rpartition(':')[0]}:{port}"
+    finally:
+        await health_servicer.enter_graceful_shutdown()
+        await server.stop(settings.shutdown_grace_seconds)
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
+        await pool.close()
+
+
+def register_services(
+    server: grpc.aio.Server,
+    settings: Settings,
+    pool: Pool,
+    purger: Purger,
+    health_servicer: health.aio.HealthServicer,
+) -> None:
+    """Registers every service that the server has."""
+    sessions = SessionStore(pool)
+    session_service_pb2_grpc.add_SessionServiceServicer_to_server(SessionService(sessions), server)
+    memory_service_pb2_grpc.add_MemoryServiceServicer_to_server(
+        MemoryService(
+            sessions, MemoryStore(pool), MessageStore(pool), window=settings.memory_window
+        ),
+        server,
+    )
+    admin_service_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(purger), server)
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    reflection.enable_server_reflection(
+        (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server
+    )
+
+
+async def serve(settings: Settings, database_url: str) -> None:
+    """Runs the service until SIGTERM or SIGINT; then lets running calls finish."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signal_number, stop.set)
+    async with running(settings, database_url) as address:
+        _LOGGER.info("listening on %s", address)
+        _LOGGER.info("next: grpcurl -plaintext %s list", address)
+        await stop.wait()
+        _LOGGER.info("shutting down")
+    _LOGGER.info("stopped")

@@ -1,0 +1,77 @@
+"""The settings: from flags and from `PALAVER_*` variables, flags first."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+import platformdirs
+from psycopg import ProgrammingError
+from psycopg.conninfo import conninfo_to_dict
+from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def _check_address(value: str) -> str:
+    host, _, port = value.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError("must be HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051")
+    return value
+
+
+def _check_database_url(value: SecretStr) -> SecretStr:
+    try:
+        conninfo_to_dict(value.get_secret_value())
+    except ProgrammingError:
+        # Without the driver's words: they quote pieces of the URL.
+        raise ValueError("must be a PostgreSQL URL, such as postgresql://host/name") from None
+    return value
+
+
+class Settings(BaseSettings):
+    """The settings of a server. Each is the variable `PALAVER_<NAME>` and the flag `--<name>`."""
+
+    model_config = SettingsConfigDict(env_prefix="PALAVER_", env_ignore_empty=True)
+
+    listen: Annotated[str, AfterValidator(_check_address)] = Field(
+        "127.0.0.1:50051", description="Address to serve on; port 0 takes a free one."
+    )
+    database_url: Annotated[SecretStr, AfterValidator(_check_database_url)] | None = Field(
+        None, description="URL of the PostgreSQL to use; without it, an embedded one."
+    )
+    data_dir: Path = Field(
+        platformdirs.user_data_path("palaver"), description="Where the embedded PostgreSQL lives."
+    )
+    pool_min_size: PositiveInt = Field(2, description="Database connections kept open.")
+    pool_max_size: PositiveInt = Field(10, description="Database connections open at the most.")
+    pool_timeout_seconds: PositiveFloat = Field(
+        5, description="How long a call waits for a database connection."
+    )
+    memory_window: int = Field(
+        100, ge=1, le=1000, description="Messages that GetMemory returns if not told how many."
+    )
+    purge_interval_seconds: NonNegativeFloat = Field(
+        3600, description="How often deleted rows are purged; 0 is never."
+    )
+    purge_retention_seconds: NonNegativeFloat = Field(
+        0, description="How long deleted rows are kept before they are purged."
+    )
+    purge_batch_size: PositiveInt = Field(1000, description="Rows purged in one transaction.")
+    health_interval_seconds: PositiveFloat = Field(
+        1, description="How often the database is checked for the health service."
+    )
+    shutdown_grace_seconds: NonNegativeFloat = Field(
+        10, description="How long running calls may take to finish at shutdown."
+    )
+    log_level: str = Field(
+        "INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="The least level logged."
+    )
+
+    @property
+    def purge_interval(self) -> timedelta:
+        """The time between purges; zero is never."""
+        return timedelta(seconds=self.purge_interval_seconds)
+
+    @property
+    def purge_retention(self) -> timedelta:
+        """How long deleted rows are kept."""
+        return timedelta(seconds=self.purge_retention_seconds)

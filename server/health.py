@@ -1,0 +1,89 @@
+"""Watches the database, and tells the health service whether it answers."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from grpc_health.v1 import health, health_pb2
+from psycopg import AsyncConnection, Error
+
+from server.store.pool import Pool
+
+_LOGGER = logging.getLogger(__name__)
+
+_STATUS = {
+    True: health_pb2.HealthCheckResponse.SERVING,
+    False: health_pb2.HealthCheckResponse.NOT_SERVING,
+}
+
+
+class DatabaseHealth:
+    """Keeps the health of all services at what the database's is.
+
+    It has a connection of its own: a busy pool is no lost database.
+
+    Args:
+        services: Full names of the services; the overall health, "", follows too.
+        interval: Seconds between checks, and that a check may take.
+    """
+
+    def __init__(
+        self,
+        servicer: health.aio.HealthServicer,
+        database_url: str,
+        pool: Pool,
+        *,
+        services: Sequence[str],
+        interval: float,
+    ) -> None:
+        self._servicer = servicer
+        self._database_url = database_url
+        self._pool = pool
+        self._services = ("", *services)
+        self._interval = interval
+        self._connection: AsyncConnection | None = None
+        self._answers: bool | None = None
+
+    async def watch(self) -> None:
+        """Checks for ever."""
+        try:
+            while True:
+                await self.check()
+                await asyncio.sleep(self._interval)
+        finally:
+            await self._disconnect()
+
+    async def check(self) -> None:
+        """Checks once, and sets the health if it changed."""
+        answers = await self._database_answers()
+        if answers == self._answers:
+            return
+        if answers and self._answers is not None:
+            # Before calls come again: connections from before the outage are dead.
+            await self._pool.discard_broken()
+        self._answers = answers
+        _LOGGER.log(
+            logging.INFO if answers else logging.WARNING,
+            "the database %s",
+            "answers" if answers else "does not answer",
+        )
+        for service in self._services:
+            await self._servicer.set(service, _STATUS[answers])
+
+    async def _database_answers(self) -> bool:
+        try:
+            async with asyncio.timeout(max(self._interval, 1)):
+                if self._connection is None:
+                    self._connection = await AsyncConnection.connect(
+                        self._database_url, autocommit=True
+                    )
+                await self._connection.execute("SELECT 1")
+                return True
+        except (Error, TimeoutError):
+            await self._disconnect()
+            return False
+
+    async def _disconnect(self) -> None:
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            await connection.close()

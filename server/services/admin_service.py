@@ -1,0 +1,26 @@
+"""The servicer of AdminService."""
+
+from collections.abc import AsyncIterator
+
+from palaver.v1 import admin_service_pb2 as pb
+from palaver.v1.admin_service_pb2_grpc import AdminServiceServicer
+
+from server.purge import Purger
+from server.services.context import Context
+from server.services.conversion import purge_progress_message
+from server.services.validation import Fields
+
+
+class AdminService(AdminServiceServicer):
+    """Maintains a deployment. The reference of each method is `admin_service.proto`."""
+
+    def __init__(self, purger: Purger) -> None:
+        self._purger = purger
+
+    async def PurgeDeleted(
+        self, request: pb.PurgeDeletedRequest, context: Context
+    ) -> AsyncIterator[pb.PurgeDeletedResponse]:
+        with Fields() as fields:
+            older_than = fields.duration("older_than", request)
+        async for progress in self._purger.purge(older_than):
+            yield purge_progress_message(progress)

@@ -1,0 +1,235 @@
+"""Memory: the SQL that adds messages to a session and gets the newest ones back."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from psycopg import AsyncConnection
+
+from server.errors import NotFound, StaleLastSequence
+from server.store.messages import COLUMNS, SIZE, MessageRow
+from server.store.page import MAX_PAGE_BYTES, Page
+from server.store.pool import Pool
+from server.store.uuid7 import uuid7
+
+
+class NewMessage(NamedTuple):
+    """A message to add. Without a `message_id` it is given one; `metadata` is JSON text."""
+
+    message_id: str | None
+    role: str
+    content: str
+    token_count: int
+    metadata: str
+    created_at: datetime | None
+
+
+class AddedMessage(NamedTuple):
+    """What became of a message."""
+
+    message_id: str
+    sequence: int
+    created_at: datetime
+
+
+class AddedMemory(NamedTuple):
+    """What adding memory did; the messages in the order in which they were given."""
+
+    session_created: bool
+    session_undeleted: bool
+    messages: list[AddedMessage]
+
+
+class MemoryRow(NamedTuple):
+    """A session's newest messages, oldest first, and its metadata as JSON text."""
+
+    messages: Page[MessageRow]
+    metadata: str
+
+
+class MemoryStore:
+    """Adds and gets memory. Each method is one transaction.
+
+    Every method raises DatabaseUnavailable and NoConnectionInTime as the pool does.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    # `kept` are the live messages that the request names again: they keep their
+    # sequences, and those that it would not change are not written. Everybody else
+    # gets the sequences that the session's row hands out under its lock, in order;
+    # the row of a deleted message comes back to life under its id.
+    #
+    # The statement sees the messages as they were when it began, before it waited for
+    # the session's row. Where that matters, it must be `locked` beforehand.
+    ADD_MEMORY = """
+        WITH input AS (
+            SELECT * FROM unnest(
+                %(message_ids)s::text[], %(roles)s::text[], %(contents)s::text[],
+                %(token_counts)s::integer[], %(metadatas)s::jsonb[],
+                %(created_ats)s::timestamptz[]
+            ) WITH ORDINALITY AS input
+                (message_id, role, content, token_count, metadata, created_at, position)
+        ), kept AS (
+            SELECT m.message_id, m.sequence, m.created_at,
+                (m.role, m.content, m.token_count, m.metadata)
+                    IS DISTINCT FROM (i.role, i.content, i.token_count, i.metadata) AS changed
+            FROM messages m JOIN input i USING (message_id)
+            WHERE %(locked)s AND m.session_id = %(session_id)s AND m.deleted_at IS NULL
+                AND m.message_id = ANY(%(message_ids)s::text[])
+        ), session AS (
+            INSERT INTO sessions AS s (session_id, user_id, last_sequence)
+            VALUES (
+                %(session_id)s, %(user_id)s,
+                cardinality(%(message_ids)s::text[]) - (SELECT count(*) FROM kept)
+            )
+            ON CONFLICT (session_id) DO UPDATE SET
+                last_sequence = s.last_sequence + excluded.last_sequence,
+                updated_at = CASE
+                    WHEN excluded.last_sequence > 0 OR (SELECT bool_or(changed) FROM kept)
+                    THEN excluded.updated_at ELSE s.updated_at END,
+                deleted_at = NULL
+            WHERE s.deleted_at IS NULL OR %(locked)s
+            RETURNING last_sequence, xmax = 0 AS created
+        ), numbered AS (
+            SELECT input.*, kept.created_at AS kept_created_at,
+                coalesce(kept.changed, true) AS to_write,
+                coalesce(kept.sequence, session.last_sequence + 1 - count(*)
+                    FILTER (WHERE kept.sequence IS NULL) OVER (ORDER BY position DESC)) AS sequence
+            FROM session CROSS JOIN input LEFT JOIN kept USING (message_id)
+        ), written AS (
+            INSERT INTO messages AS m
+                (session_id, sequence, message_id, role, content, token_count, metadata, created_at)
+            SELECT %(session_id)s, sequence, message_id, role, content, token_count, metadata,
+                coalesce(kept_created_at, created_at, now())
+            FROM numbered WHERE to_write
+            ON CONFLICT (session_id, message_id) DO UPDATE SET
+                sequence = excluded.sequence,
+                role = excluded.role,
+                content = excluded.content,
+                token_count = excluded.token_count,
+                metadata = excluded.metadata,
+                created_at = excluded.created_at,
+                updated_at = excluded.updated_at,
+                deleted_at = NULL
+            RETURNING message_id, created_at
+        )
+        SELECT session.created, message_id, sequence,
+            coalesce(written.created_at, numbered.kept_created_at)
+        FROM session CROSS JOIN numbered LEFT JOIN written USING (message_id)
+        ORDER BY position
+    """
+
+    # Creates the session if there is none, and takes its row's lock in any case. The
+    # update writes what is there: it is the lock that counts.
+    LOCK_SESSION = """
+        INSERT INTO sessions AS s (session_id, user_id)
+        VALUES (%(session_id)s, %(user_id)s)
+        ON CONFLICT (session_id) DO UPDATE SET last_sequence = s.last_sequence
+        RETURNING xmax = 0 AS created, last_sequence, deleted_at
+    """
+
+    async def add_memory(
+        self,
+        session_id: str,
+        messages: Sequence[NewMessage],
+        *,
+        user_id: str | None,
+        expected_last_sequence: int | None,
+    ) -> AddedMemory:
+        """Appends messages, in order and contiguous; upserts those whose id is live.
+
+        Creates the session, for `user_id`, if there is none; brings it back if it is
+        deleted. One statement does it all, but for three cases that must know the
+        session before they write: ids that it may hold already, an expected sequence,
+        and a deleted session. They lock it first.
+
+        Raises:
+            StaleLastSequence: The session's is not the expected one; nothing is written.
+        """
+        parameters = {"session_id": session_id, "user_id": user_id, **_columns(messages)}
+        has_ids = any(message.message_id is not None for message in messages)
+        async with self._pool.connection() as connection:
+            if not has_ids and expected_last_sequence is None:
+                rows = await self._add(connection, parameters, locked=False)
+                if rows:
+                    return _added(rows, created=rows[0][0], undeleted=False)
+            async with connection.transaction():
+                cursor = await connection.execute(self.LOCK_SESSION, parameters)
+                created, last_sequence, deleted_at = await cursor.fetchone() or ()
+                if expected_last_sequence not in (None, last_sequence):
+                    raise StaleLastSequence(expected=expected_last_sequence, actual=last_sequence)
+                rows = await self._add(connection, parameters, locked=True)
+                return _added(rows, created=created, undeleted=deleted_at is not None)
+
+    async def _add(
+        self,
+        connection: AsyncConnection[tuple[Any, ...]],
+        parameters: dict[str, Any],
+        *,
+        locked: bool,
+    ) -> list[tuple[Any, ...]]:
+        cursor = await connection.execute(self.ADD_MEMORY, {**parameters, "locked": locked})
+        return await cursor.fetchall()
+
+    # A message of unknown token count is taken as a quarter of its characters; the sum
+    # is in quarters, so that fractions count. The newest message is always joined, so
+    # that no row means no session, and NULLs an empty one; `fits` says if it counts.
+    GET_MEMORY = f"""
+        SELECT CASE WHEN coalesce(number, 1) = 1 THEN s.metadata::text END,
+            fits, has_more, {COLUMNS}
+        FROM sessions s LEFT JOIN (
+            SELECT *,
+                %(max_tokens)s = 0
+                    OR sum(quarters) OVER newest <= 4 * %(max_tokens)s::bigint AS fits,
+                lead(true, 1, false) OVER newest AS has_more,
+                row_number() OVER newest AS number,
+                sum(size) OVER newest AS total_size
+            FROM (
+                SELECT *, {SIZE} AS size,
+                    CASE token_count WHEN 0 THEN char_length(content)
+                        ELSE 4 * token_count::bigint END AS quarters
+                FROM messages
+                WHERE session_id = %(session_id)s AND deleted_at IS NULL
+                ORDER BY sequence DESC
+                LIMIT %(last_n)s + 1
+            ) candidates
+            WINDOW newest AS (ORDER BY sequence DESC)
+        ) m ON number = 1 OR fits AND number <= %(last_n)s AND total_size <= {MAX_PAGE_BYTES}
+        WHERE s.session_id = %(session_id)s AND s.deleted_at IS NULL
+        ORDER BY m.sequence DESC
+    """
+
+    async def get_memory(self, session_id: str, *, last_n: int, max_tokens: int) -> MemoryRow:
+        """Gets the newest `last_n` messages that fit `max_tokens` together (0: no budget).
+
+        Raises:
+            NotFound: There is no such live session.
+        """
+        parameters = {"session_id": session_id, "last_n": last_n, "max_tokens": max_tokens}
+        async with self._pool.connection() as connection:
+            rows = await (await connection.execute(self.GET_MEMORY, parameters)).fetchall()
+        if not rows:
+            raise NotFound("Session", session_id)
+        metadata, newest_fits = rows[0][:2]
+        page = Page.of(MessageRow._make, [row[2:] for row in reversed(rows) if row[1]])
+        has_more = newest_fits is False or bool(rows[-1][2])
+        return MemoryRow(Page(page.rows, has_more), metadata)
+
+
+def _columns(messages: Sequence[NewMessage]) -> dict[str, list[Any]]:
+    """Turns messages into the arrays that ADD_MEMORY unnests."""
+    ids, roles, contents, token_counts, metadatas, created_ats = zip(*messages, strict=True)
+    return {
+        "message_ids": [message_id or uuid7() for message_id in ids],
+        "roles": list(roles),
+        "contents": list(contents),
+        "token_counts": list(token_counts),
+        "metadatas": list(metadatas),
+        "created_ats": list(created_ats),
+    }
+
+
+def _added(rows: list[tuple[Any, ...]], *, created: bool, undeleted: bool) -> AddedMemory:
+    return AddedMemory(created, undeleted, [AddedMessage._make(row[1:]) for row in rows])

@@ -1,0 +1,227 @@
+"""Messages: the SQL that lists, reads, changes and deletes them.
+
+Every write to a session's messages first takes the lock of the session's row, so
+writes to one session happen one after the other and never deadlock. A live message
+belongs to a live session: what deletes a session deletes its messages with it.
+"""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from psycopg import AsyncConnection
+
+from server.errors import FieldViolation, InvalidRequest, NotFound
+from server.store.page import MAX_PAGE_BYTES, Page, Span
+from server.store.pool import Pool
+
+
+class MessageRow(NamedTuple):
+    """A live message. `metadata` is JSON text; a `token_count` of 0 is unknown."""
+
+    message_id: str
+    sequence: int
+    role: str
+    content: str
+    token_count: int
+    metadata: str
+    created_at: datetime
+    updated_at: datetime
+
+    @property
+    def position(self) -> int:
+        """The listing position."""
+        return self.sequence
+
+
+COLUMNS = """
+    m.message_id, m.sequence, m.role, m.content, m.token_count, m.metadata::text,
+    m.created_at, m.updated_at
+"""
+
+# Upper bound of a row's size as a protobuf message, in bytes.
+SIZE = """
+    octet_length(message_id) + octet_length(role) + octet_length(content)
+    + 4 * octet_length(metadata::text) + 100
+"""
+
+
+class MessageStore:
+    """Reads and changes messages. Each method is one transaction.
+
+    Every method raises NotFound if the session is not live, and DatabaseUnavailable
+    and NoConnectionInTime as the pool does.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    # Joined to the session, so that no row means no session, and NULLs an empty page.
+    LIST_MESSAGES = f"""
+        SELECT has_more, {COLUMNS}
+        FROM sessions s LEFT JOIN (
+            SELECT *,
+                lead(true, 1, false) OVER listing AS has_more,
+                row_number() OVER listing AS number,
+                sum(size) OVER listing AS total_size
+            FROM (
+                SELECT *, {SIZE} AS size
+                FROM messages
+                WHERE session_id = %(session_id)s AND deleted_at IS NULL
+                    AND sequence > %(after)s AND sequence < %(before)s
+                ORDER BY sequence {{direction}}
+                LIMIT %(limit)s + 1
+            ) candidates
+            WINDOW listing AS (ORDER BY sequence {{direction}})
+        ) m ON number = 1 OR number <= %(limit)s AND total_size <= {MAX_PAGE_BYTES}
+        WHERE s.session_id = %(session_id)s AND s.deleted_at IS NULL
+        ORDER BY m.sequence {{direction}}
+    """
+
+    async def list_messages(self, session_id: str, span: Span, *, limit: int) -> Page[MessageRow]:
+        """Lists messages by sequence."""
+        statement = self.LIST_MESSAGES.format(direction=span.direction)
+        parameters = {
+            "session_id": session_id,
+            "limit": limit,
+            "after": span.after,
+            "before": span.before,
+        }
+        async with self._pool.connection() as connection:
+            rows = await (await connection.execute(statement, parameters)).fetchall()
+        if not rows:
+            raise NotFound("Session", session_id)
+        is_empty = rows[0][0] is None
+        return Page.of(MessageRow._make, [] if is_empty else rows)
+
+    GET_MESSAGE = f"""
+        SELECT {COLUMNS}
+        FROM sessions s LEFT JOIN messages m
+            ON m.session_id = %(session_id)s AND m.message_id = %(message_id)s
+            AND m.deleted_at IS NULL
+        WHERE s.session_id = %(session_id)s AND s.deleted_at IS NULL
+    """
+
+    async def get_message(self, session_id: str, message_id: str) -> MessageRow:
+        """Gets a message.
+
+        Raises:
+            NotFound: There is no such live session or message.
+        """
+        async with self._pool.connection() as connection:
+            return await self._get_message(connection, session_id, message_id)
+
+    UPDATE_MESSAGE = f"""
+        WITH touched AS (
+            UPDATE sessions SET updated_at = now() WHERE session_id = %(session_id)s
+        )
+        UPDATE messages m
+        SET role = %(role)s, content = %(content)s, token_count = %(token_count)s,
+            metadata = %(metadata)s::jsonb, updated_at = now()
+        WHERE m.session_id = %(session_id)s AND m.message_id = %(message_id)s
+        RETURNING {COLUMNS}
+    """
+
+    async def update_message(
+        self, session_id: str, message_id: str, change: Callable[[MessageRow], MessageRow]
+    ) -> MessageRow:
+        """Replaces a message's role, content, token count and metadata by what `change` makes.
+
+        Nobody else writes to the session between the read and the write. What `change`
+        raises undoes the update.
+
+        Raises:
+            NotFound: There is no such live session or message.
+        """
+        async with self._locked_session(session_id) as connection:
+            row = change(await self._get_message(connection, session_id, message_id))
+            parameters = {**row._asdict(), "session_id": session_id}
+            cursor = await connection.execute(self.UPDATE_MESSAGE, parameters)
+            return MessageRow._make(await cursor.fetchone() or ())
+
+    CHOOSE_MESSAGES = f"""
+        SELECT sequence, {SIZE} AS size FROM messages
+        WHERE session_id = %(session_id)s AND message_id = ANY(%(message_ids)s)
+            AND deleted_at IS NULL
+    """
+
+    CHOOSE_NEWEST_MESSAGES = f"""
+        SELECT sequence, {SIZE} AS size FROM messages
+        WHERE session_id = %(session_id)s AND deleted_at IS NULL
+        ORDER BY sequence DESC
+        LIMIT %(last_n)s
+    """
+
+    # The clock, not the transaction's start: a delete that waited for the session's
+    # row comes after what it waited for, and no purge that began meanwhile may take it.
+    DELETE_MESSAGES = f"""
+        WITH touched AS (
+            UPDATE sessions SET updated_at = now() WHERE session_id = %(session_id)s
+        )
+        UPDATE messages m SET deleted_at = clock_timestamp()
+        WHERE m.session_id = %(session_id)s AND m.sequence = ANY(%(sequences)s)
+        RETURNING {COLUMNS}
+    """
+
+    async def delete_messages(
+        self, session_id: str, *, message_ids: Sequence[str] = (), last_n: int = 0
+    ) -> list[MessageRow]:
+        """Soft-deletes the messages of these ids, or else the newest `last_n`.
+
+        Returns:
+            The messages deleted, oldest first.
+
+        Raises:
+            NotFound: There is no such live session.
+            InvalidRequest: The messages are too large for one response.
+        """
+        choose = self.CHOOSE_MESSAGES if message_ids else self.CHOOSE_NEWEST_MESSAGES
+        parameters: dict[str, Any] = {
+            "session_id": session_id,
+            "message_ids": list(message_ids),
+            "last_n": last_n,
+        }
+        async with self._locked_session(session_id) as connection:
+            chosen = await (await connection.execute(choose, parameters)).fetchall()
+            if not chosen:
+                return []
+            if len(chosen) > 1 and sum(size for _, size in chosen) > MAX_PAGE_BYTES:
+                raise InvalidRequest(
+                    FieldViolation(
+                        "message_ids" if message_ids else "last_n",
+                        "these messages exceed the 4 MiB of a response: delete fewer at once",
+                    )
+                )
+            parameters["sequences"] = [sequence for sequence, _ in chosen]
+            cursor = await connection.execute(self.DELETE_MESSAGES, parameters)
+            deleted = [MessageRow._make(row) for row in await cursor.fetchall()]
+            return sorted(deleted, key=lambda message: message.sequence)
+
+    async def _get_message(
+        self, connection: AsyncConnection[tuple[Any, ...]], session_id: str, message_id: str
+    ) -> MessageRow:
+        parameters = {"session_id": session_id, "message_id": message_id}
+        row = await (await connection.execute(self.GET_MESSAGE, parameters)).fetchone()
+        if row is None:
+            raise NotFound("Session", session_id)
+        if row[0] is None:
+            raise NotFound("Message", message_id)
+        return MessageRow._make(row)
+
+    LOCK_SESSION = """
+        SELECT FROM sessions
+        WHERE session_id = %(session_id)s AND deleted_at IS NULL
+        FOR NO KEY UPDATE
+    """
+
+    @asynccontextmanager
+    async def _locked_session(
+        self, session_id: str
+    ) -> AsyncIterator[AsyncConnection[tuple[Any, ...]]]:
+        """Begins a transaction in which nobody else writes to the session."""
+        async with self._pool.connection() as connection, connection.transaction():
+            cursor = await connection.execute(self.LOCK_SESSION, {"session_id": session_id})
+            if cursor.rowcount == 0:
+                raise NotFound("Session", session_id)
+            yield connection

@@ -1,0 +1,128 @@
+"""The purge's SQL: removes soft-deleted rows for good."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from psycopg import AsyncConnection
+
+from server.store.pool import Pool
+
+# Far enough to reach no row, near enough for a timestamp to exist (4713 BC).
+_LONGEST_AGE = timedelta(days=365 * 3000)
+
+
+class Backlog(NamedTuple):
+    """What a purge has to remove: the rows of each kind deleted at `before` or earlier."""
+
+    before: datetime
+    counts: dict[str, int]
+
+
+class PurgeStore:
+    """Gives turns at purging.
+
+    Raises DatabaseUnavailable and NoConnectionInTime as the pool does.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    # One purger at a time over all servers of a schema. A lock of the session, not of
+    # a transaction: it spans batches, and goes with the connection if the server dies.
+    TAKE_TURN = (
+        "SELECT pg_try_advisory_lock(hashtextextended('palaver purge ' || current_schema(), 0))"
+    )
+    END_TURN = (
+        "SELECT pg_advisory_unlock(hashtextextended('palaver purge ' || current_schema(), 0))"
+    )
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator["PurgeTurn | None"]:
+        """Takes the turn to purge for the block, or gives None while another purger has it."""
+        async with self._pool.connection() as connection:
+            row = await (await connection.execute(self.TAKE_TURN)).fetchone()
+            if not (row and row[0]):
+                yield None
+                return
+            try:
+                yield PurgeTurn(connection)
+            finally:
+                if not connection.broken:
+                    await connection.execute(self.END_TURN)
+
+
+class PurgeTurn:
+    """The purge of one purger. Each method is one transaction."""
+
+    def __init__(self, connection: AsyncConnection[tuple[Any, ...]]) -> None:
+        self._connection = connection
+
+    @property
+    def batches(self) -> dict[str, Callable[..., Awaitable[int]]]:
+        """What removes a batch of each kind of row, in the order in which they must go."""
+        return {"messages": self.purge_messages, "sessions": self.purge_sessions}
+
+    MEASURE = """
+        SELECT before,
+            (SELECT count(*) FROM messages WHERE deleted_at <= before),
+            (SELECT count(*) FROM sessions WHERE deleted_at <= before)
+        FROM (SELECT now() - %(older_than)s::interval AS before) cutoff
+    """
+
+    async def measure(self, older_than: timedelta) -> Backlog:
+        """Counts the rows that were deleted at least `older_than` ago."""
+        parameters = {"older_than": min(older_than, _LONGEST_AGE)}
+        cursor = await self._connection.execute(self.MEASURE, parameters)
+        before, *counts = await cursor.fetchone() or ()
+        return Backlog(before, dict(zip(self.batches, counts, strict=True)))
+
+    # What somebody brings back at this moment is locked, and skipped; what came back
+    # before this statement locked it is deleted no more, and not chosen.
+    PURGE_MESSAGES = """
+        DELETE FROM messages WHERE (session_id, sequence) IN (
+            SELECT session_id, sequence FROM messages
+            WHERE deleted_at <= %(before)s
+            ORDER BY deleted_at
+            LIMIT %(limit)s
+            FOR UPDATE SKIP LOCKED
+        )
+    """
+
+    async def purge_messages(self, before: datetime, *, limit: int) -> int:
+        """Removes at most `limit` messages deleted at `before` or earlier; returns how many."""
+        parameters = {"before": before, "limit": limit}
+        return (await self._connection.execute(self.PURGE_MESSAGES, parameters)).rowcount
+
+    CHOOSE_SESSIONS = """
+        SELECT session_id FROM sessions s
+        WHERE deleted_at <= %(before)s
+            AND NOT EXISTS (SELECT FROM messages m WHERE m.session_id = s.session_id)
+        ORDER BY deleted_at
+        LIMIT %(limit)s
+        FOR UPDATE SKIP LOCKED
+    """
+
+    # Asks for messages again, in a statement that begins when the sessions are locked:
+    # one may have been brought back and deleted while the first one waited. A session
+    # goes after its messages, or its sequences would start over among theirs.
+    PURGE_SESSIONS = """
+        DELETE FROM sessions s
+        WHERE session_id = ANY(%(session_ids)s)
+            AND NOT EXISTS (SELECT FROM messages m WHERE m.session_id = s.session_id)
+    """
+
+    async def purge_sessions(self, before: datetime, *, limit: int) -> int:
+        """Removes at most `limit` sessions deleted at `before` or earlier; returns how many.
+
+        Sessions that still have messages, live or deleted, stay.
+        """
+        async with self._connection.transaction():
+            parameters = {"before": before, "limit": limit}
+            cursor = await self._connection.execute(self.CHOOSE_SESSIONS, parameters)
+            session_ids = [row[0] for row in await cursor.fetchall()]
+            cursor = await self._connection.execute(
+                self.PURGE_SESSIONS, {"session_ids": session_ids}
+            )
+            return cursor.rowcount

@@ -1,0 +1,230 @@
+"""Sessions: the table and its SQL."""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import psycopg
+
+from server.errors import AlreadyExists, FieldViolation, InvalidRequest, NotFound
+from server.store.page import MAX_PAGE_BYTES, Page, Span
+from server.store.pool import Pool
+
+
+class SessionRow(NamedTuple):
+    """A live session. `metadata` is JSON text."""
+
+    session_id: str
+    id: int
+    user_id: str | None
+    metadata: str
+    last_sequence: int
+    created_at: datetime
+    updated_at: datetime
+
+    @property
+    def position(self) -> int:
+        """The listing position."""
+        return self.id
+
+
+class SessionFilter(NamedTuple):
+    """Narrows a listing; None does not. `metadata` is a SQL/JSON path predicate."""
+
+    user_id: str | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+    metadata: str | None = None
+
+
+class DeletedSession(NamedTuple):
+    """What a delete did."""
+
+    deleted_at: datetime
+    messages_deleted: int
+
+
+EVERY_SESSION = SessionFilter()
+
+COLUMNS = "session_id, id, user_id, metadata::text, last_sequence, created_at, updated_at"
+
+FILTERS = {
+    "user_id": "AND user_id = %(user_id)s",
+    "created_after": "AND created_at >= %(created_after)s",
+    "created_before": "AND created_at < %(created_before)s",
+    "metadata": "AND metadata @@ %(metadata)s::jsonpath",
+}
+
+
+class SessionStore:
+    """Reads and writes sessions. Each method is one transaction.
+
+    Every method raises DatabaseUnavailable and NoConnectionInTime as the pool does.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    # A conflict with a live session updates nothing and so returns no row.
+    ADD_SESSION = f"""
+        INSERT INTO sessions AS s (session_id, user_id, metadata)
+        VALUES (%(session_id)s, %(user_id)s, %(metadata)s::jsonb)
+        ON CONFLICT (session_id) DO UPDATE SET
+            id = excluded.id,
+            user_id = excluded.user_id,
+            metadata = excluded.metadata,
+            created_at = excluded.created_at,
+            updated_at = excluded.updated_at,
+            deleted_at = NULL
+        WHERE s.deleted_at IS NOT NULL
+        RETURNING {COLUMNS}
+    """
+
+    async def add_session(
+        self, session_id: str, *, user_id: str | None, metadata: str
+    ) -> SessionRow:
+        """Creates a session, or starts a deleted one anew.
+
+        Raises:
+            AlreadyExists: The session is live.
+        """
+        parameters = {"session_id": session_id, "user_id": user_id, "metadata": metadata}
+        async with self._pool.connection() as connection:
+            row = await (await connection.execute(self.ADD_SESSION, parameters)).fetchone()
+        if row is None:
+            raise AlreadyExists("Session", session_id)
+        return SessionRow._make(row)
+
+    GET_SESSION = f"""
+        SELECT {COLUMNS} FROM sessions
+        WHERE session_id = %(session_id)s AND deleted_at IS NULL
+    """
+
+    async def get_session(self, session_id: str) -> SessionRow:
+        """Gets a live session.
+
+        Raises:
+            NotFound: There is none.
+        """
+        async with self._pool.connection() as connection:
+            cursor = await connection.execute(self.GET_SESSION, {"session_id": session_id})
+            return _found(session_id, await cursor.fetchone())
+
+    # The row lock is for concurrent merges: each reads what the one before it wrote.
+    LOCK_SESSION = GET_SESSION + " FOR NO KEY UPDATE"
+
+    UPDATE_SESSION = f"""
+        UPDATE sessions
+        SET user_id = %(user_id)s, metadata = %(metadata)s::jsonb, updated_at = now()
+        WHERE session_id = %(session_id)s
+        RETURNING {COLUMNS}
+    """
+
+    async def update_session(
+        self, session_id: str, change: Callable[[SessionRow], SessionRow]
+    ) -> SessionRow:
+        """Replaces a session's user and metadata by what `change` makes of the session.
+
+        Nobody else writes to the session between the read and the write. What `change`
+        raises undoes the update.
+
+        Raises:
+            NotFound: There is no such live session.
+        """
+        async with self._pool.connection() as connection, connection.transaction():
+            cursor = await connection.execute(self.LOCK_SESSION, {"session_id": session_id})
+            row = change(_found(session_id, await cursor.fetchone()))
+            cursor = await connection.execute(self.UPDATE_SESSION, row._asdict())
+            return _found(session_id, await cursor.fetchone())
+
+    # The clock, not the transaction's start: a delete that waited for the row comes
+    # after what it waited for, and no purge that began meanwhile may take its rows.
+    DELETE_SESSION = """
+        UPDATE sessions SET deleted_at = clock_timestamp()
+        WHERE session_id = %(session_id)s AND deleted_at IS NULL
+        RETURNING deleted_at
+    """
+
+    # A statement of its own, since it must see the messages that were committed
+    # while the one above waited for the session's row.
+    DELETE_MESSAGES = """
+        UPDATE messages SET deleted_at = %(deleted_at)s
+        WHERE session_id = %(session_id)s AND deleted_at IS NULL
+    """
+
+    async def delete_session(self, session_id: str) -> DeletedSession:
+        """Soft-deletes a session and all its messages, at one instant.
+
+        Raises:
+            NotFound: There is no such live session.
+        """
+        parameters: dict[str, Any] = {"session_id": session_id}
+        async with self._pool.connection() as connection, connection.transaction():
+            row = await (await connection.execute(self.DELETE_SESSION, parameters)).fetchone()
+            if row is None:
+                raise NotFound("Session", session_id)
+            parameters["deleted_at"] = row[0]
+            cursor = await connection.execute(self.DELETE_MESSAGES, parameters)
+            return DeletedSession(row[0], cursor.rowcount)
+
+    LIST_SESSIONS = f"""
+        SELECT has_more, {COLUMNS} FROM (
+            SELECT *,
+                lead(true, 1, false) OVER listing AS has_more,
+                row_number() OVER listing AS number,
+                sum(size) OVER listing AS total_size
+            FROM (
+                SELECT *, octet_length(session_id) + coalesce(octet_length(user_id), 0)
+                    + 4 * octet_length(metadata::text) + 100 AS size
+                FROM sessions
+                WHERE deleted_at IS NULL AND id > %(after)s AND id < %(before)s {{filters}}
+                ORDER BY id {{direction}}
+                LIMIT %(limit)s + 1
+            ) candidates
+            WINDOW listing AS (ORDER BY id {{direction}})
+        ) sized
+        WHERE number = 1 OR number <= %(limit)s AND total_size <= {MAX_PAGE_BYTES}
+        ORDER BY id {{direction}}
+    """
+
+    async def list_sessions(
+        self, span: Span, *, limit: int, filter: SessionFilter = EVERY_SESSION
+    ) -> Page[SessionRow]:
+        """Lists live sessions by listing position.
+
+        Raises:
+            InvalidRequest: `filter.metadata` is not a SQL/JSON path.
+        """
+        given = {name: value for name, value in filter._asdict().items() if value is not None}
+        statement = self.LIST_SESSIONS.format(
+            filters=" ".join(FILTERS[name] for name in given), direction=span.direction
+        )
+        parameters = {"limit": limit, "after": span.after, "before": span.before, **given}
+        async with self._pool.connection() as connection:
+            try:
+                cursor = await connection.execute(statement, parameters)
+            except (psycopg.DataError, psycopg.ProgrammingError) as error:
+                raise _bad_path(error, filter) from error
+            return Page.of(SessionRow._make, await cursor.fetchall())
+
+    LAST_ID = "SELECT coalesce(max(id), 0) FROM sessions WHERE deleted_at IS NULL"
+
+    async def last_id(self) -> int:
+        """Gets the last listing position in use, 0 if there is none."""
+        async with self._pool.connection() as connection:
+            row = await (await connection.execute(self.LAST_ID)).fetchone()
+        return int(row[0]) if row else 0
+
+
+def _found(session_id: str, row: tuple[Any, ...] | None) -> SessionRow:
+    if row is None:
+        raise NotFound("Session", session_id)
+    return SessionRow._make(row)
+
+
+def _bad_path(error: psycopg.Error, filter: SessionFilter) -> Exception:
+    """A data or syntax error of a listing comes from the path, its only free-form part."""
+    if filter.metadata is None:
+        return error
+    reason = (error.diag.message_primary or "is not a SQL/JSON path")[:200]
+    return InvalidRequest(FieldViolation("filter.metadata", reason))
