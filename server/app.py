@@ -3,8 +3,9 @@
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
@@ -35,12 +36,9 @@ from server.store.sessions import SessionStore
 _LOGGER = logging.getLogger(__name__)
 
 SERVICES = tuple(
-    file.DESCRIPTOR.services_by_name[name].full_name
-    for file, name in (
-        (session_service_pb2, "SessionService"),
-        (memory_service_pb2, "MemoryService"),
-        (admin_service_pb2, "AdminService"),
-    )
+    service.full_name
+    for file in (session_service_pb2, memory_service_pb2, admin_service_pb2)
+    for service in file.DESCRIPTOR.services_by_name.values()
 )
 
 INTERCEPTORS = (
@@ -86,9 +84,9 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
     port = server.add_insecure_port(settings.listen)
     await pool.open()
     await database_health.check()
-    background = [asyncio.create_task(database_health.watch())]
-    if settings.purge_interval_seconds:
-        background.append(asyncio.create_task(purger.run_every(settings.purge_interval)))
+    background = [_in_background(database_health.watch())]
+    if settings.purge_interval:
+        background.append(_in_background(purger.run_every(settings.purge_interval)))
     await server.start()
     try:
         yield f"{settings.listen.rpartition(':')[0]}:{port}"
@@ -99,6 +97,18 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
         await pool.close()
+
+
+def _in_background(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """Starts work that ends only by being cancelled; that it fails is a bug, and logged."""
+
+    def log_failure(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()):
+            _LOGGER.error("%s ended", task.get_coro(), exc_info=error)
+
+    task = asyncio.create_task(work)
+    task.add_done_callback(log_failure)
+    return task
 
 
 def register_services(

@@ -6,13 +6,13 @@ import logging
 import traceback
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeAlias
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, error_details_pb2
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
@@ -46,45 +46,59 @@ class ErrorMappingInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
+        # The request is decoded in here, so that bytes that are no message are mapped too.
         if handler.unary_unary:
             return grpc.unary_unary_rpc_method_handler(
-                _mapped_call(handler.unary_unary),
-                handler.request_deserializer,
-                handler.response_serializer,
+                _mapped_call(handler), response_serializer=handler.response_serializer
             )
         if handler.unary_stream:
             return grpc.unary_stream_rpc_method_handler(
-                _mapped_stream(handler.unary_stream),
-                handler.request_deserializer,
-                handler.response_serializer,
+                _mapped_stream(handler), response_serializer=handler.response_serializer
             )
         return handler  # only reflection takes a stream, and has errors of its own
 
 
-def _mapped_call(call: Callable[..., Any]) -> Callable[..., Any]:
-    async def mapped(request: Message, context: Context) -> Any:
-        try:
-            return await call(request, context)
-        except grpc.aio.AbortError:
-            raise
-        except Exception as error:  # noqa: BLE001 - the boundary
-            await context.abort_with_status(rpc_status.to_status(status_of(error)))
+def _mapped_call(handler: Handler) -> Callable[[bytes, Context], Any]:
+    call: Any = handler.unary_unary
+
+    async def mapped(request: bytes, context: Context) -> Any:
+        async with _mapped_errors(context):
+            return await call(_decoded(handler, request), context)
 
     return mapped
 
 
-def _mapped_stream(stream: Callable[..., Any]) -> Callable[..., Any]:
-    async def mapped(request: Message, context: Context) -> AsyncIterator[Message]:
-        try:
-            async with aclosing(stream(request, context)) as responses:
-                async for response in responses:
-                    yield response
-        except grpc.aio.AbortError:
-            raise
-        except Exception as error:  # noqa: BLE001 - the boundary
-            await context.abort_with_status(rpc_status.to_status(status_of(error)))
+def _mapped_stream(handler: Handler) -> Callable[[bytes, Context], Any]:
+    stream: Any = handler.unary_stream
+
+    async def mapped(request: bytes, context: Context) -> AsyncIterator[Any]:
+        async with (
+            _mapped_errors(context),
+            aclosing(stream(_decoded(handler, request), context)) as responses,
+        ):
+            async for response in responses:
+                yield response
 
     return mapped
+
+
+@asynccontextmanager
+async def _mapped_errors(context: Context) -> AsyncIterator[None]:
+    try:
+        yield
+    except grpc.aio.AbortError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the boundary
+        await context.abort_with_status(rpc_status.to_status(status_of(error)))
+
+
+def _decoded(handler: Handler, request: bytes) -> Any:
+    deserialize: Any = handler.request_deserializer
+    try:
+        return deserialize(request)
+    except DecodeError as error:
+        description = "is not a message of its type, or nests deeper than metadata may"
+        raise errors.InvalidRequest(errors.FieldViolation("request", description)) from error
 
 
 def status_of(error: Exception) -> Status:
