@@ -136,13 +136,24 @@ def register_services(
 
 async def serve(settings: Settings, database_url: str) -> None:
     """Runs the service until SIGTERM or SIGINT; then lets running calls finish."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
+    starting = asyncio.current_task()
+    stopping = asyncio.Event()
+
+    def stop() -> None:
+        stopping.set()
+        if starting:
+            starting.cancel()  # a database that does not answer may keep it waiting
+
     for signal_number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signal_number, stop.set)
-    async with running(settings, database_url) as address:
-        _LOGGER.info("listening on %s", address)
-        _LOGGER.info("next: grpcurl -plaintext %s list", address)
-        await stop.wait()
-        _LOGGER.info("shutting down")
+        asyncio.get_running_loop().add_signal_handler(signal_number, stop)
+    try:
+        async with running(settings, database_url) as address:
+            starting = None
+            _LOGGER.info("listening on %s", address)
+            _LOGGER.info("next: grpcurl -plaintext %s list", address)
+            await stopping.wait()
+            _LOGGER.info("shutting down")
+    except asyncio.CancelledError:
+        if not stopping.is_set():
+            raise
     _LOGGER.info("stopped")

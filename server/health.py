@@ -11,6 +11,9 @@ from server.store.pool import Pool
 
 _LOGGER = logging.getLogger(__name__)
 
+# Seconds that a check may take at the least, however often it is made.
+_LEAST_PATIENCE = 1.0
+
 _STATUS = {
     True: health_pb2.HealthCheckResponse.SERVING,
     False: health_pb2.HealthCheckResponse.NOT_SERVING,
@@ -24,7 +27,7 @@ class DatabaseHealth:
 
     Args:
         services: Full names of the services; the overall health, "", follows too.
-        interval: Seconds between checks, and that a check may take.
+        interval: Seconds between checks, and that a check may take, but a second at the least.
     """
 
     def __init__(
@@ -59,8 +62,8 @@ class DatabaseHealth:
         if answers == self._answers:
             return
         if answers and self._answers is not None:
-            # Before calls come again: connections from before the outage are dead.
-            await self._pool.discard_broken()
+            # Before calls come again: connections from before the outage may be dead.
+            await self._pool.renew()
         self._answers = answers
         _LOGGER.log(
             logging.INFO if answers else logging.WARNING,
@@ -71,17 +74,25 @@ class DatabaseHealth:
             await self._servicer.set(service, _STATUS[answers])
 
     async def _database_answers(self) -> bool:
+        asking = asyncio.create_task(self._ask())
+        await asyncio.wait((asking,), timeout=max(self._interval, _LEAST_PATIENCE))
+        if not asking.done():
+            # Closed before it is cancelled, or the driver would ask a database that
+            # does not answer to cancel the statement, and wait for that.
+            await self._disconnect()
+            asking.cancel()
+            return False
         try:
-            async with asyncio.timeout(max(self._interval, 1)):
-                if self._connection is None:
-                    self._connection = await AsyncConnection.connect(
-                        self._database_url, autocommit=True
-                    )
-                await self._connection.execute("SELECT 1")
-                return True
-        except (Error, TimeoutError):
+            asking.result()
+        except Error:
             await self._disconnect()
             return False
+        return True
+
+    async def _ask(self) -> None:
+        if self._connection is None:
+            self._connection = await AsyncConnection.connect(self._database_url, autocommit=True)
+        await self._connection.execute("SELECT 1")
 
     async def _disconnect(self) -> None:
         if self._connection is not None:

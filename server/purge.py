@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import NamedTuple
 
-from server.errors import PalaverError
 from server.store.purge import PurgeStore, PurgeTurn
 
 _LOGGER = logging.getLogger(__name__)
@@ -56,8 +55,8 @@ class Purger:
             await asyncio.sleep(interval.total_seconds())
             try:
                 await self._purge_or_skip()
-            except PalaverError as error:  # the next time may do better
-                _LOGGER.warning("the purge failed: %s", error)
+            except Exception as error:  # noqa: BLE001 - the next time may do better
+                _LOGGER.warning("the purge failed: %s", type(error).__name__)
 
     async def _purge_or_skip(self) -> None:
         async with self._store.turn() as turn:

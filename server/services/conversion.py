@@ -17,6 +17,7 @@ from server.store.sessions import SessionRow
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_LAST_MOMENT = datetime.max.replace(tzinfo=UTC)
 _MAX_EXACT_INTEGER = 2**53
 
 
@@ -76,21 +77,29 @@ def timestamp_message(moment: datetime) -> Timestamp:
     return Timestamp(seconds=seconds, nanos=rest * 1000)
 
 
-def datetime_from_timestamp(timestamp: Timestamp) -> datetime:
-    """Converts a time, rounded down to the microsecond.
+def datetime_from_timestamp(timestamp: Timestamp, *, round_up: bool = False) -> datetime:
+    """Converts a time, rounded down to the microsecond, or up.
 
     Raises:
         OverflowError: It lies outside the years 1 to 9999.
     """
-    return _EPOCH + timedelta(seconds=timestamp.seconds, microseconds=timestamp.nanos // 1000)
+    microseconds, rest = divmod(timestamp.nanos, 1000)
+    moment = _EPOCH + timedelta(seconds=timestamp.seconds, microseconds=microseconds)
+    return min(moment, _LAST_MOMENT - _MICROSECOND) + _MICROSECOND if round_up and rest else moment
 
 
 def struct_from_json(text: str) -> Struct:
     """Parses a JSON object into a Struct."""
     struct = Struct()
     if text != "{}":
-        _fill_struct(struct, json.loads(text))
+        _fill_struct(struct, object_from_json(text))
     return struct
+
+
+def object_from_json(text: str) -> dict[str, Any]:
+    """Parses a JSON object; integers that a double does not hold exactly become doubles."""
+    fields: dict[str, Any] = json.loads(text, parse_int=_integer)
+    return fields
 
 
 def json_from_object(fields: dict[str, Any]) -> str:
@@ -140,6 +149,10 @@ def _text(text: str) -> str:
     if "\0" in text:
         raise ValueError("has a NUL character")
     return text
+
+
+def _integer(digits: str) -> float | int:
+    return int(digits) if len(digits) < len(str(_MAX_EXACT_INTEGER)) else _number(float(digits))
 
 
 def _number(number: float) -> float | int:

@@ -1,8 +1,8 @@
 """Changes of metadata, by JSON Merge Patch or whole."""
 
-import json
 from typing import Any
 
+from server.services.conversion import object_from_json
 from server.services.validation import Fields
 
 
@@ -21,7 +21,7 @@ def patched_metadata(metadata: str, patch: dict[str, Any] | None, *, replace: bo
         return metadata
     with Fields() as fields:
         return fields.metadata_json(
-            "metadata", patch if replace else merge_patch(json.loads(metadata), patch)
+            "metadata", patch if replace else merge_patch(object_from_json(metadata), patch)
         )
 
 

@@ -100,7 +100,8 @@ class SessionService(SessionServiceServicer):
 def _session_filter(fields: Fields, filter: session_pb2.SessionFilter) -> SessionFilter:
     return SessionFilter(
         user_id=fields.optional_id("user_id", filter.user_id),
-        created_after=fields.timestamp("created_after", filter),
-        created_before=fields.timestamp("created_before", filter),
+        # Rounded up, whole microseconds compare to them as they do to the nanosecond.
+        created_after=fields.timestamp("created_after", filter, round_up=True),
+        created_before=fields.timestamp("created_before", filter, round_up=True),
         metadata=fields.path("metadata", filter.metadata),
     )

@@ -136,14 +136,14 @@ class Fields:
             self.reject(field, f"is {value}; not negative")
         return value
 
-    def timestamp(self, field: str, message: Message) -> datetime | None:
-        """The time in `field` of `message`; None if not given."""
+    def timestamp(self, field: str, message: Message, *, round_up: bool = False) -> datetime | None:
+        """The time in `field` of `message`, to the microsecond; None if not given."""
         if not message.HasField(field):
             return None
         timestamp: Timestamp = getattr(message, field)
         try:
             if 0 <= timestamp.nanos < 1_000_000_000:
-                return datetime_from_timestamp(timestamp)
+                return datetime_from_timestamp(timestamp, round_up=round_up)
         except OverflowError:
             pass
         self.reject(field, "is no valid time; from year 1 to 9999, nanos from 0 to 999,999,999")

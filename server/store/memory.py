@@ -79,30 +79,32 @@ class MemoryStore:
             WHERE %(locked)s AND m.session_id = %(session_id)s AND m.deleted_at IS NULL
                 AND m.message_id = ANY(%(message_ids)s::text[])
         ), session AS (
-            INSERT INTO sessions AS s (session_id, user_id, last_sequence)
+            INSERT INTO sessions AS s (session_id, user_id, last_sequence, created_at, updated_at)
             VALUES (
                 %(session_id)s, %(user_id)s,
-                cardinality(%(message_ids)s::text[]) - (SELECT count(*) FROM kept)
+                cardinality(%(message_ids)s::text[]) - (SELECT count(*) FROM kept),
+                statement_timestamp(), statement_timestamp()
             )
             ON CONFLICT (session_id) DO UPDATE SET
                 last_sequence = s.last_sequence + excluded.last_sequence,
                 updated_at = CASE
                     WHEN excluded.last_sequence > 0 OR (SELECT bool_or(changed) FROM kept)
-                    THEN excluded.updated_at ELSE s.updated_at END,
+                    THEN greatest(s.updated_at, excluded.updated_at) ELSE s.updated_at END,
                 deleted_at = NULL
             WHERE s.deleted_at IS NULL OR %(locked)s
-            RETURNING last_sequence, xmax = 0 AS created
+            RETURNING last_sequence, updated_at, xmax = 0 AS created
         ), numbered AS (
-            SELECT input.*, kept.created_at AS kept_created_at,
+            SELECT input.*, session.updated_at, kept.created_at AS kept_created_at,
                 coalesce(kept.changed, true) AS to_write,
                 coalesce(kept.sequence, session.last_sequence + 1 - count(*)
                     FILTER (WHERE kept.sequence IS NULL) OVER (ORDER BY position DESC)) AS sequence
             FROM session CROSS JOIN input LEFT JOIN kept USING (message_id)
         ), written AS (
             INSERT INTO messages AS m
-                (session_id, sequence, message_id, role, content, token_count, metadata, created_at)
+                (session_id, sequence, message_id, role, content, token_count, metadata,
+                created_at, updated_at)
             SELECT %(session_id)s, sequence, message_id, role, content, token_count, metadata,
-                coalesce(kept_created_at, created_at, now())
+                coalesce(kept_created_at, created_at, updated_at), updated_at
             FROM numbered WHERE to_write
             ON CONFLICT (session_id, message_id) DO UPDATE SET
                 sequence = excluded.sequence,

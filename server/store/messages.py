@@ -1,8 +1,9 @@
 """Messages: the SQL that lists, reads, changes and deletes them.
 
 Every write to a session's messages first takes the lock of the session's row, so
-writes to one session happen one after the other and never deadlock. A live message
-belongs to a live session: what deletes a session deletes its messages with it.
+writes to one session happen one after the other and never deadlock. The time of a write
+is that of a statement after the one that took the lock: it comes after what it waited for.
+A live message belongs to a live session: what deletes a session deletes its messages too.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -114,11 +115,12 @@ class MessageStore:
 
     UPDATE_MESSAGE = f"""
         WITH touched AS (
-            UPDATE sessions SET updated_at = now() WHERE session_id = %(session_id)s
+            UPDATE sessions SET updated_at = statement_timestamp()
+            WHERE session_id = %(session_id)s
         )
         UPDATE messages m
         SET role = %(role)s, content = %(content)s, token_count = %(token_count)s,
-            metadata = %(metadata)s::jsonb, updated_at = now()
+            metadata = %(metadata)s::jsonb, updated_at = statement_timestamp()
         WHERE m.session_id = %(session_id)s AND m.message_id = %(message_id)s
         RETURNING {COLUMNS}
     """
@@ -153,13 +155,12 @@ class MessageStore:
         LIMIT %(last_n)s
     """
 
-    # The clock, not the transaction's start: a delete that waited for the session's
-    # row comes after what it waited for, and no purge that began meanwhile may take it.
     DELETE_MESSAGES = f"""
         WITH touched AS (
-            UPDATE sessions SET updated_at = now() WHERE session_id = %(session_id)s
+            UPDATE sessions SET updated_at = statement_timestamp()
+            WHERE session_id = %(session_id)s
         )
-        UPDATE messages m SET deleted_at = clock_timestamp()
+        UPDATE messages m SET deleted_at = statement_timestamp()
         WHERE m.session_id = %(session_id)s AND m.sequence = ANY(%(sequences)s)
         RETURNING {COLUMNS}
     """

@@ -44,9 +44,9 @@ class Pool:
         """Closes the pool and its connections."""
         await self._pool.close()
 
-    async def discard_broken(self) -> None:
-        """Checks the idle connections and replaces those that broke."""
-        await self._pool.check()
+    async def renew(self) -> None:
+        """Replaces all connections, those in use when they come back."""
+        await self._pool.drain()
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[AsyncConnection[tuple[Any, ...]]]:

@@ -48,6 +48,8 @@ EVERY_SESSION = SessionFilter()
 
 COLUMNS = "session_id, id, user_id, metadata::text, last_sequence, created_at, updated_at"
 
+_PATH_ERRORS = (psycopg.DataError, psycopg.ProgrammingError, psycopg.NotSupportedError)
+
 FILTERS = {
     "user_id": "AND user_id = %(user_id)s",
     "created_after": "AND created_at >= %(created_after)s",
@@ -115,7 +117,8 @@ class SessionStore:
 
     UPDATE_SESSION = f"""
         UPDATE sessions
-        SET user_id = %(user_id)s, metadata = %(metadata)s::jsonb, updated_at = now()
+        SET user_id = %(user_id)s, metadata = %(metadata)s::jsonb,
+            updated_at = statement_timestamp()
         WHERE session_id = %(session_id)s
         RETURNING {COLUMNS}
     """
@@ -137,19 +140,19 @@ class SessionStore:
             cursor = await connection.execute(self.UPDATE_SESSION, row._asdict())
             return _found(session_id, await cursor.fetchone())
 
-    # The clock, not the transaction's start: a delete that waited for the row comes
-    # after what it waited for, and no purge that began meanwhile may take its rows.
+    # A statement after the one that takes the lock, and so are its time and what it
+    # sees: the delete comes after what it waited for, and takes the messages added
+    # meanwhile with it.
     DELETE_SESSION = """
-        UPDATE sessions SET deleted_at = clock_timestamp()
-        WHERE session_id = %(session_id)s AND deleted_at IS NULL
-        RETURNING deleted_at
-    """
-
-    # A statement of its own, since it must see the messages that were committed
-    # while the one above waited for the session's row.
-    DELETE_MESSAGES = """
-        UPDATE messages SET deleted_at = %(deleted_at)s
-        WHERE session_id = %(session_id)s AND deleted_at IS NULL
+        WITH deleted AS (
+            UPDATE sessions SET deleted_at = statement_timestamp()
+            WHERE session_id = %(session_id)s
+        ), deleted_messages AS (
+            UPDATE messages SET deleted_at = statement_timestamp()
+            WHERE session_id = %(session_id)s AND deleted_at IS NULL
+            RETURNING sequence
+        )
+        SELECT statement_timestamp(), count(*) FROM deleted_messages
     """
 
     async def delete_session(self, session_id: str) -> DeletedSession:
@@ -158,14 +161,12 @@ class SessionStore:
         Raises:
             NotFound: There is no such live session.
         """
-        parameters: dict[str, Any] = {"session_id": session_id}
+        parameters = {"session_id": session_id}
         async with self._pool.connection() as connection, connection.transaction():
-            row = await (await connection.execute(self.DELETE_SESSION, parameters)).fetchone()
-            if row is None:
-                raise NotFound("Session", session_id)
-            parameters["deleted_at"] = row[0]
-            cursor = await connection.execute(self.DELETE_MESSAGES, parameters)
-            return DeletedSession(row[0], cursor.rowcount)
+            cursor = await connection.execute(self.LOCK_SESSION, parameters)
+            _found(session_id, await cursor.fetchone())
+            cursor = await connection.execute(self.DELETE_SESSION, parameters)
+            return DeletedSession._make(await cursor.fetchone() or ())
 
     LIST_SESSIONS = f"""
         SELECT has_more, {COLUMNS} FROM (
@@ -187,6 +188,9 @@ class SessionStore:
         ORDER BY id {{direction}}
     """
 
+    # Many a bad path shows only when it is applied, and there may be no session for it.
+    TRY_PATH = "SELECT '{}'::jsonb @@ %(metadata)s::jsonpath"
+
     async def list_sessions(
         self, span: Span, *, limit: int, filter: SessionFilter = EVERY_SESSION
     ) -> Page[SessionRow]:
@@ -202,8 +206,10 @@ class SessionStore:
         parameters = {"limit": limit, "after": span.after, "before": span.before, **given}
         async with self._pool.connection() as connection:
             try:
+                if filter.metadata is not None:
+                    await connection.execute(self.TRY_PATH, {"metadata": filter.metadata})
                 cursor = await connection.execute(statement, parameters)
-            except (psycopg.DataError, psycopg.ProgrammingError) as error:
+            except psycopg.DatabaseError as error:
                 raise _bad_path(error, filter) from error
             return Page.of(SessionRow._make, await cursor.fetchall())
 
@@ -223,8 +229,8 @@ def _found(session_id: str, row: tuple[Any, ...] | None) -> SessionRow:
 
 
 def _bad_path(error: psycopg.Error, filter: SessionFilter) -> Exception:
-    """A data or syntax error of a listing comes from the path, its only free-form part."""
-    if filter.metadata is None:
+    """Tells an error of the path, the only free-form part of a listing, from others."""
+    if filter.metadata is None or not isinstance(error, _PATH_ERRORS):
         return error
     reason = (error.diag.message_primary or "is not a SQL/JSON path")[:200]
     return InvalidRequest(FieldViolation("filter.metadata", reason))
