@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from server.store.purge import PurgeStore, PurgeTurn
@@ -41,10 +41,11 @@ class Purger:
         Args:
             older_than: How long ago rows must have been deleted; None: the retention.
         """
+        before = await self._store.cutoff(self._retention if older_than is None else older_than)
         while True:
             async with self._store.turn() as turn:
                 if turn is not None:
-                    async for progress in self._take(turn, older_than):
+                    async for progress in self._take(turn, before):
                         yield progress
                     return
             await asyncio.sleep(_SECONDS_BETWEEN_TRIES)
@@ -59,24 +60,22 @@ class Purger:
                 _LOGGER.warning("the purge failed: %s", type(error).__name__)
 
     async def _purge_or_skip(self) -> None:
+        before = await self._store.cutoff(self._retention)
         async with self._store.turn() as turn:
             if turn is None:
                 _LOGGER.info("the purge is left to another server")
                 return
-            async for progress in self._take(turn, None):
+            async for progress in self._take(turn, before):
                 done = progress.done
         _LOGGER.info("purged %s", ", ".join(f"{count} {kind}" for kind, count in done.items()))
 
-    async def _take(
-        self, turn: PurgeTurn, older_than: timedelta | None
-    ) -> AsyncIterator[PurgeProgress]:
-        backlog = await turn.measure(self._retention if older_than is None else older_than)
-        progress = PurgeProgress(Counter(), backlog.counts)
+    async def _take(self, turn: PurgeTurn, before: datetime) -> AsyncIterator[PurgeProgress]:
+        progress = PurgeProgress(Counter(), await turn.measure(before))
         yield progress
         clock = asyncio.get_running_loop().time
         reported_at = clock()
         for kind, purge_batch in turn.batches.items():
-            while removed := await purge_batch(backlog.before, limit=self._batch_size):
+            while removed := await purge_batch(before, limit=self._batch_size):
                 progress.done[kind] += removed
                 if clock() - reported_at >= _SECONDS_BETWEEN_REPORTS:
                     yield progress

@@ -27,6 +27,8 @@ _LOGGER = logging.getLogger(__name__)
 
 ERROR_DOMAIN = "palaver"
 
+_OUR_METHODS = "/palaver."
+
 _RETRY_INFO = error_details_pb2.RetryInfo(retry_delay=Duration(seconds=1))
 
 # Clients accept 8 KiB of trailing metadata by default, and the details travel there in
@@ -44,8 +46,8 @@ class ErrorMappingInterceptor(grpc.aio.ServerInterceptor):
     ) -> Handler | None:
         """Wraps the handler of a call."""
         handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
+        if handler is None or not handler_call_details.method.startswith(_OUR_METHODS):
+            return handler  # health and reflection have errors of their own
         # The request is decoded in here, so that bytes that are no message are mapped too.
         if handler.unary_unary:
             return grpc.unary_unary_rpc_method_handler(
@@ -55,7 +57,7 @@ class ErrorMappingInterceptor(grpc.aio.ServerInterceptor):
             return grpc.unary_stream_rpc_method_handler(
                 _mapped_stream(handler), response_serializer=handler.response_serializer
             )
-        return handler  # only reflection takes a stream, and has errors of its own
+        raise NotImplementedError(handler_call_details.method)
 
 
 def _mapped_call(handler: Handler) -> Callable[[bytes, Context], Any]:

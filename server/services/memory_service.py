@@ -7,6 +7,7 @@ from palaver.v1 import memory_pb2
 from palaver.v1 import memory_service_pb2 as pb
 from palaver.v1.memory_service_pb2_grpc import MemoryServiceServicer
 
+from server.errors import InvalidRequest
 from server.services.context import Context
 from server.services.conversion import (
     added_message,
@@ -16,9 +17,9 @@ from server.services.conversion import (
 )
 from server.services.merge_patch import patched_metadata
 from server.services.streaming import pages
-from server.services.validation import MAX_ITEMS, Fields
+from server.services.validation import MAX_ITEMS, MAX_RESPONSE_BYTES, Fields
 from server.store.memory import MemoryStore, NewMessage
-from server.store.messages import MessageRow, MessageStore
+from server.store.messages import MessageRow, MessageStore, too_many_to_delete
 from server.store.page import Span
 from server.store.sessions import SessionStore
 
@@ -164,10 +165,17 @@ class MemoryService(MemoryServiceServicer):
                 fields.count("message_ids", len(message_ids))
             else:
                 fields.count("last_n", request.last_n)
-        rows = await self._messages.delete_messages(
-            session_id, message_ids=message_ids, last_n=request.last_n
+        response = pb.DeleteMessagesResponse()
+
+        def check(rows: list[MessageRow]) -> None:
+            response.messages.extend(map(message_message, rows))
+            if response.ByteSize() > MAX_RESPONSE_BYTES:
+                raise InvalidRequest(too_many_to_delete(by_id=bool(message_ids)))
+
+        await self._messages.delete_messages(
+            session_id, check, message_ids=message_ids, last_n=request.last_n
         )
-        return pb.DeleteMessagesResponse(messages=map(message_message, rows))
+        return response
 
 
 def _new_messages(fields: Fields, messages: Iterable[memory_pb2.Message]) -> list[NewMessage]:

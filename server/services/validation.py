@@ -24,8 +24,9 @@ MAX_METADATA_BYTES = 64 * 1024
 MAX_METADATA_LEVELS = 32
 MAX_PATH_BYTES = 4096
 MAX_ITEMS = 1000
+MAX_RESPONSE_BYTES = 4 * 1024 * 1024  # what gRPC clients accept by default
 DEFAULT_LIMIT = 100
-MAX_DURATION = timedelta(days=3_652_500)  # 10,000 years, protobuf's own limit
+MAX_DURATION_SECONDS = 315_576_000_000  # 10,000 years, protobuf's own limit
 
 
 class Fields:
@@ -154,11 +155,11 @@ class Fields:
         if not message.HasField(field):
             return None
         duration: Duration = getattr(message, field)
-        in_range = 0 <= duration.seconds <= MAX_DURATION.total_seconds()
-        if not in_range or not 0 <= duration.nanos < 1_000_000_000:
-            self.reject(field, "is no valid duration; not negative, at most 10,000 years")
-            return None
-        return timedelta(seconds=duration.seconds, microseconds=duration.nanos // 1000)
+        seconds, nanos = duration.seconds, duration.nanos
+        if 0 <= nanos < 1_000_000_000 and (0, 0) <= (seconds, nanos) <= (MAX_DURATION_SECONDS, 0):
+            return timedelta(seconds=seconds, microseconds=nanos // 1000)
+        self.reject(field, "is no valid duration; not negative, at most 10,000 years")
+        return None
 
     def _text(self, field: str, value: str, *, max_bytes: int) -> str:
         if "\0" in value:

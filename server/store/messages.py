@@ -48,6 +48,19 @@ SIZE = """
 """
 
 
+# How much text may be read to find out whether it fits a response. Metadata can take
+# less room there than as JSON, but not by this much unless it is made to.
+_MAX_DELETED_BYTES = 64 * 1024 * 1024
+
+
+def too_many_to_delete(*, by_id: bool) -> FieldViolation:
+    """Says that messages to delete do not fit the response that is to return them."""
+    return FieldViolation(
+        "message_ids" if by_id else "last_n",
+        "these messages exceed the 4 MiB of a response; delete fewer at once",
+    )
+
+
 class MessageStore:
     """Reads and changes messages. Each method is one transaction.
 
@@ -142,14 +155,14 @@ class MessageStore:
             cursor = await connection.execute(self.UPDATE_MESSAGE, parameters)
             return MessageRow._make(await cursor.fetchone() or ())
 
-    CHOOSE_MESSAGES = f"""
-        SELECT sequence, {SIZE} AS size FROM messages
+    CHOOSE_MESSAGES = """
+        SELECT sequence, octet_length(content) + octet_length(metadata::text) FROM messages
         WHERE session_id = %(session_id)s AND message_id = ANY(%(message_ids)s)
             AND deleted_at IS NULL
     """
 
-    CHOOSE_NEWEST_MESSAGES = f"""
-        SELECT sequence, {SIZE} AS size FROM messages
+    CHOOSE_NEWEST_MESSAGES = """
+        SELECT sequence, octet_length(content) + octet_length(metadata::text) FROM messages
         WHERE session_id = %(session_id)s AND deleted_at IS NULL
         ORDER BY sequence DESC
         LIMIT %(last_n)s
@@ -166,16 +179,20 @@ class MessageStore:
     """
 
     async def delete_messages(
-        self, session_id: str, *, message_ids: Sequence[str] = (), last_n: int = 0
-    ) -> list[MessageRow]:
+        self,
+        session_id: str,
+        check: Callable[[list[MessageRow]], None],
+        *,
+        message_ids: Sequence[str] = (),
+        last_n: int = 0,
+    ) -> None:
         """Soft-deletes the messages of these ids, or else the newest `last_n`.
 
-        Returns:
-            The messages deleted, oldest first.
+        `check` is given the messages, oldest first, and what it raises undoes the delete.
 
         Raises:
             NotFound: There is no such live session.
-            InvalidRequest: The messages are too large for one response.
+            InvalidRequest: The messages are too large to give, by far.
         """
         choose = self.CHOOSE_MESSAGES if message_ids else self.CHOOSE_NEWEST_MESSAGES
         parameters: dict[str, Any] = {
@@ -186,18 +203,13 @@ class MessageStore:
         async with self._locked_session(session_id) as connection:
             chosen = await (await connection.execute(choose, parameters)).fetchall()
             if not chosen:
-                return []
-            if len(chosen) > 1 and sum(size for _, size in chosen) > MAX_PAGE_BYTES:
-                raise InvalidRequest(
-                    FieldViolation(
-                        "message_ids" if message_ids else "last_n",
-                        "these messages exceed the 4 MiB of a response: delete fewer at once",
-                    )
-                )
+                return
+            if sum(size for _, size in chosen) > _MAX_DELETED_BYTES:
+                raise InvalidRequest(too_many_to_delete(by_id=bool(message_ids)))
             parameters["sequences"] = [sequence for sequence, _ in chosen]
             cursor = await connection.execute(self.DELETE_MESSAGES, parameters)
             deleted = [MessageRow._make(row) for row in await cursor.fetchall()]
-            return sorted(deleted, key=lambda message: message.sequence)
+            check(sorted(deleted, key=lambda message: message.sequence))
 
     async def _get_message(
         self, connection: AsyncConnection[tuple[Any, ...]], session_id: str, message_id: str

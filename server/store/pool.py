@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from psycopg import AsyncConnection
@@ -25,7 +26,8 @@ class Pool:
     def __init__(self, database_url: str, *, min_size: int, max_size: int, timeout: float) -> None:
         self._in_use = 0
         self._max_size = max_size
-        self._pool = AsyncConnectionPool(
+        self._make = partial(
+            AsyncConnectionPool[AsyncConnection[tuple[Any, ...]]],
             database_url,
             kwargs={"autocommit": True},
             min_size=min(min_size, max_size),
@@ -35,6 +37,7 @@ class Pool:
             open=False,
             name="palaver",
         )
+        self._pool = self._make()
 
     async def open(self) -> None:
         """Opens the pool without waiting for its connections."""
@@ -45,8 +48,14 @@ class Pool:
         await self._pool.close()
 
     async def renew(self) -> None:
-        """Replaces all connections, those in use when they come back."""
-        await self._pool.drain()
+        """Starts over with new connections; those in use are closed when they come back.
+
+        After an outage, the old ones may be dead without a sign of it, and attempts to
+        make new ones may be pausing for long.
+        """
+        old, self._pool = self._pool, self._make()
+        await self._pool.open()
+        await old.close(timeout=0)
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[AsyncConnection[tuple[Any, ...]]]:
@@ -56,23 +65,26 @@ class Pool:
             NoConnectionInTime: All connections stayed in use.
             DatabaseUnavailable: The database is away, or cannot take work for now.
         """
+        pool = self._pool
         with translated_errors():
-            connection = await self._acquire()
+            connection = await self._acquire(pool)
             self._in_use += 1
             try:
                 yield connection
             finally:
                 self._in_use -= 1
-                await self._pool.putconn(connection)
+                await pool.putconn(connection)
 
-    async def _acquire(self) -> AsyncConnection[tuple[Any, ...]]:
+    async def _acquire(
+        self, pool: AsyncConnectionPool[AsyncConnection[tuple[Any, ...]]]
+    ) -> AsyncConnection[tuple[Any, ...]]:
         try:
-            return await self._pool.getconn()
+            return await pool.getconn()
         except PoolTimeout as error:
             if self._in_use < self._max_size:  # a connection was missing, not busy
                 raise DatabaseUnavailable from error
             raise NoConnectionInTime from error
-        except PoolClosed as error:  # a call that outlived the grace period of a shutdown
+        except PoolClosed as error:  # renewed, or a call that outlived the shutdown's grace
             raise DatabaseUnavailable from error
 
 

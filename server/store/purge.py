@@ -3,21 +3,14 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 from psycopg import AsyncConnection
 
 from server.store.pool import Pool
 
-# Far enough to reach no row, near enough for a timestamp to exist (4713 BC).
-_LONGEST_AGE = timedelta(days=365 * 3000)
-
-
-class Backlog(NamedTuple):
-    """What a purge has to remove: the rows of each kind deleted at `before` or earlier."""
-
-    before: datetime
-    counts: dict[str, int]
+# Far enough to reach no row, near enough for the time to have a date in Python.
+_LONGEST_AGE = timedelta(days=365 * 2000)
 
 
 class PurgeStore:
@@ -37,6 +30,16 @@ class PurgeStore:
     END_TURN = (
         "SELECT pg_advisory_unlock(hashtextextended('palaver purge ' || current_schema(), 0))"
     )
+
+    CUTOFF = "SELECT statement_timestamp() - %(older_than)s::interval"
+
+    async def cutoff(self, older_than: timedelta) -> datetime:
+        """Gets the time before which a row must have been deleted, by the database's clock."""
+        parameters = {"older_than": min(older_than, _LONGEST_AGE)}
+        async with self._pool.connection() as connection:
+            row = await (await connection.execute(self.CUTOFF, parameters)).fetchone() or ()
+        (cutoff,) = row
+        return cutoff  # type: ignore[no-any-return]
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator["PurgeTurn | None"]:
@@ -65,18 +68,14 @@ class PurgeTurn:
         return {"messages": self.purge_messages, "sessions": self.purge_sessions}
 
     MEASURE = """
-        SELECT before,
-            (SELECT count(*) FROM messages WHERE deleted_at <= before),
-            (SELECT count(*) FROM sessions WHERE deleted_at <= before)
-        FROM (SELECT now() - %(older_than)s::interval AS before) cutoff
+        SELECT (SELECT count(*) FROM messages WHERE deleted_at <= %(before)s),
+            (SELECT count(*) FROM sessions WHERE deleted_at <= %(before)s)
     """
 
-    async def measure(self, older_than: timedelta) -> Backlog:
-        """Counts the rows that were deleted at least `older_than` ago."""
-        parameters = {"older_than": min(older_than, _LONGEST_AGE)}
-        cursor = await self._connection.execute(self.MEASURE, parameters)
-        before, *counts = await cursor.fetchone() or ()
-        return Backlog(before, dict(zip(self.batches, counts, strict=True)))
+    async def measure(self, before: datetime) -> dict[str, int]:
+        """Counts the rows of each kind that were deleted at `before` or earlier."""
+        cursor = await self._connection.execute(self.MEASURE, {"before": before})
+        return dict(zip(self.batches, await cursor.fetchone() or (), strict=True))
 
     # What somebody brings back at this moment is locked, and skipped; what came back
     # before this statement locked it is deleted no more, and not chosen.
