@@ -15,6 +15,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -57,6 +58,8 @@ class EmbeddedPostgres:
         self._bin_dir = _bin_dir()
         self._account = _account_instead_of_root() if os.geteuid() == 0 else None
         self._stopping = threading.Event()
+        self._starting = threading.Lock()  # so that nothing is started after a stop
+        self._process: subprocess.Popen[bytes] | None = None
         self._socket_dir = self._cluster
 
     @property
@@ -67,6 +70,8 @@ class EmbeddedPostgres:
     @property
     def pid(self) -> int:
         """The process id of the server."""
+        if self._process is None:
+            raise EmbeddedPostgresError("PostgreSQL has not been started")
         return self._process.pid
 
     def __enter__(self) -> Self:
@@ -77,15 +82,8 @@ class EmbeddedPostgres:
         """
         self._data_dir.mkdir(parents=True, exist_ok=True)
         self._lock()
-        if self._account:
-            _make_reachable(self._data_dir)
-            _make_reachable(self._bin_dir)
-        if not (self._cluster / "PG_VERSION").exists():
-            self._init()
-        if len(str(self._cluster / ".s.PGSQL.5432")) > _MAX_SOCKET_PATH:
-            self._socket_dir = Path(tempfile.mkdtemp(prefix="palaver-"))
-            self._give_away(self._socket_dir)
         try:
+            self._prepare()
             self._start()
         except BaseException:
             self._stop()
@@ -101,7 +99,6 @@ class EmbeddedPostgres:
         traceback: TracebackType | None,
     ) -> None:
         """Stops the server in order: open transactions are rolled back, all else is kept."""
-        self._stopping.set()
         self._stop()
         self._supervisor.join()
 
@@ -115,12 +112,23 @@ class EmbeddedPostgres:
                 f"another Palaver uses the data directory {self._data_dir}"
             ) from error
 
+    def _prepare(self) -> None:
+        """Makes all that a start needs."""
+        if self._account:
+            _make_reachable(self._data_dir)
+            _make_reachable(self._bin_dir)
+        if not (self._cluster / "PG_VERSION").exists():
+            self._init()
+        if len(str(self._cluster / ".s.PGSQL.5432")) > _MAX_SOCKET_PATH:
+            self._socket_dir = Path(tempfile.mkdtemp(prefix="palaver-"))
+            self._give_away(self._socket_dir)
+
     def _init(self) -> None:
         """Creates the cluster, whole or not at all."""
         _LOGGER.info("creating a PostgreSQL cluster in %s", self._cluster)
-        unfinished = self._data_dir / "postgres.unfinished"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(mode=0o700)
+        for left in self._data_dir.glob("unfinished-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        unfinished = Path(tempfile.mkdtemp(prefix="unfinished-", dir=self._data_dir))
         self._give_away(unfinished)
         # PostgreSQL's own locale: the same sorting and case rules on every machine.
         initdb = self._popen(
@@ -140,36 +148,41 @@ class EmbeddedPostgres:
             "unix_socket_directories": str(self._socket_dir),
             **self._settings,
         }
-        self._process = self._popen(
-            "postgres", "-D", str(self._cluster), *(f"-c{k}={v}" for k, v in settings.items())
-        )
-        while not self._accepts_connections():
-            if self._process.poll() is not None:
+        flags = [f"-c{name}={value}" for name, value in settings.items()]
+        with self._starting:
+            if self._stopping.is_set():
+                return
+            process = self._process = self._popen("postgres", "-D", str(self._cluster), *flags)
+        while not self._stopping.is_set() and not self._accepts_connections():
+            if process.poll() is not None:
                 raise self._failure("PostgreSQL ended while it started")
             self._stopping.wait(_SECONDS_BETWEEN_TRIES)
 
     def _accepts_connections(self) -> bool:
         try:
-            psycopg.connect(self.url).close()
+            psycopg.connect(self.url, connect_timeout=5).close()
         except psycopg.OperationalError:
             return False
         return True
 
     def _stop(self) -> None:
+        with self._starting:
+            self._stopping.set()
         for way in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):  # fast, immediate, last resort
-            if self._process.poll() is None:
-                self._process.send_signal(way)
+            if self._process is None or self._process.poll() is not None:
+                break
+            self._process.send_signal(way)
             try:
                 self._process.wait(_SECONDS_TO_STOP)
-                break
             except subprocess.TimeoutExpired:
                 _LOGGER.warning("the embedded PostgreSQL does not stop on %s", way.name)
         if self._socket_dir != self._cluster:
             shutil.rmtree(self._socket_dir, ignore_errors=True)
+        self._lock_file.close()
 
     def _supervise(self) -> None:
         """Starts the server again whenever it ends."""
-        while True:
+        while self._process is not None:
             status = self._process.wait()
             if self._stopping.is_set():
                 return
@@ -189,10 +202,12 @@ class EmbeddedPostgres:
         leftovers = [process for process in psutil.process_iter() if self._is_leftover(process)]
         for process in leftovers:
             _LOGGER.info("stopping a PostgreSQL process left from an earlier run: %d", process.pid)
-            process.send_signal(signal.SIGINT)
+            with suppress(psutil.NoSuchProcess):  # gone with the one before it
+                process.send_signal(signal.SIGINT)
         for process in psutil.wait_procs(leftovers, timeout=_SECONDS_TO_STOP)[1]:
-            process.kill()
-            process.wait()
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+                process.wait()
         for pattern in ("postmaster.pid", ".s.PGSQL.*"):
             for file in self._cluster.glob(pattern):
                 file.unlink()

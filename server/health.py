@@ -61,9 +61,8 @@ class DatabaseHealth:
         answers = await self._database_answers()
         if answers == self._answers:
             return
-        if answers and self._answers is not None:
-            # Before calls come again: connections from before the outage may be dead.
-            await self._pool.renew()
+        if self._answers is not None:
+            await self._pool.renew()  # no connection from before can be relied on
         self._answers = answers
         _LOGGER.log(
             logging.INFO if answers else logging.WARNING,

@@ -14,6 +14,8 @@ _REFUSED_FOR_NOW = (
     sqlstate.AdminShutdown,
     sqlstate.CrashShutdown,
     sqlstate.CannotConnectNow,
+    sqlstate.IdleSessionTimeout,
+    sqlstate.IdleInTransactionSessionTimeout,
     sqlstate.TooManyConnections,
     sqlstate.ReadOnlySqlTransaction,
     sqlstate.DiskFull,

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, Error
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
@@ -24,11 +24,11 @@ class Pool:
     """
 
     def __init__(self, database_url: str, *, min_size: int, max_size: int, timeout: float) -> None:
-        self._in_use = 0
-        self._max_size = max_size
+        self._connects = False
         self._make = partial(
             AsyncConnectionPool[AsyncConnection[tuple[Any, ...]]],
             database_url,
+            connection_class=self._connection_class(),
             kwargs={"autocommit": True},
             min_size=min(min_size, max_size),
             max_size=max_size,
@@ -50,9 +50,10 @@ class Pool:
     async def renew(self) -> None:
         """Starts over with new connections; those in use are closed when they come back.
 
-        After an outage, the old ones may be dead without a sign of it, and attempts to
-        make new ones may be pausing for long.
+        In an outage, and after it, the old ones may be dead without a sign of it, and the
+        attempts to make new ones may be pausing for long.
         """
+        self._connects = False
         old, self._pool = self._pool, self._make()
         await self._pool.open()
         await old.close(timeout=0)
@@ -68,11 +69,9 @@ class Pool:
         pool = self._pool
         with translated_errors():
             connection = await self._acquire(pool)
-            self._in_use += 1
             try:
                 yield connection
             finally:
-                self._in_use -= 1
                 await pool.putconn(connection)
 
     async def _acquire(
@@ -81,11 +80,27 @@ class Pool:
         try:
             return await pool.getconn()
         except PoolTimeout as error:
-            if self._in_use < self._max_size:  # a connection was missing, not busy
-                raise DatabaseUnavailable from error
-            raise NoConnectionInTime from error
+            if self._connects:  # so they were all busy
+                raise NoConnectionInTime from error
+            raise DatabaseUnavailable from error
         except PoolClosed as error:  # renewed, or a call that outlived the shutdown's grace
             raise DatabaseUnavailable from error
+
+    def _connection_class(self) -> type[AsyncConnection[tuple[Any, ...]]]:
+        """Makes a class of connections that note whether the last one could be made."""
+
+        class NotingConnection(AsyncConnection[tuple[Any, ...]]):
+            @classmethod
+            async def connect(cls, *args: Any, **kwargs: Any) -> Any:
+                try:
+                    connection = await super().connect(*args, **kwargs)
+                except Error:
+                    self._connects = False
+                    raise
+                self._connects = True
+                return connection
+
+        return NotingConnection
 
 
 async def _configure(connection: AsyncConnection[tuple[Any, ...]]) -> None:

@@ -45,15 +45,16 @@ class PurgeStore:
     async def turn(self) -> AsyncIterator["PurgeTurn | None"]:
         """Takes the turn to purge for the block, or gives None while another purger has it."""
         async with self._pool.connection() as connection:
-            row = await (await connection.execute(self.TAKE_TURN)).fetchone()
-            if not (row and row[0]):
-                yield None
-                return
             try:
-                yield PurgeTurn(connection)
-            finally:
-                if not connection.broken:
+                row = await (await connection.execute(self.TAKE_TURN)).fetchone()
+                taken = row is not None and row[0]
+                yield PurgeTurn(connection) if taken else None
+                if taken:
                     await connection.execute(self.END_TURN)
+            except BaseException:
+                # Whether the turn is taken or ended may be unknown: it ends with this.
+                await connection.close()
+                raise
 
 
 class PurgeTurn:

@@ -208,7 +208,10 @@ class SessionStore:
             try:
                 if filter.metadata is not None:
                     await connection.execute(self.TRY_PATH, {"metadata": filter.metadata})
-                cursor = await connection.execute(statement, parameters)
+                # Planned anew for each filter: one plan for all values would be none for most.
+                cursor = await connection.execute(
+                    statement, parameters, prepare=False if given else None
+                )
             except psycopg.DatabaseError as error:
                 raise _bad_path(error, filter) from error
             return Page.of(SessionRow._make, await cursor.fetchall())

@@ -45,12 +45,15 @@ CREATE TABLE messages (
     created_at  timestamptz NOT NULL DEFAULT now(),     -- the caller's, if given
     updated_at  timestamptz NOT NULL DEFAULT now(),
     deleted_at  timestamptz,                            -- NULL: live; else waiting for the purge
-    -- GetMemory, ListMessages, StreamMessages.
     PRIMARY KEY (session_id, sequence),
     -- GetMessage and the like. Deleted messages count: AddMemory gives such a row
     -- its new content and sequence.
     UNIQUE (session_id, message_id)
 );
+
+-- GetMemory, ListMessages, StreamMessages, DeleteMessages.last_n: without those that
+-- wait for the purge, of which a session may have many.
+CREATE INDEX messages_live ON messages (session_id, sequence) WHERE deleted_at IS NULL;
 
 -- The purge.
 CREATE INDEX messages_deleted ON messages (deleted_at) WHERE deleted_at IS NOT NULL;
