@@ -126,9 +126,9 @@ class EmbeddedPostgres:
     def _init(self) -> None:
         """Creates the cluster, whole or not at all."""
         _LOGGER.info("creating a PostgreSQL cluster in %s", self._cluster)
-        for left in self._data_dir.glob("unfinished-*"):
+        for left in self._data_dir.glob("postgres.unfinished*"):
             shutil.rmtree(left, ignore_errors=True)
-        unfinished = Path(tempfile.mkdtemp(prefix="unfinished-", dir=self._data_dir))
+        unfinished = Path(tempfile.mkdtemp(prefix="postgres.unfinished-", dir=self._data_dir))
         self._give_away(unfinished)
         # PostgreSQL's own locale: the same sorting and case rules on every machine.
         initdb = self._popen(
