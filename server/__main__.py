@@ -101,26 +101,38 @@ def migrate(**flags: str | None) -> None:
     click.echo(f"{len(names)} migrations run; the database is up to date")
 
 
+def _age(seconds: float | None) -> timedelta | None:
+    if seconds is None:
+        return None
+    try:
+        if seconds >= 0:
+            return timedelta(seconds=seconds)
+    except OverflowError:
+        pass
+    raise click.BadParameter(f"{seconds} is no number of seconds ago")
+
+
 @main.command()
 @click.option(
     "--address",
     default="127.0.0.1:50051",
     show_default=True,
     envvar="PALAVER_ADDRESS",
+    show_envvar=True,
     help="Address of the running server.",
 )
 @click.option(
     "--older-than",
-    type=click.FloatRange(min=0),
+    type=float,
+    callback=lambda _context, _option, value: _age(value),
     metavar="SECONDS",
     help="How long ago rows must have been deleted; by default the server's retention.",
 )
-def purge(address: str, older_than: float | None) -> None:
+def purge(address: str, older_than: timedelta | None) -> None:
     """Have a running server remove deleted rows for good."""
-    age = None if older_than is None else timedelta(seconds=older_than)
     try:
         with grpc.insecure_channel(address) as channel:
-            purge_command.purge(channel, age, Console())
+            purge_command.purge(channel, older_than, Console())
     except grpc.RpcError as error:
         raise click.ClickException(f"{error.code().name}: {error.details()}") from None
 

@@ -45,7 +45,7 @@ INTERCEPTORS = (
     ErrorMappingInterceptor(),  # innermost: what others raise is a bug
 )
 
-_SERVER_OPTIONS = (
+SERVER_OPTIONS = (
     ("grpc.max_receive_message_length", 16 * 1024 * 1024),
     # Two servers on one port are a mistake to report, not to share calls between.
     ("grpc.so_reuseport", 0),
@@ -57,7 +57,7 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
     """Runs the service in the block; gives the address on which it listens.
 
     Raises:
-        DatabaseUnavailable: The database is away.
+        DatabaseUnusable: The database is away, refuses the user, or lacks rights.
         DatabaseTooNew: The database is from a newer Palaver.
         RuntimeError: The address is in use.
     """
@@ -79,7 +79,7 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
         services=SERVICES,
         interval=settings.health_interval_seconds,
     )
-    server = grpc.aio.server(interceptors=INTERCEPTORS, options=_SERVER_OPTIONS)
+    server = grpc.aio.server(interceptors=INTERCEPTORS, options=SERVER_OPTIONS)
     register_services(server, settings, pool, purger, health_servicer)
     port = server.add_insecure_port(settings.listen)
     await pool.open()

@@ -7,7 +7,7 @@ from typing import Annotated
 import platformdirs
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
-from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, SecretStr
+from pydantic import AfterValidator, Field, PositiveInt, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -19,12 +19,23 @@ def _check_address(value: str) -> str:
 
 
 def _check_database_url(value: SecretStr) -> SecretStr:
+    # Without the driver's words: they quote pieces of the URL, and so maybe the password.
     try:
-        conninfo_to_dict(value.get_secret_value())
+        parts = conninfo_to_dict(value.get_secret_value())
     except ProgrammingError:
-        # Without the driver's words: they quote pieces of the URL.
         raise ValueError("must be a PostgreSQL URL, such as postgresql://host/name") from None
+    if "@" in f"{parts.get('host')}{parts.get('dbname')}" or not _is_port(parts.get("port", "")):
+        raise ValueError("must have the special characters of its password percent-encoded")
     return value
+
+
+def _is_port(value: object) -> bool:
+    return all(port == "" or port.isdecimal() for port in str(value).split(","))
+
+
+_LONGEST_SECONDS = 100 * 365 * 24 * 3600
+Seconds = Annotated[float, Field(ge=0, le=_LONGEST_SECONDS)]
+PositiveSeconds = Annotated[float, Field(gt=0, le=_LONGEST_SECONDS)]
 
 
 class Settings(BaseSettings):
@@ -43,23 +54,23 @@ class Settings(BaseSettings):
     )
     pool_min_size: PositiveInt = Field(2, description="Database connections kept open.")
     pool_max_size: PositiveInt = Field(10, description="Database connections open at the most.")
-    pool_timeout_seconds: PositiveFloat = Field(
+    pool_timeout_seconds: PositiveSeconds = Field(
         5, description="How long a call waits for a database connection."
     )
     memory_window: int = Field(
         100, ge=1, le=1000, description="Messages that GetMemory returns if not told how many."
     )
-    purge_interval_seconds: NonNegativeFloat = Field(
+    purge_interval_seconds: Seconds = Field(
         3600, description="How often deleted rows are purged; 0 is never."
     )
-    purge_retention_seconds: NonNegativeFloat = Field(
+    purge_retention_seconds: Seconds = Field(
         0, description="How long deleted rows are kept before they are purged."
     )
     purge_batch_size: PositiveInt = Field(1000, description="Rows purged in one transaction.")
-    health_interval_seconds: PositiveFloat = Field(
+    health_interval_seconds: PositiveSeconds = Field(
         1, description="How often the database is checked for the health service."
     )
-    shutdown_grace_seconds: NonNegativeFloat = Field(
+    shutdown_grace_seconds: Seconds = Field(
         10, description="How long running calls may take to finish at shutdown."
     )
     log_level: str = Field(

@@ -65,7 +65,9 @@ class EmbeddedPostgres:
     @property
     def url(self) -> str:
         """Where clients connect."""
-        return make_conninfo(host=str(self._socket_dir), user="palaver", dbname="postgres")
+        return make_conninfo(
+            host=str(self._socket_dir), port=5432, user="palaver", dbname="postgres"
+        )
 
     @property
     def pid(self) -> int:
@@ -80,8 +82,13 @@ class EmbeddedPostgres:
         Raises:
             EmbeddedPostgresError: The directory is in use, or PostgreSQL cannot start in it.
         """
-        self._data_dir.mkdir(parents=True, exist_ok=True)
-        self._lock()
+        try:
+            self._data_dir.mkdir(parents=True, exist_ok=True)
+            self._lock()
+        except OSError as error:
+            raise EmbeddedPostgresError(
+                f"cannot use the data directory {self._data_dir}: {error.strerror}"
+            ) from error
         try:
             self._prepare()
             self._start()
@@ -119,7 +126,10 @@ class EmbeddedPostgres:
             _make_reachable(self._bin_dir)
         if not (self._cluster / "PG_VERSION").exists():
             self._init()
-        if len(str(self._cluster / ".s.PGSQL.5432")) > _MAX_SOCKET_PATH:
+        # It would lead clients of the socket away from it.
+        os.environ.pop("PGHOSTADDR", None)
+        socket_path = os.fsencode(self._cluster / ".s.PGSQL.5432")
+        if len(socket_path) > _MAX_SOCKET_PATH or b"," in socket_path:  # which lists have between
             self._socket_dir = Path(tempfile.mkdtemp(prefix="palaver-"))
             self._give_away(self._socket_dir)
 

@@ -90,6 +90,10 @@ class DatabaseTooNew(PalaverError):
         )
 
 
+class DatabaseUnusable(PalaverError):
+    """The database cannot be used at start: it is away, refuses the user, or lacks rights."""
+
+
 class EmbeddedPostgresError(PalaverError):
     """The embedded PostgreSQL cannot be started."""
 

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any, LiteralString
 
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, Error
 
-from server.errors import DatabaseTooNew
-from server.store.error_translation import translated_errors
+from server.errors import DatabaseTooNew, DatabaseUnusable
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -35,8 +34,11 @@ def known_migrations() -> list[Migration]:
 # Servers that start at once on one schema wait for each other.
 _LOCK = "SELECT pg_advisory_lock(hashtextextended('palaver migrate ' || current_schema(), 0))"
 
-# Asked first, so that a server on an up-to-date schema needs no right to change it.
-_TABLE_EXISTS = "SELECT to_regclass('schema_migrations') IS NOT NULL"
+# Asked first, so that a server on an up-to-date schema needs no right to change it; and of
+# the schema where tables go, since another one of the search path may have its own.
+_TABLE_EXISTS = """
+    SELECT to_regclass(quote_ident(current_schema()) || '.schema_migrations') IS NOT NULL
+"""
 
 _CREATE_TABLE = """
     CREATE TABLE schema_migrations (
@@ -59,14 +61,17 @@ async def migrate(database_url: str) -> list[str]:
 
     Raises:
         DatabaseTooNew: The database has migrations that this program does not know.
-        DatabaseUnavailable: The database is away.
+        DatabaseUnusable: The database is away, refuses the user, or lacks rights.
     """
-    with translated_errors():
+    try:
         async with await AsyncConnection.connect(database_url, autocommit=True) as connection:
             await connection.execute(_LOCK)  # held until the connection closes
             if not await _fetch_value(connection, _TABLE_EXISTS):
                 await connection.execute(_CREATE_TABLE)
             return await _run_missing(connection)
+    except Error as error:
+        reason = error.diag.message_primary or str(error)
+        raise DatabaseUnusable(f"cannot use the database: {reason}") from error
 
 
 async def _run_missing(connection: AsyncConnection[tuple[Any, ...]]) -> list[str]:

@@ -1,5 +1,6 @@
 """Sessions: the table and its SQL."""
 
+import re
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -189,7 +190,9 @@ class SessionStore:
     """
 
     # Many a bad path shows only when it is applied, and there may be no session for it.
-    TRY_PATH = "SELECT '{}'::jsonb @@ %(metadata)s::jsonpath"
+    TRY_PATH = """
+        SELECT %(metadata)s::jsonpath::text, '{}'::jsonb @@ %(metadata)s::jsonpath
+    """
 
     async def list_sessions(
         self, span: Span, *, limit: int, filter: SessionFilter = EVERY_SESSION
@@ -207,7 +210,8 @@ class SessionStore:
         async with self._pool.connection() as connection:
             try:
                 if filter.metadata is not None:
-                    await connection.execute(self.TRY_PATH, {"metadata": filter.metadata})
+                    cursor = await connection.execute(self.TRY_PATH, {"metadata": filter.metadata})
+                    _check_path(*(await cursor.fetchone() or ()))
                 # Planned anew for each filter: one plan for all values would be none for most.
                 cursor = await connection.execute(
                     statement, parameters, prepare=False if given else None
@@ -229,6 +233,15 @@ def _found(session_id: str, row: tuple[Any, ...] | None) -> SessionRow:
     if row is None:
         raise NotFound("Session", session_id)
     return SessionRow._make(row)
+
+
+def _check_path(path: str, _: bool | None) -> None:  # noqa: FBT001 - the columns of TRY_PATH
+    """Refuses a path with variables, which only some sessions would show to have no values.
+
+    PostgreSQL writes a path with each name and string in double quotes.
+    """
+    if '$""' in re.sub(r'"(?:[^"\\]|\\.)*"', '""', path):
+        raise InvalidRequest(FieldViolation("filter.metadata", "has a variable, without a value"))
 
 
 def _bad_path(error: psycopg.Error, filter: SessionFilter) -> Exception:
