@@ -1,6 +1,7 @@
 """What tests call the service with: a real channel, and the stubs."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -41,6 +42,13 @@ class Client:
             AddMemoryRequest(session_id=session_id, messages=messages, **fields)
         )
 
+    def send(self, request: ProtobufMessage) -> list[ProtobufMessage]:
+        """Makes the call whose request this is, to its end, and gives its responses."""
+        name = type(request).__name__.removesuffix("Request")
+        stubs = (self.sessions, self.memory, self.admin)
+        response = next(getattr(stub, name) for stub in stubs if hasattr(stub, name))(request)
+        return [response] if isinstance(response, ProtobufMessage) else list(response)
+
 
 @contextmanager
 def connected(address: str) -> Iterator[Client]:
@@ -80,3 +88,11 @@ def struct(**fields: Any) -> Struct:
     result = Struct()
     result.update(fields)
     return result
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Waits until a condition holds; fails if it does not in time."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "what was waited for did not happen"
+        time.sleep(0.01)

@@ -1,0 +1,259 @@
+"""Everything the contract allows comes back byte for byte, however odd."""
+
+import math
+from typing import Any
+
+import pytest
+from google.protobuf.struct_pb2 import Struct
+from google.protobuf.timestamp_pb2 import Timestamp
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from palaver.v1.memory_pb2 import Message
+from palaver.v1.memory_service_pb2 import (
+    AddMemoryRequest,
+    DeleteMessagesRequest,
+    GetMemoryRequest,
+    GetMessageRequest,
+)
+from palaver.v1.session_pb2 import Session, SessionFilter
+from palaver.v1.session_service_pb2 import (
+    AddSessionRequest,
+    DeleteSessionRequest,
+    GetSessionRequest,
+    ListSessionsRequest,
+    UpdateSessionRequest,
+)
+
+from tests.client import Client, struct
+
+MIB = 1024 * 1024
+
+ODD_IDS = [
+    "a/b?c#d",
+    " ",
+    " leading and trailing ",
+    "tab\tand\nnewline\r",
+    "😀👨‍👩‍👧‍👦",
+    "é",  # one character
+    "e\u0301",  # the same, as two
+    "\u0130stanbul \u0131 ß \ufb01",
+    "\u202eright to left",
+    "\ufeff\u200b\u2028",
+    "\ue000\U0010ffff",
+    "\x01\x7f\x85",
+    "%s %(a)s {} ${a} $1 \\x00 \\",
+    "'; DROP TABLE sessions; --",
+    "null",
+    "x" * 1024,
+    "😀" * 256,
+]
+
+# Any text that the contract allows: no NUL, and no halves of surrogate pairs.
+texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
+ids = texts.filter(lambda text: 1 <= len(text.encode()) <= 1024)
+# Negative zero is kept as zero.
+numbers = st.floats(allow_nan=False, allow_infinity=False).map(lambda number: number + 0.0)
+values = st.recursive(
+    st.none() | st.booleans() | numbers | texts,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
+    max_leaves=20,
+)
+metadata = st.dictionaries(texts, values, max_size=5).map(lambda fields: struct(**fields))
+
+generated = settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+def add(palaver: Client, *messages: Message) -> list[Message]:
+    """Adds messages, and gets as many back."""
+    palaver.memory.AddMemory(AddMemoryRequest(session_id="s", messages=messages))
+    request = GetMemoryRequest(session_id="s", last_n=len(messages))
+    return list(palaver.memory.GetMemory(request).messages)
+
+
+def put_session(palaver: Client, metadata: Struct) -> Session:
+    """Replaces the metadata of a session, and gets it back."""
+    palaver.sessions.UpdateSession(
+        UpdateSessionRequest(session_id="s", metadata=metadata, replace_metadata=True)
+    )
+    return palaver.sessions.GetSession(GetSessionRequest(session_id="s"))
+
+
+def test_sessions_may_have_any_id_and_user(palaver: Client) -> None:
+    for odd in ODD_IDS:
+        palaver.sessions.AddSession(AddSessionRequest(session_id=odd, user_id=odd))
+
+    for odd in ODD_IDS:
+        got = palaver.sessions.GetSession(GetSessionRequest(session_id=odd))
+        of_user = ListSessionsRequest(filter=SessionFilter(user_id=odd))
+        assert (got.session_id, got.user_id) == (odd, odd)
+        assert list(palaver.sessions.ListSessions(of_user).sessions) == [got]
+        palaver.sessions.DeleteSession(DeleteSessionRequest(session_id=odd))
+
+
+def test_messages_may_have_any_id(palaver: Client) -> None:
+    messages = [Message(message_id=odd, role="user", content=odd) for odd in ODD_IDS]
+
+    got = add(palaver, *messages)
+
+    assert [message.message_id for message in got] == ODD_IDS
+    for odd, message in zip(ODD_IDS, got, strict=True):
+        request = GetMessageRequest(session_id="s", message_id=odd)
+        assert palaver.memory.GetMessage(request) == message
+        deleted = palaver.memory.DeleteMessages(
+            DeleteMessagesRequest(session_id="s", message_ids=[odd])
+        )
+        assert list(deleted.messages) == [message]
+
+
+@generated
+@given(session_id=ids, user_id=ids, metadata=metadata)
+def test_any_session_comes_back_as_it_was_added(
+    palaver: Client, session_id: str, user_id: str, metadata: Struct
+) -> None:
+    added = palaver.sessions.AddSession(
+        AddSessionRequest(session_id=session_id, user_id=user_id, metadata=metadata)
+    )
+    got = palaver.sessions.GetSession(GetSessionRequest(session_id=session_id))
+    palaver.sessions.DeleteSession(DeleteSessionRequest(session_id=session_id))
+
+    assert (got.session_id, got.user_id, got.metadata) == (session_id, user_id, metadata)
+    assert added == got
+
+
+@generated
+@given(
+    message_id=ids,
+    role=st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=64),
+    content=texts,
+    metadata=metadata,
+    token_count=st.integers(0, 2**31 - 1),
+    microseconds=st.integers(-62_135_596_800 * 10**6, 253_402_300_800 * 10**6 - 1),
+)
+def test_any_message_comes_back_as_it_was_added(
+    palaver: Client,
+    *,
+    message_id: str,
+    role: str,
+    content: str,
+    metadata: Struct,
+    token_count: int,
+    microseconds: int,
+) -> None:
+    message = Message(
+        message_id=message_id,
+        role=role,
+        content=content,
+        metadata=metadata,
+        token_count=token_count,
+    )
+    seconds, rest = divmod(microseconds, 10**6)
+    message.created_at.CopyFrom(Timestamp(seconds=seconds, nanos=rest * 1000))
+
+    (got,) = add(palaver, message)
+    palaver.memory.DeleteMessages(DeleteMessagesRequest(session_id="s", last_n=1))
+
+    assert got.sequence > 0
+    assert got.HasField("updated_at")
+    got.ClearField("sequence")
+    got.ClearField("updated_at")
+    assert got == message
+
+
+def test_contents_of_any_size_come_back(palaver: Client) -> None:
+    for content in ("", "x" * MIB, "😀" * (MIB // 4), "\n" * MIB):
+        (got,) = add(palaver, Message(role="user", content=content))
+
+        assert got.content == content
+
+
+def test_the_first_and_last_times_come_back(palaver: Client) -> None:
+    moments = [
+        Timestamp(seconds=-62_135_596_800),  # year 1
+        Timestamp(seconds=-62_135_596_800, nanos=1000),
+        Timestamp(seconds=-1, nanos=999_999_000),
+        Timestamp(),
+        Timestamp(seconds=253_402_300_799, nanos=999_999_000),  # year 9999
+    ]
+
+    got = add(palaver, *(Message(role="user", created_at=moment) for moment in moments))
+
+    assert [message.created_at for message in got] == moments
+
+
+NUMBERS = [
+    *(0.0, 1.0, -1.5, 0.1, 1e308, -1e308, 1.7976931348623157e308, 5e-324, 2.2250738585072014e-308),
+    *(
+        2.0**53,
+        2.0**53 - 1,
+        2.0**53 + 2,
+        -(2.0**53),
+        2.0**63,
+        2.0**64,
+        1e15,
+        1e16,
+        1e21,
+        1e22,
+        1e23,
+    ),
+    *(123456789012345680.0, 9007199254740993.0, 1 / 3, math.pi, 1e-7, 123456.789),
+]
+
+
+def test_numbers_come_back_exactly(palaver: Client) -> None:
+    palaver.add("s", "hello")
+
+    got = put_session(palaver, struct(numbers=NUMBERS))
+
+    values = [value.number_value for value in got.metadata.fields["numbers"].list_value.values]
+    assert values == NUMBERS
+
+
+def test_negative_zero_is_kept_as_zero(palaver: Client) -> None:
+    palaver.add("s", "hello")
+
+    got = put_session(palaver, struct(zero=-0.0))
+
+    assert math.copysign(1, got.metadata.fields["zero"].number_value) == 1
+
+
+def test_metadata_of_32_levels_comes_back(palaver: Client) -> None:
+    palaver.add("s", "hello")
+    objects: dict[str, Any] = {}
+    lists: list[Any] = []
+    for _ in range(30):
+        objects, lists = {"a": objects}, [lists]
+
+    for metadata in (struct(a=objects), struct(a=lists)):
+        assert put_session(palaver, metadata).metadata == metadata
+
+
+def test_odd_metadata_comes_back(palaver: Client, subtests: pytest.Subtests) -> None:
+    palaver.add("s", "hello")
+    odd: list[dict[str, Any]] = [
+        {"": ""},
+        {"a": {}, "b": [], "c": [[], {}], "d": None},
+        {"a": True, "b": False, "c": 0, "d": 1, "e": "0", "f": "true"},
+        {"\\u0000": "\\", '"': "\"'", "😀": "\x01\x1f\x7f"},
+        {"constructor": 1, "__proto__": 2, "fields": {"fields": 3}},
+        {str(number): number for number in range(1000)},
+    ]
+
+    for fields in odd:
+        with subtests.test(metadata=str(fields)[:40]):
+            assert put_session(palaver, struct(**fields)).metadata == struct(**fields)
+
+
+def test_1000_messages_come_back_in_their_order(palaver: Client) -> None:
+    messages = [
+        Message(message_id=f"m{number}", role="user", content=f"content {number}")
+        for number in range(1000)
+    ]
+
+    got = add(palaver, *messages)
+
+    assert [message.sequence for message in got] == list(range(1, 1001))
+    assert [(m.message_id, m.content) for m in got] == [(m.message_id, m.content) for m in messages]

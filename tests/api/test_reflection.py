@@ -1,0 +1,73 @@
+"""Reflection: the whole contract can be read from the server, without a `.proto` at hand."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+import grpc
+import pytest
+from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.descriptor_pool import Default as OwnPool
+from google.protobuf.descriptor_pool import DescriptorPool
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
+    ProtoReflectionDescriptorDatabase,
+)
+
+from server import app
+from tests.client import Client
+
+
+@pytest.fixture
+def reflection(palaver: Client) -> ProtoReflectionDescriptorDatabase:
+    """What the server tells of itself."""
+    return ProtoReflectionDescriptorDatabase(palaver.channel)
+
+
+def files_behind(file: FileDescriptor) -> Iterator[FileDescriptor]:
+    """A file, and all that it imports."""
+    yield file
+    for dependency in file.dependencies:
+        yield from files_behind(dependency)
+
+
+def test_every_service_is_listed(reflection: ProtoReflectionDescriptorDatabase) -> None:
+    assert set(reflection.get_services()) == {
+        *app.SERVICES,
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1alpha.ServerReflection",
+    }
+
+
+def test_every_service_is_described_down_to_the_last_file(
+    reflection: ProtoReflectionDescriptorDatabase,
+) -> None:
+    pool, own = DescriptorPool(reflection), OwnPool()
+
+    for name in app.SERVICES:
+        described, expected = pool.FindServiceByName(name), own.FindServiceByName(name)
+        assert set(described.methods_by_name) == set(expected.methods_by_name)
+        files = {file.name: file.serialized_pb for file in files_behind(described.file)}
+        assert files == {file.name: file.serialized_pb for file in files_behind(expected.file)}
+
+    metadata = pool.FindMessageTypeByName("palaver.v1.Session").fields_by_name["metadata"]
+    assert metadata.message_type is pool.FindMessageTypeByName("google.protobuf.Struct")
+
+
+def test_every_method_that_is_described_can_be_called(
+    reflection: ProtoReflectionDescriptorDatabase, palaver: Client
+) -> None:
+    pool = DescriptorPool(reflection)
+    methods = [m for service in app.SERVICES for m in pool.FindServiceByName(service).methods]
+
+    for method in methods:
+        path = f"/{method.containing_service.full_name}/{method.name}"
+        kind = "unary_stream" if method.server_streaming else "unary_unary"
+        code = code_of(getattr(palaver.channel, kind)(path))
+        assert code in {grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT}, path
+
+
+def code_of(call: Callable[[bytes], Iterable[object]]) -> grpc.StatusCode:
+    """Makes a call with an empty request, and tells how it ends."""
+    try:
+        list(call(b""))
+    except grpc.RpcError as error:
+        return error.code()
+    return grpc.StatusCode.OK

@@ -1,0 +1,90 @@
+"""Random sequences of all calls, compared answer by answer with the model of the contract."""
+
+import os
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from hypothesis import Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import rule, run_state_machine_as_test
+from palaver.v1.memory_service_pb2 import ListMessagesRequest, StreamMessagesRequest
+from palaver.v1.session_service_pb2 import ListAllSessionsRequest, ListSessionsRequest
+
+from tests.client import refused
+from tests.concurrency import Connection
+from tests.conftest import StartServer
+from tests.state_machine.bad_requests import BadRequest, bad_requests
+from tests.state_machine.memory_rules import MemoryRules
+
+WINDOW = 3  # messages that GetMemory returns if not told how many
+
+# A sequence that fails is kept: the deep profile replays it, and makes it as short as it can.
+settings.register_profile(
+    "state-machine",
+    max_examples=25,
+    stateful_step_count=50,
+    phases=(Phase.reuse, Phase.generate),
+)
+settings.register_profile("state-machine-deep", max_examples=500, stateful_step_count=100)
+
+
+class PalaverMachine(MemoryRules):
+    """The rules of all services."""
+
+    @rule(bad=bad_requests())
+    def send_bad_request(self, bad: BadRequest) -> None:
+        with refused(grpc.StatusCode.INVALID_ARGUMENT) as refusal:
+            self._client.send(bad.request)
+        detail = refusal.detail(error_details_pb2.BadRequest)
+        assert {violation.field for violation in detail.field_violations} == bad.fields
+
+    @rule(limit=st.integers(1, 3))
+    def read_everything(self, limit: int) -> None:
+        """Pages, streams and the model all have the same."""
+        sessions = self.all_sessions()
+        self._read_pages("sessions", sessions, ListSessionsRequest(limit=limit))
+        chunks = self._client.send(ListAllSessionsRequest(chunk_size=limit))
+        self._answers.compare_chunks("sessions", sessions, chunks, limit)
+        for session in sessions:
+            session_id, messages = session.session_id, session.messages
+            listing = ListMessagesRequest(session_id=session_id, limit=limit)
+            self._read_pages("messages", messages, listing)
+            stream = StreamMessagesRequest(session_id=session_id, chunk_size=limit)
+            self._answers.compare_chunks("messages", messages, self._client.send(stream), limit)
+
+    def _read_pages(
+        self, kind: str, expected: list[Any], request: ListSessionsRequest | ListMessagesRequest
+    ) -> None:
+        """Reads a listing to its end, each page from the cursor of the one before."""
+        left = expected
+        while True:
+            (page,) = self._client.send(request)
+            self._answers.compare_page(kind, left, page, request.limit)
+            left = left[request.limit :]
+            if not left:
+                return
+            request.cursor = page.next_cursor  # type: ignore[attr-defined]
+
+    def teardown(self) -> None:
+        self.read_everything(2)
+
+
+@pytest.mark.timeout(0)  # a deep run takes as long as it takes
+def test_every_call_answers_as_the_model_does(
+    start_server: StartServer, database: Connection
+) -> None:
+    client = start_server(memory_window=WINDOW, purge_retention_seconds=3600)
+
+    class Machine(PalaverMachine):
+        def __init__(self) -> None:
+            database.execute("DELETE FROM messages")
+            database.execute("DELETE FROM sessions")
+            super().__init__(client, window=WINDOW)
+
+    profile = os.environ.get("HYPOTHESIS_PROFILE", settings.get_current_profile_name())
+    if profile in {"default", "ci"}:  # those of hypothesis itself: none was chosen
+        profile = "state-machine"
+    chosen = settings(settings.get_profile(profile), deadline=None)
+    run_state_machine_as_test(Machine, settings=chosen)

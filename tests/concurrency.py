@@ -1,0 +1,168 @@
+"""What races are made of: calls at the same time, and transactions held up where a test wants."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, Self, TypeVar, cast
+
+import grpc
+import psycopg
+
+from tests.client import Client
+
+T = TypeVar("T")
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+# Long enough for a busy machine; whoever waits as long will wait for ever.
+PATIENCE = 20.0
+
+
+@dataclass
+class Outcomes(Generic[T]):
+    """How calls ended: the results in the order of the calls, the refusals counted by code."""
+
+    results: list[T]
+    refusals: Counter[grpc.StatusCode]
+
+    def all_succeeded(self) -> list[T]:
+        """Gives the results, of which there must be one for each call."""
+        assert not self.refusals, f"calls were refused: {self.refusals}"
+        return self.results
+
+
+def at_once(calls: Sequence[Callable[[], T]]) -> Outcomes[T]:
+    """Makes all calls at the same time, each in a thread of its own."""
+    barrier = threading.Barrier(len(calls))
+
+    def call_when_all_are_there(call: Callable[[], T]) -> T:
+        barrier.wait(PATIENCE)
+        return call()
+
+    outcomes: Outcomes[T] = Outcomes([], Counter())
+    for future in [begin(partial(call_when_all_are_there, call)) for call in calls]:
+        try:
+            outcomes.results.append(future.result(2 * PATIENCE))
+        except grpc.RpcError as error:
+            outcomes.refusals[cast("grpc.Call", error).code()] += 1
+    return outcomes
+
+
+def begin(call: Callable[[], T]) -> Future[T]:
+    """Makes a call in a thread, and does not wait for its end."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - raised where the result is asked for
+            future.set_exception(error)
+
+    # A daemon: a call that never ends fails its test, and does not keep the tests from ending.
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+def unless_refused(code: grpc.StatusCode, call: Callable[[], T]) -> T | None:
+    """Makes a call, and gives None if it is refused with this code; no other will do."""
+    try:
+        return call()
+    except grpc.RpcError as error:
+        if cast("grpc.Call", error).code() is not code:
+            raise
+        return None
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """Waits until something is true, and fails if it does not come true."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "what the test waits for did not happen"
+        time.sleep(0.002)
+
+
+@contextmanager
+def crowd(clients: Sequence[Client], size: int, *, connections: int = 8) -> Iterator[list[Client]]:
+    """Gives callers, spread over the servers of these clients and so many connections."""
+    with ExitStack() as stack:
+        connected = []
+        for number in range(connections):
+            address = clients[number % len(clients)].address
+            # Without the option all channels of a process to an address share a connection.
+            channel = grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)])
+            connected.append(Client(stack.enter_context(channel), address))
+        for client in connected:
+            grpc.channel_ready_future(client.channel).result(PATIENCE)
+        yield [connected[number % connections] for number in range(size)]
+
+
+_BLOCKED = """
+    SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND cardinality(pg_blocking_pids(pid)) > 0
+"""
+
+
+def count_blocked(database: Connection) -> int:
+    """Counts the connections to the database that wait for a lock of another."""
+    row = database.execute(_BLOCKED).fetchone()
+    return int(row[0]) if row else 0
+
+
+def wait_until_blocked(database: Connection, count: int = 1) -> None:
+    """Waits until so many connections wait for a lock of another."""
+    wait_until(lambda: count_blocked(database) == count)
+
+
+class Gate:
+    """Holds up whoever does something to a row, inside of the transaction, until it is opened.
+
+    Args:
+        database_url: The database.
+        event: When, such as `BEFORE INSERT ON messages`.
+    """
+
+    KEY = 7_210_311
+
+    def __init__(self, database_url: str, event: str) -> None:
+        self._connection: Connection = psycopg.connect(database_url, autocommit=True)
+        self._event = event
+
+    def __enter__(self) -> Self:
+        self._connection.execute(f"SELECT pg_advisory_lock({self.KEY})")
+        self._connection.execute(
+            f"""
+            CREATE OR REPLACE FUNCTION gate() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN
+                PERFORM pg_advisory_xact_lock_shared({self.KEY});
+                RETURN coalesce(NEW, OLD);
+            END $$
+            """
+        )
+        self._connection.execute(
+            f"CREATE TRIGGER gate {self._event} FOR EACH ROW EXECUTE FUNCTION gate()"
+        )
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._connection.close()  # opens it
+
+    def open(self) -> None:
+        """Lets all through, for good."""
+        self._connection.execute(f"SELECT pg_advisory_unlock({self.KEY})")
+
+    def wait_until_reached(self) -> None:
+        """Waits until somebody stands before the gate."""
+        wait_until(lambda: self._waiting() > 0)
+
+    def _waiting(self) -> int:
+        row = self._connection.execute(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            f" AND objid = {self.KEY}"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        ).fetchone()
+        return int(row[0]) if row else 0

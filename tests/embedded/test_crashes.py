@@ -1,0 +1,155 @@
+"""The embedded PostgreSQL after crashes: its own, those of others, and half-done work."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+
+from server import embedded
+from server.embedded import EmbeddedPostgres
+from tests.clusters import FAST, read, write
+from tests.processes import ROOT, postmaster_pid, processes_in
+from tests.watching import eventually
+
+
+def reads(postgres: EmbeddedPostgres) -> list[str]:
+    """Reads the notes if that is possible at the moment."""
+    try:
+        return read(postgres)
+    except psycopg.OperationalError:
+        return []
+
+
+def sleeping_postgres(directory: Path, cwd: Path) -> subprocess.Popen[bytes]:
+    """A process that bears the name, and is not what it seems."""
+    program = directory / "postgres"
+    shutil.copy(shutil.which("sleep") or "", program)
+    return subprocess.Popen([program, "600"], cwd=cwd)
+
+
+def killed_start(data_dir: Path, when: str) -> None:
+    """Has another process start it over the directory, and kills that one when a file is there."""
+    code = "import sys, pathlib, time; from server.embedded import EmbeddedPostgres\n"
+    code += "with EmbeddedPostgres(pathlib.Path(sys.argv[1])): time.sleep(600)"
+    with subprocess.Popen([sys.executable, "-c", code, data_dir], cwd=ROOT) as other:
+        try:
+            eventually(lambda: any(data_dir.glob(when)), f"{when} is there")
+        finally:
+            other.kill()
+
+
+def test_killed_it_comes_back_each_time_with_its_data(data_dir: Path) -> None:
+    with EmbeddedPostgres(data_dir, FAST) as postgres:
+        for number in range(3):
+            write(postgres, note := f"before death {number}")
+            killed = postgres.pid
+            os.kill(killed, signal.SIGKILL)
+            eventually(lambda: note in reads(postgres), "it is back")
+            assert postgres.pid != killed
+
+    assert processes_in(data_dir) == []
+
+
+@pytest.mark.timeout(60)
+def test_it_can_be_stopped_while_it_comes_back(
+    data_dir: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held_up = threading.Event()
+    look_for_leftovers = EmbeddedPostgres._stop_leftovers
+
+    def slowly(postgres: EmbeddedPostgres) -> None:
+        held_up.wait(1)
+        look_for_leftovers(postgres)
+
+    with EmbeddedPostgres(data_dir, FAST) as postgres:
+        monkeypatch.setattr(EmbeddedPostgres, "_stop_leftovers", slowly)
+        os.kill(postgres.pid, signal.SIGKILL)
+        eventually(lambda: "starting it again" in caplog.text, "the loss is noticed")
+
+    assert processes_in(data_dir) == []
+
+
+def test_what_a_killed_palaver_left_running_is_stopped(data_dir: Path, directory: Path) -> None:
+    link = directory / "link"
+    link.symlink_to(data_dir)
+    killed_start(link, when="postgres/.s.PGSQL.5432")
+    left = psutil.Process(postmaster_pid(data_dir))
+    assert left.is_running()
+
+    with EmbeddedPostgres(data_dir, FAST) as postgres:
+        assert "first" in read(postgres)
+        assert not left.is_running()
+        assert postgres.pid == postmaster_pid(data_dir)
+
+
+def test_leftovers_that_end_by_themselves_are_no_trouble(
+    data_dir: Path, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leftover = sleeping_postgres(directory, cwd=data_dir / "postgres")
+    send_signal = psutil.Process.send_signal
+
+    def too_late(process: psutil.Process, number: int) -> None:
+        leftover.kill()
+        leftover.wait()
+        send_signal(process, number)
+
+    monkeypatch.setattr(psutil.Process, "send_signal", too_late)
+
+    with EmbeddedPostgres(data_dir, FAST) as postgres:
+        assert "first" in read(postgres)
+
+
+def test_leftovers_that_do_not_listen_are_killed(
+    data_dir: Path, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "_SECONDS_TO_STOP", 0.2)
+    leftover = sleeping_postgres(directory, cwd=data_dir / "postgres")
+    os.kill(leftover.pid, signal.SIGSTOP)
+
+    with EmbeddedPostgres(data_dir, FAST) as postgres:
+        monkeypatch.undo()
+        assert "first" in read(postgres)
+    assert leftover.wait(10) is not None
+
+
+def test_a_stale_lock_file_that_names_a_process_of_others_hurts_nobody(
+    data_dir: Path, directory: Path
+) -> None:
+    with sleeping_postgres(directory, cwd=directory) as other:
+        lock_file = data_dir / "postgres" / "postmaster.pid"
+        lock_file.write_text(f"{other.pid}\n{data_dir}/postgres\n1700000000\n5432\n\n\n\n")
+        shutil.copystat(data_dir / "postgres" / "PG_VERSION", lock_file)
+
+        with EmbeddedPostgres(data_dir, FAST) as postgres:
+            assert "first" in read(postgres)
+
+        assert other.poll() is None
+        other.kill()
+
+
+def test_a_cluster_half_made_is_made_anew(directory: Path) -> None:
+    unfinished = directory / "postgres.unfinished"
+    (unfinished / "base").mkdir(parents=True)
+    (unfinished / "PG_VERSION").write_text("18\n")
+
+    with EmbeddedPostgres(directory, FAST) as postgres:
+        write(postgres, "first")
+
+    assert not unfinished.exists()
+
+
+def test_a_cluster_that_is_still_being_made_by_what_a_killed_palaver_left_is_made_anew(
+    directory: Path,
+) -> None:
+    killed_start(directory, when="postgres.unfinished*/PG_VERSION")
+
+    with EmbeddedPostgres(directory, FAST) as postgres:
+        write(postgres, "first")
+        assert "first" in read(postgres)

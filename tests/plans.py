@@ -1,0 +1,106 @@
+"""How the database ran the statements of a store: which rows and pages it touched for them."""
+
+import json
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg import errors
+from psycopg.conninfo import make_conninfo
+
+from server.store.pool import Pool
+from tests.conftest import Run
+
+_EXPLAIN = {
+    "session_preload_libraries": "auto_explain",
+    "auto_explain.log_min_duration": "0",
+    "auto_explain.log_analyze": "on",
+    "auto_explain.log_buffers": "on",
+    "auto_explain.log_timing": "off",
+    "auto_explain.log_format": "json",
+    "client_min_messages": "log",
+}
+
+# psycopg prepares a statement that it has seen 5 times, and PostgreSQL then looks at 5
+# executions before it settles on a plan. A server in steady state is beyond both.
+_TIMES = 12
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one statement was run."""
+
+    root: dict[str, Any]
+
+    @property
+    def rows(self) -> int:
+        """Rows of tables and indexes that were looked at, of use or not."""
+        return sum(_rows(node) for node in _scans(self.root))
+
+    @property
+    def pages(self) -> int:
+        """Pages that were looked at."""
+        return int(self.root["Shared Hit Blocks"] + self.root["Shared Read Blocks"])
+
+    @property
+    def ways(self) -> set[str]:
+        """The indexes through which tables were read, and the tables that were read whole."""
+        return {
+            str(node.get("Index Name", node.get("Relation Name"))) for node in _scans(self.root)
+        }
+
+
+class Explained:
+    """A pool, and the plans of what is run on it."""
+
+    def __init__(self, pool: Pool, run: Run) -> None:
+        self.pool = pool
+        self._run = run
+        self._plans: list[Plan] = []
+
+    def note(self, diagnostic: errors.Diagnostic) -> None:
+        """Takes a notice of the database."""
+        _, found, plan = (diagnostic.message_primary or "").partition("plan:\n")
+        if found:
+            self._plans.append(Plan(json.loads(plan)["Plan"]))
+
+    def costliest(self, call: Callable[[], Coroutine[Any, Any, Any]]) -> Plan:
+        """Makes a call as often as it takes to settle, and gives the plan that touched most."""
+        costliest = []
+        for _ in range(_TIMES):
+            self._plans.clear()
+            self._run(call())
+            costliest.append(max(self._plans, key=lambda plan: plan.rows))
+        return max(costliest, key=lambda plan: plan.rows)
+
+
+@contextmanager
+def explained(database_url: str, run: Run) -> Iterator[Explained]:
+    """Gives a pool with one connection, on which every statement is explained."""
+    options = " ".join(f"-c {name}={value}" for name, value in _EXPLAIN.items())
+    pool = Pool(make_conninfo(database_url, options=options), min_size=1, max_size=1, timeout=10)
+    explained = Explained(pool, run)
+
+    async def listen() -> None:
+        await pool.open()
+        async with pool.connection() as connection:
+            connection.add_notice_handler(explained.note)
+
+    run(listen())
+    yield explained
+    run(pool.close())
+
+
+def _scans(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    if "Scan" in node["Node Type"] and ("Relation Name" in node or "Index Name" in node):
+        yield node
+    for child in node.get("Plans", []):
+        yield from _scans(child)
+
+
+def _rows(node: dict[str, Any]) -> int:
+    removed = ("Rows Removed by Filter", "Rows Removed by Index Recheck")
+    return int(
+        node["Actual Loops"] * (node["Actual Rows"] + sum(node.get(name, 0) for name in removed))
+    )

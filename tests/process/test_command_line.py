@@ -1,0 +1,151 @@
+"""`palaver migrate`, `palaver purge`, `--help` and `--version`."""
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from palaver.v1.session_service_pb2 import DeleteSessionRequest
+
+from server.config import Settings
+from tests.client import Client
+from tests.process.conftest import RunPalaver
+from tests.processes import ROOT, processes_in
+
+
+def test_migrate_brings_a_database_up_to_date_and_says_so(
+    run_palaver: RunPalaver, empty_database_url: str
+) -> None:
+    first = run_palaver("migrate", "--database-url", empty_database_url)
+    second = run_palaver("migrate", "--database-url", empty_database_url)
+
+    assert (first.status, second.status) == (0, 0)
+    assert re.search(r"^[1-9]\d* migrations? run; .*up to date$", first.printed, re.MULTILINE)
+    assert re.search(r"^0 migrations run; .*up to date$", second.printed, re.MULTILINE)
+
+
+def test_migrate_works_on_the_embedded_database_and_leaves_nothing_running(
+    run_palaver: RunPalaver, data_dir: Path
+) -> None:
+    ended = run_palaver("migrate", "--data-dir", str(data_dir))
+
+    assert ended.status == 0, ended.output
+    assert "up to date" in ended.printed
+    assert processes_in(data_dir) == []
+
+
+def delete_sessions(client: Client, count: int) -> None:
+    """Adds sessions of two messages, and deletes them."""
+    for number in range(count):
+        client.add(f"s{number}", "one", "two")
+        client.sessions.DeleteSession(DeleteSessionRequest(session_id=f"s{number}"))
+
+
+def test_purge_tells_in_plain_lines_what_it_removed(
+    run_palaver: RunPalaver, palaver: Client
+) -> None:
+    delete_sessions(palaver, 3)
+
+    # Nothing is that old yet; then all is old enough.
+    kept = run_palaver("purge", "--address", palaver.address, "--older-than=3600")
+    ended = run_palaver("purge", PALAVER_ADDRESS=palaver.address)
+
+    assert (kept.status, ended.status) == (0, 0)
+    assert kept.printed.endswith("\npurged 0 messages and 0 sessions\n")
+    assert "\x1b" not in ended.printed
+    *progress, last = ended.printed.splitlines()
+    assert progress[0] == "messages 0/6, sessions 0/3"
+    assert progress[-1] == "messages 6/6, sessions 3/3"
+    assert last == "purged 6 messages and 3 sessions"
+
+    refused = run_palaver("purge", "--address", palaver.address, "--older-than=1e12")
+
+    assert refused.status == 1
+    (line,) = refused.printed.splitlines()
+    assert line.startswith("Error: INVALID_ARGUMENT: older_than: ")
+
+
+def test_purge_shows_a_bar_on_a_terminal(palaver: Client) -> None:
+    delete_sessions(palaver, 1)
+    terminal, end = pty.openpty()
+
+    with subprocess.Popen(
+        [sys.executable, "-m", "server", "purge", "--address", palaver.address],
+        cwd=ROOT,
+        env={**os.environ, "TERM": "xterm", "PYTHONPATH": str(ROOT / "generated" / "python")},
+        stdin=end,
+        stdout=end,
+        stderr=end,
+    ) as process:
+        os.close(end)
+        shown = read_to_the_end(terminal)
+
+    assert process.returncode == 0
+    assert "\x1b" in shown
+    shown = re.sub(r"\x1b\[[^A-Za-z]*[A-Za-z]", "", shown)
+    assert re.search("messages .*━.*100%", shown)
+    assert re.search("sessions .*━.*100%", shown)
+    assert "purged 2 messages and 1 sessions" in shown
+
+
+def read_to_the_end(terminal: int) -> str:
+    shown = b""
+    with os.fdopen(terminal, "rb", buffering=0) as screen:
+        while True:
+            try:
+                shown += screen.read(4096)
+            except OSError:  # the other end was closed
+                return shown.decode()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--address", "127.0.0.1:1"),
+        ("--address", "no.such.host.invalid:50051"),
+    ],
+)
+def test_purge_of_an_unreachable_server_ends_with_one_line(
+    arguments: tuple[str, ...], run_palaver: RunPalaver
+) -> None:
+    ended = run_palaver("purge", *arguments)
+
+    assert ended.status == 1
+    (line,) = ended.printed.splitlines()
+    assert line.startswith("Error: UNAVAILABLE: ")
+
+
+@pytest.mark.parametrize("seconds", ["-1", "nan", "inf", "1e300", "soon"])
+def test_purge_refuses_an_age_that_is_none(seconds: str, run_palaver: RunPalaver) -> None:
+    ended = run_palaver("purge", "--older-than", seconds)
+
+    assert ended.status == 2
+    assert "Traceback" not in ended.printed
+    assert re.search("^Error: .*--older-than", ended.printed, re.MULTILINE)
+
+
+def test_help_names_the_variable_of_every_setting(run_palaver: RunPalaver) -> None:
+    ended = run_palaver("serve", "--help")
+
+    assert ended.status == 0
+    for name in Settings.model_fields:
+        assert f"--{name.replace('_', '-')} " in ended.printed
+        assert f"PALAVER_{name.upper()}" in ended.printed
+
+
+def test_help_names_every_command_and_its_options(run_palaver: RunPalaver) -> None:
+    commands = run_palaver("--help").printed
+    purge = run_palaver("purge", "--help").printed
+    migrate = run_palaver("migrate", "--help").printed
+
+    assert all(f"\n  {command} " in commands for command in ("serve", "migrate", "purge"))
+    assert all(name in purge for name in ("--address", "PALAVER_ADDRESS", "--older-than"))
+    assert all(name in migrate for name in ("PALAVER_DATABASE_URL", "PALAVER_DATA_DIR"))
+
+
+def test_version_is_that_of_the_package(run_palaver: RunPalaver) -> None:
+    assert metadata.version("palaver") in run_palaver("--version").printed

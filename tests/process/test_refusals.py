@@ -1,0 +1,117 @@
+"""What `palaver` cannot start with: it says so in a sentence, and ends with a status."""
+
+import re
+import socket
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from server.config import Settings
+from server.embedded import EmbeddedPostgres
+from tests.clusters import FAST, read
+from tests.process.conftest import Ended, RunPalaver, StartPalaver
+
+NOWHERE = "postgresql://palaver@127.0.0.1:1/palaver"
+
+BAD_SETTINGS = {
+    "listen": "nowhere",
+    "database_url": "mysql://here",
+    "pool_min_size": "0",
+    "pool_max_size": "-1",
+    "pool_timeout_seconds": "soon",
+    "memory_window": "1001",
+    "purge_interval_seconds": "inf",
+    "purge_retention_seconds": "1e300",
+    "purge_batch_size": "0",
+    "health_interval_seconds": "0",
+    "shutdown_grace_seconds": "nan",
+    "log_level": "LOUD",
+}
+
+
+def refusal(ended: Ended, *, status: int = 1) -> str:
+    """The sentences with which the command refused, without the log before them."""
+    assert ended.status == status, ended.output
+    assert "Traceback" not in ended.printed
+    return ended.printed.partition("Error: ")[2]
+
+
+@pytest.mark.parametrize("place", ["flags", "variables"])
+def test_every_bad_setting_is_named_with_flag_and_variable_all_at_once(
+    place: str, run_palaver: RunPalaver
+) -> None:
+    if place == "flags":
+        flags = [f"--{name.replace('_', '-')}={value}" for name, value in BAD_SETTINGS.items()]
+        ended = run_palaver("serve", *flags)
+    else:
+        variables = {f"PALAVER_{name.upper()}": value for name, value in BAD_SETTINGS.items()}
+        ended = run_palaver("serve", **variables)
+
+    named = re.findall(r"^--(\S+) or PALAVER_(\S+): .", refusal(ended, status=2), re.MULTILINE)
+    assert named == [(name.replace("_", "-"), name.upper()) for name in BAD_SETTINGS]
+    assert set(Settings.model_fields) - set(BAD_SETTINGS) == {"data_dir"}, "any path may be good"
+
+
+def test_a_port_in_use_is_refused_and_named(run_palaver: RunPalaver, database_url: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+
+        ended = run_palaver("serve", "--listen", address, "--database-url", database_url)
+
+        assert address in refusal(ended)
+
+
+def test_a_data_directory_in_use_is_refused_and_named(
+    run_palaver: RunPalaver, data_dir: Path
+) -> None:
+    with EmbeddedPostgres(data_dir, FAST) as first:
+        ended = run_palaver("serve", "--listen=127.0.0.1:0", "--data-dir", str(data_dir))
+
+        assert str(data_dir) in refusal(ended)
+        assert "first" in read(first), "it is as well as before"
+
+
+def test_a_data_directory_that_cannot_be_made_is_refused_and_named(
+    run_palaver: RunPalaver, directory: Path
+) -> None:
+    (directory / "file").touch()
+
+    ended = run_palaver("serve", "--data-dir", str(directory / "file"))
+
+    assert str(directory / "file") in refusal(ended)
+
+
+def test_an_unreachable_database_is_refused(start_palaver: StartPalaver) -> None:
+    palaver = start_palaver("serve", "--database-url", NOWHERE)
+
+    assert palaver.wait() == 1
+    assert re.search("^Error: .*database.*$", palaver.output, re.MULTILINE)
+    assert "Traceback" not in palaver.output
+
+
+def test_a_database_that_does_not_exist_is_told_from_one_that_is_away(
+    run_palaver: RunPalaver, database_url: str
+) -> None:
+    missing = make_conninfo(database_url, dbname="there_is_no_such_database")
+
+    ended = run_palaver("serve", "--database-url", missing)
+
+    assert 'database "there_is_no_such_database" does not exist' in refusal(ended)
+
+
+def test_a_user_who_may_not_create_tables_is_refused(
+    run_palaver: RunPalaver, empty_database_url: str
+) -> None:
+    user = f"guest_of_{conninfo_to_dict(empty_database_url)['dbname']}"
+    with psycopg.connect(empty_database_url, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(user)))
+
+        ended = run_palaver(
+            "migrate", "--database-url", make_conninfo(empty_database_url, user=user)
+        )
+        connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(user)))
+
+    assert "permission denied for schema public" in refusal(ended)

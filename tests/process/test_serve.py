@@ -1,0 +1,49 @@
+"""`palaver serve`: where it keeps its data, what it says, and what it takes for a database."""
+
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from palaver.v1.session_service_pb2 import AddSessionRequest, GetSessionRequest
+
+from tests.process.conftest import RunPalaver, Serve
+from tests.processes import processes_in
+
+
+def test_two_runs_say_where_they_are_and_share_the_data_of_their_user(
+    serve: Serve, directory: Path
+) -> None:
+    data_dir = directory / "share" / "palaver"
+    for run in (1, 2):
+        palaver, client = serve(XDG_DATA_HOME=str(data_dir.parent))
+
+        palaver.prints(rf"embedded PostgreSQL.*{data_dir}\n")
+        palaver.prints(rf"next: grpcurl -plaintext {client.address} list\n")
+        client.add("s", f"from run {run}")
+        assert client.sessions.GetSession(GetSessionRequest(session_id="s")).last_sequence == run
+
+        assert palaver.stop() == 0
+    assert processes_in(data_dir) == []
+
+
+def test_a_given_database_is_the_one_that_is_used(
+    serve: Serve,
+    directory: Path,
+    database_url: str,
+    database: psycopg.Connection[tuple[Any, ...]],
+) -> None:
+    _, client = serve(PALAVER_DATABASE_URL=database_url)
+
+    client.sessions.AddSession(AddSessionRequest(session_id="s"))
+
+    assert database.execute("SELECT session_id FROM sessions").fetchall() == [("s",)]
+    assert list(directory.glob("**/PG_VERSION")) == [], "an embedded PostgreSQL was made too"
+
+
+def test_a_flag_counts_for_more_than_a_variable(run_palaver: RunPalaver, database_url: str) -> None:
+    nowhere = "postgresql://palaver@127.0.0.1:1/palaver"
+
+    by_flag = run_palaver("migrate", "--database-url", database_url, PALAVER_DATABASE_URL=nowhere)
+    by_variable = run_palaver("migrate", PALAVER_DATABASE_URL=nowhere)
+
+    assert (by_flag.status, by_variable.status) == (0, 1)

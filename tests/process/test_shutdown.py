@@ -1,0 +1,127 @@
+"""SIGTERM and Ctrl-C: running calls finish, new ones are refused, and nothing is left."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import psycopg
+import pytest
+from palaver.v1.memory_pb2 import Message
+from palaver.v1.memory_service_pb2 import AddMemoryRequest, StreamMessagesRequest
+from palaver.v1.session_service_pb2 import GetSessionRequest
+
+from tests.client import Client, connected
+from tests.concurrency import wait_until_blocked
+from tests.process.conftest import Serve, StartPalaver
+from tests.processes import embedded_url, processes_in
+from tests.watching import NOT_SERVING, eventually, watched_health
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+
+@contextmanager
+def locked_session(database_url: str, session_id: str) -> Iterator[Connection]:
+    """Holds the lock of a session's row, until the connection that it gives commits."""
+    with closing(psycopg.connect(database_url)) as connection:
+        query = "SELECT FROM sessions WHERE session_id = %s FOR UPDATE"
+        assert connection.execute(query, [session_id]).rowcount == 1
+        yield connection
+
+
+def add_blocked(client: Client, database_url: str, session_id: str) -> Any:
+    """Begins to add a message, and gives the call when it waits for the lock."""
+    message = Message(role="user", content="late")
+    request = AddMemoryRequest(session_id=session_id, messages=[message])
+    call = client.memory.AddMemory.future(request)
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        wait_until_blocked(connection)
+    return call
+
+
+def stopped_cleanly(data_dir: Path) -> bool:
+    """Tells whether the embedded PostgreSQL wrote down that it was shut down, and is gone."""
+    last_line = (data_dir / "postgres.log").read_text().splitlines()[-1]
+    return last_line.endswith("database system is shut down") and not processes_in(data_dir)
+
+
+@pytest.mark.parametrize("way", [signal.SIGTERM, signal.SIGINT])
+def test_running_calls_finish_while_new_ones_are_refused(
+    way: signal.Signals, serve: Serve, data_dir: Path, session_id: str
+) -> None:
+    palaver, client = serve("--data-dir", str(data_dir))
+    for _ in range(4):  # more than is sent to a reader that does not read
+        client.add(session_id, *["x" * 100_000] * 10)
+    stream = client.memory.StreamMessages(
+        StreamMessagesRequest(session_id=session_id, chunk_size=1)
+    )
+    received = [next(stream)]
+
+    with (
+        locked_session(embedded_url(data_dir), session_id) as lock,
+        connected(client.address) as newcomer,
+    ):
+        call = add_blocked(client, embedded_url(data_dir), session_id)
+        with watched_health(client) as health:
+            palaver.process.send_signal(way)
+            health.turns(NOT_SERVING)
+        with pytest.raises(grpc.RpcError) as refused:
+            newcomer.sessions.GetSession(GetSessionRequest(session_id=session_id), timeout=30)
+        assert not call.done()
+        lock.commit()
+        assert call.result().messages[0].sequence == 41
+        received.extend(stream)
+
+    assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert len(received) in {40, 41}
+    assert palaver.wait() == 0
+    assert stopped_cleanly(data_dir)
+
+
+def test_a_call_that_outlasts_the_grace_period_is_ended_with_a_status(
+    serve: Serve, data_dir: Path, session_id: str
+) -> None:
+    palaver, client = serve("--data-dir", str(data_dir), "--shutdown-grace-seconds", "0.1")
+    client.add(session_id, "early")
+
+    with locked_session(embedded_url(data_dir), session_id):
+        call = add_blocked(client, embedded_url(data_dir), session_id)
+        assert palaver.stop() == 0
+
+    assert call.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+    assert stopped_cleanly(data_dir)
+
+
+def test_a_second_signal_leaves_nothing_running_either(serve: Serve, data_dir: Path) -> None:
+    palaver, _ = serve("--data-dir", str(data_dir))
+    palaver.process.send_signal(signal.SIGINT)
+    palaver.prints("shutting down")
+
+    # The impatient send it until it is gone.
+    while palaver.process.poll() is None:
+        palaver.process.send_signal(signal.SIGTERM)
+
+    eventually(lambda: stopped_cleanly(data_dir), "its PostgreSQL is stopped")
+
+
+@pytest.mark.parametrize(
+    ("way", "file"),
+    [
+        (signal.SIGTERM, "postgres.unfinished*/PG_VERSION"),
+        (signal.SIGINT, "postgres/postmaster.pid"),
+    ],
+    ids=["SIGTERM while initdb runs", "SIGINT while PostgreSQL starts"],
+)
+def test_a_signal_while_it_starts_leaves_nothing_running(
+    way: signal.Signals, file: str, start_palaver: StartPalaver, directory: Path
+) -> None:
+    data_dir = directory / "new"
+    palaver = start_palaver("serve", "--listen=127.0.0.1:0", "--data-dir", str(data_dir))
+    eventually(lambda: any(data_dir.glob(file)), f"{file} is there")
+
+    palaver.stop(way)
+
+    assert processes_in(data_dir) == []
+    assert "Traceback" not in palaver.output

@@ -1,0 +1,106 @@
+"""Callers that add memory through thick and thin, and what must be there afterwards."""
+
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import grpc
+from palaver.v1.memory_pb2 import Message
+from palaver.v1.memory_service_pb2 import AddMemoryRequest, StreamMessagesRequest
+
+from tests.client import Client
+from tests.watching import eventually
+
+_BATCH = 3
+
+# A server that comes back is found again at once.
+_CHANNEL_OPTIONS = (
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 100),
+)
+
+
+class Writer(threading.Thread):
+    """Adds batches to a session, each with ids, and again until it is acknowledged."""
+
+    def __init__(self, address: str, session_id: str, name: str) -> None:
+        super().__init__(name=name)
+        self.session_id = session_id
+        self.acknowledged: dict[str, int] = {}
+        self.failures: list[grpc.RpcError] = []
+        self._address = address
+        self._stopped = threading.Event()
+        self._given_up = threading.Event()
+
+    def run(self) -> None:
+        with grpc.insecure_channel(self._address, options=_CHANNEL_OPTIONS) as channel:
+            client = Client(channel, self._address)
+            while not self._stopped.is_set():
+                self._add(client, len(self.acknowledged))
+
+    def stop(self) -> None:
+        """Ends when the batch that it is at is acknowledged."""
+        self._stopped.set()
+        self.join()
+
+    def give_up(self) -> None:
+        """Ends at once."""
+        self._given_up.set()
+        self.stop()
+
+    def _add(self, client: Client, start: int) -> None:
+        ids = [f"{self.name} {number}" for number in range(start, start + _BATCH)]
+        messages = [Message(message_id=id_, role="user", content=f"by {id_}") for id_ in ids]
+        request = AddMemoryRequest(session_id=self.session_id, messages=messages)
+        while not self._given_up.wait(0.01):  # as a caller with manners would
+            try:
+                response = client.memory.AddMemory(request, timeout=20)
+            except grpc.RpcError as error:
+                self.failures.append(error)
+            else:
+                self.acknowledged |= {
+                    added.message_id: added.sequence for added in response.messages
+                }
+                return
+
+
+@contextmanager
+def writing(address: str, session_id: str) -> Iterator[Sequence[Writer]]:
+    """Six writers at work, two to a session; the sessions are named after `session_id`."""
+    writers = [Writer(address, f"{session_id}-{n % 3}", f"w{n}") for n in range(6)]
+    for writer in writers:
+        writer.start()
+    try:
+        progress(writers)
+        yield writers
+        for writer in writers:
+            writer.stop()
+    finally:
+        for writer in writers:
+            writer.give_up()
+
+
+def progress(writers: Sequence[Writer]) -> None:
+    """Waits until each of them has had five more batches acknowledged."""
+    goals = {writer: len(writer.acknowledged) + 5 * _BATCH for writer in writers}
+    eventually(
+        lambda: all(len(writer.acknowledged) >= goal for writer, goal in goals.items()),
+        "every writer gets on",
+        within=60,
+    )
+
+
+def check_history(client: Client, writers: Sequence[Writer]) -> None:
+    """Checks that every acknowledged message is there once, where it was said to be."""
+    for session_id in {writer.session_id for writer in writers}:
+        pages = client.memory.StreamMessages(StreamMessagesRequest(session_id=session_id))
+        history = [message for page in pages for message in page.messages]
+        assert [message.sequence for message in history] == list(range(1, len(history) + 1))
+        assert all(message.content == f"by {message.message_id}" for message in history)
+
+        here = [writer for writer in writers if writer.session_id == session_id]
+        acknowledged = {id_: at for writer in here for id_, at in writer.acknowledged.items()}
+        assert {message.message_id: message.sequence for message in history} == acknowledged
+        assert max(Counter(message.message_id for message in history).values()) == 1

@@ -1,0 +1,124 @@
+"""Palaver and PostgreSQL as processes of their own, of which nothing stays behind."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+from psycopg.conninfo import make_conninfo
+
+from tests.watching import eventually
+
+ROOT = Path(__file__).parents[1]
+
+# What a test waits for a process at the most, on a busy machine.
+_SECONDS_TO_END = 60
+
+
+@contextmanager
+def scratch_directory() -> Iterator[Path]:
+    """A directory that is removed after the block, with every process that works in it."""
+    directory = Path(tempfile.mkdtemp(prefix="palaver-test-"))
+    try:
+        yield directory
+    finally:
+        end_processes_in(directory)
+        shutil.rmtree(directory)
+
+
+def end_processes_in(directory: Path) -> None:
+    """Kills all that works in a directory."""
+    while leftovers := processes_in(directory):
+        for process in leftovers:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(leftovers)
+
+
+def processes_in(directory: Path) -> list[psutil.Process]:
+    """Finds the processes that work in a directory, or were started with its name."""
+    return [process for process in psutil.process_iter() if _belongs_to(process, directory)]
+
+
+def _belongs_to(process: psutil.Process, directory: Path) -> bool:
+    try:
+        if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        where = [process.cwd(), *process.cmdline()]
+    except psutil.Error:  # ended just now, or is somebody else's
+        return False
+    return any(str(directory) in part for part in where)
+
+
+def embedded_url(data_dir: Path) -> str:
+    """The URL of the embedded PostgreSQL that a Palaver runs on this data directory."""
+    return make_conninfo(host=str(data_dir / "postgres"), user="palaver", dbname="postgres")
+
+
+def postmaster_pid(data_dir: Path) -> int:
+    """The process id of that PostgreSQL, as its lock file has it."""
+    return int((data_dir / "postgres" / "postmaster.pid").read_text().splitlines()[0])
+
+
+def _environment(data_home: Path, variables: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a Palaver: without settings from outside, and without the user's data."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PALAVER_")}
+    stubs = str(ROOT / "generated" / "python")
+    return {**kept, "PYTHONPATH": stubs, "XDG_DATA_HOME": str(data_home), **variables}
+
+
+class PalaverProcess:
+    """`palaver` with these arguments; what it prints goes to a file in `directory`."""
+
+    def __init__(
+        self, arguments: Sequence[str], directory: Path, variables: Mapping[str, str]
+    ) -> None:
+        number = len(list(directory.glob("palaver-*.log")))
+        self._log = directory / f"palaver-{number}.log"
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "server", *arguments],
+                cwd=ROOT,
+                env=_environment(directory, variables),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    @property
+    def output(self) -> str:
+        """What it has printed so far."""
+        return self._log.read_text()
+
+    def prints(self, pattern: str) -> re.Match[str]:
+        """Waits until it has printed this, and gives the match."""
+
+        def printed() -> re.Match[str] | None:
+            ended = self.process.poll() is not None
+            match = re.search(pattern, self.output)
+            assert match or not ended, f"it ended without printing {pattern!r}:\n{self.output}"
+            return match
+
+        return eventually(printed, f"it prints {pattern!r}", within=_SECONDS_TO_END)
+
+    def wait(self, *, within: float = _SECONDS_TO_END) -> int:
+        """Waits until it ends, and gives the exit status."""
+        return self.process.wait(within)
+
+    def stop(self, way: signal.Signals = signal.SIGTERM) -> int:
+        """Sends a signal, waits until it ends, and gives the exit status."""
+        self.process.send_signal(way)
+        return self.wait()
+
+    def kill(self) -> None:
+        """Ends it, whatever it is at."""
+        self.process.kill()
+        self.process.wait()

@@ -1,0 +1,179 @@
+"""Compares what the service answers with what the model does, whole.
+
+What only the server knows is checked for what is promised of it, and then adopted.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message as ProtobufMessage
+from google.protobuf.struct_pb2 import Struct, Value
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc.error_details_pb2 import ErrorInfo, ResourceInfo
+from palaver.v1 import memory_pb2, memory_service_pb2, session_pb2
+
+from tests import model_state as state
+from tests.client import Client, refused
+from tests.model import Model
+
+UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+
+
+def plain(struct: Struct) -> state.Metadata:
+    """A Struct as plain Python; numbers are floats."""
+    return {name: _plain(value) for name, value in struct.fields.items()}
+
+
+def _plain(value: Value) -> Any:
+    kind = value.WhichOneof("kind")
+    if kind == "struct_value":
+        return plain(value.struct_value)
+    if kind == "list_value":
+        return [_plain(item) for item in value.list_value.values]
+    return None if kind == "null_value" else getattr(value, str(kind))
+
+
+def kept(struct: Struct) -> state.Metadata:
+    """A Struct as the service must keep it: negative zero is zero."""
+
+    def keep(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: keep(item) for name, item in value.items()}
+        if isinstance(value, list):
+            return [keep(item) for item in value]
+        return 0.0 if value == 0.0 and isinstance(value, float) else value
+
+    return {name: keep(value) for name, value in plain(struct).items()}
+
+
+def nanoseconds(timestamp: Timestamp) -> int:
+    return timestamp.seconds * 1_000_000_000 + timestamp.nanos
+
+
+@dataclass
+class Answer:
+    """What the model answers, and what the service does."""
+
+    expected: Any
+    responses: list[Any]
+
+    @property
+    def response(self) -> Any:
+        """The one response."""
+        (response,) = self.responses
+        return response
+
+
+class Answers:
+    """Compares the answers of one service with one model."""
+
+    def __init__(self, client: Client, model: Model) -> None:
+        self._client = client
+        self._model = model
+
+    def send(self, request: ProtobufMessage, expect: Callable[[], Any]) -> Answer | None:
+        """Asks the model and the service; gives None if both refuse, and for the same reason."""
+        try:
+            expected = expect()
+        except state.Refused as refusal:
+            self._compare_refusal(request, refusal)
+            return None
+        return Answer(expected, self._client.send(request))
+
+    def _compare_refusal(self, request: ProtobufMessage, refusal: state.Refused) -> None:
+        if isinstance(refusal, state.Stale):
+            with refused(grpc.StatusCode.ABORTED) as answer:
+                self._client.send(request)
+            _, actual = refusal.args
+            assert answer.detail(ErrorInfo).metadata["last_sequence"] == str(actual)
+            return
+        missing = isinstance(refusal, state.NotFound)
+        code = grpc.StatusCode.NOT_FOUND if missing else grpc.StatusCode.ALREADY_EXISTS
+        with refused(code) as answer:
+            self._client.send(request)
+        kind, name = refusal.args
+        info = answer.detail(ResourceInfo)
+        assert (info.resource_type, info.resource_name) == (f"palaver.v1.{kind}", name)
+
+    def compare_page(self, kind: str, expected: Sequence[Any], actual: Any, limit: int) -> None:
+        """Compares a page with the rest of the listing from there on."""
+        self._compare_items(kind, expected[:limit], getattr(actual, kind))
+        has_more = len(expected) > limit
+        assert actual.next_cursor == (_position(getattr(actual, kind)[-1]) if has_more else 0)
+
+    def compare_chunks(
+        self, kind: str, expected: Sequence[Any], actual: Sequence[Any], limit: int
+    ) -> None:
+        """Compares the chunks of a stream with the rest of the listing from there on."""
+        chunks = [getattr(response, kind) for response in actual]
+        self._compare_items(kind, expected, [item for chunk in chunks for item in chunk])
+        assert all(1 <= len(chunk) <= limit for chunk in chunks)
+        ends = [_position(chunk[-1]) for chunk in chunks]
+        assert [response.next_cursor for response in actual] == ends
+
+    def _compare_items(self, kind: str, expected: Sequence[Any], actual: Sequence[Any]) -> None:
+        compare: Any = self.compare_session if kind == "sessions" else self.compare_message
+        assert len(actual) == len(expected)
+        for expected_item, actual_item in zip(expected, actual, strict=True):
+            compare(expected_item, actual_item)
+
+    def compare_session(self, expected: state.Session, actual: session_pb2.Session) -> None:
+        assert actual.session_id == expected.session_id
+        assert actual.user_id == expected.user_id
+        assert state.as_json(plain(actual.metadata)) == state.as_json(expected.metadata)
+        assert actual.last_sequence == expected.last_sequence
+        expected.id = self._settle(expected.id, actual.id)
+        self._model.saw_id(actual.id)
+        self._compare_times(expected, actual)
+
+    def compare_message(self, expected: state.Message, actual: memory_pb2.Message) -> None:
+        assert actual.message_id == expected.message_id
+        assert (actual.role, actual.content) == (expected.role, expected.content)
+        assert state.as_json(plain(actual.metadata)) == state.as_json(expected.metadata)
+        assert actual.token_count == expected.token_count
+        assert actual.sequence == expected.sequence
+        self._compare_times(expected, actual)
+
+    def compare_messages(
+        self, expected: Sequence[state.Message], actual: Sequence[memory_pb2.Message]
+    ) -> None:
+        self._compare_items("messages", expected, actual)
+
+    def compare_added(
+        self, expected: state.Message, actual: memory_service_pb2.AddedMessage
+    ) -> None:
+        if not expected.message_id:
+            assert UUID7.fullmatch(actual.message_id)
+            expected.message_id = actual.message_id
+        assert actual.message_id == expected.message_id
+        assert actual.sequence == expected.sequence
+        expected.created_at = self.settle_time(expected.created_at, actual.created_at)
+
+    def _compare_times(
+        self,
+        expected: state.Session | state.Message,
+        actual: session_pb2.Session | memory_pb2.Message,
+    ) -> None:
+        expected.created_at = self.settle_time(expected.created_at, actual.created_at)
+        expected.updated_at = self.settle_time(expected.updated_at, actual.updated_at)
+
+    def settle_time(self, expected: state.Number, actual: Timestamp) -> int:
+        time = self._settle(expected, nanoseconds(actual))
+        if isinstance(expected, state.Later):
+            assert actual.nanos % 1000 == 0
+            self._model.saw_time(time)
+        return time
+
+    def _settle(self, expected: state.Number, actual: int) -> int:
+        if isinstance(expected, state.Later):
+            assert actual >= expected.least or actual == expected.or_still
+        else:
+            assert actual == expected
+        return actual
+
+
+def _position(item: session_pb2.Session | memory_pb2.Message) -> int:
+    return item.id if isinstance(item, session_pb2.Session) else item.sequence

@@ -1,0 +1,90 @@
+"""Requests that break rules for their fields, and the paths of the fields that do."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from google.protobuf.message import Message as ProtobufMessage
+from hypothesis import strategies as st
+from palaver.v1.memory_pb2 import Message
+from palaver.v1.memory_service_pb2 import DeleteMessagesRequest
+from palaver.v1.session_service_pb2 import ListAllSessionsRequest, ListSessionsRequest
+
+from tests.state_machine import requests
+
+
+class BadRequest(NamedTuple):
+    """A request, and the paths of its bad fields."""
+
+    request: ProtobufMessage
+    fields: set[str]
+
+
+Damage = Callable[[Any], object]
+
+LONG = "x" * 1025
+DAMAGES: dict[str, list[tuple[str, Damage]]] = {
+    "session_id": [
+        ("session_id", lambda r: setattr(r, "session_id", "")),
+        ("session_id", lambda r: setattr(r, "session_id", LONG)),
+    ],
+    "user_id": [("user_id", lambda r: setattr(r, "user_id", "nul \0"))],
+    "message_id": [("message_id", lambda r: setattr(r, "message_id", ""))],
+    "metadata": [("metadata", lambda r: r.metadata.update({"a": float("nan")}))],
+    "limit": [("limit", lambda r: setattr(r, "limit", 1001))],
+    "chunk_size": [("chunk_size", lambda r: setattr(r, "chunk_size", -1))],
+    "cursor": [("cursor", lambda r: setattr(r, "cursor", -1))],
+    "filter": [
+        ("filter.user_id", lambda r: setattr(r.filter, "user_id", LONG)),
+        ("filter.created_after", lambda r: setattr(r.filter.created_after, "nanos", -1)),
+    ],
+    "role": [("role", lambda r: setattr(r, "role", ""))],
+    "content": [("content", lambda r: setattr(r, "content", "\0"))],
+    "token_count": [("token_count", lambda r: setattr(r, "token_count", -1))],
+    "expected_last_sequence": [
+        ("expected_last_sequence", lambda r: setattr(r, "expected_last_sequence", -1))
+    ],
+    "max_tokens": [("max_tokens", lambda r: setattr(r, "max_tokens", -1))],
+    "older_than": [("older_than", lambda r: setattr(r.older_than, "seconds", -1))],
+    "message_ids": [("message_ids[0]", lambda r: r.message_ids.insert(0, ""))],
+    "messages": [
+        ("messages[0].role", lambda r: setattr(r.messages[0], "role", "x" * 65)),
+        ("messages[0].created_at", lambda r: setattr(r.messages[0].created_at, "seconds", 2**40)),
+        ("messages[1].message_id", lambda r: r.messages.insert(1, _twin(r.messages[0]))),
+    ],
+}
+
+
+def _twin(message: Message) -> Message:
+    message.message_id = "twin"
+    return Message(message_id="twin", role="user")
+
+
+VALID = st.one_of(
+    requests.add_session,
+    requests.update_session,
+    st.builds(ListSessionsRequest),
+    st.builds(ListAllSessionsRequest),
+    requests.add_memory,
+    requests.get_memory,
+    requests.list_messages,
+    requests.stream_messages,
+    requests.update_message,
+    requests.delete_messages,
+    requests.purge_deleted,
+)
+
+
+@st.composite
+def bad_requests(draw: st.DrawFn) -> BadRequest:
+    """Takes a request that breaks no rule, and has it break some."""
+    request = draw(VALID)
+    names = {field.name for field in request.DESCRIPTOR.fields}
+    if isinstance(request, DeleteMessagesRequest) and request.last_n:
+        names.remove("message_ids")
+    damages = [damage for name in sorted(names) for damage in DAMAGES.get(name, [])]
+    chosen = draw(
+        st.lists(st.sampled_from(damages), min_size=1, max_size=3, unique_by=lambda d: d[0])
+    )
+    for _, damage in chosen:
+        damage(request)
+    return BadRequest(request, {path for path, _ in chosen})

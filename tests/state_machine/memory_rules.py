@@ -1,0 +1,178 @@
+"""The calls of MemoryService."""
+
+from google.protobuf.duration_pb2 import Duration
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize, rule
+from palaver.v1 import memory_pb2
+from palaver.v1.admin_service_pb2 import PurgeDeletedRequest
+from palaver.v1.memory_service_pb2 import (
+    AddMemoryRequest,
+    DeleteMessagesRequest,
+    GetMemoryRequest,
+    GetMessageRequest,
+    ListMessagesRequest,
+    StreamMessagesRequest,
+    UpdateMessageRequest,
+)
+from palaver.v1.session_service_pb2 import DeleteSessionRequest
+
+from tests import model_state as state
+from tests.state_machine import requests
+from tests.state_machine.answers import kept, nanoseconds, plain
+from tests.state_machine.session_rules import DEFAULT_LIMIT, SessionRules
+
+
+class MemoryRules(SessionRules):
+    """The rules that call MemoryService."""
+
+    @initialize(batches=st.lists(requests.add_memory, min_size=1, max_size=3))
+    def begin_with_messages(self, batches: list[AddMemoryRequest]) -> None:
+        for request in batches:
+            self.add_memory(request)
+
+    @rule(
+        session_id=requests.session_ids,
+        meanwhile=st.sampled_from(["", "", "delete", "delete", "delete and purge"]),
+    )
+    def add_memory_again(self, session_id: str, meanwhile: str) -> None:
+        """Retries what added to the session last, if anything did; it may be gone by then."""
+        if session_id in self._last_added:
+            if "delete" in meanwhile:
+                self.delete_session(session_id, DeleteSessionRequest)
+            if "purge" in meanwhile:
+                self.purge_deleted(PurgeDeletedRequest(older_than=Duration()))
+            self.add_memory(self._last_added[session_id])
+
+    @rule(request=requests.add_memory)
+    def add_memory(self, request: AddMemoryRequest) -> None:
+        self._last_added[request.session_id] = request
+        expects = request.HasField("expected_last_sequence")
+        answer = self._answers.send(
+            request,
+            lambda: self._model.add_memory(
+                request.session_id,
+                [_as_given(message) for message in request.messages],
+                user_id=request.user_id,
+                expected=request.expected_last_sequence if expects else None,
+            ),
+        )
+        if answer:
+            expected, actual = answer.expected, answer.response
+            assert actual.session_created == expected.session_created
+            assert actual.session_undeleted == expected.session_undeleted
+            for added, told in zip(expected.messages, actual.messages, strict=True):
+                self._answers.compare_added(added, told)
+        self.look_at(request.session_id)
+
+    @rule(request=requests.reads)
+    def read(self, request: GetMemoryRequest | ListMessagesRequest | StreamMessagesRequest) -> None:
+        match request:
+            case GetMemoryRequest():
+                self._get_memory(request)
+                for max_tokens in (1, 2, 3):  # a budget that is just met is easily missed
+                    request.max_tokens = max_tokens
+                    self._get_memory(request)
+            case ListMessagesRequest():
+                self._list_messages(request)
+            case StreamMessagesRequest():
+                self._stream_messages(request)
+
+    def _get_memory(self, request: GetMemoryRequest) -> None:
+        answer = self._answers.send(
+            request,
+            lambda: self._model.get_memory(
+                request.session_id, last_n=request.last_n, max_tokens=request.max_tokens
+            ),
+        )
+        if answer:
+            expected, actual = answer.expected, answer.response
+            assert actual.session_id == request.session_id
+            assert state.as_json(plain(actual.metadata)) == state.as_json(expected.metadata)
+            assert actual.has_more == expected.has_more
+            self._answers.compare_messages(expected.messages, actual.messages)
+
+    def _list_messages(self, request: ListMessagesRequest) -> None:
+        answer = self._answers.send(
+            request,
+            lambda: self._model.messages(
+                request.session_id, newest_first=request.newest_first, cursor=request.cursor
+            ),
+        )
+        if answer:
+            limit = request.limit or DEFAULT_LIMIT
+            self._answers.compare_page("messages", answer.expected, answer.response, limit)
+
+    def _stream_messages(self, request: StreamMessagesRequest) -> None:
+        answer = self._answers.send(
+            request,
+            lambda: self._model.messages(
+                request.session_id, newest_first=False, cursor=request.cursor
+            ),
+        )
+        if answer:
+            limit = request.chunk_size or DEFAULT_LIMIT
+            self._answers.compare_chunks("messages", answer.expected, answer.responses, limit)
+
+    def _name(self, session_id: str, message_id: str) -> str:
+        """Gives NEWEST the id that it stands for, if there is any message."""
+        if message_id == requests.NEWEST:
+            for session in self.all_sessions():
+                if session.session_id == session_id and session.messages:
+                    return session.messages[-1].message_id
+        return message_id
+
+    @rule(session_id=requests.session_ids, message_id=requests.message_ids)
+    def get_message(self, session_id: str, message_id: str) -> None:
+        message_id = self._name(session_id, message_id)
+        answer = self._answers.send(
+            GetMessageRequest(session_id=session_id, message_id=message_id),
+            lambda: self._model.message(session_id, message_id),
+        )
+        if answer:
+            self._answers.compare_messages([answer.expected], answer.responses)
+
+    @rule(request=requests.update_message)
+    def update_message(self, request: UpdateMessageRequest) -> None:
+        request.message_id = self._name(request.session_id, request.message_id)
+        given = {
+            name: getattr(request, name)
+            for name in ("role", "content", "token_count")
+            if request.HasField(name)
+        }
+        if request.HasField("metadata"):
+            given["metadata"] = kept(request.metadata)
+        answer = self._answers.send(
+            request,
+            lambda: self._model.update_message(request.session_id, request.message_id, **given),
+        )
+        if answer:
+            self._answers.compare_messages([answer.expected], answer.responses)
+        self.look_at(request.session_id)
+
+    @rule(request=requests.delete_messages)
+    def delete_messages(self, request: DeleteMessagesRequest) -> None:
+        named = [self._name(request.session_id, name) for name in request.message_ids]
+        request.message_ids[:] = named
+        answer = self._answers.send(
+            request,
+            lambda: self._model.delete_messages(
+                request.session_id, message_ids=request.message_ids, last_n=request.last_n
+            ),
+        )
+        if answer:
+            self._answers.compare_messages(answer.expected, answer.response.messages)
+        self.look_at(request.session_id)
+
+
+def _as_given(message: memory_pb2.Message) -> state.Message:
+    """A message to add as the model takes it; a time is kept to the microsecond, rounded down."""
+    given = state.Message(
+        message.message_id,
+        message.role,
+        message.content,
+        kept(message.metadata),
+        message.token_count,
+    )
+    if message.HasField("created_at"):
+        given.created_at = nanoseconds(message.created_at) // 1000 * 1000
+    return given

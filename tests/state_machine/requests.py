@@ -1,0 +1,143 @@
+"""Requests as hypothesis draws them: of few ids, so that they meet, revive and collide."""
+
+from collections.abc import Callable
+from typing import Any
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.struct_pb2 import Struct
+from google.protobuf.timestamp_pb2 import Timestamp
+from hypothesis import strategies as st
+from palaver.v1.admin_service_pb2 import PurgeDeletedRequest
+from palaver.v1.memory_pb2 import Message
+from palaver.v1.memory_service_pb2 import (
+    AddMemoryRequest,
+    DeleteMessagesRequest,
+    GetMemoryRequest,
+    ListMessagesRequest,
+    StreamMessagesRequest,
+    UpdateMessageRequest,
+)
+from palaver.v1.session_service_pb2 import AddSessionRequest, UpdateSessionRequest
+
+from tests.model_state import Metadata
+
+NEWEST = "(the newest message, whatever its id)"
+
+# The first ones more often, so that there is something to find.
+session_ids = st.sampled_from(["s", "s", "s", "s", "S", "S", "🙂" * 256])
+user_ids = st.sampled_from(["", "u", "U"])
+MESSAGE_IDS = ["m0", "m1", "m 2'\"\\%"]
+message_ids = st.sampled_from([*MESSAGE_IDS, NEWEST])
+roles = st.sampled_from(["user", "assistant", "é" * 64])
+contents = st.sampled_from(["", "hi", "ä🙂…", "\u2028\x01\ufffe", "four"])
+token_counts = st.sampled_from([0, 0, 1, 3, 2**31 - 1])
+limits = st.sampled_from([0, 1, 2, 3, 1000])
+sequences = st.integers(0, 12) | st.just(2**63 - 1)
+
+numbers = st.sampled_from([0.0, 1.0, 2.0, -0.0, -1.5, 0.1, 2.0**53 + 2, 1e22, 1e-7])
+scalars = st.none() | st.booleans() | numbers | st.sampled_from(["", "pro", 'é\\"\u0001'])
+keys = st.sampled_from(["plan", "n", "flag", "a", "b", ""])
+
+
+def _nested(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.lists(inner, max_size=2) | st.dictionaries(keys, inner, max_size=2)
+
+
+def _struct(fields: dict[str, Any]) -> Struct:
+    struct = Struct()
+    struct.update(fields)
+    return struct
+
+
+structs = st.dictionaries(keys, st.recursive(scalars, _nested, max_leaves=4), max_size=3).map(
+    _struct
+)
+optional_structs = st.none() | structs
+times = st.none() | st.sampled_from(
+    [Timestamp(), Timestamp(seconds=-1, nanos=999_999_999), Timestamp(seconds=2**33, nanos=1_999)]
+)
+
+messages = st.builds(
+    Message,
+    message_id=st.sampled_from(["", *MESSAGE_IDS]),
+    role=roles,
+    content=contents,
+    metadata=optional_structs,
+    token_count=token_counts,
+    created_at=times,
+    sequence=st.sampled_from([0, 99]),  # ignored
+)
+
+batches = st.lists(messages, min_size=1, max_size=4, unique_by=lambda m: m.message_id or id(m))
+
+add_session = st.builds(
+    AddSessionRequest, session_id=session_ids, user_id=user_ids, metadata=optional_structs
+)
+update_session = st.builds(
+    UpdateSessionRequest,
+    session_id=session_ids,
+    metadata=optional_structs,
+    replace_metadata=st.booleans(),
+    user_id=st.none() | user_ids,
+)
+add_memory = st.builds(
+    AddMemoryRequest,
+    session_id=session_ids,
+    messages=batches,
+    user_id=st.none() | user_ids,
+    expected_last_sequence=st.sampled_from([None] * 8 + [0, 1, 2, 3]),
+)
+get_memory = st.builds(
+    GetMemoryRequest,
+    session_id=session_ids,
+    last_n=st.sampled_from([0, 0, 1, 2, 1000, 2**31 - 1]),
+    max_tokens=st.sampled_from([0, 0, 1, 2, 3, 2**31 - 1]),
+)
+list_messages = st.builds(
+    ListMessagesRequest,
+    session_id=session_ids,
+    limit=limits,
+    cursor=sequences,
+    newest_first=st.booleans(),
+)
+stream_messages = st.builds(
+    StreamMessagesRequest, session_id=session_ids, chunk_size=limits, cursor=sequences
+)
+reads = st.one_of(get_memory, list_messages, stream_messages)
+update_message = st.builds(
+    UpdateMessageRequest,
+    session_id=session_ids,
+    message_id=message_ids,
+    role=st.none() | roles,
+    content=st.none() | contents,
+    token_count=st.none() | token_counts,
+    metadata=optional_structs,
+)
+delete_messages = st.builds(
+    DeleteMessagesRequest,
+    session_id=session_ids,
+    message_ids=st.lists(message_ids, min_size=1, max_size=3),
+) | st.builds(DeleteMessagesRequest, session_id=session_ids, last_n=st.integers(1, 3))
+
+HOUR = Duration(seconds=3600)
+purge_deleted = st.builds(
+    PurgeDeletedRequest, older_than=st.sampled_from([Duration(), Duration(), HOUR, None])
+)
+
+
+# SQL/JSON paths, and what they say of metadata.
+PATHS: dict[str, Callable[[Metadata], bool]] = {
+    '$.plan == "pro"': lambda m: any(item == "pro" for item in _items(m.get("plan"))),
+    "$.n > 1": lambda m: any(type(item) is float and item > 1 for item in _items(m.get("n"))),
+    "exists($.a.b)": lambda m: any(
+        type(item) is dict and "b" in item for item in _items(m.get("a"))
+    ),
+    "$.flag": lambda m: m.get("flag") is True,
+    "$.flag == null": lambda m: "flag" in m and None in _items(m["flag"]),
+}
+paths = st.sampled_from(["", "", *PATHS])
+
+
+def _items(value: Any) -> list[Any]:
+    """What a path that wants single values takes a value for: a list is its items."""
+    return value if isinstance(value, list) else [value]

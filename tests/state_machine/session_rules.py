@@ -1,0 +1,154 @@
+"""The calls of SessionService and AdminService, and what all rules share."""
+
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule
+from palaver.v1.admin_service_pb2 import PurgeDeletedRequest
+from palaver.v1.memory_service_pb2 import (
+    AddMemoryRequest,
+    DeleteMemoryRequest,
+    ListMessagesRequest,
+)
+from palaver.v1.session_pb2 import SessionFilter
+from palaver.v1.session_service_pb2 import (
+    AddSessionRequest,
+    DeleteSessionRequest,
+    GetSessionRequest,
+    ListAllSessionsRequest,
+    ListSessionsRequest,
+    UpdateSessionRequest,
+)
+
+from tests import model_state as state
+from tests.client import Client
+from tests.model import Model
+from tests.state_machine import requests
+from tests.state_machine.answers import Answers, kept
+
+DEFAULT_LIMIT = 100
+
+
+class SessionRules(RuleBasedStateMachine):
+    """Each rule is a call or two; after a change, all that may have changed is read again."""
+
+    def __init__(self, client: Client, *, window: int) -> None:
+        super().__init__()
+        self._client = client
+        self._model = Model(window=window)
+        self._answers = Answers(client, self._model)
+        self._last_added: dict[str, AddMemoryRequest] = {}
+        self._positions = [0]  # where a listing may start: also after sessions that are gone
+
+    def all_sessions(self) -> list[state.Session]:
+        """The live sessions, by listing position."""
+        return self._model.sessions(newest_first=False, cursor=0, matches=lambda _: True)
+
+    def look_at(self, session_id: str) -> None:
+        """Compares a session and all its messages."""
+        get = GetSessionRequest(session_id=session_id)
+        answer = self._answers.send(get, lambda: self._model.session(session_id))
+        if answer is None:
+            return
+        session: state.Session = answer.expected
+        self._answers.compare_session(session, answer.response)
+        if answer.response.id not in self._positions:
+            self._positions.append(answer.response.id)
+        (page,) = self._client.send(ListMessagesRequest(session_id=session_id, limit=1000))
+        self._answers.compare_page("messages", session.messages, page, 1000)
+        for message in session.messages:
+            assert state.known(message.updated_at) <= state.known(session.updated_at)
+
+    @rule(request=requests.add_session)
+    def add_session(self, request: AddSessionRequest) -> None:
+        answer = self._answers.send(
+            request,
+            lambda: self._model.add_session(
+                request.session_id, request.user_id, kept(request.metadata)
+            ),
+        )
+        if answer:
+            self._answers.compare_session(answer.expected, answer.response)
+        self.look_at(request.session_id)
+
+    @rule(request=requests.update_session)
+    def update_session(self, request: UpdateSessionRequest) -> None:
+        answer = self._answers.send(
+            request,
+            lambda: self._model.update_session(
+                request.session_id,
+                kept(request.metadata) if request.HasField("metadata") else None,
+                replace=request.replace_metadata,
+                user_id=request.user_id if request.HasField("user_id") else None,
+            ),
+        )
+        if answer:
+            self._answers.compare_session(answer.expected, answer.response)
+        self.look_at(request.session_id)
+
+    @rule(
+        session_id=requests.session_ids,
+        by=st.sampled_from([DeleteSessionRequest, DeleteMemoryRequest]),
+    )
+    def delete_session(self, session_id: str, by: Callable[..., Any]) -> None:
+        answer = self._answers.send(
+            by(session_id=session_id), lambda: self._model.delete_session(session_id)
+        )
+        if answer:
+            assert answer.response.messages_deleted == answer.expected
+            self._answers.settle_time(self._model.now(), answer.response.deleted_at)
+        self.look_at(session_id)
+
+    @rule(request=requests.purge_deleted)
+    def purge_deleted(self, request: PurgeDeletedRequest) -> None:
+        # Nothing here is an hour old, and an hour is the retention too.
+        all_of_it = request.HasField("older_than") and request.older_than != requests.HOUR
+        counts = self._model.purge() if all_of_it else (0, 0)
+        progress: list[Any] = self._client.send(request)
+        assert all((p.messages.estimated, p.sessions.estimated) == counts for p in progress)
+        done = [(p.messages.done, p.sessions.done) for p in progress]
+        assert done == sorted(done)
+        assert done[-1] == counts
+
+    @rule(
+        limit=requests.limits,
+        newest_first=st.booleans(),
+        user_id=requests.user_ids,
+        path=requests.paths,
+        ranks=st.tuples(*[st.integers(0, 8)] * 3),
+    )
+    def list_sessions(
+        self,
+        limit: int,
+        newest_first: bool,  # noqa: FBT001 - the rule gives it by name
+        user_id: str,
+        path: str,
+        ranks: tuple[int, int, int],
+    ) -> None:
+        after, before = self._created_at(ranks[0]), self._created_at(ranks[1])
+        cursor = self._positions[ranks[2] % len(self._positions)]
+        narrowed = SessionFilter(user_id=user_id, metadata=path)
+        if after:
+            narrowed.created_after.FromNanoseconds(after)
+        if before:
+            narrowed.created_before.FromNanoseconds(before)
+
+        def matches(session: state.Session) -> bool:
+            return (
+                user_id in {"", session.user_id}
+                and (not path or requests.PATHS[path](session.metadata))
+                and after <= state.known(session.created_at) < (before or 2**63)
+            )
+
+        expected = self._model.sessions(newest_first=newest_first, cursor=cursor, matches=matches)
+        how: dict[str, Any] = {"cursor": cursor, "newest_first": newest_first, "filter": narrowed}
+        (page,) = self._client.send(ListSessionsRequest(limit=limit, **how))
+        self._answers.compare_page("sessions", expected, page, limit or DEFAULT_LIMIT)
+        chunks = self._client.send(ListAllSessionsRequest(chunk_size=limit, **how))
+        self._answers.compare_chunks("sessions", expected, chunks, limit or DEFAULT_LIMIT)
+
+    def _created_at(self, rank: int) -> int:
+        """When one of the sessions was created; 0 rather often."""
+        times = [state.known(session.created_at) for session in self.all_sessions()]
+        return times[rank] if rank < len(times) else 0

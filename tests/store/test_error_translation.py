@@ -1,0 +1,111 @@
+"""What the driver's errors become: the database away, or a bug."""
+
+import asyncio
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from server.errors import DatabaseUnavailable
+from server.store.error_translation import translated_errors
+from server.store.pool import Pool
+from tests.concurrency import Connection, wait_until
+from tests.conftest import Run
+
+# The database is away, starts, stops, or has no room now: the caller may try again.
+UNAVAILABLE = {
+    "08000": "connection exception",
+    "08003": "connection does not exist",
+    "08006": "connection failure",
+    "25006": "read-only transaction: a standby, after a failover",
+    "40001": "serialization failure",
+    "40P01": "deadlock detected",
+    "53100": "disk full",
+    "53200": "out of memory",
+    "53300": "too many connections",
+    "55P03": "lock not available",
+    "57P01": "admin shutdown",
+    "57P02": "crash shutdown",
+    "57P03": "cannot connect now",
+    "57P05": "idle session timeout: the connection is lost",
+    "25P03": "idle in transaction timeout: the connection is lost",
+}
+
+# Nothing that trying again would mend.
+BUGS = {
+    "22001": "string data right truncation",
+    "22P05": "untranslatable character",
+    "23502": "not null violation",
+    "23505": "unique violation",
+    "25P02": "in failed transaction",
+    "42601": "syntax error",
+    "42P01": "undefined table",
+    "XX000": "internal error",
+}
+
+
+async def became(pool: Pool, sqlstate: str) -> type[BaseException]:
+    """Has the database raise an error, and gives what it has become."""
+    raising = sql.SQL("DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = {}; END $$")
+    with pytest.raises((DatabaseUnavailable, psycopg.Error)) as raised:
+        async with pool.connection() as connection:
+            await connection.execute(raising.format(sql.Literal(sqlstate)))
+    cause = raised.value.__cause__ or raised.value
+    assert isinstance(cause, psycopg.Error)
+    assert cause.sqlstate == sqlstate
+    return raised.type
+
+
+def test_an_error_that_passes_says_that_the_database_is_unavailable(pool: Pool, run: Run) -> None:
+    became_so = {state for state in UNAVAILABLE if run(became(pool, state)) is DatabaseUnavailable}
+
+    assert became_so == UNAVAILABLE.keys()
+
+
+def test_an_error_that_stays_is_a_bug(pool: Pool, run: Run) -> None:
+    became_unavailable = {
+        state for state in BUGS if run(became(pool, state)) is DatabaseUnavailable
+    }
+
+    assert became_unavailable == set()
+
+
+def test_a_connection_that_cannot_be_made_says_that_the_database_is_unavailable() -> None:
+    with pytest.raises(DatabaseUnavailable), translated_errors():
+        psycopg.connect("host=/nonexistent dbname=palaver")
+
+
+def test_other_errors_pass_through() -> None:
+    with pytest.raises(KeyError), translated_errors():
+        raise KeyError
+
+
+def test_a_connection_that_was_closed_for_being_idle_is_no_bug(
+    pool: Pool, run: Run, database: Connection
+) -> None:
+    async def use_after_a_while() -> None:
+        async with pool.connection() as connection:
+            pid = connection.info.backend_pid
+            await connection.execute("SET idle_session_timeout = 1")
+            await asyncio.to_thread(wait_until, lambda: has_ended(database, pid))
+            await connection.execute("SELECT 1")
+
+    with pytest.raises(DatabaseUnavailable):
+        run(use_after_a_while())
+
+
+def has_ended(database: Connection, pid: int) -> bool:
+    return not database.execute("SELECT 1 FROM pg_stat_activity WHERE pid = %s", [pid]).fetchall()
+
+
+def test_a_connection_that_is_cut_says_that_the_database_is_unavailable(
+    pool: Pool, run: Run, database: Connection
+) -> None:
+    async def read_over_a_cut_connection() -> None:
+        async with pool.connection() as connection:
+            pid = connection.info.backend_pid
+            database.execute("SELECT pg_terminate_backend(%s)", [pid])
+            await connection.execute("SELECT 1")
+
+    with pytest.raises(DatabaseUnavailable):
+        run(read_over_a_cut_connection())

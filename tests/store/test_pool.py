@@ -1,0 +1,150 @@
+"""The pool: all connections busy, and none to be had."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+
+import psycopg
+import pytest
+
+from server.errors import DatabaseUnavailable, NoConnectionInTime
+from server.store.pool import Pool
+from tests.concurrency import Connection
+from tests.conftest import Run
+
+A_MOMENT = 0.2
+
+FORBID = "ALTER DATABASE {} ALLOW_CONNECTIONS false"
+
+
+@pytest.fixture
+def small_pool(database_url: str, run: Run) -> Iterator[Pool]:
+    """A pool of two connections, for which nobody waits long."""
+    pool = Pool(database_url, min_size=1, max_size=2, timeout=A_MOMENT)
+    run(pool.open())
+    yield pool
+    run(pool.close())
+
+
+async def use(pool: Pool) -> None:
+    async with pool.connection() as connection:
+        await connection.execute("SELECT 1")
+
+
+async def outcome(pool: Pool) -> type[BaseException] | None:
+    try:
+        await use(pool)
+    except (DatabaseUnavailable, NoConnectionInTime) as error:
+        return type(error)
+    return None
+
+
+def test_who_gets_no_connection_in_time_is_told_so(small_pool: Pool, run: Run) -> None:
+    async def ask_while_all_are_in_use() -> None:
+        async with small_pool.connection(), small_pool.connection():
+            await use(small_pool)
+
+    with pytest.raises(NoConnectionInTime):
+        run(ask_while_all_are_in_use())
+    run(use(small_pool))
+
+
+def test_who_waits_gets_the_connection_that_becomes_free(database_url: str, run: Run) -> None:
+    pool = Pool(database_url, min_size=1, max_size=1, timeout=20)
+
+    async def use_by_turns() -> None:
+        await pool.open()
+        await asyncio.gather(*(use(pool) for _ in range(50)))
+        await pool.close()
+
+    run(use_by_turns())
+
+
+def test_a_busy_pool_is_never_taken_for_a_lost_database(database_url: str, run: Run) -> None:
+    pool = Pool(database_url, min_size=1, max_size=1, timeout=0.01)
+
+    async def crowd() -> set[type[BaseException] | None]:
+        await pool.open()
+        await use_when_it_is_there(pool)
+        outcomes = set()
+        for _ in range(20):
+            outcomes |= set(await asyncio.gather(*(outcome(pool) for _ in range(100))))
+        await pool.close()
+        return outcomes
+
+    assert run(crowd()) <= {None, NoConnectionInTime}
+
+
+async def use_when_it_is_there(pool: Pool) -> None:
+    """Uses a pool that connects in the background, and gives no time for it."""
+    while await outcome(pool):
+        pass
+
+
+def test_a_database_that_is_away_is_no_busy_pool(run: Run) -> None:
+    pool = Pool("host=/nonexistent dbname=palaver", min_size=1, max_size=2, timeout=A_MOMENT)
+
+    async def ask() -> None:
+        await pool.open()
+        try:
+            await use(pool)
+        finally:
+            await pool.close()
+
+    with pytest.raises(DatabaseUnavailable):
+        run(ask())
+
+
+def test_a_database_that_goes_away_is_no_busy_pool_even_while_a_connection_is_in_use(
+    run: Run, database_url: str, postgres: str
+) -> None:
+    pool = Pool(database_url, min_size=2, max_size=2, timeout=2)
+
+    async def use_while_no_other_can_be_made() -> None:
+        await pool.open()
+        async with pool.connection() as connection:
+            async with pool.connection() as other:
+                database, cut = connection.info.dbname, other.info.backend_pid
+            with psycopg.connect(postgres, autocommit=True) as administrator:
+                administrator.execute(FORBID.format(database).encode())
+                administrator.execute("SELECT pg_terminate_backend(%s, 5000)", [cut])
+            assert await outcome(pool) is DatabaseUnavailable  # of the one that was cut
+            assert await outcome(pool) is DatabaseUnavailable  # of one that cannot be made
+        await pool.close()
+
+    run(use_while_no_other_can_be_made())
+
+
+def test_a_closed_pool_is_no_busy_pool(small_pool: Pool, run: Run) -> None:
+    run(small_pool.close())
+
+    with pytest.raises(DatabaseUnavailable):
+        run(use(small_pool))
+
+
+def test_a_connection_comes_back_whatever_happens_in_the_block(
+    small_pool: Pool, run: Run, database: Connection
+) -> None:
+    async def fail() -> None:
+        async with small_pool.connection() as connection:
+            await connection.execute("BEGIN")
+            raise KeyError
+
+    async def wait_for_ever() -> None:
+        async with small_pool.connection() as connection:
+            await connection.execute("SELECT pg_sleep(600)")
+
+    async def misuse() -> None:
+        for _ in range(5):
+            with pytest.raises(KeyError):
+                await fail()
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(wait_for_ever(), A_MOMENT / 4)
+        async with AsyncExitStack() as stack:
+            for _ in range(2):
+                connection = await stack.enter_async_context(small_pool.connection())
+                await connection.execute("SELECT 1")
+
+    run(misuse())
+    asleep = database.execute("SELECT FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)'")
+    assert not [row for row in asleep if row]

@@ -1,0 +1,132 @@
+"""PurgeStore: the turn, and what a batch must not take."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from server.store.memory import MemoryStore, NewMessage
+from server.store.pool import Pool
+from server.store.purge import PurgeStore, PurgeTurn
+from server.store.sessions import SessionStore
+from tests.concurrency import Connection, wait_until
+from tests.conftest import Run
+
+
+async def has_turn(pool: Pool) -> bool:
+    async with PurgeStore(pool).turn() as turn:
+        return turn is not None
+
+
+def test_one_purger_at_a_time_has_the_turn(pool: Pool, run: Run) -> None:
+    async def take_it_twice() -> tuple[bool, bool]:
+        async with PurgeStore(pool).turn():
+            during = await has_turn(pool)
+        return during, await has_turn(pool)
+
+    assert run(take_it_twice()) == (False, True)
+
+
+@pytest.mark.parametrize("statement", ["TAKE_TURN", "END_TURN"])
+def test_a_turn_ends_although_its_purger_is_cancelled_while_it_is_taken_or_ended(
+    pool: Pool, run: Run, database: Connection, monkeypatch: pytest.MonkeyPatch, statement: str
+) -> None:
+    # The answer is slow to come: the lock is taken (or not yet given back), nobody knows.
+    late = {
+        "TAKE_TURN": PurgeStore.TAKE_TURN + ", pg_sleep(600)",
+        "END_TURN": "SELECT pg_sleep(600) IS NULL UNION ALL " + PurgeStore.END_TURN,
+    }
+
+    async def purge_and_be_cancelled() -> None:
+        store = PurgeStore(pool)
+        setattr(store, statement, late[statement])
+        purger = asyncio.create_task(take_turn(store))
+        await asyncio.to_thread(wait_until, lambda: sleeps(database))
+        purger.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await purger
+
+    run(purge_and_be_cancelled())
+
+    taken = database.execute(PurgeStore.TAKE_TURN.encode()).fetchone()
+    assert taken == (True,), "nobody can purge as long as the connection of that purger lives"
+
+
+async def take_turn(store: PurgeStore) -> None:
+    async with store.turn():
+        pass
+
+
+def sleeps(database: Connection) -> bool:
+    sleepers = database.execute(
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE wait_event = 'PgSleep' AND datname = current_database()"
+    )
+    return sleepers.fetchone() == (1,)
+
+
+class Interrupted:
+    """A connection on which something happens before a statement."""
+
+    def __init__(self, connection: Any, statement: str, happens: Any) -> None:
+        self._connection, self._statement, self._happens = connection, statement, happens
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    async def execute(self, statement: str, *parameters: Any) -> Any:
+        if statement == self._statement:
+            self._happens()
+        return await self._connection.execute(statement, *parameters)
+
+
+def test_a_session_that_has_messages_again_is_not_purged_though_it_was_chosen(
+    pool: Pool, run: Run, database: Connection
+) -> None:
+    async def delete_an_empty_session() -> None:
+        await SessionStore(pool).add_session("s", user_id=None, metadata="{}")
+        await SessionStore(pool).delete_session("s")
+
+    def add_a_message() -> None:
+        database.execute(
+            "INSERT INTO messages (session_id, sequence, message_id, role, content, deleted_at)"
+            " VALUES ('s', 1, 'm', 'user', '', now())"
+        )
+
+    async def purge() -> int:
+        async with pool.connection() as connection:
+            interrupted = Interrupted(connection, PurgeTurn.PURGE_SESSIONS, add_a_message)
+            turn = PurgeTurn(interrupted)  # type: ignore[arg-type]
+            return await turn.purge_sessions(datetime.now(UTC), limit=10)
+
+    run(delete_an_empty_session())
+
+    assert run(purge()) == 0
+    assert database.execute("SELECT session_id FROM sessions").fetchall() == [("s",)]
+
+
+def test_batches_take_no_more_than_their_limit_and_the_oldest_first(
+    pool: Pool, run: Run, database: Connection
+) -> None:
+    messages = [NewMessage(f"m{i}", "user", "", 0, "{}", None) for i in range(10)]
+
+    async def fill() -> None:
+        await MemoryStore(pool).add_memory("s", messages, user_id=None, expected_last_sequence=None)
+
+    run(fill())
+    database.execute(
+        "UPDATE messages SET deleted_at = now() - sequence * interval '1 hour' WHERE sequence > 2"
+    )
+
+    async def purge() -> tuple[dict[str, int], list[int]]:
+        store = PurgeStore(pool)
+        before = await store.cutoff(timedelta(hours=4, minutes=30))
+        async with store.turn() as turn:
+            assert turn
+            counts = await turn.measure(before)
+            return counts, [await turn.purge_messages(before, limit=4) for _ in range(3)]
+
+    assert run(purge()) == ({"messages": 6, "sessions": 0}, [4, 2, 0])
+    left = database.execute("SELECT sequence FROM messages ORDER BY sequence").fetchall()
+    assert [sequence for (sequence,) in left] == [1, 2, 3, 4]

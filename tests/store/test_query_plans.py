@@ -1,0 +1,203 @@
+"""What statements cost in steady state: what they return, not what the tables hold."""
+
+import uuid
+from collections.abc import Callable, Coroutine, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from server.store.memory import MemoryStore, NewMessage
+from server.store.messages import MessageStore
+from server.store.page import Span
+from server.store.purge import PurgeStore
+from server.store.sessions import SessionFilter, SessionStore
+from tests.conftest import Run
+from tests.plans import Explained, Plan, explained
+
+LIMIT = 5
+SESSIONS = 50_000  # 10,000 pages
+MESSAGES = 100_000
+A_FEW_PAGES = 120
+
+# 500 sessions a user; 3 with another plan than the rest; created a second apart.
+FILL_SESSIONS = f"""
+    INSERT INTO sessions (session_id, user_id, metadata, created_at, last_sequence)
+    SELECT 's' || i, 'u' || i % 100,
+        jsonb_build_object('plan', CASE WHEN i % 20000 = 1 THEN 'pro' ELSE 'free' END),
+        timestamptz '2020-01-01 00:00Z' + i * interval '1 second',
+        {MESSAGES}
+    FROM generate_series(1, {SESSIONS}) i
+"""
+FILL_MESSAGES = """
+    INSERT INTO messages (session_id, sequence, message_id, role, content, deleted_at)
+    SELECT %s, i, 'm' || i, 'user', 'message ' || i, CASE WHEN i > %s THEN now() END
+    FROM generate_series(1, %s) i
+"""
+
+
+@pytest.fixture(scope="module")
+def filled(postgres: str, template: str, run: Run) -> Iterator[Explained]:
+    """50,000 sessions: s1 has 100,000 messages, s2 has 20, followed by 20,000 deleted ones."""
+    name = f"palaver_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        if connection.info.parameter_status("is_superuser") != "on":
+            pytest.skip("only a superuser may explain what others run")
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        url = make_conninfo(postgres, dbname=name)
+        with psycopg.connect(url, autocommit=True) as filling:
+            filling.execute(FILL_SESSIONS)
+            filling.execute(FILL_MESSAGES, ["s1", MESSAGES, MESSAGES])
+            filling.execute(FILL_MESSAGES, ["s2", 20, 20_020])
+            filling.execute("ANALYZE")
+        with explained(url, run) as result:
+            yield result
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def list_sessions(filled: Explained, span: Span, **filter: Any) -> Plan:
+    store = SessionStore(filled.pool)
+    narrowed = SessionFilter(**filter)
+    return filled.costliest(lambda: store.list_sessions(span, limit=LIMIT, filter=narrowed))
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+def test_page_10000_of_the_sessions_costs_what_page_1_costs(
+    filled: Explained, *, newest_first: bool
+) -> None:
+    first = list_sessions(filled, Span(newest_first=newest_first))
+    last_page = LIMIT + 1 if newest_first else SESSIONS - LIMIT
+    last = list_sessions(filled, Span.from_cursor(last_page, newest_first=newest_first))
+
+    assert first.ways == last.ways == {"sessions_listing"}
+    assert first.rows == LIMIT + 1
+    assert last.rows == LIMIT
+    assert last.pages <= first.pages + 3
+
+
+def test_the_sessions_of_a_user_are_found_by_their_index(filled: Explained) -> None:
+    for cursor in (0, SESSIONS // 2):
+        plan = list_sessions(filled, Span.from_cursor(cursor), user_id="u7")
+
+        assert plan.ways == {"sessions_listing_of_user"}
+        assert plan.rows == LIMIT + 1
+
+
+@pytest.mark.parametrize(
+    "filter",
+    [
+        {"created_after": datetime(2020, 1, 1, tzinfo=UTC) + timedelta(seconds=SESSIONS)},
+        {"created_before": datetime(2020, 1, 1, 0, 0, 3, tzinfo=UTC)},
+        {"metadata": '$.plan == "pro"'},
+    ],
+    ids=["created_after", "created_before", "metadata"],
+)
+def test_a_filter_that_few_sessions_match_costs_little_however_often_it_is_used(
+    filled: Explained, filter: dict[str, Any]
+) -> None:
+    for newest_first in (False, True):
+        plan = list_sessions(filled, Span(newest_first=newest_first), **filter)
+
+        assert plan.rows <= 10 * LIMIT
+
+
+def test_the_last_listing_position_is_found_at_the_end_of_the_index(filled: Explained) -> None:
+    plan = filled.costliest(SessionStore(filled.pool).last_id)
+
+    assert plan.rows == 1
+
+
+@pytest.mark.parametrize(
+    "span",
+    [Span(), Span(after=MESSAGES // 2), Span(before=MESSAGES // 2, newest_first=True)],
+    ids=["first page", "page in the middle", "page in the middle, newest first"],
+)
+def test_a_page_of_100000_messages_costs_what_it_returns(filled: Explained, span: Span) -> None:
+    store = MessageStore(filled.pool)
+
+    plan = filled.costliest(lambda: store.list_messages("s1", span, limit=LIMIT))
+
+    assert plan.rows == LIMIT + 2  # with the session's row, and the one that says there is more
+    assert plan.pages < A_FEW_PAGES
+
+
+@pytest.mark.parametrize("max_tokens", [0, 3])
+def test_the_memory_of_100000_messages_costs_what_it_returns(
+    filled: Explained, max_tokens: int
+) -> None:
+    store = MemoryStore(filled.pool)
+
+    plan = filled.costliest(lambda: store.get_memory("s1", last_n=LIMIT, max_tokens=max_tokens))
+
+    assert plan.rows == LIMIT + 2
+    assert plan.pages < A_FEW_PAGES
+
+
+READS_OF_WHAT_IS_LEFT: dict[str, Callable[[Explained], Coroutine[Any, Any, Any]]] = {
+    "GetMemory": lambda filled: MemoryStore(filled.pool).get_memory(
+        "s2", last_n=LIMIT, max_tokens=0
+    ),
+    "ListMessages": lambda filled: MessageStore(filled.pool).list_messages(
+        "s2", Span(after=18), limit=LIMIT
+    ),
+    "ListMessages, newest first": lambda filled: MessageStore(filled.pool).list_messages(
+        "s2", Span(newest_first=True), limit=LIMIT
+    ),
+    "DeleteMessages": lambda filled: MessageStore(filled.pool).delete_messages(
+        "s2", lambda _: None, last_n=1
+    ),
+}
+
+
+@pytest.mark.parametrize("read", READS_OF_WHAT_IS_LEFT)
+def test_messages_that_wait_for_the_purge_cost_nothing(filled: Explained, read: str) -> None:
+    plan = filled.costliest(lambda: READS_OF_WHAT_IS_LEFT[read](filled))
+
+    assert plan.rows <= 10 * LIMIT
+    assert plan.pages < A_FEW_PAGES
+
+
+WRITES: dict[str, Callable[[Explained], Coroutine[Any, Any, Any]]] = {
+    "AddMemory": lambda filled: add_memory(filled, None, None),
+    "AddMemory with ids": lambda filled: add_memory(filled, "m7", uuid.uuid4().hex),
+    "GetMessage": lambda filled: MessageStore(filled.pool).get_message("s1", "m77777"),
+    "UpdateMessage": lambda filled: MessageStore(filled.pool).update_message(
+        "s1", "m77777", lambda row: row._replace(content="changed")
+    ),
+    "DeleteMessages": lambda filled: MessageStore(filled.pool).delete_messages(
+        "s1", lambda _: None, message_ids=["m88888", "m99999", "unknown"]
+    ),
+}
+
+
+def add_memory(filled: Explained, *message_ids: str | None) -> Coroutine[Any, Any, Any]:
+    messages = [NewMessage(name, "user", "new", 0, "{}", None) for name in message_ids]
+    return MemoryStore(filled.pool).add_memory(
+        "s1", messages, user_id=None, expected_last_sequence=None
+    )
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_a_write_costs_the_same_however_long_the_session_is(filled: Explained, write: str) -> None:
+    plan = filled.costliest(lambda: WRITES[write](filled))
+
+    assert plan.rows <= 2 * LIMIT
+    assert plan.pages < A_FEW_PAGES
+
+
+def test_a_batch_of_the_purge_costs_what_it_removes(filled: Explained, run: Run) -> None:
+    limit = 100
+
+    async def purge() -> None:
+        store = PurgeStore(filled.pool)
+        before = await store.cutoff(timedelta(0))
+        async with store.turn() as turn:
+            assert turn
+            assert await turn.purge_messages(before, limit=limit) == limit
+            await turn.purge_sessions(before, limit=limit)
+
+    plan = filled.costliest(purge)
+
+    assert plan.rows <= 3 * limit

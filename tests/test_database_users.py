@@ -1,0 +1,104 @@
+"""What rights the service needs in a PostgreSQL that it shares with others."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from palaver.v1.admin_service_pb2 import PurgeDeletedRequest
+from palaver.v1.session_service_pb2 import DeleteSessionRequest, GetSessionRequest
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from server.store.migrate import migrate
+from tests.client import Client
+from tests.conftest import Run, StartServer
+
+
+class Administrator:
+    """Somebody who may do everything in a database, and a user who may do nothing yet."""
+
+    def __init__(self, database_url: str) -> None:
+        self.database = str(conninfo_to_dict(database_url)["dbname"])
+        self.user = f"user_of_{self.database}"
+        self.users_url = make_conninfo(database_url, user=self.user, password="Sesame")
+        self._connection = psycopg.connect(database_url, autocommit=True)
+        self.does("REVOKE ALL ON DATABASE {database} FROM PUBLIC")
+        self.does("REVOKE ALL ON SCHEMA public FROM PUBLIC")
+        self.does("CREATE ROLE {user} LOGIN PASSWORD 'Sesame'")
+        self.does("GRANT CONNECT ON DATABASE {database} TO {user}")
+
+    def does(self, statement: str) -> list[tuple[Any, ...]]:
+        """Runs a statement, and gives its rows if there are any."""
+        names = {"database": sql.Identifier(self.database), "user": sql.Identifier(self.user)}
+        cursor = self._connection.execute(sql.SQL(statement).format(**names))
+        return cursor.fetchall() if cursor.description else []
+
+    def leaves(self) -> None:
+        """Takes the user back."""
+        self.does("DROP OWNED BY {user} CASCADE")
+        self.does("DROP ROLE {user}")
+        self._connection.close()
+
+
+@pytest.fixture
+def administrator(empty_database_url: str) -> Iterator[Administrator]:
+    administrator = Administrator(empty_database_url)
+    yield administrator
+    administrator.leaves()
+
+
+def live_a_session(client: Client) -> None:
+    """Does what needs the most rights: to write, and to purge."""
+    client.add("s", "one", "two")
+    client.sessions.DeleteSession(DeleteSessionRequest(session_id="s"))
+    *_, last = client.admin.PurgeDeleted(PurgeDeletedRequest())
+    assert (last.messages.done, last.sessions.done) == (2, 1)
+
+
+@pytest.mark.parametrize("place", ["URL", "role"])
+def test_to_own_one_schema_and_nothing_else_suffices(
+    place: str, administrator: Administrator, start_server: StartServer
+) -> None:
+    administrator.does("CREATE SCHEMA chats AUTHORIZATION {user}")
+    url = administrator.users_url
+    if place == "URL":
+        url = make_conninfo(url, options="-csearch_path=chats")
+    else:
+        administrator.does("ALTER ROLE {user} SET search_path = chats")
+
+    live_a_session(start_server(database_url=url))
+
+    owned = administrator.does(
+        "SELECT DISTINCT schemaname FROM pg_tables WHERE tableowner LIKE 'user_of_%'"
+    )
+    assert owned == [("chats",)]
+    assert administrator.does("SELECT extname FROM pg_extension") == [("plpgsql",)]
+
+
+def test_on_an_up_to_date_schema_no_right_to_change_it_is_needed(
+    administrator: Administrator, run: Run, empty_database_url: str, start_server: StartServer
+) -> None:
+    run(migrate(empty_database_url))
+    administrator.does("GRANT USAGE ON SCHEMA public TO {user}")
+    administrator.does(
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {user}"
+    )
+
+    live_a_session(start_server(database_url=administrator.users_url))
+
+
+def test_two_schemas_of_one_database_know_nothing_of_each_other(
+    administrator: Administrator, empty_database_url: str, start_server: StartServer
+) -> None:
+    others = start_server(database_url=empty_database_url)
+    others.add("s", "in public")
+    administrator.does("GRANT USAGE ON SCHEMA public TO {user}")
+    administrator.does("GRANT ALL ON ALL TABLES IN SCHEMA public TO {user}")
+    administrator.does("CREATE SCHEMA chats AUTHORIZATION {user}")
+
+    # As PostgreSQL's own search path does, this one looks into `public` too.
+    url = make_conninfo(administrator.users_url, options="-csearch_path=chats,public")
+    live_a_session(start_server(database_url=url))
+
+    assert others.sessions.GetSession(GetSessionRequest(session_id="s")).last_sequence == 1

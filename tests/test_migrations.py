@@ -1,0 +1,133 @@
+"""Migrations: from an empty database or with nothing to do, by one server or by many at once."""
+
+import asyncio
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from click.testing import CliRunner
+
+from server import app
+from server.__main__ import main
+from server.config import Settings
+from server.errors import DatabaseTooNew
+from server.store import migrate as migrations
+from server.store.migrate import Migration, known_migrations, migrate
+from tests.conftest import Run
+from tests.processes import ROOT
+
+KNOWN = known_migrations()
+NAMES = [migration.name for migration in KNOWN]
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+
+@pytest.fixture
+def empty(empty_database_url: str) -> Iterator[Connection]:
+    """A connection to the empty database, in autocommit mode."""
+    with psycopg.connect(empty_database_url, autocommit=True) as connection:
+        yield connection
+
+
+def tables(connection: Connection) -> set[str]:
+    rows = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+    return {name for (name,) in rows}
+
+
+def record(connection: Connection) -> list[tuple[Any, ...]]:
+    return connection.execute("SELECT * FROM schema_migrations ORDER BY version").fetchall()
+
+
+def recorded_names(connection: Connection) -> list[str]:
+    return [name for _, name, _ in record(connection)]
+
+
+def test_the_files_are_numbered_without_gaps() -> None:
+    names = sorted(file.name for file in (ROOT / "server/store/migrations").iterdir())
+
+    assert [int(name[:4]) for name in names] == list(range(1, len(names) + 1))
+    assert all(re.fullmatch(r"\d{4}(_[a-z0-9]+){2,}\.sql", name) for name in names)
+    assert [f"{name}.sql" for name in NAMES] == names
+    assert [migration.version for migration in KNOWN] == list(range(1, len(names) + 1))
+
+
+def test_an_empty_database_gets_them_all_and_a_second_run_changes_nothing(
+    run: Run, empty_database_url: str, empty: Connection
+) -> None:
+    assert run(migrate(empty_database_url)) == NAMES
+    after_the_first = (tables(empty), record(empty))
+
+    assert run(migrate(empty_database_url)) == []
+    assert (tables(empty), record(empty)) == after_the_first
+    assert tables(empty) >= {"sessions", "messages"}
+    assert recorded_names(empty) == NAMES
+
+
+def test_servers_that_start_at_once_on_an_empty_database_all_come_up(
+    run: Run, empty_database_url: str, empty: Connection
+) -> None:
+    for _ in range(5):
+        empty.execute("DROP SCHEMA public CASCADE")
+        empty.execute("CREATE SCHEMA public")
+
+        run(serve_at_once(empty_database_url, servers=4))
+
+        assert recorded_names(empty) == NAMES
+
+
+async def serve_at_once(database_url: str, *, servers: int) -> None:
+    """Starts servers, and stops them when all of them serve."""
+    all_serve = asyncio.Barrier(servers)
+    given: dict[str, Any] = {"listen": "127.0.0.1:0", "pool_min_size": 1}
+    settings = Settings(**given)
+
+    async def serve() -> None:
+        async with app.running(settings, database_url):
+            await all_serve.wait()
+
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        for _ in range(servers):
+            group.create_task(serve())
+
+
+def test_only_the_missing_ones_are_run(
+    run: Run, database_url: str, database: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    added = Migration(len(KNOWN) + 1, "add_a_table", "CREATE TABLE a_table ()")
+    monkeypatch.setattr(migrations, "known_migrations", lambda: [*KNOWN, added])
+
+    assert run(migrate(database_url)) == ["add_a_table"]
+    assert "a_table" in tables(database)
+    assert recorded_names(database) == [*NAMES, "add_a_table"]
+
+
+def test_one_that_fails_leaves_nothing_and_keeps_those_before_it(
+    run: Run, empty_database_url: str, empty: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Migration(1, "whole", "CREATE TABLE whole ()")
+    half = Migration(2, "half", "CREATE TABLE half (); SELECT 1 / 0")
+    after = Migration(3, "after", "CREATE TABLE after ()")
+    monkeypatch.setattr(migrations, "known_migrations", lambda: [whole, half, after])
+
+    with pytest.raises(Exception, match="division by zero"):
+        run(migrate(empty_database_url))
+
+    assert tables(empty) == {"schema_migrations", "whole"}
+    assert recorded_names(empty) == ["whole"]
+
+
+def test_a_database_newer_than_the_program_is_refused_and_left_alone(
+    run: Run, database_url: str, database: Connection
+) -> None:
+    database.execute("INSERT INTO schema_migrations VALUES (9999, '9999_from_the_future')")
+
+    with pytest.raises(DatabaseTooNew, match=f"9999.*{len(KNOWN)}.*newer"):
+        run(migrate(database_url))
+
+    for command in ("serve", "migrate"):
+        result = CliRunner().invoke(main, [command, "--database-url", database_url])
+        assert result.exit_code == 1
+        assert re.fullmatch(r"Error: .*9999.*newer version\n", result.output)
+    assert recorded_names(database) == [*NAMES, "9999_from_the_future"]

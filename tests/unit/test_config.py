@@ -1,0 +1,127 @@
+"""The settings: where they come from, what they are, and what is refused."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from server.config import Settings
+
+
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keeps variables of the machine out."""
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"PALAVER_{name.upper()}", raising=False)
+
+
+def read(**flags: Any) -> Settings:
+    return Settings(**flags)
+
+
+def test_every_setting_has_a_default() -> None:
+    settings = read()
+
+    assert settings.listen == "127.0.0.1:50051"
+    assert settings.database_url is None
+    assert settings.memory_window == 100
+    assert settings.purge_interval == timedelta(hours=1)
+    assert settings.purge_retention == timedelta(0)
+
+
+def test_a_variable_sets_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PALAVER_LISTEN", "[::1]:1234")
+    monkeypatch.setenv("PALAVER_DATA_DIR", "/data")
+    monkeypatch.setenv("PALAVER_PURGE_RETENTION_SECONDS", "1.5")
+    monkeypatch.setenv("PALAVER_PURGE_INTERVAL_SECONDS", "0")
+    monkeypatch.setenv("PALAVER_DATABASE_URL", "postgresql://host/name")
+
+    settings = read()
+
+    assert settings.listen == "[::1]:1234"
+    assert settings.data_dir == Path("/data")
+    assert settings.purge_retention == timedelta(seconds=1.5)
+    assert settings.purge_interval == timedelta(0)
+    assert settings.database_url is not None
+    assert settings.database_url.get_secret_value() == "postgresql://host/name"
+
+
+def test_a_flag_goes_before_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PALAVER_LISTEN", "127.0.0.1:1111")
+
+    assert read(listen="127.0.0.1:2222").listen == "127.0.0.1:2222"
+
+
+def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PALAVER_DATABASE_URL", "")
+    monkeypatch.setenv("PALAVER_MEMORY_WINDOW", "")
+
+    settings = read()
+
+    assert settings.database_url is None
+    assert settings.memory_window == 100
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("listen", value) for value in ("50051", "host", "host:", ":1", "host:x", "host:65536")),
+        ("listen", "host:-1"),
+        ("database_url", "mysql://host/name"),
+        ("database_url", "not a url"),
+        ("pool_min_size", "0"),
+        ("pool_max_size", "0"),
+        ("pool_timeout_seconds", "0"),
+        ("memory_window", "0"),
+        ("memory_window", "1001"),
+        ("purge_interval_seconds", "-1"),
+        ("purge_retention_seconds", "-1"),
+        ("purge_retention_seconds", "soon"),
+        ("purge_retention_seconds", "nan"),
+        ("purge_retention_seconds", "inf"),
+        ("purge_retention_seconds", "1e20"),
+        ("purge_interval_seconds", "nan"),
+        ("purge_interval_seconds", "inf"),
+        ("purge_batch_size", "0"),
+        ("health_interval_seconds", "0"),
+        ("shutdown_grace_seconds", "-1"),
+        ("log_level", "LOUD"),
+    ],
+)
+def test_a_bad_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(f"PALAVER_{name.upper()}", value)
+
+    with pytest.raises(ValidationError) as raised:
+        read()
+
+    assert [error["loc"] for error in raised.value.errors()] == [(name,)]
+
+
+def test_all_bad_settings_are_named_at_once() -> None:
+    bad: dict[str, Any] = {"listen": "x", "memory_window": 0, "log_level": "LOUD"}
+
+    with pytest.raises(ValidationError) as raised:
+        read(**bad)
+
+    assert {error["loc"] for error in raised.value.errors()} == {(name,) for name in bad}
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:0", "0.0.0.0:65535", "localhost:1", "[::]:50051"])
+def test_an_address_is_a_host_and_a_port(listen: str) -> None:
+    assert read(listen=listen).listen == listen
+
+
+def test_the_password_of_the_database_shows_nowhere() -> None:
+    settings = read(database_url="postgresql://user:secret@host/name")
+
+    assert "secret" not in repr(settings)
+    assert "secret" not in str(settings.model_dump())
+
+
+def test_a_bad_database_url_is_not_quoted() -> None:
+    with pytest.raises(ValidationError) as raised:
+        read(database_url="postgresql://user:secret@host:port/name%")
+
+    assert "secret" not in raised.value.errors()[0]["msg"]

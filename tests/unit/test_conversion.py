@@ -1,0 +1,172 @@
+"""Rows to messages and back."""
+
+import json
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from google.protobuf.struct_pb2 import Struct
+from google.protobuf.timestamp_pb2 import Timestamp
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from server.services.conversion import (
+    datetime_from_timestamp,
+    json_from_object,
+    message_message,
+    object_from_struct,
+    session_message,
+    struct_from_json,
+    timestamp_message,
+)
+from server.store.messages import MessageRow
+from server.store.sessions import SessionRow
+from tests.client import struct
+
+NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
+
+texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
+# JSON has no negative zero that a database would keep.
+numbers = st.floats(allow_nan=False, allow_infinity=False).map(lambda number: number + 0.0)
+values = st.recursive(
+    st.none() | st.booleans() | numbers | texts,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
+    max_leaves=20,
+)
+objects = st.dictionaries(texts, values, max_size=4)
+
+generated = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@generated
+@given(objects)
+def test_a_struct_survives_the_way_to_json_and_back(fields: dict[str, Any]) -> None:
+    given_struct = struct(**fields)
+
+    text = json_from_object(object_from_struct(given_struct, max_levels=100))
+
+    assert struct_from_json(text) == given_struct
+
+
+@generated
+@given(objects)
+def test_a_struct_is_the_object_that_its_json_says(fields: dict[str, Any]) -> None:
+    converted = object_from_struct(struct(**fields), max_levels=100)
+
+    assert converted == fields
+    assert json.loads(json_from_object(converted)) == fields
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (1.0, "1"),
+        (-1.0, "-1"),
+        (1.5, "1.5"),
+        (2.0**53 - 1, "9007199254740991"),
+        (2.0**53, "9007199254740992.0"),
+        (1e308, "1e+308"),
+    ],
+)
+def test_integral_numbers_are_integers_where_a_double_is_exact(number: float, text: str) -> None:
+    converted = object_from_struct(struct(n=number), max_levels=1)
+
+    assert json_from_object(converted) == f'{{"n":{text}}}'
+
+
+def test_json_is_compact_and_unescaped() -> None:
+    assert json_from_object({"é": ["😀", None, True], "b": {}}) == '{"é":["😀",null,true],"b":{}}'
+
+
+def test_objects_and_lists_may_have_so_many_levels() -> None:
+    nested = struct(a=[{"b": 1}])
+
+    assert object_from_struct(nested, max_levels=3) == {"a": [{"b": 1}]}
+    with pytest.raises(ValueError, match="levels"):
+        object_from_struct(nested, max_levels=2)
+    with pytest.raises(ValueError, match="levels"):
+        object_from_struct(struct(a=[]), max_levels=1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"a": float("nan")}, "NaN"),
+        ({"a": [float("inf")]}, "infinite"),
+        ({"a": {"b": -float("inf")}}, "infinite"),
+        ({"a": "b\0"}, "NUL"),
+        ({"a\0": 1}, "NUL"),
+        ({"a": [{"b\0": 1}]}, "NUL"),
+    ],
+)
+def test_what_no_json_has_is_refused(fields: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        object_from_struct(struct(**fields), max_levels=32)
+
+
+def test_a_value_of_no_kind_is_refused() -> None:
+    empty = Struct()
+    empty.fields["a"].SetInParent()
+
+    with pytest.raises(ValueError, match="no kind"):
+        object_from_struct(empty, max_levels=32)
+
+
+@generated
+@given(st.datetimes(timezones=st.just(UTC)))
+def test_a_time_survives_the_way_to_a_timestamp_and_back(moment: datetime) -> None:
+    assert datetime_from_timestamp(timestamp_message(moment)) == moment
+
+
+@generated
+@given(
+    st.integers(-62_135_596_800, 253_402_300_799),
+    st.integers(0, 999_999_999),
+)
+def test_a_timestamp_is_rounded_down_to_the_microsecond(seconds: int, nanos: int) -> None:
+    converted = timestamp_message(datetime_from_timestamp(Timestamp(seconds=seconds, nanos=nanos)))
+
+    assert converted == Timestamp(seconds=seconds, nanos=nanos - nanos % 1000)
+
+
+def test_a_timestamp_is_in_utc_wherever_the_time_is_from() -> None:
+    in_rome = NOON.astimezone(timezone(timedelta(hours=2)))
+
+    assert timestamp_message(in_rome) == timestamp_message(NOON)
+
+
+@pytest.mark.parametrize("seconds", [-62_135_596_801, 253_402_300_800, 2**63 - 1, -(2**63)])
+def test_a_timestamp_outside_the_years_1_to_9999_overflows(seconds: int) -> None:
+    with pytest.raises(OverflowError):
+        datetime_from_timestamp(Timestamp(seconds=seconds))
+
+
+def test_a_session_is_converted_whole() -> None:
+    row = SessionRow("s", 7, "u", '{"plan": "pro"}', 3, NOON, NOON + timedelta(seconds=1))
+
+    message = session_message(row)
+
+    assert (message.session_id, message.id, message.user_id) == ("s", 7, "u")
+    assert (message.metadata, message.last_sequence) == (struct(plan="pro"), 3)
+    assert message.created_at.ToDatetime(UTC) == NOON
+    assert message.updated_at.ToDatetime(UTC) == NOON + timedelta(seconds=1)
+
+
+def test_a_session_without_user_and_metadata_has_empty_ones() -> None:
+    message = session_message(SessionRow("s", 7, None, "{}", 0, NOON, NOON))
+
+    assert message.user_id == ""
+    assert message.HasField("metadata")
+    assert message.metadata == Struct()
+
+
+def test_a_message_is_converted_whole() -> None:
+    row = MessageRow("m", 4, "user", "hello", 5, '{"a": 1}', NOON, NOON + timedelta(seconds=1))
+
+    message = message_message(row)
+
+    assert (message.message_id, message.sequence, message.role) == ("m", 4, "user")
+    assert (message.content, message.token_count) == ("hello", 5)
+    assert message.metadata == struct(a=1)
+    assert message.created_at.ToDatetime(UTC) == NOON
+    assert message.updated_at.ToDatetime(UTC) == NOON + timedelta(seconds=1)

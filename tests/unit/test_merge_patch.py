@@ -1,0 +1,160 @@
+"""JSON Merge Patch, RFC 7396."""
+
+import copy
+import json
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from server.errors import InvalidRequest
+from server.services.merge_patch import merge_patch, patched_metadata
+
+
+def objects_of(values: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    # Few keys, so that patches hit their targets.
+    return st.dictionaries(st.sampled_from("abc"), values, max_size=3)
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | objects_of(inner),
+    max_leaves=15,
+)
+objects = objects_of(values)
+
+generated = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def has_null_member(value: Any) -> bool:
+    """Whether an object has a null, in itself or in objects inside; lists are opaque."""
+    return isinstance(value, dict) and any(
+        item is None or has_null_member(item) for item in value.values()
+    )
+
+
+# Source: RFC 7396, appendix A; the examples whose target and patch are objects.
+@pytest.mark.parametrize(
+    ("target", "patch", "result"),
+    [
+        ({"a": "b"}, {"a": "c"}, {"a": "c"}),
+        ({"a": "b"}, {"b": "c"}, {"a": "b", "b": "c"}),
+        ({"a": "b"}, {"a": None}, {}),
+        ({"a": "b", "b": "c"}, {"a": None}, {"b": "c"}),
+        ({"a": ["b"]}, {"a": "c"}, {"a": "c"}),
+        ({"a": "c"}, {"a": ["b"]}, {"a": ["b"]}),
+        ({"a": {"b": "c"}}, {"a": {"b": "d", "c": None}}, {"a": {"b": "d"}}),
+        ({"a": [{"b": "c"}]}, {"a": [1]}, {"a": [1]}),
+        ({"e": None}, {"a": 1}, {"e": None, "a": 1}),
+        ({}, {"a": {"bb": {"ccc": None}}}, {"a": {"bb": {}}}),
+    ],
+)
+def test_the_examples_of_the_rfc(
+    target: dict[str, Any], patch: dict[str, Any], result: dict[str, Any]
+) -> None:
+    assert merge_patch(target, patch) == result
+
+
+# Source: RFC 7396, section 3.
+def test_the_document_of_the_rfc() -> None:
+    target = {
+        "title": "Goodbye!",
+        "author": {"givenName": "John", "familyName": "Doe"},
+        "tags": ["example", "sample"],
+        "content": "This will be unchanged",
+    }
+    patch = {
+        "title": "Hello!",
+        "phoneNumber": "+01-123-456-7890",
+        "author": {"familyName": None},
+        "tags": ["example"],
+    }
+
+    assert merge_patch(target, patch) == {
+        "title": "Hello!",
+        "author": {"givenName": "John"},
+        "tags": ["example"],
+        "content": "This will be unchanged",
+        "phoneNumber": "+01-123-456-7890",
+    }
+
+
+@generated
+@given(objects, objects)
+def test_a_merge_changes_neither_target_nor_patch(
+    target: dict[str, Any], patch: dict[str, Any]
+) -> None:
+    before = copy.deepcopy((target, patch))
+
+    merge_patch(target, patch)
+
+    assert (target, patch) == before
+
+
+@generated
+@given(objects)
+def test_an_empty_patch_changes_nothing(target: dict[str, Any]) -> None:
+    assert merge_patch(target, {}) == target
+
+
+@generated
+@given(objects, objects)
+def test_a_second_merge_changes_nothing_more(target: dict[str, Any], patch: dict[str, Any]) -> None:
+    once = merge_patch(target, patch)
+
+    assert merge_patch(once, patch) == once
+
+
+@generated
+@given(objects)
+def test_a_patch_leaves_no_null_of_its_own(patch: dict[str, Any]) -> None:
+    assert not has_null_member(merge_patch({}, patch))
+
+
+@generated
+@given(objects, objects)
+def test_keys_that_a_patch_does_not_name_stay(
+    target: dict[str, Any], patch: dict[str, Any]
+) -> None:
+    merged = merge_patch(target, patch)
+
+    for key in target.keys() - patch.keys():
+        assert merged[key] == target[key]
+    for key, value in patch.items():
+        assert (key in merged) == (value is not None)
+
+
+@generated
+@given(objects, objects)
+def test_merges_of_different_keys_do_not_depend_on_their_order(
+    target: dict[str, Any], patch: dict[str, Any]
+) -> None:
+    other = {f"other {key}": value for key, value in patch.items()}
+
+    assert merge_patch(merge_patch(target, patch), other) == merge_patch(
+        merge_patch(target, other), patch
+    )
+
+
+def test_without_a_patch_metadata_stays_as_it_is() -> None:
+    assert patched_metadata('{"a": 1}', None) == '{"a": 1}'
+    assert patched_metadata('{"a": 1}', None, replace=True) == '{"a": 1}'
+
+
+def test_metadata_is_merged_or_replaced() -> None:
+    metadata, patch = '{"a": {"b": 1}, "c": 2}', {"a": {"d": 3}, "c": None}
+
+    merged = patched_metadata(metadata, patch)
+    replaced = patched_metadata(metadata, patch, replace=True)
+
+    assert json.loads(merged) == {"a": {"b": 1, "d": 3}}
+    assert json.loads(replaced) == patch
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_result_that_is_too_large_is_refused(*, replace: bool) -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        patched_metadata("{}", {"a": "x" * 65_536}, replace=replace)
+
+    assert [violation.field for violation in raised.value.violations] == ["metadata"]

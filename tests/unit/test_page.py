@@ -1,0 +1,64 @@
+"""Paging by position."""
+
+from typing import NamedTuple
+
+from server.store.page import Page, Span
+
+LAST = 2**63 - 1
+
+
+class Row(NamedTuple):
+    position: int
+
+
+def test_cursor_0_is_all_there_is() -> None:
+    ascending = Span.from_cursor(0)
+    descending = Span.from_cursor(0, newest_first=True)
+
+    assert (ascending.after, ascending.before, ascending.direction) == (0, LAST, "ASC")
+    assert (descending.after, descending.before, descending.direction) == (0, LAST, "DESC")
+
+
+def test_a_cursor_is_where_the_listing_goes_on() -> None:
+    ascending = Span.from_cursor(7)
+    descending = Span.from_cursor(7, newest_first=True)
+
+    assert (ascending.after, ascending.before) == (7, LAST)
+    assert (descending.after, descending.before) == (0, 7)
+
+
+def test_beyond_a_row_is_what_comes_after_it_in_the_listing() -> None:
+    ascending = Span(after=2, before=10).beyond(5)
+    descending = Span(after=2, before=10, newest_first=True).beyond(5)
+
+    assert ascending == Span(after=5, before=10)
+    assert descending == Span(after=2, before=5, newest_first=True)
+
+
+def test_up_to_includes_its_position_and_never_widens_the_span() -> None:
+    assert Span().up_to(5) == Span(before=6)
+    assert Span(before=4).up_to(5) == Span(before=4)
+    assert Span(newest_first=True).up_to(5) == Span(before=6, newest_first=True)
+    assert Span().up_to(0) == Span(before=1)
+
+
+def test_a_page_takes_its_rows_and_whether_more_follow() -> None:
+    page = Page.of(Row._make, [(True, 3), (True, 5)])
+
+    assert page.rows == [Row(3), Row(5)]
+    assert page.has_more
+    assert page.next_cursor == 5
+
+
+def test_the_last_page_has_no_next_cursor() -> None:
+    page = Page.of(Row._make, [(True, 3), (False, 5)])
+
+    assert not page.has_more
+    assert page.next_cursor == 0
+
+
+def test_an_empty_page_is_the_last_one() -> None:
+    page = Page.of(Row._make, [])
+
+    assert page == Page([], has_more=False)
+    assert page.next_cursor == 0

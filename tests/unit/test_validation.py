@@ -1,0 +1,126 @@
+"""The rules for fields, and how what breaks them is named."""
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+from palaver.v1.admin_service_pb2 import PurgeDeletedRequest
+from palaver.v1.memory_pb2 import Message
+
+from server.errors import InvalidRequest
+from server.services.validation import Fields
+from tests.client import struct
+
+
+def invalid(check: Callable[[Fields], object]) -> InvalidRequest:
+    """What the block raises in which a check rejects fields."""
+    with pytest.raises(InvalidRequest) as raised, Fields() as fields:
+        check(fields)
+    return raised.value
+
+
+def violations(check: Callable[[Fields], object]) -> list[str]:
+    """The paths of the fields that a check rejects."""
+    return [violation.field for violation in invalid(check).violations]
+
+
+def test_good_fields_raise_nothing_and_give_their_values() -> None:
+    with Fields() as fields:
+        assert fields.id("a", "x") == "x"
+        assert fields.optional_id("a", "") is None
+        assert fields.ids("a", ["x", "y"]) == ["x", "y"]
+        assert fields.role("a", "user") == "user"
+        assert fields.content("a", "") == ""
+        assert fields.path("a", "") is None
+        assert fields.not_negative("a", 0) == 0
+
+
+def test_all_violations_are_raised_together_in_their_order() -> None:
+    def check(fields: Fields) -> None:
+        fields.id("session_id", "")
+        fields.role("role", "x" * 65)
+        fields.not_negative("cursor", -1)
+
+    error = invalid(check)
+
+    assert [violation.field for violation in error.violations] == ["session_id", "role", "cursor"]
+    assert all(violation.description for violation in error.violations)
+    assert all(violation.field in str(error) for violation in error.violations)
+
+
+def test_fields_inside_are_named_by_their_path_and_count_outside() -> None:
+    def check(fields: Fields) -> None:
+        message = fields.at("messages[2]")
+        message.role("role", "")
+        message.at("metadata").id("deep", "")
+
+    assert violations(check) == ["messages[2].role", "messages[2].metadata.deep"]
+
+
+def test_each_bad_id_of_a_list_is_named_by_its_index() -> None:
+    assert violations(lambda fields: fields.ids("ids", ["a", "", "b", "\0"])) == [
+        "ids[1]",
+        "ids[3]",
+    ]
+
+
+def test_an_error_of_the_block_is_not_hidden_by_violations() -> None:
+    def check(fields: Fields) -> None:
+        fields.id("a", "")
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        invalid(check)
+
+
+def test_violations_do_not_quote_what_was_sent() -> None:
+    def check(fields: Fields) -> None:
+        fields.content("content", "secret\0")
+        fields.id("id", "secret" * 1000)
+        fields.metadata("metadata", Message(metadata=struct(secret="secret\0")))
+
+    error = invalid(check)
+
+    assert len(error.violations) == 3
+    assert "secret" not in str(error)
+
+
+def test_metadata_is_compact_json_and_empty_if_not_given() -> None:
+    with Fields() as fields:
+        assert fields.metadata("metadata", Message()) == "{}"
+        given = Message(metadata=struct(a=[1, {"é": None}]))
+        assert fields.metadata("metadata", given) == '{"a":[1,{"é":null}]}'
+
+
+def test_a_patch_that_is_not_given_is_none_and_an_empty_one_is_not() -> None:
+    with Fields() as fields:
+        assert fields.metadata_patch("metadata", Message()) is None
+        assert fields.metadata_patch("metadata", Message(metadata=struct())) == {}
+
+
+def test_a_limit_of_zero_is_the_default() -> None:
+    with Fields() as fields:
+        assert fields.limit("limit", 0) == 100
+        assert fields.limit("limit", 1000) == 1000
+
+
+def test_a_count_of_zero_is_none() -> None:
+    assert violations(lambda fields: fields.count("messages", 0)) == ["messages"]
+
+
+def test_a_time_that_is_not_given_is_none() -> None:
+    with Fields() as fields:
+        assert fields.timestamp("created_at", Message()) is None
+        epoch = fields.timestamp("created_at", Message(created_at=Timestamp()))
+        assert epoch is not None
+        assert epoch.timestamp() == 0
+
+
+def test_a_duration_is_converted_and_none_if_not_given() -> None:
+    given = PurgeDeletedRequest(older_than=Duration(seconds=90, nanos=5000))
+
+    with Fields() as fields:
+        assert fields.duration("older_than", PurgeDeletedRequest()) is None
+        assert fields.duration("older_than", given) == timedelta(seconds=90, microseconds=5)
