@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -72,8 +74,13 @@ def _database(settings: Settings) -> Iterator[str]:
         yield url
         return
     _LOGGER.info("database: embedded PostgreSQL, data in %s", settings.data_dir.absolute())
-    with EmbeddedPostgres(settings.data_dir) as postgres:
-        yield postgres.url
+    # Until the service's loop takes the signal over, it unwinds as Ctrl-C does.
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    try:
+        with EmbeddedPostgres(settings.data_dir) as postgres:
+            yield postgres.url
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @click.group()

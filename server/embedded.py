@@ -146,7 +146,12 @@ class EmbeddedPostgres:
             "--encoding=UTF8", "--locale=C", "--locale-provider=builtin",
             "--builtin-locale=C.UTF-8", "--no-instructions",
         )  # fmt: skip
-        if initdb.wait() != 0:
+        try:
+            status = initdb.wait()
+        except BaseException:
+            os.killpg(initdb.pid, signal.SIGKILL)  # with the server that it runs
+            raise
+        if status != 0:
             raise self._failure("PostgreSQL's initdb failed")
         unfinished.rename(self._cluster)
 

@@ -1,7 +1,6 @@
 """What races are made of: calls at the same time, and transactions held up where a test wants."""
 
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -13,7 +12,7 @@ from typing import Any, Generic, Self, TypeVar, cast
 import grpc
 import psycopg
 
-from tests.client import Client
+from tests.client import Client, wait_until
 
 T = TypeVar("T")
 
@@ -76,14 +75,6 @@ def unless_refused(code: grpc.StatusCode, call: Callable[[], T]) -> T | None:
         if cast("grpc.Call", error).code() is not code:
             raise
         return None
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    """Waits until something is true, and fails if it does not come true."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "what the test waits for did not happen"
-        time.sleep(0.002)
 
 
 @contextmanager

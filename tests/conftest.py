@@ -2,14 +2,11 @@
 
 import asyncio
 import os
-import shutil
-import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import psycopg
@@ -24,6 +21,7 @@ from server.embedded import EmbeddedPostgres
 from server.store.migrate import migrate
 from server.store.pool import Pool
 from tests.client import Client, connected
+from tests.processes import scratch_directory
 
 T = TypeVar("T")
 
@@ -50,12 +48,8 @@ def postgres() -> Iterator[str]:
     if given:
         yield given
         return
-    data_dir = Path(tempfile.mkdtemp(prefix="palaver-test-"))
-    try:
-        with EmbeddedPostgres(data_dir, _FAST) as server:
-            yield server.url
-    finally:
-        shutil.rmtree(data_dir)
+    with scratch_directory() as directory, EmbeddedPostgres(directory, _FAST) as server:
+        yield server.url
 
 
 @pytest.fixture(scope="session")

@@ -68,7 +68,7 @@ def test_an_empty_database_gets_them_all_and_a_second_run_changes_nothing(
 def test_servers_that_start_at_once_on_an_empty_database_all_come_up(
     run: Run, empty_database_url: str, empty: Connection
 ) -> None:
-    for _ in range(5):
+    for _ in range(3):
         empty.execute("DROP SCHEMA public CASCADE")
         empty.execute("CREATE SCHEMA public")
 

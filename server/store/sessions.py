@@ -76,8 +76,8 @@ class SessionStore:
             id = excluded.id,
             user_id = excluded.user_id,
             metadata = excluded.metadata,
-            created_at = excluded.created_at,
-            updated_at = excluded.updated_at,
+            created_at = greatest(excluded.created_at, s.deleted_at),
+            updated_at = greatest(excluded.updated_at, s.deleted_at),
             deleted_at = NULL
         WHERE s.deleted_at IS NOT NULL
         RETURNING {COLUMNS}

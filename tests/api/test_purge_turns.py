@@ -7,8 +7,8 @@ from google.protobuf.duration_pb2 import Duration
 from palaver.v1.admin_service_pb2 import PurgeDeletedRequest, PurgeDeletedResponse
 from palaver.v1.session_service_pb2 import DeleteSessionRequest
 
-from tests.client import Client, refused
-from tests.concurrency import PATIENCE, Connection, Gate, begin, wait_until
+from tests.client import Client, refused, wait_until
+from tests.concurrency import PATIENCE, Connection, Gate, begin
 from tests.conftest import StartServer
 
 EVERYTHING = PurgeDeletedRequest(older_than=Duration())
@@ -141,8 +141,12 @@ def test_purges_at_intervals_go_on_after_one_failed(
         "CREATE TRIGGER fail BEFORE DELETE ON messages FOR EACH ROW EXECUTE FUNCTION fail()"
     )
     add_and_delete(start_server(purge_interval_seconds=0.01), "s")
-    wait_until(lambda: database.execute("SELECT FROM failures WHERE is_called").fetchall())
+    wait_until(lambda: has_failed(database))
 
     database.execute("DROP TRIGGER fail ON messages")
 
     wait_until(lambda: rows(database) == 0)
+
+
+def has_failed(database: Connection) -> bool:
+    return bool(database.execute("SELECT FROM failures WHERE is_called").fetchall())

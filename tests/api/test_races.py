@@ -23,7 +23,7 @@ from tests.client import Client, refused
 from tests.concurrency import Outcomes, at_once, crowd
 from tests.conftest import StartServer
 
-ROUNDS = 3
+ROUNDS = 2
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ WINDOW = 3  # messages that GetMemory returns if not told how many
 # A sequence that fails is kept: the deep profile replays it, and makes it as short as it can.
 settings.register_profile(
     "state-machine",
-    max_examples=25,
+    max_examples=24,
     stateful_step_count=50,
     phases=(Phase.reuse, Phase.generate),
 )

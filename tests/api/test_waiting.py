@@ -15,19 +15,19 @@ from palaver.v1.memory_service_pb2 import (
 )
 from palaver.v1.session_pb2 import Session
 from palaver.v1.session_service_pb2 import (
+    AddSessionRequest,
     DeleteSessionRequest,
     GetSessionRequest,
     UpdateSessionRequest,
 )
 
-from tests.client import Client, struct
+from tests.client import Client, struct, wait_until
 from tests.concurrency import (
     PATIENCE,
     Connection,
     Gate,
     begin,
     count_blocked,
-    wait_until,
     wait_until_blocked,
 )
 from tests.conftest import StartServer
@@ -117,6 +117,22 @@ def test_the_time_of_the_last_change_does_not_go_back_when_a_call_overtakes_anot
         slow.result(PATIENCE)
     updated_at = get_session(palaver).updated_at
     assert updated_at.ToNanoseconds() >= quick.updated_at.ToNanoseconds()
+
+
+def test_a_session_that_starts_anew_is_created_after_it_was_deleted(
+    palaver: Client, rival: Connection, database_url: str
+) -> None:
+    anew = AddSessionRequest(session_id="s")
+    with Gate(database_url, "BEFORE INSERT ON sessions") as gate:
+        addition = begin(lambda: palaver.sessions.AddSession(anew, timeout=PATIENCE))
+        gate.wait_until_reached()
+        deletion = palaver.sessions.DeleteSession(DeleteSessionRequest(session_id="s"))
+
+        gate.open()
+
+        session = addition.result(PATIENCE)
+    assert session.created_at.ToNanoseconds() >= deletion.deleted_at.ToNanoseconds()
+    assert session.updated_at == session.created_at
 
 
 def test_neither_readers_nor_other_sessions_wait_for_a_writer(

@@ -38,7 +38,7 @@ def network(database_dir: Path) -> Iterator[Network]:
 def test_a_frozen_database_is_noticed_within_seconds(
     start_server: StartServer, database_dir: Path, network: Network, session_id: str
 ) -> None:
-    client = start_server(database_url=network.url)
+    client = start_server(database_url=network.url, health_interval_seconds=0.2)
     frozen = processes_in(database_dir)
 
     for process in frozen:
@@ -60,7 +60,7 @@ def test_a_frozen_database_is_noticed_within_seconds(
 def test_after_lost_connections_it_serves_over_new_ones(
     start_server: StartServer, network: Network, session_id: str
 ) -> None:
-    client = start_server(database_url=network.url)
+    client = start_server(database_url=network.url, health_interval_seconds=0.2)
 
     network.cut()
     eventually(lambda: health_of(client) == NOT_SERVING, "the silence is noticed")
@@ -71,7 +71,7 @@ def test_after_lost_connections_it_serves_over_new_ones(
 
 
 def test_a_silent_database_does_not_keep_it_from_stopping(serve: Serve, network: Network) -> None:
-    palaver, client = serve("--database-url", network.url, "--shutdown-grace-seconds", "0")
+    palaver, client = serve("--database-url", network.url, "--health-interval-seconds=0.2")
 
     network.cut()
     eventually(lambda: health_of(client) == NOT_SERVING, "the silence is noticed")

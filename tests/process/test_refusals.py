@@ -3,16 +3,21 @@
 import re
 import socket
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from server import app
 from server.config import Settings
 from server.embedded import EmbeddedPostgres
+from server.health import DatabaseHealth
 from tests.clusters import FAST, read
+from tests.conftest import Run
 from tests.process.conftest import Ended, RunPalaver, StartPalaver
+from tests.watching import eventually
 
 NOWHERE = "postgresql://palaver@127.0.0.1:1/palaver"
 
@@ -115,3 +120,24 @@ def test_a_user_who_may_not_create_tables_is_refused(
         connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(user)))
 
     assert "permission denied for schema public" in refusal(ended)
+
+
+def test_a_start_that_fails_half_way_leaves_no_connection(
+    run: Run,
+    database_url: str,
+    database: psycopg.Connection[tuple[Any, ...]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def fail(_: DatabaseHealth) -> None:
+        raise OSError("as a bug would")
+
+    async def start() -> None:
+        async with app.running(Settings(**{"listen": "127.0.0.1:0"}), database_url):
+            pass
+
+    monkeypatch.setattr(DatabaseHealth, "check", fail)
+    with pytest.raises(OSError, match="as a bug would"):
+        run(start())
+
+    others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+    eventually(lambda: database.execute(others).fetchone() == (1,), "the pool is closed")

@@ -54,7 +54,7 @@ class Writer(threading.Thread):
         ids = [f"{self.name} {number}" for number in range(start, start + _BATCH)]
         messages = [Message(message_id=id_, role="user", content=f"by {id_}") for id_ in ids]
         request = AddMemoryRequest(session_id=self.session_id, messages=messages)
-        while not self._given_up.wait(0.01):  # as a caller with manners would
+        while not self._given_up.wait(0.03):  # as a caller with manners would
             try:
                 response = client.memory.AddMemory(request, timeout=20)
             except grpc.RpcError as error:
@@ -68,8 +68,8 @@ class Writer(threading.Thread):
 
 @contextmanager
 def writing(address: str, session_id: str) -> Iterator[Sequence[Writer]]:
-    """Six writers at work, two to a session; the sessions are named after `session_id`."""
-    writers = [Writer(address, f"{session_id}-{n % 3}", f"w{n}") for n in range(6)]
+    """Four writers at work, two to a session; the sessions are named after `session_id`."""
+    writers = [Writer(address, f"{session_id}-{n % 2}", f"w{n}") for n in range(4)]
     for writer in writers:
         writer.start()
     try:

@@ -14,7 +14,7 @@ from palaver.v1.memory_service_pb2 import (
     StreamMessagesRequest,
     UpdateMessageRequest,
 )
-from palaver.v1.session_service_pb2 import DeleteSessionRequest
+from palaver.v1.session_service_pb2 import AddSessionRequest, DeleteSessionRequest
 
 from tests import model_state as state
 from tests.state_machine import requests
@@ -25,8 +25,11 @@ from tests.state_machine.session_rules import DEFAULT_LIMIT, SessionRules
 class MemoryRules(SessionRules):
     """The rules that call MemoryService."""
 
-    @initialize(batches=st.lists(requests.add_memory, min_size=1, max_size=3))
-    def begin_with_messages(self, batches: list[AddMemoryRequest]) -> None:
+    @initialize(
+        session=requests.add_session, batches=st.lists(requests.add_memory, min_size=1, max_size=3)
+    )
+    def begin(self, session: AddSessionRequest, batches: list[AddMemoryRequest]) -> None:
+        self.add_session(session)
         for request in batches:
             self.add_memory(request)
 
@@ -73,7 +76,9 @@ class MemoryRules(SessionRules):
                     request.max_tokens = max_tokens
                     self._get_memory(request)
             case ListMessagesRequest():
-                self._list_messages(request)
+                for newest_first in (False, True):
+                    request.newest_first = newest_first
+                    self._list_messages(request)
             case StreamMessagesRequest():
                 self._stream_messages(request)
 

@@ -17,7 +17,12 @@ from palaver.v1.memory_service_pb2 import (
     StreamMessagesRequest,
     UpdateMessageRequest,
 )
-from palaver.v1.session_service_pb2 import AddSessionRequest, UpdateSessionRequest
+from palaver.v1.session_pb2 import SessionFilter
+from palaver.v1.session_service_pb2 import (
+    AddSessionRequest,
+    ListSessionsRequest,
+    UpdateSessionRequest,
+)
 
 from tests.model_state import Metadata
 
@@ -32,7 +37,7 @@ roles = st.sampled_from(["user", "assistant", "é" * 64])
 contents = st.sampled_from(["", "hi", "ä🙂…", "\u2028\x01\ufffe", "four"])
 token_counts = st.sampled_from([0, 0, 1, 3, 2**31 - 1])
 limits = st.sampled_from([0, 1, 2, 3, 1000])
-sequences = st.integers(0, 12) | st.just(2**63 - 1)
+sequences = st.sampled_from([0, 1, 2, 3, 4, 5, 2**63 - 1])
 
 numbers = st.sampled_from([0.0, 1.0, 2.0, -0.0, -1.5, 0.1, 2.0**53 + 2, 1e22, 1e-7])
 scalars = st.none() | st.booleans() | numbers | st.sampled_from(["", "pro", 'é\\"\u0001'])
@@ -98,7 +103,6 @@ list_messages = st.builds(
     session_id=session_ids,
     limit=limits,
     cursor=sequences,
-    newest_first=st.booleans(),
 )
 stream_messages = st.builds(
     StreamMessagesRequest, session_id=session_ids, chunk_size=limits, cursor=sequences
@@ -136,6 +140,12 @@ PATHS: dict[str, Callable[[Metadata], bool]] = {
     "$.flag == null": lambda m: "flag" in m and None in _items(m["flag"]),
 }
 paths = st.sampled_from(["", "", *PATHS])
+list_sessions = st.builds(
+    ListSessionsRequest,
+    limit=limits,
+    newest_first=st.booleans(),
+    filter=st.builds(SessionFilter, user_id=user_ids, metadata=paths),
+)
 
 
 def _items(value: Any) -> list[Any]:

@@ -11,7 +11,6 @@ from palaver.v1.memory_service_pb2 import (
     DeleteMemoryRequest,
     ListMessagesRequest,
 )
-from palaver.v1.session_pb2 import SessionFilter
 from palaver.v1.session_service_pb2 import (
     AddSessionRequest,
     DeleteSessionRequest,
@@ -61,6 +60,11 @@ class SessionRules(RuleBasedStateMachine):
             assert state.known(message.updated_at) <= state.known(session.updated_at)
 
     @rule(request=requests.add_session)
+    def add_session_anew(self, request: AddSessionRequest) -> None:
+        self.delete_session(request.session_id, DeleteSessionRequest)
+        self.add_session(request)
+
+    @rule(request=requests.add_session)
     def add_session(self, request: AddSessionRequest) -> None:
         answer = self._answers.send(
             request,
@@ -72,8 +76,12 @@ class SessionRules(RuleBasedStateMachine):
             self._answers.compare_session(answer.expected, answer.response)
         self.look_at(request.session_id)
 
-    @rule(request=requests.update_session)
-    def update_session(self, request: UpdateSessionRequest) -> None:
+    @rule(several=st.lists(requests.update_session, min_size=1, max_size=3))
+    def update_sessions(self, several: list[UpdateSessionRequest]) -> None:
+        for request in several:
+            self._update_session(request)
+
+    def _update_session(self, request: UpdateSessionRequest) -> None:
         answer = self._answers.send(
             request,
             lambda: self._model.update_session(
@@ -111,42 +119,36 @@ class SessionRules(RuleBasedStateMachine):
         assert done == sorted(done)
         assert done[-1] == counts
 
-    @rule(
-        limit=requests.limits,
-        newest_first=st.booleans(),
-        user_id=requests.user_ids,
-        path=requests.paths,
-        ranks=st.tuples(*[st.integers(0, 8)] * 3),
-    )
-    def list_sessions(
-        self,
-        limit: int,
-        newest_first: bool,  # noqa: FBT001 - the rule gives it by name
-        user_id: str,
-        path: str,
-        ranks: tuple[int, int, int],
-    ) -> None:
+    @rule(request=requests.list_sessions, ranks=st.tuples(*[st.integers(0, 8)] * 3))
+    def list_sessions(self, request: ListSessionsRequest, ranks: tuple[int, int, int]) -> None:
         after, before = self._created_at(ranks[0]), self._created_at(ranks[1])
-        cursor = self._positions[ranks[2] % len(self._positions)]
-        narrowed = SessionFilter(user_id=user_id, metadata=path)
         if after:
-            narrowed.created_after.FromNanoseconds(after)
+            request.filter.created_after.FromNanoseconds(after)
         if before:
-            narrowed.created_before.FromNanoseconds(before)
+            request.filter.created_before.FromNanoseconds(before)
+        request.cursor = self._positions[ranks[2] % len(self._positions)]
 
         def matches(session: state.Session) -> bool:
+            path = request.filter.metadata
             return (
-                user_id in {"", session.user_id}
+                request.filter.user_id in {"", session.user_id}
                 and (not path or requests.PATHS[path](session.metadata))
                 and after <= state.known(session.created_at) < (before or 2**63)
             )
 
-        expected = self._model.sessions(newest_first=newest_first, cursor=cursor, matches=matches)
-        how: dict[str, Any] = {"cursor": cursor, "newest_first": newest_first, "filter": narrowed}
-        (page,) = self._client.send(ListSessionsRequest(limit=limit, **how))
-        self._answers.compare_page("sessions", expected, page, limit or DEFAULT_LIMIT)
-        chunks = self._client.send(ListAllSessionsRequest(chunk_size=limit, **how))
-        self._answers.compare_chunks("sessions", expected, chunks, limit or DEFAULT_LIMIT)
+        expected = self._model.sessions(
+            newest_first=request.newest_first, cursor=request.cursor, matches=matches
+        )
+        limit = request.limit or DEFAULT_LIMIT
+        (page,) = self._client.send(request)
+        self._answers.compare_page("sessions", expected, page, limit)
+        stream = ListAllSessionsRequest(
+            chunk_size=request.limit,
+            cursor=request.cursor,
+            newest_first=request.newest_first,
+            filter=request.filter,
+        )
+        self._answers.compare_chunks("sessions", expected, self._client.send(stream), limit)
 
     def _created_at(self, rank: int) -> int:
         """When one of the sessions was created; 0 rather often."""

@@ -10,7 +10,8 @@ from server.store.memory import MemoryStore, NewMessage
 from server.store.pool import Pool
 from server.store.purge import PurgeStore, PurgeTurn
 from server.store.sessions import SessionStore
-from tests.concurrency import Connection, wait_until
+from tests.client import wait_until
+from tests.concurrency import Connection
 from tests.conftest import Run
 
 
