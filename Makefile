@@ -6,7 +6,7 @@ STUBS  ?= generated/python
 BIN    := $(VENV)/bin
 PROTOC  = PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc --proto_path=protos
 
-.PHONY: help run test check format protos lock clean
+.PHONY: help run test bench check format protos lock clean
 
 help: ## What there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -16,6 +16,9 @@ run: $(VENV)/run.done ## Run the service, on an embedded PostgreSQL or on PALAVE
 
 test: $(VENV)/dev.done ## Run all tests; ARGS go to pytest
 	@$(BIN)/pytest $(ARGS)
+
+bench: $(VENV)/dev.done ## Measure how fast it is; ARGS="--scale 1" measures the full size
+	@$(BIN)/python -m bench $(ARGS)
 
 check: $(VENV)/dev.done ## Check format, lint, types, and that the stubs are up to date
 	@$(BIN)/ruff format --check

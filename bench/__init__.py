@@ -1,0 +1,1 @@
+"""The bench: how fast Palaver is, as ratios to floors measured in the same run."""

@@ -1,0 +1,91 @@
+"""The calls that ghz makes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from bench.database import LONGS, THOUSANDS, Database
+
+CONTENT = "The rains in Lagos end in November, and then the harmattan comes from the north. " * 2
+ROLE = "user"
+METADATA = {"lang": "en"}
+
+# Requests in one round; then they come again. Each round has others.
+_REQUESTS = 10_000
+
+Requests = Callable[[Database], list[dict[str, Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """An RPC and the requests to load it with.
+
+    Args:
+        method: Its full name.
+        requests: Makes the requests of one round.
+        in_flight: Calls at the same time.
+        messages: How many a call adds.
+    """
+
+    method: str
+    requests: Requests
+    in_flight: int
+    messages: int = 0
+
+
+def get_session(*, in_flight: int) -> Call:
+    """Gets sessions from all over the database."""
+
+    def requests(database: Database) -> list[dict[str, Any]]:
+        return [{"session_id": session} for session in database.some_sessions(_REQUESTS)]
+
+    return Call("palaver.v1.SessionService/GetSession", requests, in_flight)
+
+
+def get_memory(choose: Callable[[Database], list[str]], *, in_flight: int) -> Call:
+    """Gets the last 10 messages of sessions."""
+
+    def requests(database: Database) -> list[dict[str, Any]]:
+        return [{"session_id": session, "last_n": 10} for session in choose(database)]
+
+    return Call("palaver.v1.MemoryService/GetMemory", requests, in_flight)
+
+
+def add_memory(
+    choose: Callable[[Database], list[str]], *, messages: int = 1, in_flight: int
+) -> Call:
+    """Adds messages to sessions that exist."""
+    message = {"role": ROLE, "content": CONTENT, "metadata": METADATA}
+
+    def requests(database: Database) -> list[dict[str, Any]]:
+        return [
+            {"session_id": session, "messages": [message] * messages}
+            for session in choose(database)
+        ]
+
+    return Call("palaver.v1.MemoryService/AddMemory", requests, in_flight, messages)
+
+
+def many(database: Database) -> list[str]:
+    """Sessions from all over the database."""
+    return database.some_sessions(_REQUESTS)
+
+
+def some(database: Database) -> list[str]:
+    """Fewer of those, for large requests."""
+    return database.some_sessions(200)
+
+
+def thousands(_database: Database) -> list[str]:
+    """The sessions of 1,000 messages."""
+    return THOUSANDS
+
+
+def longs(_database: Database) -> list[str]:
+    """The sessions of 100,000 messages."""
+    return LONGS
+
+
+def as_many_as_longs(database: Database) -> list[str]:
+    """As many sessions of 10 messages as there are long ones."""
+    return database.some_sessions(len(LONGS))

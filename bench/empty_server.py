@@ -1,0 +1,46 @@
+"""The empty server: answers every method with nothing, by the runtime and options of Palaver's.
+
+    python -m bench.empty_server PORT
+
+What it costs to call it is what no Python gRPC service can do without: it is the floor.
+"""
+
+import asyncio
+import sys
+from typing import Any
+
+import grpc
+import uvloop
+from google.protobuf.empty_pb2 import Empty
+
+from server.app import SERVER_OPTIONS
+
+_NOTHING = Empty()
+
+
+async def _answer(_request: Empty, _context: grpc.aio.ServicerContext[Empty, Empty]) -> Empty:
+    return _NOTHING
+
+
+class _EveryMethod(grpc.GenericRpcHandler):
+    def __init__(self) -> None:
+        self._handler = grpc.unary_unary_rpc_method_handler(
+            _answer, Empty.FromString, Empty.SerializeToString
+        )
+
+    def service(self, _details: grpc.HandlerCallDetails) -> Any:
+        """Gives the same handler for every method."""
+        return self._handler
+
+
+async def serve(port: int) -> None:
+    """Serves until the process ends."""
+    server = grpc.aio.server(options=SERVER_OPTIONS)
+    server.add_generic_rpc_handlers((_EveryMethod(),))
+    server.add_insecure_port(f"127.0.0.1:{port}")
+    await server.start()
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    uvloop.run(serve(int(sys.argv[1])))

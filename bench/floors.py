@@ -1,0 +1,147 @@
+"""What plain psycopg does in one process, with the SQL of the stores: the database's floor."""
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from itertools import count
+from typing import Any
+from uuid import uuid4
+
+from psycopg.types.json import Jsonb
+
+from bench import calls
+from bench.database import LONGS, Database
+from bench.measurement import Round, repeated
+from bench.streams import CHUNK_SIZE
+from server.store.memory import MemoryStore
+from server.store.messages import COLUMNS as MESSAGE_COLUMNS
+from server.store.messages import MessageRow, MessageStore
+from server.store.page import Span
+from server.store.sessions import COLUMNS as SESSION_COLUMNS
+from server.store.sessions import SessionRow, SessionStore
+
+_SELECT_SESSIONS = f"SELECT {SESSION_COLUMNS} FROM sessions WHERE deleted_at IS NULL ORDER BY id"  # noqa: S608
+
+_SELECT_MESSAGES = f"""
+    SELECT {MESSAGE_COLUMNS} FROM messages m
+    WHERE session_id = %(session_id)s AND deleted_at IS NULL ORDER BY sequence
+"""  # noqa: S608
+
+_COPY_MESSAGES = """
+    COPY messages (session_id, sequence, message_id, role, content, token_count, metadata,
+        created_at, updated_at) FROM STDIN
+"""
+
+# Beyond all sequences there are, so that what was copied can be told and removed.
+_FIRST_COPIED = 1_000_000_000
+
+_REMOVE_COPIED = """
+    DELETE FROM messages WHERE session_id = ANY(%(session_ids)s) AND sequence >= %(first)s
+"""
+
+
+def add_memory(database: Database, seconds: float) -> Round:
+    """Adds one message a transaction to sessions from all over the database."""
+    session_ids = iter(calls.many(database) * 100)
+    with database.connected() as connection:
+
+        def add() -> int:
+            parameters = {
+                "session_id": next(session_ids), "user_id": None, "locked": False,
+                "message_ids": [str(uuid4())], "roles": [calls.ROLE],
+                "contents": [calls.CONTENT], "token_counts": [0],
+                "metadatas": ['{"lang":"en"}'], "created_ats": [None],
+            }  # fmt: skip
+            return len(connection.execute(MemoryStore.ADD_MEMORY, parameters).fetchall())
+
+        added = repeated(add, seconds=seconds)
+    database.added += added.done
+    return added
+
+
+def copy_messages(database: Database, seconds: float) -> Round:
+    """Copies messages into 100 sessions, 100 into each, in one COPY; a call is a COPY."""
+    session_ids = database.some_sessions(100)
+    sequences = count(_FIRST_COPIED)
+    took: list[float] = []
+    with database.connected() as connection:
+        while sum(took) < seconds:
+            rows = _rows(session_ids, sequences)
+            start = time.perf_counter()
+            with connection.cursor() as cursor, cursor.copy(_COPY_MESSAGES) as copy:
+                for row in rows:
+                    copy.write_row(row)
+            took.append(time.perf_counter() - start)
+        parameters = {"session_ids": session_ids, "first": _FIRST_COPIED}
+        connection.execute(_REMOVE_COPIED, parameters)
+    return Round.of(100 * len(session_ids) * len(took), took)
+
+
+def _rows(session_ids: list[str], sequences: "count[int]") -> list[tuple[Any, ...]]:
+    metadata, now = Jsonb(calls.METADATA), datetime.now(UTC)
+    values = (calls.ROLE, calls.CONTENT, 0, metadata, now, now)
+    return [
+        (session_id, next(sequences), str(uuid4()), *values)
+        for session_id in session_ids
+        for _ in range(100)
+    ]
+
+
+def list_sessions(database: Database, seconds: float) -> Round:
+    """Fetches all sessions by the pages that ListAllSessions fetches; a call is a page."""
+    statement = SessionStore.LIST_SESSIONS.format(filters="", direction=Span().direction)
+    return _pages(database, statement, {}, lambda row: SessionRow._make(row[1:]).id, seconds)
+
+
+def list_messages(database: Database, seconds: float) -> Round:
+    """Fetches the messages of a long session by the pages that StreamMessages fetches."""
+    statement = MessageStore.LIST_MESSAGES.format(direction=Span().direction)
+    parameters = {"session_id": LONGS[0]}
+    return _pages(
+        database, statement, parameters, lambda row: MessageRow._make(row[1:]).sequence, seconds
+    )
+
+
+def _pages(
+    database: Database,
+    statement: str,
+    parameters: dict[str, Any],
+    position: Callable[[tuple[Any, ...]], int],
+    seconds: float,
+) -> Round:
+    parameters = {**parameters, "limit": CHUNK_SIZE, "after": 0, "before": Span().before}
+    with database.connected() as connection:
+
+        def fetch_page() -> int:
+            rows = connection.execute(statement, parameters).fetchall()
+            has_more = rows[-1][0]
+            parameters["after"] = position(rows[-1]) if has_more else 0
+            return len(rows)
+
+        return repeated(fetch_page, seconds=seconds)
+
+
+def select_sessions(database: Database, seconds: float) -> Round:
+    """Fetches all sessions by one SELECT, through a cursor on the server."""
+    return _selected(database, _SELECT_SESSIONS, {}, seconds)
+
+
+def select_messages(database: Database, seconds: float) -> Round:
+    """Fetches the messages of a long session by one SELECT, through a cursor on the server."""
+    return _selected(database, _SELECT_MESSAGES, {"session_id": LONGS[0]}, seconds)
+
+
+def _selected(
+    database: Database, statement: str, parameters: dict[str, Any], seconds: float
+) -> Round:
+    with database.connected() as connection:
+
+        def select() -> int:
+            with connection.transaction(), connection.cursor("bench") as cursor:
+                cursor.execute(statement, parameters)
+                done = 0
+                while rows := cursor.fetchmany(CHUNK_SIZE):
+                    done += len(rows)
+            return done
+
+        return repeated(select, seconds=seconds)

@@ -1,0 +1,104 @@
+"""The rows of the table, in the order in which they are measured."""
+
+from dataclasses import replace
+
+from bench import calls, floors, startup, streams, works
+from bench.database import LONGS, MESSAGES_A_SESSION, THOUSANDS
+from bench.measurement import p50
+from bench.row import (
+    Asked,
+    Result,
+    Row,
+    against_call,
+    against_empty,
+    against_floor,
+    against_small,
+)
+from bench.stage import Stage
+
+_SAME_PAGES = "psycopg fetching the same pages by the same SQL"
+_ONE_SELECT = "psycopg, one SELECT"
+
+
+def every_row(sessions: int) -> list[Row]:
+    """Makes all rows, for a full database of so many sessions of 10 messages."""
+    full, small = _size(sessions), _size(max(1, sessions // 100))
+    same = Asked(at_least=0.85)
+    return [
+        *_against_floors(sessions),
+        *(against_small(work, full, small, same) for work in works.OF_ANY_SIZE),
+        *_of_length(),
+        *_of_the_process(sessions),
+    ]
+
+
+def _size(sessions: int) -> str:
+    return f"{sessions:,} sessions and {sessions * MESSAGES_A_SESSION:,} messages"
+
+
+def _against_floors(sessions: int) -> list[Row]:
+    half, just_told = Asked(at_least=0.5), Asked()
+    listed = sessions + len(THOUSANDS) + len(LONGS)
+    list_all = replace(
+        works.LIST_ALL, text=f"ListAllSessions, {listed:,} sessions with metadata, rows a second"
+    )
+    stream = replace(works.STREAM_MESSAGES, text=f"{works.STREAM_MESSAGES.text}, rows a second")
+    return [
+        against_empty(works.GET_SESSION, Asked(at_least=1.0)),
+        against_empty(works.GET_SESSION_ALONE, Asked(at_most=1.8), p50),
+        against_empty(works.ADD_MEMORY, half),
+        against_floor(
+            works.ADD_MEMORY_ALONE, "a psycopg transaction of the same SQL, p50",
+            floors.add_memory, Asked(at_most=2.0), p50,
+        ),
+        against_empty(works.GET_MEMORY, half),
+        against_floor(
+            works.ADD_MANY, "COPY of the same rows", floors.copy_messages, Asked(at_least=0.4)
+        ),
+        against_floor(list_all, _SAME_PAGES, floors.list_sessions, half),
+        against_floor(
+            replace(list_all, name="list_all_select"), _ONE_SELECT,
+            floors.select_sessions, just_told,
+        ),
+        against_floor(stream, _SAME_PAGES, floors.list_messages, half),
+        against_floor(
+            replace(stream, name="stream_messages_select"), _ONE_SELECT,
+            floors.select_messages, just_told,
+        ),
+    ]  # fmt: skip
+
+
+def _of_length() -> list[Row]:
+    asked = Asked(at_least=0.9)
+    get_short = calls.get_memory(calls.as_many_as_longs, in_flight=64)
+    add_short = works.ADD_MEMORY_ALONE.call
+    return [
+        against_call(works.GET_LONG_MEMORY, "last 10 of 10", get_short, asked),
+        against_call(works.ADD_LONG_MEMORY, "in sessions of 10", add_short, asked),
+    ]
+
+
+def _of_the_process(sessions: int) -> list[Row]:
+    text = f"memory of the server after streaming {sessions:,} sessions to a slow reader"
+    return [
+        Row(
+            "slow_reader", text, "before", Asked(at_most=32, unit=" MiB"), _growth, needs_ghz=False
+        ),
+        Row(
+            "startup", "time from start to SERVING, database up, nothing to migrate",
+            "importing grpc and psycopg alone", Asked(at_most=2.5), _startup, needs_ghz=False,
+        ),
+    ]  # fmt: skip
+
+
+def _growth(stage: Stage) -> Result:
+    """Measures a server of its own, whose memory nothing else has grown yet."""
+    with stage.another_palaver() as palaver:
+        return Result(streams.growth_with_slow_reader(palaver))
+
+
+def _startup(stage: Stage) -> Result:
+    compared = stage.compare(
+        lambda: startup.until_serving(stage.full.database, stage.log), startup.importing
+    )
+    return Result.of(compared, p50)

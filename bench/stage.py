@@ -1,0 +1,110 @@
+"""All that runs while the bench measures."""
+
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import click
+
+from bench import servers
+from bench.calls import Call
+from bench.database import Database, create
+from bench.ghz import Ghz
+from bench.measurement import Comparison, Round, interleaved
+from bench.servers import Palaver
+from server.embedded import EmbeddedPostgres
+
+# Durable commits, which are PostgreSQL's defaults; and no checkpoint amid a round.
+POSTGRES_SETTINGS = {
+    "fsync": "on",
+    "synchronous_commit": "on",
+    "checkpoint_timeout": "1h",
+    "max_wal_size": "4GB",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """The servers, what loads them, and for how long.
+
+    Args:
+        directory: For files and logs; gone afterwards.
+        full: A Palaver over the database of full size.
+        small: One over a hundredth of that.
+        empty_address: Of the empty server.
+        ghz: None if it is not installed.
+        rounds: How many of each, after one to warm up.
+        seconds: How long a round is.
+    """
+
+    directory: Path
+    full: Palaver
+    small: Palaver
+    empty_address: str
+    ghz: Ghz | None
+    rounds: int
+    seconds: float
+
+    def load(self, call: Call, palaver: Palaver) -> Round:
+        """Loads a Palaver with calls; where they add messages, these are counted."""
+        loaded = self._load(call, palaver.address, palaver.database)
+        palaver.database.added += loaded.done * call.messages
+        pieces = call.messages or 1
+        return replace(loaded, done=loaded.done * pieces, rate=loaded.rate * pieces)
+
+    def load_empty(self, call: Call) -> Round:
+        """Loads the empty server with the same."""
+        return self._load(call, self.empty_address, self.full.database)
+
+    def compare(self, work: Callable[[], Round], floor: Callable[[], Round]) -> Comparison:
+        """Measures two things in turns."""
+        return interleaved(work, floor, rounds=self.rounds)
+
+    @property
+    def log(self) -> Path:
+        """Where the servers log to."""
+        return self.directory / "servers.log"
+
+    def another_palaver(self) -> AbstractContextManager[Palaver]:
+        """Runs one more over the full database, in a block."""
+        return servers.palaver(self.full.database, self.log)
+
+    def _load(self, call: Call, address: str, database: Database) -> Round:
+        if self.ghz is None:
+            raise RuntimeError("ghz is not installed")
+        requests = call.requests(database)
+        return self.ghz.load(
+            address, call.method, requests, in_flight=call.in_flight, seconds=self.seconds
+        )
+
+
+def progress(line: str) -> None:
+    """Tells what is done next."""
+    click.echo(line, file=sys.stderr)
+
+
+@contextmanager
+def set_up(
+    *, sessions: int, ghz_program: str | None, rounds: int, seconds: float
+) -> Iterator[Stage]:
+    """Starts all there is, with `sessions` in the full database; ends it after the block."""
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="palaver-bench-")))
+        progress(f"starting PostgreSQL in {directory}")
+        postgres = stack.enter_context(EmbeddedPostgres(directory, POSTGRES_SETTINGS))
+        full = create(postgres.url, "full", sessions, progress)
+        small = create(postgres.url, "small", max(1, sessions // 100), progress)
+        progress("starting the servers")
+        log = directory / "servers.log"
+        yield Stage(
+            directory=directory,
+            full=stack.enter_context(servers.palaver(full, log)),
+            small=stack.enter_context(servers.palaver(small, log)),
+            empty_address=stack.enter_context(servers.empty_server(log)),
+            ghz=Ghz(ghz_program, directory) if ghz_program else None,
+            rounds=rounds,
+            seconds=seconds,
+        )
