@@ -82,13 +82,14 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
     server = grpc.aio.server(interceptors=INTERCEPTORS, options=SERVER_OPTIONS)
     register_services(server, settings, pool, purger, health_servicer)
     port = server.add_insecure_port(settings.listen)
+    background: list[asyncio.Task[None]] = []
     await pool.open()
-    await database_health.check()
-    background = [_in_background(database_health.watch())]
-    if settings.purge_interval:
-        background.append(_in_background(purger.run_every(settings.purge_interval)))
-    await server.start()
     try:
+        await database_health.check()
+        background.append(_in_background(database_health.watch()))
+        if settings.purge_interval:
+            background.append(_in_background(purger.run_every(settings.purge_interval)))
+        await server.start()
         yield f"{settings.listen.rpartition(':')[0]}:{port}"
     finally:
         await health_servicer.enter_graceful_shutdown()
@@ -96,6 +97,7 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
+        await database_health.close()
         await pool.close()
 
 

@@ -49,12 +49,13 @@ class DatabaseHealth:
 
     async def watch(self) -> None:
         """Checks for ever."""
-        try:
-            while True:
-                await self.check()
-                await asyncio.sleep(self._interval)
-        finally:
-            await self._disconnect()
+        while True:
+            await self.check()
+            await asyncio.sleep(self._interval)
+
+    async def close(self) -> None:
+        """Gives up its connection."""
+        await self._disconnect()
 
     async def check(self) -> None:
         """Checks once, and sets the health if it changed."""

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import chain, repeat
 from pathlib import Path
 
 import psutil
@@ -41,14 +42,19 @@ def _place() -> Path | None:
 
 
 def end_processes_in(directory: Path) -> None:
-    """Kills all that works in a directory."""
+    """Ends all that works in a directory."""
+    # PostgreSQL takes its shared memory with it, if it is given a moment.
+    ways = chain([signal.SIGQUIT], repeat(None, 50), repeat(signal.SIGKILL))
 
     def none_is_left() -> bool:
-        leftovers = processes_in(directory)
-        for process in leftovers:
+        processes, way = processes_in(directory), next(ways)
+        for process in processes:
             with suppress(psutil.NoSuchProcess):
-                process.kill()
-        return not leftovers
+                if process.name() != "postgres":
+                    process.kill()
+                elif way:
+                    process.send_signal(way)
+        return not processes
 
     eventually(none_is_left, "all processes are ended")
 

@@ -131,8 +131,10 @@ def test_a_start_that_fails_half_way_leaves_no_connection(
     async def fail(_: DatabaseHealth) -> None:
         raise OSError("as a bug would")
 
+    given: dict[str, Any] = {"listen": "127.0.0.1:0"}
+
     async def start() -> None:
-        async with app.running(Settings(**{"listen": "127.0.0.1:0"}), database_url):
+        async with app.running(Settings(**given), database_url):
             pass
 
     monkeypatch.setattr(DatabaseHealth, "check", fail)
