@@ -30,10 +30,11 @@ def is_unavailable(error: psycopg.Error) -> bool:
     """Tells whether the error says that the database is away, or cannot take work for now."""
     if isinstance(error, _REFUSED_FOR_NOW):
         return True
-    # A lost connection has no SQLSTATE, or one of class 08, "connection exception".
-    return isinstance(error, psycopg.OperationalError) and (
-        error.sqlstate is None or error.sqlstate.startswith("08")
-    )
+    # A lost connection has no SQLSTATE, or one of class 08, "connection exception"; and
+    # no class of its own, where libpq makes up a result of a server that is gone.
+    if error.sqlstate is None:
+        return isinstance(error, psycopg.OperationalError) or type(error) is psycopg.DatabaseError
+    return error.sqlstate.startswith("08")
 
 
 @contextmanager

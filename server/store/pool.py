@@ -56,7 +56,7 @@ class Pool:
         self._connects = False
         old, self._pool = self._pool, self._make()
         await self._pool.open()
-        await old.close(timeout=0)
+        await old.close(timeout=1)
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[AsyncConnection[tuple[Any, ...]]]:
@@ -71,6 +71,10 @@ class Pool:
             connection = await self._acquire(pool)
             try:
                 yield connection
+            except Error as error:
+                if connection.broken:  # whatever the driver made of it
+                    raise DatabaseUnavailable from error
+                raise
             finally:
                 await pool.putconn(connection)
 

@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import grpc
@@ -22,15 +23,15 @@ class Database:
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
+        self._running = ExitStack()
         self.start()
         self.url = self._postgres.url
 
     def start(self) -> None:
-        self._postgres = EmbeddedPostgres(self._data_dir, FAST)
-        self._postgres.__enter__()
+        self._postgres = self._running.enter_context(EmbeddedPostgres(self._data_dir, FAST))
 
     def stop(self) -> None:
-        self._postgres.__exit__(None, None, None)
+        self._running.close()
 
     def kill(self) -> None:
         """Kills it; it comes back soon."""
