@@ -1,33 +1,25 @@
 """Maps domain errors to gRPC statuses with `google.rpc` details: the only place that does."""
 
-from __future__ import annotations
-
 import logging
 import traceback
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
-from typing import Any, TypeAlias
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import NoReturn
 
-import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
 from server import errors
-
-# Strings, since at run time these classes are not generic.
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+from server.interceptors.chain import Context, StreamCall, UnaryCall
 
 _LOGGER = logging.getLogger(__name__)
 
 ERROR_DOMAIN = "palaver"
-
-_OUR_METHODS = "/palaver."
 
 _RETRY_INFO = error_details_pb2.RetryInfo(retry_delay=Duration(seconds=1))
 
@@ -36,71 +28,37 @@ _RETRY_INFO = error_details_pb2.RetryInfo(retry_delay=Duration(seconds=1))
 _MAX_DETAIL_BYTES = 2048
 
 
-class ErrorMappingInterceptor(grpc.aio.ServerInterceptor):
+class ErrorMapping:
     """Ends a call that raises with the status that the error stands for."""
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler | None:
-        """Wraps the handler of a call."""
-        handler = await continuation(handler_call_details)
-        if handler is None or not handler_call_details.method.startswith(_OUR_METHODS):
-            return handler  # health and reflection have errors of their own
-        # The request is decoded in here, so that bytes that are no message are mapped too.
-        if handler.unary_unary:
-            return grpc.unary_unary_rpc_method_handler(
-                _mapped_call(handler), response_serializer=handler.response_serializer
-            )
-        if handler.unary_stream:
-            return grpc.unary_stream_rpc_method_handler(
-                _mapped_stream(handler), response_serializer=handler.response_serializer
-            )
-        raise NotImplementedError(handler_call_details.method)
+    def unary(self, _method: str, call: UnaryCall) -> UnaryCall:
+        """Wraps a method with one response."""
+
+        async def mapped(request: bytes, context: Context) -> bytes:
+            try:
+                return await call(request, context)
+            except Exception as error:  # noqa: BLE001 - the boundary
+                return await _abort(context, error)
+
+        return mapped
+
+    def stream(self, _method: str, call: StreamCall) -> StreamCall:
+        """Wraps a method with a stream of responses."""
+
+        async def mapped(request: bytes, context: Context) -> AsyncGenerator[bytes, None]:
+            try:
+                async with aclosing(call(request, context)) as responses:
+                    async for response in responses:
+                        yield response
+            except Exception as error:  # noqa: BLE001 - the boundary
+                await _abort(context, error)
+
+        return mapped
 
 
-def _mapped_call(handler: Handler) -> Callable[[bytes, Context], Any]:
-    call: Any = handler.unary_unary
-
-    async def mapped(request: bytes, context: Context) -> Any:
-        async with _mapped_errors(context):
-            return await call(_decoded(handler, request), context)
-
-    return mapped
-
-
-def _mapped_stream(handler: Handler) -> Callable[[bytes, Context], Any]:
-    stream: Any = handler.unary_stream
-
-    async def mapped(request: bytes, context: Context) -> AsyncIterator[Any]:
-        async with (
-            _mapped_errors(context),
-            aclosing(stream(_decoded(handler, request), context)) as responses,
-        ):
-            async for response in responses:
-                yield response
-
-    return mapped
-
-
-@asynccontextmanager
-async def _mapped_errors(context: Context) -> AsyncIterator[None]:
-    try:
-        yield
-    except grpc.aio.AbortError:
-        raise
-    except Exception as error:  # noqa: BLE001 - the boundary
-        await context.abort_with_status(rpc_status.to_status(status_of(error)))
-
-
-def _decoded(handler: Handler, request: bytes) -> Any:
-    deserialize: Any = handler.request_deserializer
-    try:
-        return deserialize(request)
-    except DecodeError as error:
-        description = "is not a message of its type, or nests deeper than metadata may"
-        raise errors.InvalidRequest(errors.FieldViolation("request", description)) from error
+async def _abort(context: Context, error: Exception) -> NoReturn:
+    await context.abort_with_status(rpc_status.to_status(status_of(error)))
+    raise AssertionError  # it never returns
 
 
 def status_of(error: Exception) -> Status:

@@ -1,0 +1,113 @@
+"""The chain of interceptors: one ordered list, composed once for each method."""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from typing import Any, Protocol, TypeAlias
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from server.errors import FieldViolation, InvalidRequest
+
+# Strings, since at run time these classes are not generic.
+Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+FoundHandler: TypeAlias = "Handler | None"
+
+UnaryCall: TypeAlias = Callable[[bytes, Context], Awaitable[bytes]]
+StreamCall: TypeAlias = Callable[[bytes, Context], AsyncGenerator[bytes, None]]
+
+_OUR_METHODS = "/palaver."
+
+
+class Interceptor(Protocol):
+    """One concern of every call.
+
+    It wraps calls of both kinds, and sees requests and responses as the bytes that travel.
+    A method is named in full, such as `/palaver.v1.SessionService/GetSession`.
+    """
+
+    def unary(self, method: str, call: UnaryCall) -> UnaryCall:
+        """Wraps a method with one response."""
+        ...
+
+    def stream(self, method: str, call: StreamCall) -> StreamCall:
+        """Wraps a method with a stream of responses."""
+        ...
+
+
+class InterceptorChain(grpc.aio.ServerInterceptor):
+    """Runs every call of our services through interceptors.
+
+    gRPC would ask each interceptor anew at each call. Here a method's wrappers are made at
+    its first one.
+
+    Args:
+        interceptors: Outermost first.
+    """
+
+    def __init__(self, interceptors: Sequence[Interceptor]) -> None:
+        self._interceptors = tuple(reversed(interceptors))
+        self._wrapped: dict[str, Handler] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[FoundHandler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> FoundHandler:
+        """Gives the handler of a call, wrapped."""
+        method = handler_call_details.method
+        wrapped = self._wrapped.get(method)
+        if wrapped is not None:
+            return wrapped
+        handler = await continuation(handler_call_details)
+        if handler is None or not method.startswith(_OUR_METHODS):
+            return handler  # health and reflection have ways of their own
+        self._wrapped[method] = wrapped = self._wrap(method, handler)
+        return wrapped
+
+    def _wrap(self, method: str, handler: Handler) -> Handler:
+        if handler.unary_unary:
+            call = _unary(handler)
+            for interceptor in self._interceptors:
+                call = interceptor.unary(method, call)
+            return grpc.unary_unary_rpc_method_handler(call)
+        if handler.unary_stream:
+            stream = _stream(handler)
+            for interceptor in self._interceptors:
+                stream = interceptor.stream(method, stream)
+            return grpc.unary_stream_rpc_method_handler(stream)
+        raise NotImplementedError(method)
+
+
+def _unary(handler: Handler) -> UnaryCall:
+    call: Any = handler.unary_unary
+    deserialize: Any = handler.request_deserializer
+    serialize: Any = handler.response_serializer
+
+    async def unary(request: bytes, context: Context) -> bytes:
+        response: bytes = serialize(await call(_decoded(deserialize, request), context))
+        return response
+
+    return unary
+
+
+def _stream(handler: Handler) -> StreamCall:
+    stream: Any = handler.unary_stream
+    deserialize: Any = handler.request_deserializer
+    serialize: Any = handler.response_serializer
+
+    async def encoded(request: bytes, context: Context) -> AsyncGenerator[bytes, None]:
+        async with aclosing(stream(_decoded(deserialize, request), context)) as responses:
+            async for response in responses:
+                yield serialize(response)
+
+    return encoded
+
+
+def _decoded(deserialize: Callable[[bytes], Message], request: bytes) -> Message:
+    try:
+        return deserialize(request)
+    except DecodeError as error:
+        description = "is not a message of its type, or nests deeper than metadata may"
+        raise InvalidRequest(FieldViolation("request", description)) from error
