@@ -1,16 +1,19 @@
 """Converts rows to messages and back. Pure: no I/O, no rules of the contract."""
 
-import json
 import math
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
-from google.protobuf.struct_pb2 import ListValue, Struct, Value
+import orjson
+from google.protobuf.message import Message as ProtobufMessage
+from google.protobuf.struct_pb2 import Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 from palaver.v1 import admin_service_pb2, memory_pb2, memory_service_pb2, session_pb2
 
 from server.purge import PurgeProgress
+from server.services import wire
+from server.services.wire import varint
 from server.store.memory import AddedMessage
 from server.store.messages import MessageRow
 from server.store.sessions import SessionRow
@@ -21,31 +24,92 @@ _LAST_MOMENT = datetime.max.replace(tzinfo=UTC)
 _MAX_EXACT_INTEGER = 2**53
 
 
+_SESSION_ID = wire.tag(session_pb2.Session, "session_id")
+_USER_ID = wire.tag(session_pb2.Session, "user_id")
+_SESSION_METADATA = wire.tag(session_pb2.Session, "metadata")
+_SESSION_CREATED_AT = wire.tag(session_pb2.Session, "created_at")
+_SESSION_UPDATED_AT = wire.tag(session_pb2.Session, "updated_at")
+_ID = wire.integer_tag(session_pb2.Session, "id")
+_LAST_SEQUENCE = wire.integer_tag(session_pb2.Session, "last_sequence")
+
+
+def _encoded_session(row: SessionRow) -> bytes:
+    session_id = row.session_id.encode()
+    user_id = (row.user_id or "").encode()
+    metadata = _encoded_metadata(row.metadata)
+    created_at, updated_at = wire.timestamp(row.created_at), wire.timestamp(row.updated_at)
+    return b"".join(
+        (
+            _SESSION_ID, varint(len(session_id)), session_id,
+            _USER_ID, varint(len(user_id)), user_id,
+            _SESSION_METADATA, varint(len(metadata)), metadata,
+            _SESSION_CREATED_AT, varint(len(created_at)), created_at,
+            _SESSION_UPDATED_AT, varint(len(updated_at)), updated_at,
+            _ID, varint(row.id),
+            _LAST_SEQUENCE, varint(row.last_sequence),
+        )
+    )  # fmt: skip
+
+
+_MESSAGE_ID = wire.tag(memory_pb2.Message, "message_id")
+_ROLE = wire.tag(memory_pb2.Message, "role")
+_CONTENT = wire.tag(memory_pb2.Message, "content")
+_MESSAGE_METADATA = wire.tag(memory_pb2.Message, "metadata")
+_TOKEN_COUNT = wire.integer_tag(memory_pb2.Message, "token_count")
+_SEQUENCE = wire.integer_tag(memory_pb2.Message, "sequence")
+_MESSAGE_CREATED_AT = wire.tag(memory_pb2.Message, "created_at")
+_MESSAGE_UPDATED_AT = wire.tag(memory_pb2.Message, "updated_at")
+
+
+def _encoded_message(row: MessageRow) -> bytes:
+    message_id, role, content = row.message_id.encode(), row.role.encode(), row.content.encode()
+    metadata = _encoded_metadata(row.metadata)
+    created_at, updated_at = wire.timestamp(row.created_at), wire.timestamp(row.updated_at)
+    return b"".join(
+        (
+            _MESSAGE_ID, varint(len(message_id)), message_id,
+            _ROLE, varint(len(role)), role,
+            _CONTENT, varint(len(content)), content,
+            _MESSAGE_METADATA, varint(len(metadata)), metadata,
+            _TOKEN_COUNT, varint(row.token_count),
+            _SEQUENCE, varint(row.sequence),
+            _MESSAGE_CREATED_AT, varint(len(created_at)), created_at,
+            _MESSAGE_UPDATED_AT, varint(len(updated_at)), updated_at,
+        )
+    )  # fmt: skip
+
+
+def _encoded_metadata(text: str) -> bytes:
+    return b"" if text == "{}" else wire.struct(object_from_json(text))
+
+
 def session_message(row: SessionRow) -> session_pb2.Session:
     """Converts a session."""
-    return session_pb2.Session(
-        session_id=row.session_id,
-        user_id=row.user_id or "",
-        metadata=struct_from_json(row.metadata),
-        created_at=timestamp_message(row.created_at),
-        updated_at=timestamp_message(row.updated_at),
-        id=row.id,
-        last_sequence=row.last_sequence,
-    )
+    return session_pb2.Session.FromString(_encoded_session(row))
 
 
 def message_message(row: MessageRow) -> memory_pb2.Message:
     """Converts a message."""
-    return memory_pb2.Message(
-        message_id=row.message_id,
-        role=row.role,
-        content=row.content,
-        metadata=struct_from_json(row.metadata),
-        token_count=row.token_count,
-        sequence=row.sequence,
-        created_at=timestamp_message(row.created_at),
-        updated_at=timestamp_message(row.updated_at),
-    )
+    return memory_pb2.Message.FromString(_encoded_message(row))
+
+
+ListT = TypeVar("ListT", bound=ProtobufMessage)
+
+
+def with_sessions(response: ListT, rows: Iterable[SessionRow]) -> ListT:
+    """Adds sessions to the `sessions` of a response."""
+    return _with_items(response, "sessions", map(_encoded_session, rows))
+
+
+def with_messages(response: ListT, rows: Iterable[MessageRow]) -> ListT:
+    """Adds messages to the `messages` of a response."""
+    return _with_items(response, "messages", map(_encoded_message, rows))
+
+
+def _with_items(response: ListT, field: str, encoded: Iterable[bytes]) -> ListT:
+    tag = wire.tag(type(response), field)
+    response.MergeFromString(b"".join([wire.delimited(tag, item) for item in encoded]))
+    return response
 
 
 def added_message(row: AddedMessage) -> memory_service_pb2.AddedMessage:
@@ -72,9 +136,7 @@ def _progress_of(kind: str, progress: PurgeProgress) -> admin_service_pb2.PurgeP
 
 def timestamp_message(moment: datetime) -> Timestamp:
     """Converts a time in UTC, to the microsecond."""
-    microseconds = (moment - _EPOCH) // _MICROSECOND
-    seconds, rest = divmod(microseconds, 1_000_000)
-    return Timestamp(seconds=seconds, nanos=rest * 1000)
+    return Timestamp.FromString(wire.timestamp(moment))
 
 
 def datetime_from_timestamp(timestamp: Timestamp, *, round_up: bool = False) -> datetime:
@@ -90,21 +152,18 @@ def datetime_from_timestamp(timestamp: Timestamp, *, round_up: bool = False) -> 
 
 def struct_from_json(text: str) -> Struct:
     """Parses a JSON object into a Struct."""
-    struct = Struct()
-    if text != "{}":
-        _fill_struct(struct, object_from_json(text))
-    return struct
+    return Struct.FromString(_encoded_metadata(text))
 
 
 def object_from_json(text: str) -> dict[str, Any]:
-    """Parses a JSON object; integers that a double does not hold exactly become doubles."""
-    fields: dict[str, Any] = json.loads(text, parse_int=_integer)
+    """Parses a JSON object."""
+    fields: dict[str, Any] = orjson.loads(text)
     return fields
 
 
 def json_from_object(fields: dict[str, Any]) -> str:
     """Writes compact JSON."""
-    return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+    return orjson.dumps(fields).decode()
 
 
 def object_from_struct(struct: Struct, *, max_levels: int) -> dict[str, Any]:
@@ -151,39 +210,7 @@ def _text(text: str) -> str:
     return text
 
 
-def _integer(digits: str) -> float | int:
-    return int(digits) if len(digits) < len(str(_MAX_EXACT_INTEGER)) else _number(float(digits))
-
-
 def _number(number: float) -> float | int:
     if not math.isfinite(number):
         raise ValueError("has a number that is NaN or infinite")
     return int(number) if number.is_integer() and abs(number) < _MAX_EXACT_INTEGER else number
-
-
-def _fill_struct(struct: Struct, fields: dict[str, Any]) -> None:
-    for key, item in fields.items():
-        _fill_value(struct.fields[key], item)
-
-
-def _fill_list(values: ListValue, items: Iterable[Any]) -> None:
-    for item in items:
-        _fill_value(values.values.add(), item)
-
-
-def _fill_value(value: Value, item: Any) -> None:
-    match item:
-        case str():
-            value.string_value = item
-        case bool():
-            value.bool_value = item
-        case int() | float():
-            value.number_value = item
-        case None:
-            value.null_value = 0  # type: ignore[assignment]
-        case dict():
-            value.struct_value.SetInParent()
-            _fill_struct(value.struct_value, item)
-        case list():
-            value.list_value.SetInParent()
-            _fill_list(value.list_value, item)

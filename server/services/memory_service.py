@@ -14,6 +14,7 @@ from server.services.conversion import (
     message_message,
     struct_from_json,
     timestamp_message,
+    with_messages,
 )
 from server.services.merge_patch import patched_metadata
 from server.services.streaming import pages
@@ -72,12 +73,12 @@ class MemoryService(MemoryServiceServicer):
         memory = await self._memory.get_memory(
             session_id, last_n=min(last_n, MAX_ITEMS), max_tokens=max_tokens
         )
-        return memory_pb2.Memory(
+        response = memory_pb2.Memory(
             session_id=session_id,
-            messages=map(message_message, memory.messages.rows),
             metadata=struct_from_json(memory.metadata),
             has_more=memory.messages.has_more,
         )
+        return with_messages(response, memory.messages.rows)
 
     async def DeleteMemory(
         self, request: pb.DeleteMemoryRequest, context: Context
@@ -99,9 +100,7 @@ class MemoryService(MemoryServiceServicer):
             cursor = fields.not_negative("cursor", request.cursor)
         span = Span.from_cursor(cursor, newest_first=request.newest_first)
         page = await self._messages.list_messages(session_id, span, limit=limit)
-        return pb.ListMessagesResponse(
-            messages=map(message_message, page.rows), next_cursor=page.next_cursor
-        )
+        return with_messages(pb.ListMessagesResponse(next_cursor=page.next_cursor), page.rows)
 
     async def StreamMessages(
         self, request: pb.StreamMessagesRequest, context: Context
@@ -116,9 +115,8 @@ class MemoryService(MemoryServiceServicer):
         async for page in pages(
             partial(self._messages.list_messages, session_id, limit=limit), span
         ):
-            yield pb.StreamMessagesResponse(
-                messages=map(message_message, page.rows), next_cursor=page.rows[-1].position
-            )
+            chunk = pb.StreamMessagesResponse(next_cursor=page.rows[-1].position)
+            yield with_messages(chunk, page.rows)
 
     async def GetMessage(
         self, request: pb.GetMessageRequest, context: Context
@@ -168,7 +166,7 @@ class MemoryService(MemoryServiceServicer):
         response = pb.DeleteMessagesResponse()
 
         def check(rows: list[MessageRow]) -> None:
-            response.messages.extend(map(message_message, rows))
+            with_messages(response, rows)
             if response.ByteSize() > MAX_RESPONSE_BYTES:
                 raise InvalidRequest(too_many_to_delete(by_id=bool(message_ids)))
 

@@ -8,7 +8,7 @@ from palaver.v1 import session_service_pb2 as pb
 from palaver.v1.session_service_pb2_grpc import SessionServiceServicer
 
 from server.services.context import Context
-from server.services.conversion import session_message, timestamp_message
+from server.services.conversion import session_message, timestamp_message, with_sessions
 from server.services.merge_patch import patched_metadata
 from server.services.streaming import pages
 from server.services.validation import Fields
@@ -75,9 +75,7 @@ class SessionService(SessionServiceServicer):
             narrowed = _session_filter(fields.at("filter"), request.filter)
         span = Span.from_cursor(cursor, newest_first=request.newest_first)
         page = await self._sessions.list_sessions(span, limit=limit, filter=narrowed)
-        return pb.ListSessionsResponse(
-            sessions=map(session_message, page.rows), next_cursor=page.next_cursor
-        )
+        return with_sessions(pb.ListSessionsResponse(next_cursor=page.next_cursor), page.rows)
 
     async def ListAllSessions(
         self, request: pb.ListAllSessionsRequest, context: Context
@@ -92,9 +90,8 @@ class SessionService(SessionServiceServicer):
         async for page in pages(
             partial(self._sessions.list_sessions, limit=limit, filter=narrowed), span
         ):
-            yield pb.ListAllSessionsResponse(
-                sessions=map(session_message, page.rows), next_cursor=page.rows[-1].position
-            )
+            chunk = pb.ListAllSessionsResponse(next_cursor=page.rows[-1].position)
+            yield with_sessions(chunk, page.rows)
 
 
 def _session_filter(fields: Fields, filter: session_pb2.SessionFilter) -> SessionFilter:
