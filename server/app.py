@@ -21,8 +21,9 @@ from palaver.v1 import (
 
 from server.config import Settings
 from server.health import DatabaseHealth
-from server.interceptors.chain import InterceptorChain
+from server.interceptors.chain import Interceptor, InterceptorChain
 from server.interceptors.error_mapping import ErrorMapping
+from server.interceptors.gathering import Gathering
 from server.purge import Purger
 from server.services.admin_service import AdminService
 from server.services.memory_service import MemoryService
@@ -42,8 +43,11 @@ SERVICES = tuple(
     for service in file.DESCRIPTOR.services_by_name.values()
 )
 
-# Outermost first.
-INTERCEPTORS = (ErrorMapping(),)
+
+def interceptors() -> tuple[Interceptor, ...]:
+    """Makes the interceptors of a server, outermost first."""
+    return (ErrorMapping(), Gathering())
+
 
 SERVER_OPTIONS = (
     ("grpc.max_receive_message_length", 16 * 1024 * 1024),
@@ -79,7 +83,9 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
         services=SERVICES,
         interval=settings.health_interval_seconds,
     )
-    server = grpc.aio.server(interceptors=(InterceptorChain(INTERCEPTORS),), options=SERVER_OPTIONS)
+    server = grpc.aio.server(
+        interceptors=(InterceptorChain(interceptors()),), options=SERVER_OPTIONS
+    )
     register_services(server, settings, pool, purger, health_servicer)
     port = server.add_insecure_port(settings.listen)
     background: list[asyncio.Task[None]] = []

@@ -37,7 +37,7 @@ def _encoded_session(row: SessionRow) -> bytes:
     session_id = row.session_id.encode()
     user_id = (row.user_id or "").encode()
     metadata = _encoded_metadata(row.metadata)
-    created_at, updated_at = wire.timestamp(row.created_at), wire.timestamp(row.updated_at)
+    created_at, updated_at = _encoded_times(row)
     return b"".join(
         (
             _SESSION_ID, varint(len(session_id)), session_id,
@@ -64,7 +64,7 @@ _MESSAGE_UPDATED_AT = wire.tag(memory_pb2.Message, "updated_at")
 def _encoded_message(row: MessageRow) -> bytes:
     message_id, role, content = row.message_id.encode(), row.role.encode(), row.content.encode()
     metadata = _encoded_metadata(row.metadata)
-    created_at, updated_at = wire.timestamp(row.created_at), wire.timestamp(row.updated_at)
+    created_at, updated_at = _encoded_times(row)
     return b"".join(
         (
             _MESSAGE_ID, varint(len(message_id)), message_id,
@@ -77,6 +77,13 @@ def _encoded_message(row: MessageRow) -> bytes:
             _MESSAGE_UPDATED_AT, varint(len(updated_at)), updated_at,
         )
     )  # fmt: skip
+
+
+def _encoded_times(row: SessionRow | MessageRow) -> tuple[bytes, bytes]:
+    created_at = wire.timestamp(row.created_at)
+    # The same for all that was never changed.
+    unchanged = row.updated_at == row.created_at
+    return created_at, created_at if unchanged else wire.timestamp(row.updated_at)
 
 
 def _encoded_metadata(text: str) -> bytes:

@@ -1,21 +1,29 @@
 """Streams of pages."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
 
 from server.store.page import Page, RowT, Span
 
 
 async def pages(
-    fetch: Callable[[Span], Awaitable[Page[RowT]]], span: Span
+    fetch: Callable[[Span], Coroutine[Any, Any, Page[RowT]]], span: Span
 ) -> AsyncIterator[Page[RowT]]:
     """Fetches the pages of a listing one after the other; an empty one is left out.
 
-    Between two pages nothing is held: no transaction, no connection, no row.
+    While a page is encoded and sent, the next one is fetched. Between two pages nothing
+    else is held: no transaction, no connection, no row.
     """
-    while True:
-        page = await fetch(span)
-        if page.rows:
+    page = await fetch(span)
+    while page.has_more:
+        span = span.beyond(page.rows[-1].position)
+        following = asyncio.create_task(fetch(span))
+        try:
+            await asyncio.sleep(0)  # the statement is on its way before the page is encoded
             yield page
-            span = span.beyond(page.rows[-1].position)
-        if not page.has_more:
-            return
+            page = await following
+        finally:
+            following.cancel()
+    if page.rows:
+        yield page

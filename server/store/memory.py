@@ -2,15 +2,24 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, NamedTuple
 
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, Error
 
 from server.errors import NotFound, StaleLastSequence
+from server.store.batch import Batch
 from server.store.messages import COLUMNS, SIZE, MessageRow
 from server.store.page import MAX_PAGE_BYTES, Page
 from server.store.pool import Pool
 from server.store.uuid7 import uuid7
+
+# As much as keeps memory bounded: an answer is up to 4 MiB.
+_MOST_READS_AT_ONCE = 16
+
+_MOST_APPENDS_AT_ONCE = 32
+_SHORT_APPEND = 16 * 1024  # characters
 
 
 class NewMessage(NamedTuple):
@@ -55,6 +64,8 @@ class MemoryStore:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+        self._appends = Batch(self._append, most=_MOST_APPENDS_AT_ONCE)
+        self._reads = Batch(self._get, most=_MOST_READS_AT_ONCE)
 
     # `kept` are the live messages that the request names again: they keep their
     # sequences, and those that it would not change are not written. Everybody else
@@ -145,13 +156,18 @@ class MemoryStore:
         Creates the session, for `user_id`, if there is none; brings it back if it is
         deleted. One statement does it all, but for three cases that must know the
         session before they write: ids that it may hold already, an expected sequence,
-        and a deleted session. They lock it first.
+        and a deleted session. They lock it first. Short appends that start together
+        share a transaction.
 
         Raises:
             StaleLastSequence: The session's is not the expected one; nothing is written.
         """
-        parameters = {"session_id": session_id, "user_id": user_id, **_columns(messages)}
         has_ids = any(message.message_id is not None for message in messages)
+        if not has_ids and expected_last_sequence is None and _is_short(messages):
+            added = await self._appends.do((session_id, messages))
+            if added is not None:
+                return added
+        parameters = {"session_id": session_id, "user_id": user_id, **_columns(messages)}
         async with self._pool.connection() as connection:
             if not has_ids and expected_last_sequence is None:
                 rows = await self._add(connection, parameters, locked=False)
@@ -175,13 +191,77 @@ class MemoryStore:
         cursor = await connection.execute(self.ADD_MEMORY, {**parameters, "locked": locked})
         return await cursor.fetchall()
 
+    # Of live sessions alone, and only of those that nobody has locked: one that is would
+    # keep the others waiting, and their sessions locked meanwhile. In the order of their ids.
+    APPEND = """
+        WITH input AS (
+            SELECT *, row_number() OVER (PARTITION BY session_id ORDER BY position) AS number
+            FROM unnest(
+                %(session_ids)s::text[], %(message_ids)s::text[], %(roles)s::text[],
+                %(contents)s::text[], %(token_counts)s::integer[], %(metadatas)s::jsonb[],
+                %(created_ats)s::timestamptz[]
+            ) WITH ORDINALITY AS input
+                (session_id, message_id, role, content, token_count, metadata, created_at, position)
+        ), locked AS (
+            SELECT session_id FROM sessions
+            WHERE session_id = ANY(%(session_ids)s::text[]) AND deleted_at IS NULL
+            ORDER BY session_id
+            FOR NO KEY UPDATE SKIP LOCKED
+        ), session AS (
+            UPDATE sessions s
+            SET last_sequence = s.last_sequence + added.count,
+                updated_at = greatest(s.updated_at, statement_timestamp())
+            FROM (SELECT session_id, count(*) FROM input GROUP BY session_id) added
+            WHERE s.session_id = added.session_id
+                AND s.session_id IN (SELECT session_id FROM locked)
+            RETURNING s.session_id, s.last_sequence - added.count AS before, s.updated_at
+        ), written AS (
+            INSERT INTO messages
+                (session_id, sequence, message_id, role, content, token_count, metadata,
+                created_at, updated_at)
+            SELECT session_id, before + number, message_id, role, content, token_count, metadata,
+                coalesce(created_at, updated_at), updated_at
+            FROM session JOIN input USING (session_id)
+            RETURNING session_id, message_id, sequence, created_at
+        )
+        SELECT session_id, message_id, sequence, created_at FROM written
+        ORDER BY session_id, sequence
+    """
+
+    async def _append(
+        self, appends: Sequence[tuple[str, Sequence[NewMessage]]]
+    ) -> list[AddedMemory | None]:
+        """Appends to live sessions, in one transaction; None where it has to be done alone.
+
+        That is where there is nobody to share with, where the session is not live or is
+        locked, and in the second append to one session.
+        """
+        alone: list[AddedMemory | None] = [None] * len(appends)
+        shared = dict(reversed(appends))
+        if len(shared) == 1:
+            return alone
+        messages = [message for messages in shared.values() for message in messages]
+        session_ids = [session_id for session_id in shared for _ in shared[session_id]]
+        parameters = {"session_ids": session_ids, **_columns(messages)}
+        try:
+            async with self._pool.connection() as connection:
+                rows = await (await connection.execute(self.APPEND, parameters)).fetchall()
+        except Error:  # of one of them, which is to get it alone
+            return alone
+        added: dict[str, AddedMemory | None] = {
+            session_id: _added(list(of_session), created=False, undeleted=False)
+            for session_id, of_session in groupby(rows, key=itemgetter(0))
+        }
+        return [added.pop(session_id, None) for session_id, _ in appends]
+
     # A message of unknown token count is taken as a quarter of its characters; the sum
     # is in quarters, so that fractions count. The newest message is always joined, so
     # that no row means no session, and NULLs an empty one; `fits` says if it counts.
     GET_MEMORY = f"""
-        SELECT CASE WHEN coalesce(number, 1) = 1 THEN s.metadata::text END,
+        SELECT s.session_id,
+            CASE WHEN coalesce(number, 1) = 1 THEN s.metadata::text END,
             fits, has_more, {COLUMNS}
-        FROM sessions s LEFT JOIN (
+        FROM sessions s LEFT JOIN LATERAL (
             SELECT *,
                 %(max_tokens)s = 0
                     OR sum(quarters) OVER newest <= 4 * %(max_tokens)s::bigint AS fits,
@@ -193,31 +273,55 @@ class MemoryStore:
                     CASE token_count WHEN 0 THEN char_length(content)
                         ELSE 4 * token_count::bigint END AS quarters
                 FROM messages
-                WHERE session_id = %(session_id)s AND deleted_at IS NULL
+                WHERE session_id = s.session_id AND deleted_at IS NULL
                 ORDER BY sequence DESC
                 LIMIT %(last_n)s + 1
             ) candidates
             WINDOW newest AS (ORDER BY sequence DESC)
         ) m ON number = 1 OR fits AND number <= %(last_n)s AND total_size <= {MAX_PAGE_BYTES}
-        WHERE s.session_id = %(session_id)s AND s.deleted_at IS NULL
-        ORDER BY m.sequence DESC
+        WHERE s.session_id = ANY(%(session_ids)s) AND s.deleted_at IS NULL
+        ORDER BY s.session_id, m.sequence DESC
     """
 
     async def get_memory(self, session_id: str, *, last_n: int, max_tokens: int) -> MemoryRow:
         """Gets the newest `last_n` messages that fit `max_tokens` together (0: no budget).
 
+        Reads that start together and ask for as much share a statement.
+
         Raises:
             NotFound: There is no such live session.
         """
-        parameters = {"session_id": session_id, "last_n": last_n, "max_tokens": max_tokens}
-        async with self._pool.connection() as connection:
-            rows = await (await connection.execute(self.GET_MEMORY, parameters)).fetchall()
+        rows = await self._reads.do((session_id, last_n, max_tokens))
         if not rows:
             raise NotFound("Session", session_id)
         metadata, newest_fits = rows[0][:2]
         page = Page.of(MessageRow._make, [row[2:] for row in reversed(rows) if row[1]])
         has_more = newest_fits is False or bool(rows[-1][2])
         return MemoryRow(Page(page.rows, has_more), metadata)
+
+    async def _get(
+        self, reads: Sequence[tuple[str, int, int]]
+    ) -> list[list[tuple[Any, ...]] | None]:
+        """Gets the rows of each read; None where there is no such live session."""
+        found: dict[tuple[str, int, int], list[tuple[Any, ...]]] = {}
+        async with self._pool.connection() as connection:
+            for last_n, max_tokens in {read[1:] for read in reads}:
+                parameters = {
+                    "session_ids": list(
+                        {read[0] for read in reads if read[1:] == (last_n, max_tokens)}
+                    ),
+                    "last_n": last_n,
+                    "max_tokens": max_tokens,
+                }
+                cursor = await connection.execute(self.GET_MEMORY, parameters)
+                for session_id, of_session in groupby(await cursor.fetchall(), key=itemgetter(0)):
+                    found[session_id, last_n, max_tokens] = [row[1:] for row in of_session]
+        return [found.get(read) for read in reads]
+
+
+def _is_short(messages: Sequence[NewMessage]) -> bool:
+    """Tells whether an append can share a transaction without keeping the others waiting."""
+    return sum(len(message.content) for message in messages) <= _SHORT_APPEND
 
 
 def _columns(messages: Sequence[NewMessage]) -> dict[str, list[Any]]:

@@ -1,13 +1,14 @@
 """Sessions: the table and its SQL."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
 import psycopg
 
 from server.errors import AlreadyExists, FieldViolation, InvalidRequest, NotFound
+from server.store.batch import Batch
 from server.store.page import MAX_PAGE_BYTES, Page, Span
 from server.store.pool import Pool
 
@@ -45,6 +46,9 @@ class DeletedSession(NamedTuple):
     messages_deleted: int
 
 
+# A session is up to 64 KiB.
+_MOST_READ_AT_ONCE = 64
+
 EVERY_SESSION = SessionFilter()
 
 COLUMNS = "session_id, id, user_id, metadata::text, last_sequence, created_at, updated_at"
@@ -67,6 +71,7 @@ class SessionStore:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+        self._reads = Batch(self._get_sessions, most=_MOST_READ_AT_ONCE)
 
     # A conflict with a live session updates nothing and so returns no row.
     ADD_SESSION = f"""
@@ -109,9 +114,19 @@ class SessionStore:
         Raises:
             NotFound: There is none.
         """
+        return _found(session_id, await self._reads.do(session_id))
+
+    GET_SESSIONS = f"""
+        SELECT {COLUMNS} FROM sessions
+        WHERE session_id = ANY(%(session_ids)s) AND deleted_at IS NULL
+    """
+
+    async def _get_sessions(self, session_ids: Sequence[str]) -> list[tuple[Any, ...] | None]:
+        parameters = {"session_ids": list(set(session_ids))}
         async with self._pool.connection() as connection:
-            cursor = await connection.execute(self.GET_SESSION, {"session_id": session_id})
-            return _found(session_id, await cursor.fetchone())
+            cursor = await connection.execute(self.GET_SESSIONS, parameters)
+            rows = {row[0]: row for row in await cursor.fetchall()}
+        return [rows.get(session_id) for session_id in session_ids]
 
     # The row lock is for concurrent merges: each reads what the one before it wrote.
     LOCK_SESSION = GET_SESSION + " FOR NO KEY UPDATE"
@@ -170,14 +185,15 @@ class SessionStore:
             return DeletedSession._make(await cursor.fetchone() or ())
 
     LIST_SESSIONS = f"""
-        SELECT has_more, {COLUMNS} FROM (
+        SELECT has_more, session_id, id, user_id, metadata, last_sequence, created_at, updated_at
+        FROM (
             SELECT *,
                 lead(true, 1, false) OVER listing AS has_more,
                 row_number() OVER listing AS number,
-                sum(size) OVER listing AS total_size
+                sum(octet_length(session_id) + coalesce(octet_length(user_id), 0)
+                    + 4 * octet_length(metadata) + 100) OVER listing AS total_size
             FROM (
-                SELECT *, octet_length(session_id) + coalesce(octet_length(user_id), 0)
-                    + 4 * octet_length(metadata::text) + 100 AS size
+                SELECT {COLUMNS}
                 FROM sessions
                 WHERE deleted_at IS NULL AND id > %(after)s AND id < %(before)s {{filters}}
                 ORDER BY id {{direction}}

@@ -1,0 +1,55 @@
+"""Batches: what starts at the same time shares a statement."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+WorkT = TypeVar("WorkT")
+ResultT = TypeVar("ResultT")
+
+
+class Batch(Generic[WorkT, ResultT]):
+    """Gathers the work of one round of the event loop, and has it done at once.
+
+    It waits for nobody: a single caller is a batch of one.
+
+    Args:
+        run: Does the work; gives the results in the same order. What it raises, all callers get.
+        most: How much of it is done at once; what is more makes another batch.
+    """
+
+    def __init__(
+        self, run: Callable[[Sequence[WorkT]], Awaitable[Sequence[ResultT]]], *, most: int
+    ) -> None:
+        self._run = run
+        self._most = most
+        self._gathered: list[tuple[WorkT, asyncio.Future[ResultT]]] = []
+        self._running: set[asyncio.Task[None]] = set()  # or they might be collected as garbage
+
+    async def do(self, work: WorkT) -> ResultT:
+        """Does some work together with others; returns its result, raises what it raised."""
+        loop = asyncio.get_running_loop()
+        if not self._gathered:
+            loop.call_soon(self._start)
+        result: asyncio.Future[ResultT] = loop.create_future()
+        self._gathered.append((work, result))
+        return await result
+
+    def _start(self) -> None:
+        gathered, self._gathered = self._gathered, []
+        for first in range(0, len(gathered), self._most):
+            task = asyncio.create_task(self._finish(gathered[first : first + self._most]))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+
+    async def _finish(self, gathered: list[tuple[WorkT, asyncio.Future[ResultT]]]) -> None:
+        try:
+            results = await self._run([work for work, _ in gathered])
+        except Exception as error:  # noqa: BLE001 - it is the callers'
+            for _, result in gathered:
+                if not result.done():
+                    result.set_exception(error)
+        else:
+            for (_, future), outcome in zip(gathered, results, strict=True):
+                if not future.done():  # as those of cancelled calls are
+                    future.set_result(outcome)
