@@ -21,7 +21,9 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "server.services": ("server.store", "server.errors", *STUBS),
     "server.services.context": ("grpc",),
     "server.services.admin_service": ("server.services", "server.purge", *STUBS),
-    "server.services.conversion": ("server.store", "server.purge", *STUBS),
+    "server.services.conversion": (
+        "server.services.wire", "server.store", "server.purge", "orjson", *STUBS,
+    ),  # fmt: skip
     "server.interceptors": ("server.errors", "grpc", "grpc_status", "google"),
     "server.purge": ("server.store", "server.errors"),
     "server.health": ("server.store", "server.errors", "psycopg", "grpc_health"),

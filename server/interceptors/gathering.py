@@ -1,14 +1,15 @@
 """Lets calls through in groups while there are many callers.
 
 Calls that start together share statements (`server/store/batch.py`) and finish together,
-which saves the event loop most of its wake-ups. A few callers must not wait for that:
+which saves the event loop most of its wake-ups. But what waits at the socket is not seen,
+and a few callers must not be kept waiting:
 
-- Calls are held for as long as it takes to be as many as in the last full window, but
-  never for longer than a window.
-- The window that brings only a few calls ends the gathering: calls pass at once.
-- Whether they have become many, a single window tells, after 64 calls. As long as they are
-  few, it is opened half as often each time, down to once in 1,024 calls.
-- So that more callers are noticed too, every 16th group waits for the whole window.
+- A group leaves when all the callers that are known of are in it or still running, and a
+  third of them are in it; or when its window is over.
+- Known of are as many as were seen in flight at once, in the last 16 groups.
+- Where a window ends with a few calls in flight, they are few: from then on calls pass at
+  once. A window is tried after 64 calls, and, as long as they stay few, half as often each
+  time, down to once in 1,024 calls. So a few callers wait for next to nothing.
 """
 
 import asyncio
@@ -17,8 +18,9 @@ from server.interceptors.chain import Context, StreamCall, UnaryCall
 
 _WINDOW = 0.006  # seconds
 _FEW = 6
-_GROUPS_BETWEEN_WINDOWS = 15
-_CALLS_BETWEEN_WINDOWS = range(64, 1025)
+_GROUPS_A_COUNT = 16
+_CALLS_A_TRIAL = 64
+_MOST_CALLS_A_TRIAL = 1024
 
 
 class Gathering:
@@ -26,23 +28,27 @@ class Gathering:
 
     def __init__(self) -> None:
         self._held: list[asyncio.Future[None]] = []
-        self._enough = 0  # so many make a group; 0: calls pass at once
-        self._groups_left = 0  # that need not wait for the whole window
-        self._calls_between_windows = _CALLS_BETWEEN_WINDOWS.start
-        self._calls_left = self._calls_between_windows  # until the next window
+        self._running = 0
+        self._callers = 0  # 0: few; calls pass at once
+        self._most_seen = 0  # in flight, since the callers were counted
+        self._groups_left = _GROUPS_A_COUNT
+        self._calls_a_trial = _CALLS_A_TRIAL
+        self._calls_left = _CALLS_A_TRIAL
         self._window: asyncio.TimerHandle | None = None
 
     def unary(self, _method: str, call: UnaryCall) -> UnaryCall:
         """Wraps a method with one response."""
 
         async def gathered(request: bytes, context: Context) -> bytes:
-            if self._enough or self._window:
+            if self._callers or self._held or not self._calls_left:
                 await self._turn()
-            elif self._calls_left:
-                self._calls_left -= 1
             else:
-                await self._turn()
-            return await call(request, context)
+                self._calls_left -= 1
+            self._running += 1
+            try:
+                return await call(request, context)
+            finally:
+                self._running -= 1
 
         return gathered
 
@@ -56,28 +62,40 @@ class Gathering:
         self._held.append(turn)
         if self._window is None:
             self._window = loop.call_later(_WINDOW, self._end_window)
-        elif len(self._held) == self._enough and self._groups_left:
-            self._groups_left -= 1
-            self._window.cancel()
-            self._let_through()
+        elif self._callers:
+            in_flight = len(self._held) + self._running
+            self._callers = max(self._callers, in_flight)
+            if in_flight == self._callers and 3 * len(self._held) >= in_flight:
+                self._window.cancel()
+                self._let_through()
         await turn
 
     def _end_window(self) -> None:
-        self._groups_left = _GROUPS_BETWEEN_WINDOWS
-        if len(self._held) > _FEW:
-            self._enough = len(self._held)
-            self._calls_between_windows = _CALLS_BETWEEN_WINDOWS.start
+        in_flight = len(self._held) + self._running
+        if in_flight > _FEW:
+            self._callers = max(self._callers, in_flight)
         else:
-            self._enough = 0
-            self._calls_left = self._calls_between_windows
-            self._calls_between_windows = min(
-                2 * self._calls_between_windows, _CALLS_BETWEEN_WINDOWS.stop - 1
-            )
+            self._pass_at_once()
         self._let_through()
+
+    def _pass_at_once(self) -> None:
+        was_trial = not self._callers
+        longer = min(2 * self._calls_a_trial, _MOST_CALLS_A_TRIAL)
+        self._calls_a_trial = longer if was_trial else _CALLS_A_TRIAL
+        self._calls_left = self._calls_a_trial
+        self._callers = 0
 
     def _let_through(self) -> None:
         self._window = None
         held, self._held = self._held, []
+        self._count(len(held) + self._running)
         for turn in held:
             if not turn.done():  # as those of cancelled calls are
                 turn.set_result(None)
+
+    def _count(self, in_flight: int) -> None:
+        self._most_seen = max(self._most_seen, in_flight)
+        self._groups_left -= 1
+        if self._callers and self._groups_left <= 0:
+            self._callers = self._most_seen
+            self._most_seen, self._groups_left = 0, _GROUPS_A_COUNT

@@ -48,6 +48,11 @@ class Pool:
         """Closes the pool and its connections."""
         await self._pool.close()
 
+    @property
+    def requests(self) -> int:
+        """How many connections were asked for, since the last renewal."""
+        return self._pool.get_stats().get("requests_num", 0)
+
     async def renew(self) -> None:
         """Starts over with new connections; those in use are closed when they come back.
 

@@ -1,0 +1,154 @@
+"""Reads and appends that start together: they share a statement, and each gets its own answer."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+import psycopg
+import pytest
+
+from server.errors import NotFound
+from server.store.memory import AddedMemory, MemoryStore, NewMessage
+from server.store.pool import Pool
+from server.store.sessions import SessionStore
+from tests.concurrency import Connection, begin, wait_until_blocked
+
+T = TypeVar("T")
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+
+SESSION_IDS = [f"s{number:02}" for number in range(20)]
+
+
+@pytest.fixture
+def memory(pool: Pool) -> MemoryStore:
+    return MemoryStore(pool)
+
+
+def together(run: Run, calls: Sequence[Awaitable[T]]) -> list[T | BaseException]:
+    async def gather() -> list[T | BaseException]:
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    outcomes: list[T | BaseException] = run(gather())
+    return outcomes
+
+
+def adding(memory: MemoryStore, session_id: str, *contents: str) -> Awaitable[AddedMemory]:
+    messages = [NewMessage(None, "user", content, 0, "{}", None) for content in contents]
+    return memory.add_memory(session_id, messages, user_id=None, expected_last_sequence=None)
+
+
+def sequences(outcome: AddedMemory | BaseException) -> list[int]:
+    assert isinstance(outcome, AddedMemory), outcome
+    return [message.sequence for message in outcome.messages]
+
+
+def transactions(database: Connection, content: str) -> int:
+    query = "SELECT count(DISTINCT xmin::text) FROM messages WHERE content = %s"
+    (count,) = database.execute(query, [content]).fetchone() or ()
+    return int(count)
+
+
+@pytest.fixture
+def sessions(run: Run, memory: MemoryStore) -> list[str]:
+    """Sessions of one message each."""
+    together(run, [adding(memory, session_id, "first") for session_id in SESSION_IDS])
+    return SESSION_IDS
+
+
+def test_sessions_that_are_read_together_take_one_connection_and_get_their_own(
+    run: Run, pool: Pool, sessions: list[str]
+) -> None:
+    store = SessionStore(pool)
+    asked = [*sessions, "unknown", sessions[0]]
+    before = pool.requests
+
+    outcomes = together(run, [store.get_session(session_id) for session_id in asked])
+
+    assert pool.requests - before == 1
+    assert isinstance(outcomes.pop(-2), NotFound)
+    assert [getattr(row, "session_id", row) for row in outcomes] == [*sessions, sessions[0]]
+
+
+def test_memories_that_are_read_together_are_each_as_long_as_asked(
+    run: Run, memory: MemoryStore, sessions: list[str]
+) -> None:
+    together(run, [adding(memory, "s00", "second", "third"), adding(memory, "s01", "second")])
+    asked = [("s00", 1, 0), ("s00", 2, 0), ("s01", 2, 0), ("unknown", 2, 0), ("s00", 9, 3)]
+
+    outcomes = together(
+        run,
+        [memory.get_memory(name, last_n=last_n, max_tokens=most) for name, last_n, most in asked],
+    )
+
+    assert isinstance(outcomes.pop(3), NotFound)
+    contents = [[m.content for m in getattr(each, "messages").rows] for each in outcomes]  # noqa: B009
+    assert contents == [["third"], ["second", "third"], ["first", "second"], ["second", "third"]]
+
+
+def test_appends_to_sessions_that_exist_share_a_commit(
+    run: Run, memory: MemoryStore, sessions: list[str], database: Connection
+) -> None:
+    outcomes = together(run, [adding(memory, name, "second", "second") for name in sessions])
+
+    assert [sequences(outcome) for outcome in outcomes] == [[2, 3]] * len(sessions)
+    assert transactions(database, "second") == 1
+
+
+def test_appends_to_one_session_come_one_after_the_other(
+    run: Run, memory: MemoryStore, sessions: list[str]
+) -> None:
+    outcomes = together(run, [adding(memory, name, "again") for name in ["s00", "s01"] * 5])
+
+    given = [sequences(outcome) for outcome in outcomes]
+    assert sorted(given[::2]) == sorted(given[1::2]) == [[2], [3], [4], [5], [6]]
+
+
+def test_an_append_among_others_creates_a_session_and_brings_one_back(
+    run: Run, memory: MemoryStore, pool: Pool, sessions: list[str]
+) -> None:
+    run(SessionStore(pool).delete_session("s00"))
+
+    new, back, live = together(run, [adding(memory, name, "x") for name in ("new", "s00", "s01")])
+
+    assert isinstance(new, AddedMemory)
+    assert isinstance(back, AddedMemory)
+    assert isinstance(live, AddedMemory)
+    assert (new.session_created, new.session_undeleted) == (True, False)
+    assert (back.session_created, back.session_undeleted) == (False, True)
+    assert (live.session_created, live.session_undeleted) == (False, False)
+    assert [sequences(new), sequences(back), sequences(live)] == [[1], [2], [2]]
+
+
+def test_a_locked_session_keeps_the_others_neither_waiting_nor_locked(
+    run: Run, memory: MemoryStore, sessions: list[str], database: Connection, database_url: str
+) -> None:
+    done: list[str] = []
+
+    async def add(session_id: str) -> None:
+        await adding(memory, session_id, "second")
+        done.append(session_id)
+
+    with psycopg.connect(database_url) as rival:
+        rival.execute("SELECT FROM sessions WHERE session_id = 's07' FOR UPDATE")
+        adds = begin(lambda: together(run, [add(session_id) for session_id in sessions]))
+        wait_until_blocked(database, 1)
+
+        assert sorted([*done, "s07"]) == sessions
+        database.execute("SELECT FROM sessions WHERE session_id <> 's07' FOR UPDATE NOWAIT")
+        rival.rollback()
+
+    assert adds.result() == [None] * len(sessions)
+    assert sorted(done) == sessions
+
+
+def test_what_is_wrong_with_one_append_is_not_the_others_matter(
+    run: Run, memory: MemoryStore, sessions: list[str], database: Connection
+) -> None:
+    database.execute("ALTER TABLE messages ADD CHECK (content <> 'bad')")
+
+    outcomes = together(
+        run, [adding(memory, name, "bad" if name == "s03" else "good") for name in sessions]
+    )
+
+    assert isinstance(outcomes.pop(3), psycopg.errors.CheckViolation)
+    assert [sequences(outcome) for outcome in outcomes] == [[2]] * (len(sessions) - 1)

@@ -1,0 +1,64 @@
+"""Batches, apart from any database."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from server.store.batch import Batch
+
+
+class Broken(Exception):
+    """What a batch raises."""
+
+
+def test_what_starts_together_is_done_together_and_each_gets_its_own() -> None:
+    batches: list[Sequence[int]] = []
+
+    async def square(numbers: Sequence[int]) -> list[int]:
+        batches.append(numbers)
+        return [number * number for number in numbers]
+
+    async def main() -> list[int]:
+        batch = Batch(square, most=4)
+        return await asyncio.gather(*map(batch.do, range(10)))
+
+    assert asyncio.run(main()) == [number * number for number in range(10)]
+    assert batches == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+
+
+def test_a_failure_is_everybodys() -> None:
+    async def fail(_: Sequence[int]) -> list[int]:
+        raise Broken
+
+    async def main() -> list[int | BaseException]:
+        batch = Batch(fail, most=9)
+        outcomes = await asyncio.gather(batch.do(1), batch.do(2), return_exceptions=True)
+        return list(outcomes)
+
+    assert [type(outcome) for outcome in asyncio.run(main())] == [Broken, Broken]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_caller_that_leaves_is_not_missed(fails: bool) -> None:  # noqa: FBT001
+    entered, leave = asyncio.Event(), asyncio.Event()
+
+    async def work(numbers: Sequence[int]) -> list[int]:
+        entered.set()
+        await leave.wait()
+        if fails:
+            raise Broken
+        return list(numbers)
+
+    async def main() -> tuple[int | BaseException, ...]:
+        batch = Batch(work, most=9)
+        gone, stays = (asyncio.create_task(batch.do(number)) for number in (1, 2))
+        await entered.wait()
+        gone.cancel()
+        leave.set()
+        return tuple(await asyncio.gather(gone, stays, return_exceptions=True))
+
+    gone, stays = asyncio.run(main())
+
+    assert isinstance(gone, asyncio.CancelledError)
+    assert isinstance(stays, Broken) if fails else stays == 2

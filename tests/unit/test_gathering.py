@@ -1,0 +1,105 @@
+"""Gathering, apart from any server."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, cast
+
+from server.interceptors.chain import Context
+from server.interceptors.gathering import Gathering
+
+CONTEXT = cast("Context", None)
+Call = Callable[[bytes, Context], Coroutine[Any, Any, bytes]]
+
+
+def gathering(call: Call) -> Call:
+    return cast("Call", Gathering().unary("/method", call))
+
+
+async def echo(request: bytes, _: Context) -> bytes:
+    return request
+
+
+def passes_at_once(call: Call) -> bool:
+    """Tells whether a call goes through without a wait."""
+    coroutine: Any = call(b"", CONTEXT)
+    try:
+        coroutine.send(None)
+    except StopIteration:
+        return True
+    coroutine.close()
+    return False
+
+
+async def one_after_the_other(call: Call, count: int) -> int:
+    """Makes calls, waits for those that wait, and counts these."""
+    waited = 0
+    for _ in range(count):
+        task = asyncio.create_task(call(b"", CONTEXT))
+        await asyncio.sleep(0)
+        waited += not task.done()
+        await task
+    return waited
+
+
+def test_a_single_caller_waits_ever_more_rarely() -> None:
+    async def main() -> list[int]:
+        call = gathering(echo)
+        return [await one_after_the_other(call, count) for count in (64, 1, 128, 1, 256, 1, 512, 1)]
+
+    assert asyncio.run(main()) == [0, 1, 0, 1, 0, 1, 0, 1]
+
+
+def test_many_callers_start_together() -> None:
+    running, most = 0, 0
+    together, all_run = asyncio.Event(), asyncio.Event()
+
+    async def work(request: bytes, _: Context) -> bytes:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        if running == 20:
+            all_run.set()
+        await together.wait()
+        running -= 1
+        return request
+
+    async def main() -> list[bytes]:
+        together.set()
+        call = gathering(work)
+        await one_after_the_other(call, 64)
+        together.clear()
+        calls = [asyncio.create_task(call(bytes([n]), CONTEXT)) for n in range(20)]
+        await asyncio.sleep(0)
+        assert running == 0, "they are held"
+        await all_run.wait()
+        together.set()
+        return await asyncio.gather(*calls)
+
+    assert asyncio.run(main()) == [bytes([n]) for n in range(20)]
+    assert most == 20
+
+
+def test_when_the_many_have_gone_the_few_wait_no_longer() -> None:
+    async def main() -> bool:
+        call = gathering(echo)
+        await one_after_the_other(call, 64)
+        await asyncio.gather(*(call(b"", CONTEXT) for _ in range(20)))
+        await asyncio.gather(*(call(b"", CONTEXT) for _ in range(2)))  # a window of few
+        return passes_at_once(call)
+
+    assert asyncio.run(main())
+
+
+def test_a_caller_that_leaves_the_group_is_not_missed() -> None:
+    async def main() -> list[bytes | BaseException]:
+        call = gathering(echo)
+        await one_after_the_other(call, 64)
+        calls = [asyncio.create_task(call(bytes([n]), CONTEXT)) for n in range(3)]
+        await asyncio.sleep(0)
+        calls[0].cancel()
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    gone, *stayed = asyncio.run(main())
+
+    assert isinstance(gone, asyncio.CancelledError)
+    assert stayed == [b"\1", b"\2"]
