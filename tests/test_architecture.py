@@ -22,8 +22,12 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "server.services.context": ("grpc",),
     "server.services.admin_service": ("server.services", "server.purge", *STUBS),
     "server.services.conversion": (
-        "server.services.wire", "server.store", "server.purge", "orjson", *STUBS,
-    ),  # fmt: skip
+        "server.services.wire",
+        "server.store",
+        "server.purge",
+        "orjson",
+        *STUBS,
+    ),
     "server.interceptors": ("server.errors", "grpc", "grpc_status", "google"),
     "server.purge": ("server.store", "server.errors"),
     "server.health": ("server.store", "server.errors", "psycopg", "grpc_health"),
