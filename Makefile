@@ -14,8 +14,8 @@ help: ## What there is to make
 run: $(VENV)/run.done ## Run the service, on an embedded PostgreSQL or on PALAVER_DATABASE_URL
 	@exec $(BIN)/palaver serve
 
-test: $(VENV)/dev.done ## Run all tests; ARGS go to pytest
-	@$(BIN)/pytest $(ARGS)
+test: $(VENV)/dev.done ## Run all tests, on all cores; ARGS go to pytest
+	@$(BIN)/pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal $(ARGS)
 
 bench: $(VENV)/dev.done ## Measure how fast it is; ARGS="--scale 1" measures the full size
 	@$(BIN)/python -m bench $(ARGS)
