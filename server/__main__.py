@@ -1,12 +1,14 @@
-"""The command line: `palaver serve`, `palaver migrate`, `palaver purge`."""
+"""The command line: `palaver serve`, `palaver migrate`, `palaver purge`, `palaver keys`."""
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -16,9 +18,13 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from server import app, purge_command
-from server.config import Settings
+from server.channel import authorization, connected
+from server.config import DatabaseSettings, Settings
+from server.credentials.api_keys import key_hash, make_key
+from server.credentials.registry import key_entry
 from server.embedded import EmbeddedPostgres
 from server.errors import PalaverError
+from server.principal import Principal, Role
 from server.store import migrate as migrations
 from server.store.pool import without_password
 
@@ -26,47 +32,55 @@ _LOGGER = logging.getLogger("server")
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
-DATABASE_SETTINGS = ("database_url", "data_dir", "log_level")
+SettingsT = TypeVar("SettingsT", bound=DatabaseSettings)
 
 
-def _settings_options(*names: str) -> Callable[[CommandT], CommandT]:
-    """Gives a command a flag for each of these settings."""
+def _settings_options(kind: type[DatabaseSettings]) -> Callable[[CommandT], CommandT]:
+    """Gives a command a flag for each of its settings."""
 
     def decorate(command: CommandT) -> CommandT:
-        for name in reversed(names):
-            field = Settings.model_fields[name]
+        for name, field in reversed(kind.model_fields.items()):
             flag = "--" + name.replace("_", "-")
-            default = "" if field.default is None else f"; {field.default} by default"
+            default = "" if field.default in (None, "") else f"; {field.default} by default"
             variable = f"PALAVER_{name.upper()}"
-            option = click.option(flag, help=f"{field.description} [{variable}{default}]")
+            # `--insecure` alone stands for `--insecure=true`.
+            switch: dict[str, Any] = (
+                {"is_flag": False, "flag_value": "true", "metavar": "BOOLEAN"}
+                if field.annotation is bool
+                else {}
+            )
+            option = click.option(flag, help=f"{field.description} [{variable}{default}]", **switch)
             command = option(command)
         return command
 
     return decorate
 
 
-def _settings(flags: dict[str, Any]) -> Settings:
-    """Reads the settings, flags before variables, and sets up the log.
+def _settings(kind: type[SettingsT], flags: dict[str, Any]) -> SettingsT:
+    """Reads the settings of a command, flags before variables, and sets up the log.
 
     Raises:
         click.UsageError: A setting is bad; all of them are named.
     """
     try:
-        settings = Settings(**{name: value for name, value in flags.items() if value is not None})
+        settings = kind(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:
-        lines = [_describe(detail["loc"][0], detail["msg"]) for detail in error.errors()]
+        lines = [_describe(detail["loc"], detail["msg"]) for detail in error.errors()]
         raise click.UsageError("\n".join(lines)) from None
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(message)s")
     return settings
 
 
-def _describe(name: int | str, problem: str) -> str:
-    flag, variable = str(name).replace("_", "-"), str(name).upper()
-    return f"--{flag} or PALAVER_{variable}: {problem.removeprefix('Value error, ')}"
+def _describe(place: tuple[int | str, ...], problem: str) -> str:
+    problem = problem.removeprefix("Value error, ")
+    if not place:  # of several settings together, which it names
+        return problem
+    name = str(place[0])
+    return f"--{name.replace('_', '-')} or PALAVER_{name.upper()}: {problem}"
 
 
 @contextmanager
-def _database(settings: Settings) -> Iterator[str]:
+def _database(settings: DatabaseSettings) -> Iterator[str]:
     """Gives the URL of the database: the one that is set, or that of the embedded one."""
     if settings.database_url is not None:
         url = settings.database_url.get_secret_value()
@@ -90,22 +104,25 @@ def main() -> None:
 
 
 @main.command()
-@_settings_options(*Settings.model_fields)
+@_settings_options(Settings)
 def serve(**flags: str | None) -> None:
     """Run the service, until SIGTERM or Ctrl-C."""
-    settings = _settings(flags)
+    settings = _settings(Settings, flags)
     with _reported_errors(), _database(settings) as url:
         uvloop.run(app.serve(settings, url))
 
 
 @main.command()
-@_settings_options(*DATABASE_SETTINGS)
+@_settings_options(DatabaseSettings)
 def migrate(**flags: str | None) -> None:
     """Bring the database up to date, and end."""
-    settings = _settings(flags)
+    settings = _settings(DatabaseSettings, flags)
     with _reported_errors(), _database(settings) as url:
         names = asyncio.run(migrations.migrate(url))
     click.echo(f"{len(names)} migrations run; the database is up to date")
+
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 def _age(seconds: float | None) -> timedelta | None:
@@ -135,13 +152,54 @@ def _age(seconds: float | None) -> timedelta | None:
     metavar="SECONDS",
     help="How long ago rows must have been deleted; by default the server's retention.",
 )
-def purge(address: str, older_than: timedelta | None) -> None:
-    """Have a running server remove deleted rows for good."""
+@click.option(
+    "--tls-ca",
+    type=_FILE,
+    envvar="PALAVER_TLS_CA",
+    show_envvar=True,
+    help="PEM file with the authorities that the server needs a certificate of: use TLS.",
+)
+@click.option("--tls-certificate", type=_FILE, help="PEM file with a client certificate.")
+@click.option("--tls-key", type=_FILE, help="PEM file with the private key of the certificate.")
+def purge(address: str, older_than: timedelta | None, **tls: Path | None) -> None:
+    """Have a running server remove deleted rows for good.
+
+    The variable PALAVER_API_KEY has the API key or token to do so. (No flag has it: other
+    users of the machine can see those.)
+    """
     try:
-        with grpc.insecure_channel(address) as channel:
-            purge_command.purge(channel, older_than, Console())
+        with _reported_errors():
+            metadata = authorization(
+                os.environ.get("PALAVER_API_KEY"), address, by_tls=tls["tls_ca"] is not None
+            )
+            with connected(address, **tls) as channel:
+                purge_command.purge(channel, older_than, Console(), metadata)
     except grpc.RpcError as error:
         raise click.ClickException(f"{error.code().name}: {error.details()}") from None
+
+
+@main.command()
+@click.argument("name")
+@click.option(
+    "--role",
+    type=click.Choice([role.name.lower() for role in Role]),
+    required=True,
+    help="What the key may do: read; read and write; or all, the purge too.",
+)
+@click.option("--user-id", help="The one user whose sessions the key may see and touch.")
+def keys(name: str, role: str, user_id: str | None) -> None:
+    """Make an API key.
+
+    The entry for the file of --credentials goes to the standard output, without the key.
+    The key is shown this once.
+    """
+    try:
+        principal = Principal(name, Role[role.upper()], user_id)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    key = make_key()
+    click.echo(key_entry(principal, key_hash(key)))
+    click.echo(f"The key, which is kept nowhere: {key}", err=True)
 
 
 @contextmanager

@@ -19,12 +19,14 @@ from palaver.v1 import (
     session_service_pb2_grpc,
 )
 
+from server.addresses import is_unix, with_port
 from server.config import Settings
 from server.health import DatabaseHealth
 from server.interceptors.chain import Interceptor, InterceptorChain
 from server.interceptors.error_mapping import ErrorMapping
 from server.interceptors.gathering import Gathering
 from server.purge import Purger
+from server.security import Security
 from server.services.admin_service import AdminService
 from server.services.memory_service import MemoryService
 from server.services.session_service import SessionService
@@ -44,9 +46,9 @@ SERVICES = tuple(
 )
 
 
-def interceptors() -> tuple[Interceptor, ...]:
+def interceptors(security: Security) -> tuple[Interceptor, ...]:
     """Makes the interceptors of a server, outermost first."""
-    return (ErrorMapping(), Gathering())
+    return (ErrorMapping(), *security.interceptors, Gathering())
 
 
 SERVER_OPTIONS = (
@@ -61,10 +63,12 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
     """Runs the service in the block; gives the address on which it listens.
 
     Raises:
+        CredentialsUnusable: A file or URL of the settings cannot be read, or is no good.
         DatabaseUnusable: The database is away, refuses the user, or lacks rights.
         DatabaseTooNew: The database is from a newer Palaver.
         RuntimeError: The address is in use.
     """
+    security = await Security.load(settings)
     await migrate(database_url)
     pool = Pool(
         database_url,
@@ -84,19 +88,20 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
         interval=settings.health_interval_seconds,
     )
     server = grpc.aio.server(
-        interceptors=(InterceptorChain(interceptors()),), options=SERVER_OPTIONS
+        interceptors=(InterceptorChain(interceptors(security)),), options=SERVER_OPTIONS
     )
     register_services(server, settings, pool, purger, health_servicer)
-    port = server.add_insecure_port(settings.listen)
+    port = security.add_port(server, settings.listen)
     background: list[asyncio.Task[None]] = []
     await pool.open()
     try:
         await database_health.check()
         background.append(_in_background(database_health.watch()))
+        background.extend(_in_background(watched.watch()) for watched in security.watched)
         if settings.purge_interval:
             background.append(_in_background(purger.run_every(settings.purge_interval)))
         await server.start()
-        yield f"{settings.listen.rpartition(':')[0]}:{port}"
+        yield with_port(settings.listen, port)
     finally:
         await health_servicer.enter_graceful_shutdown()
         await server.stop(settings.shutdown_grace_seconds)
@@ -137,9 +142,10 @@ def register_services(
     )
     admin_service_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(purger), server)
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
-    reflection.enable_server_reflection(
-        (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server
-    )
+    if settings.reflection:
+        reflection.enable_server_reflection(
+            (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server
+        )
 
 
 async def serve(settings: Settings, database_url: str) -> None:
@@ -158,7 +164,8 @@ async def serve(settings: Settings, database_url: str) -> None:
         async with running(settings, database_url) as address:
             starting = None
             _LOGGER.info("listening on %s", address)
-            _LOGGER.info("next: grpcurl -plaintext %s list", address)
+            if settings.reflection and not (settings.tls_key or is_unix(address)):
+                _LOGGER.info("next: grpcurl -plaintext %s list", address)
             await stopping.wait()
             _LOGGER.info("shutting down")
     except asyncio.CancelledError:

@@ -2,20 +2,24 @@
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 import platformdirs
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
-from pydantic import AfterValidator, Field, PositiveInt, SecretStr
+from pydantic import (
+    AfterValidator,
+    AnyHttpUrl,
+    Field,
+    FilePath,
+    PositiveInt,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-
-def _check_address(value: str) -> str:
-    host, _, port = value.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
-        raise ValueError("must be HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051")
-    return value
+from server.addresses import check_address, is_local
 
 
 def _check_database_url(value: SecretStr) -> SecretStr:
@@ -33,24 +37,82 @@ def _is_port(value: object) -> bool:
     return all(port == "" or port.isdecimal() for port in str(value).split(","))
 
 
+def _check_jwt_keys(value: str) -> str:
+    if "://" not in value:
+        if not Path(value).is_file():
+            raise ValueError("must be a file that exists, or an https URL")
+        return value
+    try:
+        url = AnyHttpUrl(value)
+    except ValidationError:
+        raise ValueError("must be a file that exists, or an https URL") from None
+    # Whoever can change the keys on their way can sign tokens.
+    if url.scheme != "https" and not is_local(f"{url.host}:{url.port}"):
+        raise ValueError("must be an https URL, unless it is on this machine")
+    return value
+
+
 _LONGEST_SECONDS = 100 * 365 * 24 * 3600
 Seconds = Annotated[float, Field(ge=0, le=_LONGEST_SECONDS)]
 PositiveSeconds = Annotated[float, Field(gt=0, le=_LONGEST_SECONDS)]
 
 
-class Settings(BaseSettings):
-    """The settings of a server. Each is the variable `PALAVER_<NAME>` and the flag `--<name>`."""
+class DatabaseSettings(BaseSettings):
+    """The settings of every command that works on a database.
+
+    Each is the variable `PALAVER_<NAME>` and the flag `--<name>`.
+    """
 
     model_config = SettingsConfigDict(env_prefix="PALAVER_", env_ignore_empty=True)
 
-    listen: Annotated[str, AfterValidator(_check_address)] = Field(
-        "127.0.0.1:50051", description="Address to serve on; port 0 takes a free one."
-    )
     database_url: Annotated[SecretStr, AfterValidator(_check_database_url)] | None = Field(
         None, description="URL of the PostgreSQL to use; without it, an embedded one."
     )
     data_dir: Path = Field(
         platformdirs.user_data_path("palaver"), description="Where the embedded PostgreSQL lives."
+    )
+    log_level: str = Field(
+        "INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="The least level logged."
+    )
+
+
+class Settings(DatabaseSettings):
+    """The settings of a server."""
+
+    listen: Annotated[str, AfterValidator(check_address)] = Field(
+        "127.0.0.1:50051",
+        description="Address to serve on, HOST:PORT or unix:PATH; port 0 takes a free one.",
+    )
+    tls_certificate: FilePath | None = Field(
+        None, description="PEM file with the server's certificate and those below its root."
+    )
+    tls_key: FilePath | None = Field(
+        None, description="PEM file with the private key of the certificate."
+    )
+    tls_client_ca: FilePath | None = Field(
+        None, description="PEM file with the authorities that clients need a certificate of."
+    )
+    credentials: FilePath | None = Field(
+        None, description="TOML file with the API keys and client certificates that are known."
+    )
+    jwt_keys: Annotated[str, AfterValidator(_check_jwt_keys)] | None = Field(
+        None, description="JWKS file, or its URL, with the keys that tokens are signed with."
+    )
+    jwt_issuer: str = Field("", description="Who must have issued a token.")
+    jwt_audience: str = Field("", description="For whom a token must be issued.")
+    jwt_leeway_seconds: float = Field(
+        10, ge=0, le=300, description="By how much the clock of a token's issuer may differ."
+    )
+    jwt_role_claim: str = Field("role", description="The claim of a token that has its role.")
+    jwt_user_id_claim: str | None = Field(
+        None, description="The claim of a token that has the one user it is for."
+    )
+    insecure: bool = Field(
+        default=False,
+        description="Serve beyond this machine without TLS or without authentication.",
+    )
+    reflection: bool = Field(
+        default=True, description="Describe the services to those who ask, such as grpcurl."
     )
     pool_min_size: PositiveInt = Field(2, description="Database connections kept open.")
     pool_max_size: PositiveInt = Field(10, description="Database connections open at the most.")
@@ -73,9 +135,25 @@ class Settings(BaseSettings):
     shutdown_grace_seconds: Seconds = Field(
         10, description="How long running calls may take to finish at shutdown."
     )
-    log_level: str = Field(
-        "INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="The least level logged."
-    )
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if bool(self.tls_certificate) != bool(self.tls_key):
+            raise ValueError("--tls-certificate and --tls-key need each other")
+        if self.tls_client_ca and not self.tls_key:
+            raise ValueError("--tls-client-ca needs --tls-certificate and --tls-key")
+        if self.jwt_keys and not (self.jwt_issuer and self.jwt_audience):
+            raise ValueError("--jwt-keys needs --jwt-issuer and --jwt-audience")
+        if not (self.insecure or is_local(self.listen) or self._is_guarded):
+            raise ValueError(
+                f"--listen {self.listen} lets other machines in: give --tls-certificate and"
+                " --tls-key, and --credentials or --jwt-keys; or serve whoever comes, by --insecure"
+            )
+        return self
+
+    @property
+    def _is_guarded(self) -> bool:
+        return bool(self.tls_key and (self.credentials or self.jwt_keys))
 
     @property
     def purge_interval(self) -> timedelta:

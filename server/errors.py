@@ -66,6 +66,21 @@ class StaleLastSequence(PalaverError):
         self.actual = actual
 
 
+class Unauthenticated(PalaverError):
+    """The call has no credential, or one that is not, or no longer, good."""
+
+
+class PermissionDenied(PalaverError):
+    """The caller is known, and may not do this.
+
+    `reason` is a constant for programs, such as `ROLE_TOO_LOW`.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 class DatabaseUnavailable(PalaverError):
     """The database is away, restarting, or refuses the work for now."""
 
@@ -92,6 +107,10 @@ class DatabaseTooNew(PalaverError):
 
 class DatabaseUnusable(PalaverError):
     """The database cannot be used at start: it is away, refuses the user, or lacks rights."""
+
+
+class CredentialsUnusable(PalaverError):
+    """A file or URL with certificates, credentials or keys cannot be used at start."""
 
 
 class EmbeddedPostgresError(PalaverError):

@@ -9,16 +9,24 @@ from palaver.v1.admin_service_pb2_grpc import AdminServiceStub
 from rich.console import Console
 from rich.progress import Progress
 
+from server.channel import Metadata
+
 KINDS = ("messages", "sessions")
 
 
-def purge(channel: grpc.Channel, older_than: timedelta | None, console: Console) -> None:
+def purge(
+    channel: grpc.Channel,
+    older_than: timedelta | None,
+    console: Console,
+    metadata: Metadata = (),
+) -> None:
     """Purges, with a progress bar on a terminal, and with plain lines elsewhere.
 
     Args:
         channel: To the server.
         older_than: How long ago rows must have been deleted; None: the server's retention.
         console: Where to show it.
+        metadata: Of the call.
 
     Raises:
         grpc.RpcError: The call failed; what was purged until then stays so.
@@ -26,7 +34,7 @@ def purge(channel: grpc.Channel, older_than: timedelta | None, console: Console)
     request = PurgeDeletedRequest()
     if older_than is not None:
         request.older_than.FromTimedelta(older_than)
-    responses = AdminServiceStub(channel).PurgeDeleted(request)
+    responses = AdminServiceStub(channel).PurgeDeleted(request, metadata=metadata)
     if console.is_terminal:
         last = _show_bars(responses, console)
     else:

@@ -17,8 +17,11 @@ STUBS = ("palaver", "google.protobuf")
 # fits counts; a new part needs a line of its own.
 ALLOWED: dict[str, tuple[str, ...]] = {
     "server.errors": (),
-    "server.store": ("server.errors", "psycopg", "psycopg_pool"),
-    "server.services": ("server.store", "server.errors", *STUBS),
+    "server.principal": (),
+    "server.addresses": (),
+    "server.credentials": ("server.errors", "server.principal", "jwt", "cryptography", "pydantic"),
+    "server.store": ("server.errors", "server.principal", "psycopg", "psycopg_pool"),
+    "server.services": ("server.store", "server.errors", "server.principal", *STUBS),
     "server.services.context": ("grpc",),
     "server.services.admin_service": ("server.services", "server.purge", *STUBS),
     "server.services.conversion": (
@@ -28,12 +31,33 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "orjson",
         *STUBS,
     ),
-    "server.interceptors": ("server.errors", "grpc", "grpc_status", "google"),
+    "server.interceptors": ("server.errors", "server.principal", "grpc", "grpc_status", "google"),
+    "server.interceptors.authentication": (
+        "server.interceptors",
+        "server.credentials",
+        "server.errors",
+        "server.principal",
+    ),
+    "server.tls": ("server.credentials", "grpc"),
+    "server.security": (
+        "server.config",
+        "server.credentials",
+        "server.interceptors",
+        "server.tls",
+        "grpc",
+    ),
     "server.purge": ("server.store", "server.errors"),
     "server.health": ("server.store", "server.errors", "psycopg", "grpc_health"),
-    "server.purge_command": ("grpc", "rich", *STUBS),
+    "server.channel": ("server.addresses", "server.errors", "grpc"),
+    "server.purge_command": ("server.channel", "grpc", "rich", *STUBS),
     "server.embedded": ("server.errors", "psycopg", "psutil"),
-    "server.config": ("pydantic", "pydantic_settings", "platformdirs", "psycopg"),
+    "server.config": (
+        "server.addresses",
+        "pydantic",
+        "pydantic_settings",
+        "platformdirs",
+        "psycopg",
+    ),
 }
 
 # They put everything together, and nothing imports them.

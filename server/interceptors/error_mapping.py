@@ -72,6 +72,10 @@ def status_of(error: Exception) -> Status:
             code, detail = code_pb2.ALREADY_EXISTS, _resource_info(error)
         case errors.StaleLastSequence():
             code, detail = code_pb2.ABORTED, _stale_last_sequence(error)
+        case errors.Unauthenticated():
+            code, detail = code_pb2.UNAUTHENTICATED, _reason("BAD_CREDENTIALS")
+        case errors.PermissionDenied():
+            code, detail = code_pb2.PERMISSION_DENIED, _reason(error.reason)
         case errors.DatabaseUnavailable():
             code, detail = code_pb2.UNAVAILABLE, _RETRY_INFO
         case errors.NoConnectionInTime():
@@ -114,14 +118,15 @@ def _resource_info(
 
 
 def _stale_last_sequence(error: errors.StaleLastSequence) -> error_details_pb2.ErrorInfo:
-    return error_details_pb2.ErrorInfo(
-        reason="STALE_LAST_SEQUENCE",
-        domain=ERROR_DOMAIN,
-        metadata={
-            "expected_last_sequence": str(error.expected),
-            "last_sequence": str(error.actual),
-        },
+    return _reason(
+        "STALE_LAST_SEQUENCE",
+        expected_last_sequence=str(error.expected),
+        last_sequence=str(error.actual),
     )
+
+
+def _reason(reason: str, **metadata: str) -> error_details_pb2.ErrorInfo:
+    return error_details_pb2.ErrorInfo(reason=reason, domain=ERROR_DOMAIN, metadata=metadata)
 
 
 def _internal(error: Exception) -> Status:
@@ -135,7 +140,5 @@ def _internal(error: Exception) -> Status:
         getattr(error, "sqlstate", ""),
         frames,
     )
-    detail = error_details_pb2.ErrorInfo(
-        reason="INTERNAL", domain=ERROR_DOMAIN, metadata={"incident_id": incident_id}
-    )
+    detail = _reason("INTERNAL", incident_id=incident_id)
     return _status(code_pb2.INTERNAL, f"internal error, incident {incident_id}", detail)

@@ -69,6 +69,15 @@ def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         *(("listen", value) for value in ("50051", "host", "host:", ":1", "host:x", "host:65536")),
         ("listen", "host:-1"),
+        ("listen", "unix:"),
+        ("tls_certificate", "no such file"),
+        ("tls_key", "."),
+        ("jwt_keys", "no such file"),
+        ("jwt_keys", "http://keys.example/jwks"),
+        ("jwt_keys", "ftp://keys.example/jwks"),
+        ("jwt_keys", "https://"),
+        ("jwt_leeway_seconds", "-1"),
+        ("jwt_leeway_seconds", "301"),
         ("database_url", "mysql://host/name"),
         ("database_url", "not a url"),
         ("pool_min_size", "0"),
@@ -108,9 +117,11 @@ def test_all_bad_settings_are_named_at_once() -> None:
     assert {error["loc"] for error in raised.value.errors()} == {(name,) for name in bad}
 
 
-@pytest.mark.parametrize("listen", ["127.0.0.1:0", "0.0.0.0:65535", "localhost:1", "[::]:50051"])
-def test_an_address_is_a_host_and_a_port(listen: str) -> None:
-    assert read(listen=listen).listen == listen
+@pytest.mark.parametrize(
+    "listen", ["127.0.0.1:0", "0.0.0.0:65535", "localhost:1", "[::]:50051", "unix:/run/p.sock"]
+)
+def test_an_address_is_a_host_and_a_port_or_a_socket(listen: str) -> None:
+    assert read(listen=listen, insecure=True).listen == listen
 
 
 def test_the_password_of_the_database_shows_nowhere() -> None:

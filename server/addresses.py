@@ -1,0 +1,40 @@
+"""Addresses of servers: `HOST:PORT`, or a Unix socket as `unix:PATH`."""
+
+from ipaddress import ip_address
+
+_UNIX = "unix:"
+
+
+def check_address(value: str) -> str:
+    """Gives an address back.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if value.startswith(_UNIX) and value != _UNIX:
+        return value
+    host, _, port = value.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError("must be HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051, or unix:PATH")
+    return value
+
+
+def with_port(address: str, port: int) -> str:
+    """Gives an address with the port that was really taken."""
+    return address if is_unix(address) else f"{address.rpartition(':')[0]}:{port}"
+
+
+def is_unix(address: str) -> bool:
+    """Tells whether an address is that of a Unix socket."""
+    return address.startswith(_UNIX)
+
+
+def is_local(address: str) -> bool:
+    """Tells whether nobody but programs on this machine can reach an address."""
+    host = address.rpartition(":")[0].strip("[]")
+    if is_unix(address) or host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:  # another name: it may be anywhere
+        return False

@@ -1,0 +1,208 @@
+"""TLS: whom the server is to its clients, whom it takes, and how both are renewed."""
+
+import logging
+import socket
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from cryptography import x509
+from palaver.v1.session_service_pb2 import (
+    GetSessionRequest,
+    ListAllSessionsRequest,
+)
+
+from server.config import Settings
+from server.errors import CredentialsUnusable
+from server.security import Security
+from tests.callers import caller
+from tests.certificates import Authority, Identity
+from tests.client import Client, wait_until
+from tests.conftest import Run, StartServer
+from tests.watching import SERVING, health_of
+
+pytestmark = pytest.mark.usefixtures("quick_looks")
+
+
+class ServerFiles:
+    """The server's files, and what issued them."""
+
+    def __init__(self, directory: Path) -> None:
+        self.authority = Authority()
+        self.certificate, self.key = directory / "server.pem", directory / "server.key"
+        self.client_ca = directory / "clients.pem"
+        self.renew()
+
+    def renew(self) -> Identity:
+        """Writes a new certificate and its key."""
+        identity = self.authority.issue()
+        identity.write(self.certificate, self.key)
+        return identity
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings that name them."""
+        return {"tls_certificate": self.certificate, "tls_key": self.key}
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> ServerFiles:
+    return ServerFiles(tmp_path)
+
+
+def get_missing(client: Client) -> str:
+    """Asks for a session that is not there, and gives the code: NOT_FOUND if it got through."""
+    with pytest.raises(grpc.RpcError) as raised:
+        client.sessions.GetSession(GetSessionRequest(session_id="s"), timeout=20)
+    return str(raised.value.code().name)
+
+
+def shown_serial(address: str, files: ServerFiles) -> int:
+    """The number of the certificate that a new connection is shown."""
+    context = ssl.create_default_context(cadata=files.authority.certificate.decode())
+    host, _, port = address.rpartition(":")
+    with (
+        socket.create_connection((host, int(port))) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as tls,
+    ):
+        certificate = tls.getpeercert(binary_form=True)
+    assert certificate
+    return x509.load_der_x509_certificate(certificate).serial_number
+
+
+def test_a_server_with_a_certificate_talks_tls_and_nothing_else(
+    start_server: StartServer, files: ServerFiles
+) -> None:
+    address = start_server(**files.settings).address
+
+    with caller(address, authority=files.authority) as client:
+        assert get_missing(client) == "NOT_FOUND"
+        assert health_of(client) == SERVING
+    with caller(address) as client:
+        assert get_missing(client) == "UNAVAILABLE"
+    with caller(address, authority=Authority()) as client:
+        assert get_missing(client) == "UNAVAILABLE"
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion")
+def test_old_versions_of_tls_are_refused(start_server: StartServer, files: ServerFiles) -> None:
+    address = start_server(**files.settings).address
+    context = ssl.create_default_context(cadata=files.authority.certificate.decode())
+    context.minimum_version = ssl.TLSVersion.TLSv1
+    context.maximum_version = ssl.TLSVersion.TLSv1_1
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    host, _, port = address.rpartition(":")
+
+    with (
+        socket.create_connection((host, int(port))) as plain,
+        pytest.raises((ssl.SSLError, ConnectionError)),
+    ):
+        context.wrap_socket(plain, server_hostname="localhost")
+
+
+def test_mutual_tls_takes_certificates_of_its_authorities_alone(
+    start_server: StartServer, files: ServerFiles
+) -> None:
+    clients, strangers = Authority("clients"), Authority("clients")
+    files.client_ca.write_bytes(clients.certificate)
+    address = start_server(**files.settings, tls_client_ca=files.client_ca).address
+
+    def code_with(identity: Identity | None) -> str:
+        with caller(address, authority=files.authority, identity=identity) as client:
+            return get_missing(client)
+
+    assert code_with(clients.issue(("CN", "friend"))) == "NOT_FOUND"
+    assert code_with(None) == "UNAVAILABLE"
+    assert code_with(strangers.issue(("CN", "friend"))) == "UNAVAILABLE"
+
+
+@pytest.fixture
+def served(start_server: StartServer, files: ServerFiles) -> Iterator[Client]:
+    """A client on a connection of its own."""
+    address = start_server(**files.settings).address
+    with caller(address, authority=files.authority) as client:
+        yield client
+
+
+def test_a_renewed_certificate_is_shown_and_no_call_dropped(
+    served: Client, files: ServerFiles
+) -> None:
+    for number in range(100):
+        served.add(f"s{number}", "x" * 1000)
+    stream = served.sessions.ListAllSessions(ListAllSessionsRequest(chunk_size=1))
+    next(stream)
+
+    renewed = files.renew()
+    wait_until(lambda: shown_serial(served.address, files) == renewed.serial_number)
+
+    assert len(list(stream)) == 99
+    assert get_missing(served) == "NOT_FOUND"
+
+
+def test_half_a_renewal_changes_nothing_until_it_is_whole(
+    served: Client, files: ServerFiles, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    before = shown_serial(served.address, files)
+    renewed = files.authority.issue()
+
+    files.certificate.write_bytes(renewed.certificate)
+    wait_until(lambda: "the key is not that of the certificate" in caplog.text)
+    assert shown_serial(served.address, files) == before
+
+    files.key.write_bytes(renewed.key[:100])
+    wait_until(lambda: "the key is no whole PEM key" in caplog.text)
+    assert shown_serial(served.address, files) == before
+
+    files.key.unlink()
+    wait_until(lambda: "No such file" in caplog.text)
+    assert shown_serial(served.address, files) == before
+
+    files.key.write_bytes(renewed.key)
+    wait_until(lambda: shown_serial(served.address, files) == renewed.serial_number)
+    assert caplog.text.count("the key is not that of the certificate") == 1, "it is said once"
+    assert "PRIVATE" not in caplog.text
+
+
+def test_renewed_authorities_of_clients_count_for_new_connections(
+    start_server: StartServer, files: ServerFiles
+) -> None:
+    old, new = Authority("clients"), Authority("clients")
+    files.client_ca.write_bytes(old.certificate)
+    address = start_server(**files.settings, tls_client_ca=files.client_ca).address
+    of_old, of_new = old.issue(("CN", "x")), new.issue(("CN", "x"))
+
+    def code_with(identity: Identity) -> str:
+        with caller(address, authority=files.authority, identity=identity) as client:
+            return get_missing(client)
+
+    assert (code_with(of_old), code_with(of_new)) == ("NOT_FOUND", "UNAVAILABLE")
+    files.client_ca.write_bytes(new.certificate)
+    wait_until(lambda: code_with(of_new) == "NOT_FOUND")
+    assert code_with(of_old) == "UNAVAILABLE"
+
+
+@pytest.mark.parametrize("broken", ["certificate", "key", "client_ca"])
+def test_a_start_with_a_broken_file_is_refused(run: Run, files: ServerFiles, broken: str) -> None:
+    files.client_ca.write_bytes(files.authority.certificate)
+    getattr(files, broken).write_bytes(b"-----BEGIN NOTHING-----")
+
+    with pytest.raises(CredentialsUnusable, match=str(files.certificate)):
+        run(Security.load(Settings(**files.settings, tls_client_ca=files.client_ca)))
+
+
+def test_a_start_with_a_key_of_another_certificate_is_refused(run: Run, files: ServerFiles) -> None:
+    files.key.write_bytes(files.authority.issue().key)
+
+    with pytest.raises(CredentialsUnusable, match="not that of the certificate"):
+        run(Security.load(Settings(**files.settings)))
+
+
+def test_a_server_listens_on_a_unix_socket(start_server: StartServer, tmp_path: Path) -> None:
+    client = start_server(listen=f"unix:{tmp_path}/palaver.sock")
+
+    assert client.address == f"unix:{tmp_path}/palaver.sock"
+    assert get_missing(client) == "NOT_FOUND"

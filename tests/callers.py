@@ -1,0 +1,125 @@
+"""Callers with credentials: API keys, tokens, client certificates."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import grpc
+
+from server.credentials.api_keys import key_hash, make_key
+from server.credentials.registry import key_entry
+from server.principal import Principal, Role
+from tests.certificates import Authority, Identity
+from tests.client import Client
+
+
+class _Details(NamedTuple):
+    method: str
+    timeout: float | None
+    metadata: Sequence[tuple[str, str | bytes]]
+    credentials: Any
+    wait_for_ready: bool | None
+    compression: Any
+
+
+class _Showing(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):
+    """Shows the same metadata with every call."""
+
+    def __init__(self, metadata: Sequence[tuple[str, str]]) -> None:
+        self._metadata = metadata
+
+    def intercept_unary_unary(
+        self, continuation: Any, client_call_details: Any, request: Any
+    ) -> Any:
+        """Adds the metadata."""
+        return continuation(self._showing(client_call_details), request)
+
+    def intercept_unary_stream(
+        self, continuation: Any, client_call_details: Any, request: Any
+    ) -> Any:
+        """Adds the metadata."""
+        return continuation(self._showing(client_call_details), request)
+
+    def _showing(self, details: Any) -> _Details:
+        return _Details(
+            details.method,
+            details.timeout,
+            [*(details.metadata or ()), *self._metadata],
+            details.credentials,
+            details.wait_for_ready,
+            details.compression,
+        )
+
+
+@contextmanager
+def caller(
+    address: str,
+    *bearers: str,
+    metadata: Sequence[tuple[str, str]] = (),
+    authority: Authority | None = None,
+    identity: Identity | None = None,
+) -> Iterator[Client]:
+    """Gives a client on a connection of its own.
+
+    Args:
+        address: Of the server.
+        bearers: The keys or tokens that it shows.
+        metadata: What else it shows.
+        authority: Of which the server must have a certificate; None: no TLS.
+        identity: The client's own certificate.
+    """
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    if authority is None:
+        channel = grpc.insecure_channel(address, options)
+    else:
+        credentials = grpc.ssl_channel_credentials(
+            authority.certificate,
+            identity.key if identity else None,
+            identity.certificate if identity else None,
+        )
+        channel = grpc.secure_channel(address, credentials, options)
+    shown = [*(("authorization", f"Bearer {bearer}") for bearer in bearers), *metadata]
+    with channel:
+        yield Client(grpc.intercept_channel(channel, _Showing(shown)), address)
+
+
+class KeysFile:
+    """A credentials file at a path, to which keys are added.
+
+    Attributes:
+        path: Where it is.
+        keys: The keys, in the order in which they were added.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.keys: list[str] = []
+        self._entries: dict[str, str] = {}
+
+    def add(self, role: Role = Role.WRITER, user_id: str | None = None) -> str:
+        """Makes a key, and gives it."""
+        key = make_key()
+        principal = Principal(f"key {len(self._entries)}", role, user_id)
+        self.keys.append(key)
+        self._entries[key] = key_entry(principal, key_hash(key))
+        self._write()
+        return key
+
+    def add_certificate(
+        self, subject: str, role: Role = Role.WRITER, user_id: str | None = None
+    ) -> None:
+        """Lets the certificates of a subject in."""
+        bound = "" if user_id is None else f'user_id = "{user_id}"\n'
+        self._entries[subject] = (
+            f"[[certificate]]\nsubject = '{subject}'\nrole = \"{role.name.lower()}\"\n{bound}"
+        )
+        self._write()
+
+    def remove(self, key: str) -> None:
+        """Takes a key or subject out."""
+        del self._entries[key]
+        self._write()
+
+    def _write(self) -> None:
+        self.path.write_text("\n".join(self._entries.values()))

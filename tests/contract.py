@@ -1,0 +1,63 @@
+"""The methods of the contract as its descriptors have them, so that no test forgets a new one."""
+
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.descriptor_pool import Default as DescriptorPool
+from google.protobuf.message import Message as ProtobufMessage
+from google.protobuf.message_factory import GetMessageClass
+from palaver.v1.memory_pb2 import Message
+
+from server import app
+
+METHODS: list[MethodDescriptor] = [
+    method
+    for service in app.SERVICES
+    for method in DescriptorPool().FindServiceByName(service).methods
+]
+
+
+def path(method: MethodDescriptor) -> str:
+    """The method's full name, as it travels."""
+    return f"/{method.containing_service.full_name}/{method.name}"
+
+
+def request_about(
+    method: MethodDescriptor, *, session_id: str, message_id: str = "m"
+) -> ProtobufMessage:
+    """A request of a method that is good, and names this session if it names one."""
+    values: dict[str, Any] = {
+        "session_id": session_id,
+        "message_id": message_id,
+        "message_ids": [message_id],
+        "messages": [Message(message_id=message_id, role="user", content="changed")],
+        "content": "changed",
+    }
+    fields = {name: value for name, value in values.items() if name in _fields(method)}
+    return GetMessageClass(method.input_type)(**fields)
+
+
+def names_a_session(method: MethodDescriptor) -> bool:
+    """Whether a request of the method names a session."""
+    return "session_id" in _fields(method)
+
+
+def send(
+    channel: grpc.Channel, method: MethodDescriptor, request: ProtobufMessage
+) -> list[ProtobufMessage]:
+    """Makes a call to its end, and gives its responses."""
+    make: Callable[..., Any] = (
+        channel.unary_stream if method.server_streaming else channel.unary_unary
+    )
+    call = make(
+        path(method),
+        request_serializer=type(request).SerializeToString,
+        response_deserializer=GetMessageClass(method.output_type).FromString,
+    )
+    return list(call(request)) if method.server_streaming else [call(request)]
+
+
+def _fields(method: MethodDescriptor) -> set[str]:
+    return set(method.input_type.fields_by_name)
