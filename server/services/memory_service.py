@@ -17,6 +17,7 @@ from server.services.conversion import (
     with_messages,
 )
 from server.services.merge_patch import patched_metadata
+from server.services.ownership import new_owner
 from server.services.streaming import pages
 from server.services.validation import MAX_ITEMS, MAX_RESPONSE_BYTES, Fields
 from server.store.memory import MemoryStore, NewMessage
@@ -56,7 +57,7 @@ class MemoryService(MemoryServiceServicer):
         added = await self._memory.add_memory(
             session_id,
             messages,
-            user_id=user_id,
+            user_id=new_owner(user_id),
             expected_last_sequence=expected if request.HasField("expected_last_sequence") else None,
         )
         return pb.AddMemoryResponse(

@@ -10,6 +10,7 @@ from palaver.v1.session_service_pb2_grpc import SessionServiceServicer
 from server.services.context import Context
 from server.services.conversion import session_message, timestamp_message, with_sessions
 from server.services.merge_patch import patched_metadata
+from server.services.ownership import check_owner, new_owner
 from server.services.streaming import pages
 from server.services.validation import Fields
 from server.store.page import Span
@@ -29,7 +30,9 @@ class SessionService(SessionServiceServicer):
             session_id = fields.id("session_id", request.session_id)
             user_id = fields.optional_id("user_id", request.user_id)
             metadata = fields.metadata("metadata", request)
-        row = await self._sessions.add_session(session_id, user_id=user_id, metadata=metadata)
+        row = await self._sessions.add_session(
+            session_id, user_id=new_owner(user_id), metadata=metadata
+        )
         return session_message(row)
 
     async def UpdateSession(
@@ -39,6 +42,8 @@ class SessionService(SessionServiceServicer):
             session_id = fields.id("session_id", request.session_id)
             user_id = fields.optional_id("user_id", request.user_id)
             patch = fields.metadata_patch("metadata", request)
+        if request.HasField("user_id"):
+            check_owner(user_id)
 
         def change(row: SessionRow) -> SessionRow:
             return row._replace(

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
+from server.principal import bound_user
+
 WorkT = TypeVar("WorkT")
 ResultT = TypeVar("ResultT")
 
@@ -11,7 +13,8 @@ ResultT = TypeVar("ResultT")
 class Batch(Generic[WorkT, ResultT]):
     """Gathers the work of one round of the event loop, and has it done at once.
 
-    It waits for nobody: a single caller is a batch of one.
+    It waits for nobody: a single caller is a batch of one. Callers who are bound to
+    different users share nothing: their statements find different sessions.
 
     Args:
         run: Does the work; gives the results in the same order. What it raises, all callers get.
@@ -23,20 +26,23 @@ class Batch(Generic[WorkT, ResultT]):
     ) -> None:
         self._run = run
         self._most = most
-        self._gathered: list[tuple[WorkT, asyncio.Future[ResultT]]] = []
+        self._gathered: dict[str | None, list[tuple[WorkT, asyncio.Future[ResultT]]]] = {}
         self._running: set[asyncio.Task[None]] = set()  # or they might be collected as garbage
 
     async def do(self, work: WorkT) -> ResultT:
         """Does some work together with others; returns its result, raises what it raised."""
         loop = asyncio.get_running_loop()
-        if not self._gathered:
-            loop.call_soon(self._start)
+        user = bound_user()
+        gathered = self._gathered.setdefault(user, [])
+        if not gathered:
+            # In the context of this caller, so that to `run` the bound user is the same.
+            loop.call_soon(self._start, user)
         result: asyncio.Future[ResultT] = loop.create_future()
-        self._gathered.append((work, result))
+        gathered.append((work, result))
         return await result
 
-    def _start(self) -> None:
-        gathered, self._gathered = self._gathered, []
+    def _start(self, user: str | None) -> None:
+        gathered = self._gathered.pop(user)
         for first in range(0, len(gathered), self._most):
             task = asyncio.create_task(self._finish(gathered[first : first + self._most]))
             self._running.add(task)

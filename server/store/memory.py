@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 from psycopg import AsyncConnection, Error
 
 from server.errors import NotFound, StaleLastSequence
+from server.principal import bound_user
 from server.store.batch import Batch
 from server.store.messages import COLUMNS, SIZE, MessageRow
+from server.store.ownership import OWNED
 from server.store.page import MAX_PAGE_BYTES, Page
 from server.store.pool import Pool
 from server.store.uuid7 import uuid7
@@ -74,7 +76,7 @@ class MemoryStore:
     #
     # The statement sees the messages as they were when it began, before it waited for
     # the session's row. Where that matters, it must be `locked` beforehand.
-    ADD_MEMORY = """
+    ADD_MEMORY = f"""
         WITH input AS (
             SELECT * FROM unnest(
                 %(message_ids)s::text[], %(roles)s::text[], %(contents)s::text[],
@@ -102,7 +104,7 @@ class MemoryStore:
                     WHEN excluded.last_sequence > 0 OR (SELECT bool_or(changed) FROM kept)
                     THEN greatest(s.updated_at, excluded.updated_at) ELSE s.updated_at END,
                 deleted_at = NULL
-            WHERE s.deleted_at IS NULL OR %(locked)s
+            WHERE (s.deleted_at IS NULL OR %(locked)s) AND {OWNED}
             RETURNING last_sequence, updated_at, xmax = 0 AS created
         ), numbered AS (
             SELECT input.*, session.updated_at, kept.created_at AS kept_created_at,
@@ -136,10 +138,10 @@ class MemoryStore:
 
     # Creates the session if there is none, and takes its row's lock in any case. The
     # update writes what is there: it is the lock that counts.
-    LOCK_SESSION = """
+    LOCK_SESSION = f"""
         INSERT INTO sessions AS s (session_id, user_id)
         VALUES (%(session_id)s, %(user_id)s)
-        ON CONFLICT (session_id) DO UPDATE SET last_sequence = s.last_sequence
+        ON CONFLICT (session_id) DO UPDATE SET last_sequence = s.last_sequence WHERE {OWNED}
         RETURNING xmax = 0 AS created, last_sequence, deleted_at
     """
 
@@ -160,6 +162,7 @@ class MemoryStore:
         share a transaction.
 
         Raises:
+            NotFound: The session is there, but not the caller's; nothing is written.
             StaleLastSequence: The session's is not the expected one; nothing is written.
         """
         has_ids = any(message.message_id is not None for message in messages)
@@ -167,7 +170,12 @@ class MemoryStore:
             added = await self._appends.do((session_id, messages))
             if added is not None:
                 return added
-        parameters = {"session_id": session_id, "user_id": user_id, **_columns(messages)}
+        parameters = {
+            "session_id": session_id,
+            "user_id": user_id,
+            "bound_user": bound_user(),
+            **_columns(messages),
+        }
         async with self._pool.connection() as connection:
             if not has_ids and expected_last_sequence is None:
                 rows = await self._add(connection, parameters, locked=False)
@@ -175,7 +183,10 @@ class MemoryStore:
                     return _added(rows, created=rows[0][0], undeleted=False)
             async with connection.transaction():
                 cursor = await connection.execute(self.LOCK_SESSION, parameters)
-                created, last_sequence, deleted_at = await cursor.fetchone() or ()
+                row = await cursor.fetchone()
+                if row is None:
+                    raise NotFound("Session", session_id)
+                created, last_sequence, deleted_at = row
                 if expected_last_sequence not in (None, last_sequence):
                     raise StaleLastSequence(expected=expected_last_sequence, actual=last_sequence)
                 rows = await self._add(connection, parameters, locked=True)
@@ -193,7 +204,7 @@ class MemoryStore:
 
     # Of live sessions alone, and only of those that nobody has locked: one that is would
     # keep the others waiting, and their sessions locked meanwhile. In the order of their ids.
-    APPEND = """
+    APPEND = f"""
         WITH input AS (
             SELECT *, row_number() OVER (PARTITION BY session_id ORDER BY position) AS number
             FROM unnest(
@@ -203,8 +214,8 @@ class MemoryStore:
             ) WITH ORDINALITY AS input
                 (session_id, message_id, role, content, token_count, metadata, created_at, position)
         ), locked AS (
-            SELECT session_id FROM sessions
-            WHERE session_id = ANY(%(session_ids)s::text[]) AND deleted_at IS NULL
+            SELECT session_id FROM sessions s
+            WHERE session_id = ANY(%(session_ids)s::text[]) AND deleted_at IS NULL AND {OWNED}
             ORDER BY session_id
             FOR NO KEY UPDATE SKIP LOCKED
         ), session AS (
@@ -233,8 +244,8 @@ class MemoryStore:
     ) -> list[AddedMemory | None]:
         """Appends to live sessions, in one transaction; None where it has to be done alone.
 
-        That is where there is nobody to share with, where the session is not live or is
-        locked, and in the second append to one session.
+        That is where there is nobody to share with, where the session is not live, not
+        the callers', or locked, and in the second append to one session.
         """
         alone: list[AddedMemory | None] = [None] * len(appends)
         shared = dict(reversed(appends))
@@ -242,7 +253,7 @@ class MemoryStore:
             return alone
         messages = [message for messages in shared.values() for message in messages]
         session_ids = [session_id for session_id in shared for _ in shared[session_id]]
-        parameters = {"session_ids": session_ids, **_columns(messages)}
+        parameters = {"session_ids": session_ids, "bound_user": bound_user(), **_columns(messages)}
         try:
             async with self._pool.connection() as connection:
                 rows = await (await connection.execute(self.APPEND, parameters)).fetchall()
@@ -279,7 +290,7 @@ class MemoryStore:
             ) candidates
             WINDOW newest AS (ORDER BY sequence DESC)
         ) m ON number = 1 OR fits AND number <= %(last_n)s AND total_size <= {MAX_PAGE_BYTES}
-        WHERE s.session_id = ANY(%(session_ids)s) AND s.deleted_at IS NULL
+        WHERE s.session_id = ANY(%(session_ids)s) AND s.deleted_at IS NULL AND {OWNED}
         ORDER BY s.session_id, m.sequence DESC
     """
 
@@ -312,6 +323,7 @@ class MemoryStore:
                     ),
                     "last_n": last_n,
                     "max_tokens": max_tokens,
+                    "bound_user": bound_user(),
                 }
                 cursor = await connection.execute(self.GET_MEMORY, parameters)
                 for session_id, of_session in groupby(await cursor.fetchall(), key=itemgetter(0)):

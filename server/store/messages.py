@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 from psycopg import AsyncConnection
 
 from server.errors import FieldViolation, InvalidRequest, NotFound
+from server.principal import bound_user
+from server.store.ownership import OWNED
 from server.store.page import MAX_PAGE_BYTES, Page, Span
 from server.store.pool import Pool
 
@@ -89,7 +91,7 @@ class MessageStore:
             ) candidates
             WINDOW listing AS (ORDER BY sequence {{direction}})
         ) m ON number = 1 OR number <= %(limit)s AND total_size <= {MAX_PAGE_BYTES}
-        WHERE s.session_id = %(session_id)s AND s.deleted_at IS NULL
+        WHERE s.session_id = %(session_id)s AND s.deleted_at IS NULL AND {OWNED}
         ORDER BY m.sequence {{direction}}
     """
 
@@ -101,6 +103,7 @@ class MessageStore:
             "limit": limit,
             "after": span.after,
             "before": span.before,
+            "bound_user": bound_user(),
         }
         async with self._pool.connection() as connection:
             rows = await (await connection.execute(statement, parameters)).fetchall()
@@ -114,7 +117,7 @@ class MessageStore:
         FROM sessions s LEFT JOIN messages m
             ON m.session_id = %(session_id)s AND m.message_id = %(message_id)s
             AND m.deleted_at IS NULL
-        WHERE s.session_id = %(session_id)s AND s.deleted_at IS NULL
+        WHERE s.session_id = %(session_id)s AND s.deleted_at IS NULL AND {OWNED}
     """
 
     async def get_message(self, session_id: str, message_id: str) -> MessageRow:
@@ -214,7 +217,11 @@ class MessageStore:
     async def _get_message(
         self, connection: AsyncConnection[tuple[Any, ...]], session_id: str, message_id: str
     ) -> MessageRow:
-        parameters = {"session_id": session_id, "message_id": message_id}
+        parameters = {
+            "session_id": session_id,
+            "message_id": message_id,
+            "bound_user": bound_user(),
+        }
         row = await (await connection.execute(self.GET_MESSAGE, parameters)).fetchone()
         if row is None:
             raise NotFound("Session", session_id)
@@ -222,9 +229,9 @@ class MessageStore:
             raise NotFound("Message", message_id)
         return MessageRow._make(row)
 
-    LOCK_SESSION = """
-        SELECT FROM sessions
-        WHERE session_id = %(session_id)s AND deleted_at IS NULL
+    LOCK_SESSION = f"""
+        SELECT FROM sessions s
+        WHERE session_id = %(session_id)s AND deleted_at IS NULL AND {OWNED}
         FOR NO KEY UPDATE
     """
 
@@ -233,8 +240,9 @@ class MessageStore:
         self, session_id: str
     ) -> AsyncIterator[AsyncConnection[tuple[Any, ...]]]:
         """Begins a transaction in which nobody else writes to the session."""
+        parameters = {"session_id": session_id, "bound_user": bound_user()}
         async with self._pool.connection() as connection, connection.transaction():
-            cursor = await connection.execute(self.LOCK_SESSION, {"session_id": session_id})
+            cursor = await connection.execute(self.LOCK_SESSION, parameters)
             if cursor.rowcount == 0:
                 raise NotFound("Session", session_id)
             yield connection

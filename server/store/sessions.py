@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 import psycopg
 
 from server.errors import AlreadyExists, FieldViolation, InvalidRequest, NotFound
+from server.principal import bound_user
 from server.store.batch import Batch
+from server.store.ownership import OWNED
 from server.store.page import MAX_PAGE_BYTES, Page, Span
 from server.store.pool import Pool
 
@@ -60,6 +62,7 @@ FILTERS = {
     "created_after": "AND created_at >= %(created_after)s",
     "created_before": "AND created_at < %(created_before)s",
     "metadata": "AND metadata @@ %(metadata)s::jsonpath",
+    "bound_user": f"AND {OWNED}",
 }
 
 
@@ -73,7 +76,8 @@ class SessionStore:
         self._pool = pool
         self._reads = Batch(self._get_sessions, most=_MOST_READ_AT_ONCE)
 
-    # A conflict with a live session updates nothing and so returns no row.
+    # A conflict with a live session updates nothing and so returns no row; nor does one with
+    # a session that is not the caller's, deleted though it may be.
     ADD_SESSION = f"""
         INSERT INTO sessions AS s (session_id, user_id, metadata)
         VALUES (%(session_id)s, %(user_id)s, %(metadata)s::jsonb)
@@ -84,7 +88,7 @@ class SessionStore:
             created_at = greatest(excluded.created_at, s.deleted_at),
             updated_at = greatest(excluded.updated_at, s.deleted_at),
             deleted_at = NULL
-        WHERE s.deleted_at IS NOT NULL
+        WHERE s.deleted_at IS NOT NULL AND {OWNED}
         RETURNING {COLUMNS}
     """
 
@@ -94,9 +98,14 @@ class SessionStore:
         """Creates a session, or starts a deleted one anew.
 
         Raises:
-            AlreadyExists: The session is live.
+            AlreadyExists: The session is live, or another user's.
         """
-        parameters = {"session_id": session_id, "user_id": user_id, "metadata": metadata}
+        parameters = {
+            "session_id": session_id,
+            "user_id": user_id,
+            "metadata": metadata,
+            "bound_user": bound_user(),
+        }
         async with self._pool.connection() as connection:
             row = await (await connection.execute(self.ADD_SESSION, parameters)).fetchone()
         if row is None:
@@ -104,8 +113,8 @@ class SessionStore:
         return SessionRow._make(row)
 
     GET_SESSION = f"""
-        SELECT {COLUMNS} FROM sessions
-        WHERE session_id = %(session_id)s AND deleted_at IS NULL
+        SELECT {COLUMNS} FROM sessions s
+        WHERE session_id = %(session_id)s AND deleted_at IS NULL AND {OWNED}
     """
 
     async def get_session(self, session_id: str) -> SessionRow:
@@ -117,12 +126,12 @@ class SessionStore:
         return _found(session_id, await self._reads.do(session_id))
 
     GET_SESSIONS = f"""
-        SELECT {COLUMNS} FROM sessions
-        WHERE session_id = ANY(%(session_ids)s) AND deleted_at IS NULL
+        SELECT {COLUMNS} FROM sessions s
+        WHERE session_id = ANY(%(session_ids)s) AND deleted_at IS NULL AND {OWNED}
     """
 
     async def _get_sessions(self, session_ids: Sequence[str]) -> list[tuple[Any, ...] | None]:
-        parameters = {"session_ids": list(set(session_ids))}
+        parameters = {"session_ids": list(set(session_ids)), "bound_user": bound_user()}
         async with self._pool.connection() as connection:
             cursor = await connection.execute(self.GET_SESSIONS, parameters)
             rows = {row[0]: row for row in await cursor.fetchall()}
@@ -151,7 +160,7 @@ class SessionStore:
             NotFound: There is no such live session.
         """
         async with self._pool.connection() as connection, connection.transaction():
-            cursor = await connection.execute(self.LOCK_SESSION, {"session_id": session_id})
+            cursor = await connection.execute(self.LOCK_SESSION, _named(session_id))
             row = change(_found(session_id, await cursor.fetchone()))
             cursor = await connection.execute(self.UPDATE_SESSION, row._asdict())
             return _found(session_id, await cursor.fetchone())
@@ -177,7 +186,7 @@ class SessionStore:
         Raises:
             NotFound: There is no such live session.
         """
-        parameters = {"session_id": session_id}
+        parameters = _named(session_id)
         async with self._pool.connection() as connection, connection.transaction():
             cursor = await connection.execute(self.LOCK_SESSION, parameters)
             _found(session_id, await cursor.fetchone())
@@ -194,7 +203,7 @@ class SessionStore:
                     + 4 * octet_length(metadata) + 100) OVER listing AS total_size
             FROM (
                 SELECT {COLUMNS}
-                FROM sessions
+                FROM sessions s
                 WHERE deleted_at IS NULL AND id > %(after)s AND id < %(before)s {{filters}}
                 ORDER BY id {{direction}}
                 LIMIT %(limit)s + 1
@@ -218,7 +227,8 @@ class SessionStore:
         Raises:
             InvalidRequest: `filter.metadata` is not a SQL/JSON path.
         """
-        given = {name: value for name, value in filter._asdict().items() if value is not None}
+        asked = {**filter._asdict(), "bound_user": bound_user()}
+        given = {name: value for name, value in asked.items() if value is not None}
         statement = self.LIST_SESSIONS.format(
             filters=" ".join(FILTERS[name] for name in given), direction=span.direction
         )
@@ -243,6 +253,11 @@ class SessionStore:
         async with self._pool.connection() as connection:
             row = await (await connection.execute(self.LAST_ID)).fetchone()
         return int(row[0]) if row else 0
+
+
+def _named(session_id: str) -> dict[str, str | None]:
+    """Gives the parameters that find a session."""
+    return {"session_id": session_id, "bound_user": bound_user()}
 
 
 def _found(session_id: str, row: tuple[Any, ...] | None) -> SessionRow:

@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import psycopg
 import pytest
 
 from server.errors import NotFound
+from server.principal import PRINCIPAL, Principal, Role
 from server.store.memory import AddedMemory, MemoryStore, NewMessage
 from server.store.pool import Pool
 from server.store.sessions import SessionStore
@@ -152,3 +154,32 @@ def test_what_is_wrong_with_one_append_is_not_the_others_matter(
 
     assert isinstance(outcomes.pop(3), psycopg.errors.CheckViolation)
     assert [sequences(outcome) for outcome in outcomes] == [[2]] * (len(sessions) - 1)
+
+
+def test_callers_who_are_bound_to_different_users_share_nothing_but_the_time(
+    run: Run, memory: MemoryStore, pool: Pool, database: Connection
+) -> None:
+    names = ("ada", "bob")
+    together(run, [adding(memory, f"of {name} {n}", "x") for name in names for n in range(2)])
+    database.execute("UPDATE sessions SET user_id = substr(session_id, 4, 3)")
+    store, asked = SessionStore(pool), sorted(f"of {name} {n}" for name in names for n in range(2))
+    users = (None, *names)
+
+    async def bound(user: str | None, call: Callable[[], Awaitable[T]]) -> T:
+        PRINCIPAL.set(Principal("somebody", Role.WRITER, user))
+        return await call()
+
+    def found_by(how: Callable[[str], Awaitable[Any]]) -> dict[str | None, list[str]]:
+        pairs = [(user, session_id) for session_id in asked for user in users]
+        calls = [bound(user, partial(how, session_id)) for user, session_id in pairs]
+        found: dict[str | None, list[str]] = {user: [] for user in users}
+        for (user, session_id), outcome in zip(pairs, together(run, calls), strict=True):
+            if not isinstance(outcome, NotFound):
+                found[user].append(session_id)
+        return found
+
+    own = {None: asked, "ada": asked[:2], "bob": asked[2:]}
+    assert found_by(store.get_session) == own
+    assert found_by(partial(memory.get_memory, last_n=1, max_tokens=0)) == own
+    assert found_by(lambda session_id: adding(memory, session_id, "y")) == own
+    assert database.execute("SELECT DISTINCT last_sequence FROM sessions").fetchall() == [(3,)]

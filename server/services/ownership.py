@@ -1,0 +1,28 @@
+"""Whose the sessions may be that a caller creates or changes."""
+
+from server.errors import PermissionDenied
+from server.principal import bound_user
+
+
+def new_owner(user_id: str | None) -> str | None:
+    """Gives the user of a new session: the one that is asked for, or the caller's own.
+
+    Raises:
+        PermissionDenied: The caller is bound to another user.
+    """
+    if user_id is None:
+        return bound_user()
+    check_owner(user_id)
+    return user_id
+
+
+def check_owner(user_id: str | None) -> None:
+    """Checks that a session may become this user's, or nobody's if None.
+
+    Raises:
+        PermissionDenied: The caller is bound to another user.
+    """
+    if bound_user() not in (None, user_id):
+        raise PermissionDenied(
+            "BOUND_TO_ANOTHER_USER", "user_id: the credential is bound to another user"
+        )
