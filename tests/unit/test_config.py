@@ -136,3 +136,63 @@ def test_a_bad_database_url_is_not_quoted() -> None:
         read(database_url="postgresql://user:secret@host:port/name%")
 
     assert "secret" not in raised.value.errors()[0]["msg"]
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> dict[str, Path]:
+    """Files for the settings that name some."""
+    names = ("tls_certificate", "tls_key", "tls_client_ca", "credentials", "jwt_keys")
+    paths = {name: tmp_path / name for name in names}
+    for path in paths.values():
+        path.touch()
+    return paths
+
+
+OPEN: dict[str, Any] = {"listen": "0.0.0.0:50051"}
+TLS = ("tls_certificate", "tls_key")
+RULES: dict[str, Any] = {"jwt_issuer": "i", "jwt_audience": "a"}
+
+
+@pytest.mark.parametrize(
+    "names", [(), TLS, ("credentials",), ("jwt_keys",), (*TLS, "tls_client_ca")], ids=str
+)
+def test_strangers_are_served_only_by_tls_with_authentication_or_if_told_so(
+    paths: dict[str, Path], names: tuple[str, ...]
+) -> None:
+    given: dict[str, Any] = {name: str(paths[name]) for name in names} | RULES
+
+    with pytest.raises(ValidationError, match="--insecure"):
+        read(**OPEN, **given)
+
+    assert read(**OPEN, **given, insecure=True).insecure
+    assert read(**given).listen == "127.0.0.1:50051"
+
+
+@pytest.mark.parametrize("kind", ["credentials", "jwt_keys"])
+def test_strangers_are_served_by_tls_with_authentication(paths: dict[str, Path], kind: str) -> None:
+    given: dict[str, Any] = {name: str(paths[name]) for name in (*TLS, kind)} | RULES
+
+    assert not read(**OPEN, **given).insecure
+
+
+@pytest.mark.parametrize(
+    ("names", "missing"),
+    [
+        (("tls_certificate",), "--tls-key"),
+        (("tls_key",), "--tls-certificate"),
+        (("tls_client_ca",), "--tls-certificate"),
+        (("jwt_keys",), "--jwt-issuer"),
+    ],
+)
+def test_settings_that_need_others_say_so(
+    paths: dict[str, Path], names: tuple[str, ...], missing: str
+) -> None:
+    given: dict[str, Any] = {name: str(paths[name]) for name in names}
+
+    with pytest.raises(ValidationError, match=missing):
+        read(**given)
+
+
+@pytest.mark.parametrize("url", ["https://keys.example/jwks", "http://127.0.0.1:1/jwks"])
+def test_keys_come_from_where_nobody_can_change_them_on_the_way(url: str) -> None:
+    assert read(jwt_keys=url, **RULES).jwt_keys == url

@@ -1,0 +1,96 @@
+"""The credentials file: what is read from it, what is refused, and what `palaver keys` writes."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.credentials.api_keys import PREFIX, key_hash, make_key
+from server.credentials.registry import Registry, key_entry
+from server.principal import Principal, Role
+
+HASH = "0" * 64
+
+
+def parsed(text: str) -> Registry:
+    return Registry.parse(text.encode())
+
+
+def test_the_entry_of_a_key_is_what_recognises_it() -> None:
+    key, principal = make_key(), Principal("ci", Role.READER, "ada")
+
+    registry = parsed(key_entry(principal, key_hash(key)))
+
+    assert registry.keys.find(key) == principal
+    assert registry.keys.find(key + "x") is None
+    assert registry.keys.find("") is None
+
+
+PRINTABLE = st.text(min_size=1).filter(str.isprintable)
+USER_IDS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1)
+
+
+@given(name=PRINTABLE, user_id=USER_IDS | st.none())
+def test_any_name_and_user_can_be_written_and_read(name: str, user_id: str | None) -> None:
+    principal = Principal(name, Role.WRITER, user_id)
+
+    found = parsed(key_entry(principal, key_hash("k"))).keys.find("k")
+
+    assert found == principal
+
+
+def test_keys_are_long_and_never_the_same() -> None:
+    keys = {make_key() for _ in range(1000)}
+
+    assert len(keys) == 1000
+    assert all(re.fullmatch(PREFIX + "[A-Za-z0-9_-]{43}", key) for key in keys)
+
+
+def test_a_certificate_is_named_by_its_subject_unless_it_has_a_name() -> None:
+    registry = parsed(
+        '[[certificate]]\nsubject = "CN=a"\nrole = "admin"\n'
+        '[[certificate]]\nsubject = "CN=b"\nname = "b"\nrole = "reader"\nuser_id = "u"\n'
+    )
+
+    assert registry.subjects == {
+        "CN=a": Principal("CN=a", Role.ADMIN),
+        "CN=b": Principal("b", Role.READER, "u"),
+    }
+
+
+ENTRY = f'[[key]]\nname = "k"\nrole = "reader"\nsha256 = "{HASH}"\n'
+
+BAD = {
+    "nothing": ("", "neither"),
+    "no TOML": ("[[key]", "line 1"),
+    "no UTF-8": ("\udcff", "utf-8"),
+    "an unknown table": (f"{ENTRY}[[keys]]\n", "keys"),
+    "an unknown field": (f'{ENTRY}user = "u"\n', "key.0.user"),
+    "no role": (ENTRY.replace('role = "reader"\n', ""), "key.0.role"),
+    "an unknown role": (ENTRY.replace("reader", "god"), "key.0.role"),
+    "a role in capitals": (ENTRY.replace("reader", "READER"), "key.0.role"),
+    "no name": (ENTRY.replace('name = "k"', 'name = ""'), "key.0.name"),
+    "a name of two lines": (ENTRY.replace('"k"', '"a\\nb"'), "printed"),
+    "an empty user": (f'{ENTRY}user_id = ""\n', "key.0.user_id"),
+    "a user with NUL": (f'{ENTRY}user_id = "a\\u0000"\n', "NUL"),
+    "a bound admin": (ENTRY.replace("reader", "admin") + 'user_id = "u"\n', "bound"),
+    "the same key twice": (ENTRY + ENTRY.replace('"k"', '"l"'), "k and l"),
+    "the same subject twice": ('[[certificate]]\nsubject = "s"\nrole = "reader"\n' * 2, "subject"),
+    "an empty subject": ('[[certificate]]\nsubject = ""\nrole = "reader"\n', "certificate.0"),
+}
+
+
+@pytest.mark.parametrize(("text", "part"), BAD.values(), ids=BAD)
+def test_a_bad_file_is_refused_with_the_place(text: str, part: str) -> None:
+    with pytest.raises(ValueError, match=part):
+        Registry.parse(text.encode(errors="surrogateescape"))
+
+
+def test_a_key_in_the_place_of_its_hash_is_refused_and_not_quoted() -> None:
+    key = make_key()
+
+    with pytest.raises(ValueError, match=r"key\.0\.sha256") as raised:
+        parsed(ENTRY.replace(HASH, key))
+
+    assert key not in str(raised.value)

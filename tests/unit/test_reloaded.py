@@ -1,0 +1,70 @@
+"""Values that follow a source: taken when it settles and is good."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from server.credentials.reloaded import Reloaded, Source
+from server.errors import CredentialsUnusable
+
+
+def parse(content: bytes) -> str:
+    if not content:
+        raise ValueError("is empty")
+    return content.decode()
+
+
+class EndOfTest(Exception):
+    """The contents are used up."""
+
+
+def reloaded_after(*contents: bytes | OSError, settle_seconds: float = 0) -> list[str]:
+    """Gives the value after each reload, of a source that has these contents one by one."""
+    coming: Iterator[bytes | Exception] = iter([*contents, EndOfTest()])
+
+    def read() -> tuple[bytes, ...]:
+        content = next(coming)
+        if isinstance(content, Exception):
+            raise content
+        return (content,)
+
+    async def follow() -> list[str]:
+        source = Source("the source", read, interval=1, settle_seconds=settle_seconds)
+        reloaded = await Reloaded.load(source, parse)
+        values = [reloaded.value]
+        while True:
+            try:
+                await reloaded.reload()
+            except EndOfTest:
+                return values
+            values.append(reloaded.value)
+
+    return asyncio.run(follow())
+
+
+def test_the_value_is_that_of_the_newest_good_content() -> None:
+    assert reloaded_after(b"a", b"a", b"b", b"", OSError("gone"), b"c") == list("aabbbc")
+
+
+def test_content_is_taken_only_once_it_is_the_same_twice() -> None:
+    # The second look at what is new finds more of it; the next one finds it whole.
+    assert reloaded_after(
+        b"a", b"whole"[:2], b"whole", b"whole", b"whole", settle_seconds=1e-6
+    ) == [
+        "a",
+        "a",
+        "whole",
+    ]
+
+
+@pytest.mark.parametrize("content", [b"", OSError("gone")])
+def test_a_start_without_good_content_is_refused(content: bytes | OSError) -> None:
+    with pytest.raises(CredentialsUnusable, match=r"^the source: (is empty|gone)$"):
+        reloaded_after(content)
+
+
+def test_a_problem_is_said_once_until_it_is_over(caplog: pytest.LogCaptureFixture) -> None:
+    reloaded_after(b"a", b"", b"", b"", b"a", b"")
+
+    assert caplog.text.count("the source: is empty") == 2
