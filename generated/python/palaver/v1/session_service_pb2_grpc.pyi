@@ -45,11 +45,22 @@ class SessionServiceStub:
     - `RESOURCE_EXHAUSTED`: `RetryInfo`. No database connection was free in time;
       nothing was written. (Without details it is gRPC's own: a request over
       16 MiB.)
+    - `UNAUTHENTICATED`: `ErrorInfo`. The server asks for a credential, and the
+      call has none, or one that is not good. Nothing was done.
+    - `PERMISSION_DENIED`: `ErrorInfo`, whose `reason` is `ROLE_TOO_LOW`, `NO_ROLE`
+      or `BOUND_TO_ANOTHER_USER`. Nothing was done.
     - `INTERNAL`: `ErrorInfo`, with the `incident_id` under which the server's
       log has the cause.
 
-    `INVALID_ARGUMENT`, `UNAVAILABLE`, `RESOURCE_EXHAUSTED` and `INTERNAL` may
-    come from any RPC; the comments below name the others.
+    All of these but `NOT_FOUND`, `ALREADY_EXISTS` and `ABORTED` may come from any
+    RPC; the comments below name those.
+
+    A credential may be bound to a user. To its calls the sessions of other users,
+    and those of no user, do not exist: they are in no listing, and `NOT_FOUND`. A
+    session that it creates is its user's; naming another user, or none where that
+    would detach a session, is `PERMISSION_DENIED`. An id that somebody else's
+    session has, live or deleted, is `ALREADY_EXISTS` to its `AddSession`, and
+    `NOT_FOUND` to its `AddMemory`.
     """
 
     @_typing.overload
@@ -126,11 +137,22 @@ class SessionServiceAsyncStub(SessionServiceStub):
     - `RESOURCE_EXHAUSTED`: `RetryInfo`. No database connection was free in time;
       nothing was written. (Without details it is gRPC's own: a request over
       16 MiB.)
+    - `UNAUTHENTICATED`: `ErrorInfo`. The server asks for a credential, and the
+      call has none, or one that is not good. Nothing was done.
+    - `PERMISSION_DENIED`: `ErrorInfo`, whose `reason` is `ROLE_TOO_LOW`, `NO_ROLE`
+      or `BOUND_TO_ANOTHER_USER`. Nothing was done.
     - `INTERNAL`: `ErrorInfo`, with the `incident_id` under which the server's
       log has the cause.
 
-    `INVALID_ARGUMENT`, `UNAVAILABLE`, `RESOURCE_EXHAUSTED` and `INTERNAL` may
-    come from any RPC; the comments below name the others.
+    All of these but `NOT_FOUND`, `ALREADY_EXISTS` and `ABORTED` may come from any
+    RPC; the comments below name those.
+
+    A credential may be bound to a user. To its calls the sessions of other users,
+    and those of no user, do not exist: they are in no listing, and `NOT_FOUND`. A
+    session that it creates is its user's; naming another user, or none where that
+    would detach a session, is `PERMISSION_DENIED`. An id that somebody else's
+    session has, live or deleted, is `ALREADY_EXISTS` to its `AddSession`, and
+    `NOT_FOUND` to its `AddMemory`.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -203,11 +225,22 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     - `RESOURCE_EXHAUSTED`: `RetryInfo`. No database connection was free in time;
       nothing was written. (Without details it is gRPC's own: a request over
       16 MiB.)
+    - `UNAUTHENTICATED`: `ErrorInfo`. The server asks for a credential, and the
+      call has none, or one that is not good. Nothing was done.
+    - `PERMISSION_DENIED`: `ErrorInfo`, whose `reason` is `ROLE_TOO_LOW`, `NO_ROLE`
+      or `BOUND_TO_ANOTHER_USER`. Nothing was done.
     - `INTERNAL`: `ErrorInfo`, with the `incident_id` under which the server's
       log has the cause.
 
-    `INVALID_ARGUMENT`, `UNAVAILABLE`, `RESOURCE_EXHAUSTED` and `INTERNAL` may
-    come from any RPC; the comments below name the others.
+    All of these but `NOT_FOUND`, `ALREADY_EXISTS` and `ABORTED` may come from any
+    RPC; the comments below name those.
+
+    A credential may be bound to a user. To its calls the sessions of other users,
+    and those of no user, do not exist: they are in no listing, and `NOT_FOUND`. A
+    session that it creates is its user's; naming another user, or none where that
+    would detach a session, is `PERMISSION_DENIED`. An id that somebody else's
+    session has, live or deleted, is `ALREADY_EXISTS` to its `AddSession`, and
+    `NOT_FOUND` to its `AddMemory`.
     """
 
     @_abc_1.abstractmethod
