@@ -270,7 +270,7 @@ def test_a_key_that_is_withdrawn_is_forgotten_with_the_tokens_it_signed(
 
 @pytest.mark.parametrize(
     ("status", "content"),
-    [(503, b""), (200, b"<html>"), (200, b'{"keys": []}'), (200, b"x" * 1024 * 1025)],
+    [(503, b""), (200, b"<html>"), (200, b'{"keys": []}'), (200, key_set(EC) + b" " * 2**20)],
 )
 def test_a_publisher_out_of_order_leaves_the_keys_as_they_were(
     of_publisher: Client,
