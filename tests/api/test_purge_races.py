@@ -11,6 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 from palaver.v1.admin_service_pb2 import PurgeDeletedRequest
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import DeleteMessagesRequest
+from palaver.v1.session_service_pb2 import DeleteSessionRequest
 
 from tests.client import Client
 from tests.concurrency import PATIENCE, Connection, at_once, begin, crowd
@@ -88,16 +89,19 @@ def test_the_books_are_right_after_everything_at_once(
 
     def purge_all_the_time(client: Client) -> int:
         removed = 0
-        while not done.is_set():
+        while True:
             *_, last = client.admin.PurgeDeleted(PurgeDeletedRequest(older_than=Duration()))
             removed += last.messages.done + last.sessions.done
-        return removed
+            if done.is_set():
+                return removed
 
     def audit_all_the_time() -> None:
         with psycopg.connect(database_url, autocommit=True) as connection:
             while not done.is_set():
                 audit_tables(connection)
 
+    callers[0].add("bystander", "deleted before anything begins")
+    callers[0].sessions.DeleteSession(DeleteSessionRequest(session_id="bystander"))
     purges = [begin(partial(purge_all_the_time, client)) for client in callers[:2]]
     audit = begin(audit_all_the_time)
     try:
