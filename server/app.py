@@ -17,6 +17,8 @@ from palaver.v1 import (
     memory_service_pb2_grpc,
     session_service_pb2,
     session_service_pb2_grpc,
+    user_service_pb2,
+    user_service_pb2_grpc,
 )
 
 from server.addresses import is_unix, with_port
@@ -30,18 +32,20 @@ from server.security import Security
 from server.services.admin_service import AdminService
 from server.services.memory_service import MemoryService
 from server.services.session_service import SessionService
+from server.services.user_service import UserService
 from server.store.memory import MemoryStore
 from server.store.messages import MessageStore
 from server.store.migrate import migrate
 from server.store.pool import Pool
 from server.store.purge import PurgeStore
 from server.store.sessions import SessionStore
+from server.store.users import UserStore
 
 _LOGGER = logging.getLogger(__name__)
 
 SERVICES = tuple(
     service.full_name
-    for file in (session_service_pb2, memory_service_pb2, admin_service_pb2)
+    for file in (session_service_pb2, memory_service_pb2, user_service_pb2, admin_service_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
 )
 
@@ -140,6 +144,7 @@ def register_services(
         ),
         server,
     )
+    user_service_pb2_grpc.add_UserServiceServicer_to_server(UserService(UserStore(pool)), server)
     admin_service_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(purger), server)
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     if settings.reflection:

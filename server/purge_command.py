@@ -11,7 +11,7 @@ from rich.progress import Progress
 
 from server.channel import Metadata
 
-KINDS = ("messages", "sessions")
+KINDS = ("messages", "sessions", "users")
 
 
 def purge(
@@ -39,7 +39,7 @@ def purge(
         last = _show_bars(responses, console)
     else:
         last = _show_lines(responses, console)
-    console.print("purged " + " and ".join(f"{getattr(last, k).done} {k}" for k in KINDS))
+    console.print("purged " + ", ".join(f"{getattr(last, k).done} {k}" for k in KINDS))
 
 
 def _show_bars(responses: Iterable[PurgeDeletedResponse], console: Console) -> PurgeDeletedResponse:

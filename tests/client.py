@@ -18,6 +18,7 @@ from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import AddMemoryRequest, AddMemoryResponse
 from palaver.v1.memory_service_pb2_grpc import MemoryServiceStub
 from palaver.v1.session_service_pb2_grpc import SessionServiceStub
+from palaver.v1.user_service_pb2_grpc import UserServiceStub
 
 DetailT = TypeVar("DetailT", bound=ProtobufMessage)
 
@@ -32,6 +33,7 @@ class Client:
     def __post_init__(self) -> None:
         self.sessions = SessionServiceStub(self.channel)
         self.memory = MemoryServiceStub(self.channel)
+        self.users = UserServiceStub(self.channel)
         self.admin = AdminServiceStub(self.channel)
         self.health = HealthStub(self.channel)
 
@@ -45,7 +47,7 @@ class Client:
     def send(self, request: ProtobufMessage) -> list[ProtobufMessage]:
         """Makes the call whose request this is, to its end, and gives its responses."""
         name = type(request).__name__.removesuffix("Request")
-        stubs = (self.sessions, self.memory, self.admin)
+        stubs = (self.sessions, self.memory, self.users, self.admin)
         response = next(getattr(stub, name) for stub in stubs if hasattr(stub, name))(request)
         return [response] if isinstance(response, ProtobufMessage) else list(response)
 

@@ -9,7 +9,7 @@ import orjson
 from google.protobuf.message import Message as ProtobufMessage
 from google.protobuf.struct_pb2 import Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
-from palaver.v1 import admin_service_pb2, memory_pb2, memory_service_pb2, session_pb2
+from palaver.v1 import admin_service_pb2, memory_pb2, memory_service_pb2, session_pb2, user_pb2
 
 from server.purge import PurgeProgress
 from server.services import wire
@@ -17,6 +17,7 @@ from server.services.wire import varint
 from server.store.memory import AddedMessage
 from server.store.messages import MessageRow
 from server.store.sessions import SessionRow
+from server.store.users import UserRow
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -95,6 +96,20 @@ def session_message(row: SessionRow) -> session_pb2.Session:
     return session_pb2.Session.FromString(_encoded_session(row))
 
 
+def user_message(row: UserRow) -> user_pb2.User:
+    """Converts a user."""
+    return user_pb2.User(
+        user_id=row.user_id,
+        email=row.email,
+        first_name=row.first_name,
+        last_name=row.last_name,
+        metadata=struct_from_json(row.metadata),
+        created_at=timestamp_message(row.created_at),
+        updated_at=timestamp_message(row.updated_at),
+        id=row.id,
+    )
+
+
 def message_message(row: MessageRow) -> memory_pb2.Message:
     """Converts a message."""
     return memory_pb2.Message.FromString(_encoded_message(row))
@@ -131,7 +146,9 @@ def added_message(row: AddedMessage) -> memory_service_pb2.AddedMessage:
 def purge_progress_message(progress: PurgeProgress) -> admin_service_pb2.PurgeDeletedResponse:
     """Converts how far a purge is."""
     return admin_service_pb2.PurgeDeletedResponse(
-        sessions=_progress_of("sessions", progress), messages=_progress_of("messages", progress)
+        sessions=_progress_of("sessions", progress),
+        messages=_progress_of("messages", progress),
+        users=_progress_of("users", progress),
     )
 
 

@@ -1,6 +1,6 @@
-"""Whose the sessions may be that a caller creates or changes."""
+"""Whose the sessions may be that a caller creates or changes, and which users it sees."""
 
-from server.errors import PermissionDenied
+from server.errors import NotFound, PermissionDenied
 from server.principal import bound_user
 
 
@@ -26,3 +26,13 @@ def check_owner(user_id: str | None) -> None:
         raise PermissionDenied(
             "BOUND_TO_ANOTHER_USER", "user_id: the credential is bound to another user"
         )
+
+
+def check_visible(user_id: str) -> None:
+    """Checks that a caller may see a user. (A user is nobody else's, ever: no race with that.)
+
+    Raises:
+        NotFound: The caller is bound to another user.
+    """
+    if bound_user() not in (None, user_id):
+        raise NotFound("User", user_id)

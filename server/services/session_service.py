@@ -51,7 +51,8 @@ class SessionService(SessionServiceServicer):
                 metadata=patched_metadata(row.metadata, patch, replace=request.replace_metadata),
             )
 
-        return session_message(await self._sessions.update_session(session_id, change))
+        row = await self._sessions.update_session(session_id, change, user_id=user_id)
+        return session_message(row)
 
     async def GetSession(
         self, request: pb.GetSessionRequest, context: Context

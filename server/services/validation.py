@@ -18,6 +18,8 @@ from server.services.conversion import (
 )
 
 MAX_ID_BYTES = 1024
+MAX_EMAIL_BYTES = 320
+MAX_NAME_CHARACTERS = 256
 MAX_ROLE_CHARACTERS = 64
 MAX_CONTENT_BYTES = 1024 * 1024
 MAX_METADATA_BYTES = 64 * 1024
@@ -84,9 +86,15 @@ class Fields:
         """The role of a message."""
         if not value:
             self.reject(field, "is required")
-        if len(value) > MAX_ROLE_CHARACTERS:
-            self.reject(field, f"has {len(value)} characters; at most {MAX_ROLE_CHARACTERS}")
-        return self._text(field, value, max_bytes=4 * MAX_ROLE_CHARACTERS)
+        return self._short_text(field, value, max_characters=MAX_ROLE_CHARACTERS)
+
+    def email(self, field: str, value: str) -> str:
+        """The address of a user; whether it is one, nobody asks."""
+        return self._text(field, value, max_bytes=MAX_EMAIL_BYTES)
+
+    def name(self, field: str, value: str) -> str:
+        """A name of a user."""
+        return self._short_text(field, value, max_characters=MAX_NAME_CHARACTERS)
 
     def content(self, field: str, value: str) -> str:
         """The content of a message."""
@@ -160,6 +168,11 @@ class Fields:
             return timedelta(seconds=seconds, microseconds=nanos // 1000)
         self.reject(field, "is no valid duration; not negative, at most 10,000 years")
         return None
+
+    def _short_text(self, field: str, value: str, *, max_characters: int) -> str:
+        if len(value) > max_characters:
+            self.reject(field, f"has {len(value):,} characters; at most {max_characters}")
+        return self._text(field, value, max_bytes=4 * max_characters)
 
     def _text(self, field: str, value: str, *, max_bytes: int) -> str:
         if "\0" in value:

@@ -6,15 +6,17 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from psycopg import AsyncConnection, Error
+from psycopg import AsyncConnection, Error, Rollback
 
 from server.errors import NotFound, StaleLastSequence
 from server.principal import bound_user
 from server.store.batch import Batch
+from server.store.held_user import hold_user
 from server.store.messages import COLUMNS, SIZE, MessageRow
 from server.store.ownership import OWNED
 from server.store.page import MAX_PAGE_BYTES, Page
 from server.store.pool import Pool
+from server.store.sessions import SessionStore
 from server.store.uuid7 import uuid7
 
 # As much as keeps memory bounded: an answer is up to 4 MiB.
@@ -75,7 +77,8 @@ class MemoryStore:
     # the row of a deleted message comes back to life under its id.
     #
     # The statement sees the messages as they were when it began, before it waited for
-    # the session's row. Where that matters, it must be `locked` beforehand.
+    # the session's row. Where that matters, it must be `locked` beforehand. A session that
+    # is not there gives no rows if the statement may not create it.
     ADD_MEMORY = f"""
         WITH input AS (
             SELECT * FROM unnest(
@@ -93,10 +96,11 @@ class MemoryStore:
                 AND m.message_id = ANY(%(message_ids)s::text[])
         ), session AS (
             INSERT INTO sessions AS s (session_id, user_id, last_sequence, created_at, updated_at)
-            VALUES (
-                %(session_id)s, %(user_id)s,
+            SELECT %(session_id)s, %(user_id)s,
                 cardinality(%(message_ids)s::text[]) - (SELECT count(*) FROM kept),
                 statement_timestamp(), statement_timestamp()
+            WHERE %(may_create)s OR EXISTS (
+                SELECT FROM sessions WHERE session_id = %(session_id)s FOR NO KEY UPDATE
             )
             ON CONFLICT (session_id) DO UPDATE SET
                 last_sequence = s.last_sequence + excluded.last_sequence,
@@ -136,13 +140,11 @@ class MemoryStore:
         ORDER BY position
     """
 
-    # Creates the session if there is none, and takes its row's lock in any case. The
-    # update writes what is there: it is the lock that counts.
+    # In any state: what is deleted or forgotten is to be known before it is written to.
     LOCK_SESSION = f"""
-        INSERT INTO sessions AS s (session_id, user_id)
-        VALUES (%(session_id)s, %(user_id)s)
-        ON CONFLICT (session_id) DO UPDATE SET last_sequence = s.last_sequence WHERE {OWNED}
-        RETURNING xmax = 0 AS created, last_sequence, deleted_at
+        SELECT last_sequence, deleted_at, forgotten, {OWNED} FROM sessions s
+        WHERE session_id = %(session_id)s
+        FOR NO KEY UPDATE
     """
 
     async def add_memory(
@@ -155,11 +157,11 @@ class MemoryStore:
     ) -> AddedMemory:
         """Appends messages, in order and contiguous; upserts those whose id is live.
 
-        Creates the session, for `user_id`, if there is none; brings it back if it is
-        deleted. One statement does it all, but for three cases that must know the
-        session before they write: ids that it may hold already, an expected sequence,
-        and a deleted session. They lock it first. Short appends that start together
-        share a transaction.
+        Creates the session, for `user_id`, if there is none or it is forgotten; brings it
+        back if it is deleted. One statement does it all, but for four cases that must know
+        the session before they write: ids that it may hold already, an expected sequence,
+        a deleted session, and a new one of a user. They lock it first. Short appends that
+        start together share a transaction.
 
         Raises:
             NotFound: The session is there, but not the caller's; nothing is written.
@@ -167,39 +169,77 @@ class MemoryStore:
         """
         has_ids = any(message.message_id is not None for message in messages)
         if not has_ids and expected_last_sequence is None and _is_short(messages):
-            added = await self._appends.do((session_id, messages))
-            if added is not None:
-                return added
+            shared = await self._appends.do((session_id, messages))
+            if shared is not None:
+                return shared
         parameters = {
             "session_id": session_id,
             "user_id": user_id,
             "bound_user": bound_user(),
             **_columns(messages),
         }
+        forgotten = False
         async with self._pool.connection() as connection:
             if not has_ids and expected_last_sequence is None:
-                rows = await self._add(connection, parameters, locked=False)
+                rows = await self._add(connection, parameters, may_create=user_id is None)
                 if rows:
                     return _added(rows, created=rows[0][0], undeleted=False)
-            async with connection.transaction():
-                cursor = await connection.execute(self.LOCK_SESSION, parameters)
-                row = await cursor.fetchone()
-                if row is None:
-                    raise NotFound("Session", session_id)
-                created, last_sequence, deleted_at = row
-                if expected_last_sequence not in (None, last_sequence):
-                    raise StaleLastSequence(expected=expected_last_sequence, actual=last_sequence)
-                rows = await self._add(connection, parameters, locked=True)
-                return _added(rows, created=created, undeleted=deleted_at is not None)
+            while True:
+                added = await self._add_locked(
+                    connection, parameters, expected_last_sequence, forgotten=forgotten
+                )
+                if added:
+                    return added
+                forgotten = not forgotten
+
+    async def _add_locked(
+        self,
+        connection: AsyncConnection[tuple[Any, ...]],
+        parameters: dict[str, Any],
+        expected_last_sequence: int | None,
+        *,
+        forgotten: bool,
+    ) -> AddedMemory | None:
+        """Adds to a session under its lock.
+
+        A user is held before its session is locked. So it must be known beforehand whether
+        the session is `forgotten`, and needs the user of the request. Gives None, and does
+        nothing, if it turns out otherwise, or if somebody else creates the session at this
+        moment: to be tried again.
+        """
+        user_id = parameters["user_id"]
+        async with connection.transaction() as transaction:
+            if user_id is not None and forgotten:
+                await hold_user(connection, user_id)
+            session = await (await connection.execute(self.LOCK_SESSION, parameters)).fetchone()
+            last_sequence, deleted_at, is_forgotten, is_owned = session or (0, None, False, True)
+            if not is_owned:
+                raise NotFound("Session", parameters["session_id"])
+            if is_forgotten is not forgotten:
+                raise Rollback(transaction)
+            if expected_last_sequence not in (None, last_sequence):
+                raise StaleLastSequence(expected=expected_last_sequence, actual=last_sequence)
+            if user_id is not None and session is None:
+                await hold_user(connection, user_id)
+            if forgotten:
+                await connection.execute(SessionStore.ADD_SESSION, {**parameters, "metadata": "{}"})
+            rows = await self._add(connection, parameters, locked=session is not None)
+            if session is None and not (rows and rows[0][0]):
+                raise Rollback(transaction)
+            created = session is None or forgotten
+            return _added(rows, created=created, undeleted=deleted_at is not None and not created)
+        return None
 
     async def _add(
         self,
         connection: AsyncConnection[tuple[Any, ...]],
         parameters: dict[str, Any],
         *,
-        locked: bool,
+        locked: bool = False,
+        may_create: bool = True,
     ) -> list[tuple[Any, ...]]:
-        cursor = await connection.execute(self.ADD_MEMORY, {**parameters, "locked": locked})
+        given = {**parameters, "locked": locked, "may_create": may_create}
+        cursor = await connection.execute(self.ADD_MEMORY, given)
         return await cursor.fetchall()
 
     # Of live sessions alone, and only of those that nobody has locked: one that is would

@@ -22,6 +22,42 @@ RowT = TypeVar("RowT", bound=Positioned)
 MAX_PAGE_BYTES = 4 * 1024 * 1024 - 64 * 1024
 
 
+def listing(table: str, columns: str, *, size: str) -> str:
+    """Makes the statement that lists the live rows of a table by `id`, a page of a Span.
+
+    Args:
+        table: Its name.
+        columns: What is listed, metadata as text.
+        size: Upper bound of a row's size as a protobuf message, in bytes, from its columns.
+
+    Returns:
+        The statement, but for `{filters}` and `{direction}`, which are to be filled in.
+    """
+    names = columns.replace("::text", "")
+    return f"""
+        SELECT has_more, {names} FROM (
+            SELECT *,
+                lead(true, 1, false) OVER listing AS has_more,
+                row_number() OVER listing AS number,
+                sum({size}) OVER listing AS total_size
+            FROM (
+                SELECT {columns} FROM {table} s
+                WHERE deleted_at IS NULL AND id > %(after)s AND id < %(before)s {{filters}}
+                ORDER BY id {{direction}}
+                LIMIT %(limit)s + 1
+            ) candidates
+            WINDOW listing AS (ORDER BY id {{direction}})
+        ) sized
+        WHERE number = 1 OR number <= %(limit)s AND total_size <= {MAX_PAGE_BYTES}
+        ORDER BY id {{direction}}
+    """
+
+
+def last_position(table: str) -> str:
+    """Makes the statement that gives the last `id` of a live row of a table, 0 if there is none."""
+    return f"SELECT coalesce(max(id), 0) FROM {table} WHERE deleted_at IS NULL"
+
+
 @dataclass(frozen=True, slots=True)
 class Span:
     """The positions between `after` and `before`, both exclusive, and their order."""

@@ -66,11 +66,16 @@ class PurgeTurn:
     @property
     def batches(self) -> dict[str, Callable[..., Awaitable[int]]]:
         """What removes a batch of each kind of row, in the order in which they must go."""
-        return {"messages": self.purge_messages, "sessions": self.purge_sessions}
+        return {
+            "messages": self.purge_messages,
+            "sessions": self.purge_sessions,
+            "users": self.purge_users,
+        }
 
     MEASURE = """
         SELECT (SELECT count(*) FROM messages WHERE deleted_at <= %(before)s),
-            (SELECT count(*) FROM sessions WHERE deleted_at <= %(before)s)
+            (SELECT count(*) FROM sessions WHERE deleted_at <= %(before)s),
+            (SELECT count(*) FROM users WHERE deleted_at <= %(before)s)
     """
 
     async def measure(self, before: datetime) -> dict[str, int]:
@@ -126,3 +131,20 @@ class PurgeTurn:
                 self.PURGE_SESSIONS, {"session_ids": session_ids}
             )
             return cursor.rowcount
+
+    # As with messages, somebody may start the user anew at this moment. Sessions that are
+    # left of it are forgotten: they do not need it.
+    PURGE_USERS = """
+        DELETE FROM users WHERE user_id IN (
+            SELECT user_id FROM users
+            WHERE deleted_at <= %(before)s
+            ORDER BY deleted_at
+            LIMIT %(limit)s
+            FOR UPDATE SKIP LOCKED
+        )
+    """
+
+    async def purge_users(self, before: datetime, *, limit: int) -> int:
+        """Removes at most `limit` users deleted at `before` or earlier; returns how many."""
+        parameters = {"before": before, "limit": limit}
+        return (await self._connection.execute(self.PURGE_USERS, parameters)).rowcount

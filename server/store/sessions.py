@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -10,8 +11,9 @@ import psycopg
 from server.errors import AlreadyExists, FieldViolation, InvalidRequest, NotFound
 from server.principal import bound_user
 from server.store.batch import Batch
+from server.store.held_user import hold_user
 from server.store.ownership import OWNED
-from server.store.page import MAX_PAGE_BYTES, Page, Span
+from server.store.page import Page, Span, last_position, listing
 from server.store.pool import Pool
 
 
@@ -55,6 +57,12 @@ EVERY_SESSION = SessionFilter()
 
 COLUMNS = "session_id, id, user_id, metadata::text, last_sequence, created_at, updated_at"
 
+# Upper bound of a row's size as a protobuf message, in bytes.
+SIZE = """
+    octet_length(session_id) + coalesce(octet_length(user_id), 0)
+    + 4 * octet_length(metadata) + 100
+"""
+
 _PATH_ERRORS = (psycopg.DataError, psycopg.ProgrammingError, psycopg.NotSupportedError)
 
 FILTERS = {
@@ -79,15 +87,19 @@ class SessionStore:
     # A conflict with a live session updates nothing and so returns no row; nor does one with
     # a session that is not the caller's, deleted though it may be.
     ADD_SESSION = f"""
-        INSERT INTO sessions AS s (session_id, user_id, metadata)
-        VALUES (%(session_id)s, %(user_id)s, %(metadata)s::jsonb)
+        INSERT INTO sessions AS s (session_id, user_id, metadata, created_at, updated_at)
+        VALUES (
+            %(session_id)s, %(user_id)s, %(metadata)s::jsonb,
+            statement_timestamp(), statement_timestamp()
+        )
         ON CONFLICT (session_id) DO UPDATE SET
             id = excluded.id,
             user_id = excluded.user_id,
             metadata = excluded.metadata,
             created_at = greatest(excluded.created_at, s.deleted_at),
             updated_at = greatest(excluded.updated_at, s.deleted_at),
-            deleted_at = NULL
+            deleted_at = NULL,
+            forgotten = false
         WHERE s.deleted_at IS NOT NULL AND {OWNED}
         RETURNING {COLUMNS}
     """
@@ -95,7 +107,7 @@ class SessionStore:
     async def add_session(
         self, session_id: str, *, user_id: str | None, metadata: str
     ) -> SessionRow:
-        """Creates a session, or starts a deleted one anew.
+        """Creates a session, and its user if need be, or starts a deleted session anew.
 
         Raises:
             AlreadyExists: The session is live, or another user's.
@@ -106,11 +118,16 @@ class SessionStore:
             "metadata": metadata,
             "bound_user": bound_user(),
         }
-        async with self._pool.connection() as connection:
+        async with (
+            self._pool.connection() as connection,
+            connection.transaction() if user_id else nullcontext(),
+        ):
+            if user_id:
+                await hold_user(connection, user_id)
             row = await (await connection.execute(self.ADD_SESSION, parameters)).fetchone()
-        if row is None:
-            raise AlreadyExists("Session", session_id)
-        return SessionRow._make(row)
+            if row is None:
+                raise AlreadyExists("Session", session_id)
+            return SessionRow._make(row)
 
     GET_SESSION = f"""
         SELECT {COLUMNS} FROM sessions s
@@ -149,17 +166,24 @@ class SessionStore:
     """
 
     async def update_session(
-        self, session_id: str, change: Callable[[SessionRow], SessionRow]
+        self,
+        session_id: str,
+        change: Callable[[SessionRow], SessionRow],
+        *,
+        user_id: str | None = None,
     ) -> SessionRow:
         """Replaces a session's user and metadata by what `change` makes of the session.
 
         Nobody else writes to the session between the read and the write. What `change`
-        raises undoes the update.
+        raises undoes the update. The user that it gives to the session, if any, must be
+        given as `user_id` too, and is created if need be.
 
         Raises:
             NotFound: There is no such live session.
         """
         async with self._pool.connection() as connection, connection.transaction():
+            if user_id is not None:
+                await hold_user(connection, user_id)
             cursor = await connection.execute(self.LOCK_SESSION, _named(session_id))
             row = change(_found(session_id, await cursor.fetchone()))
             cursor = await connection.execute(self.UPDATE_SESSION, row._asdict())
@@ -193,26 +217,7 @@ class SessionStore:
             cursor = await connection.execute(self.DELETE_SESSION, parameters)
             return DeletedSession._make(await cursor.fetchone() or ())
 
-    LIST_SESSIONS = f"""
-        SELECT has_more, session_id, id, user_id, metadata, last_sequence, created_at, updated_at
-        FROM (
-            SELECT *,
-                lead(true, 1, false) OVER listing AS has_more,
-                row_number() OVER listing AS number,
-                sum(octet_length(session_id) + coalesce(octet_length(user_id), 0)
-                    + 4 * octet_length(metadata) + 100) OVER listing AS total_size
-            FROM (
-                SELECT {COLUMNS}
-                FROM sessions s
-                WHERE deleted_at IS NULL AND id > %(after)s AND id < %(before)s {{filters}}
-                ORDER BY id {{direction}}
-                LIMIT %(limit)s + 1
-            ) candidates
-            WINDOW listing AS (ORDER BY id {{direction}})
-        ) sized
-        WHERE number = 1 OR number <= %(limit)s AND total_size <= {MAX_PAGE_BYTES}
-        ORDER BY id {{direction}}
-    """
+    LIST_SESSIONS = listing("sessions", COLUMNS, size=SIZE)
 
     # Many a bad path shows only when it is applied, and there may be no session for it.
     TRY_PATH = """
@@ -246,7 +251,7 @@ class SessionStore:
                 raise _bad_path(error, filter) from error
             return Page.of(SessionRow._make, await cursor.fetchall())
 
-    LAST_ID = "SELECT coalesce(max(id), 0) FROM sessions WHERE deleted_at IS NULL"
+    LAST_ID = last_position("sessions")
 
     async def last_id(self) -> int:
         """Gets the last listing position in use, 0 if there is none."""

@@ -57,6 +57,7 @@ def progress(*, sessions: int, messages: int) -> PurgeDeletedResponse:
     return PurgeDeletedResponse(
         sessions=PurgeProgress(done=sessions, estimated=sessions),
         messages=PurgeProgress(done=messages, estimated=messages),
+        users=PurgeProgress(),
     )
 
 

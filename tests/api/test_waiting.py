@@ -103,12 +103,11 @@ def test_the_time_of_the_last_change_does_not_go_back_behind_what_a_call_waited_
     assert get_session(palaver).updated_at.ToDatetime(tzinfo=UTC) >= changed_at
 
 
-@pytest.mark.parametrize("request_", [ADD, UPSERT], ids=["without ids", "with ids"])
 def test_the_time_of_the_last_change_does_not_go_back_when_a_call_overtakes_another(
-    palaver: Client, rival: Connection, database_url: str, request_: AddMemoryRequest
+    palaver: Client, rival: Connection, database_url: str
 ) -> None:
     with Gate(database_url, "BEFORE INSERT ON sessions") as gate:
-        slow = begin(lambda: palaver.memory.AddMemory(request_, timeout=PATIENCE))
+        slow = begin(lambda: palaver.memory.AddMemory(ADD, timeout=PATIENCE))
         gate.wait_until_reached()
         quick = palaver.sessions.UpdateSession(UPDATE_SESSION)
 

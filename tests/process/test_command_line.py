@@ -55,12 +55,12 @@ def test_purge_tells_in_plain_lines_what_it_removed(
     ended = run_palaver("purge", PALAVER_ADDRESS=palaver.address)
 
     assert (kept.status, ended.status) == (0, 0)
-    assert kept.printed.endswith("\npurged 0 messages and 0 sessions\n")
+    assert kept.printed.endswith("\npurged 0 messages, 0 sessions, 0 users\n")
     assert "\x1b" not in ended.printed
     *progress, last = ended.printed.splitlines()
-    assert progress[0] == "messages 0/6, sessions 0/3"
-    assert progress[-1] == "messages 6/6, sessions 3/3"
-    assert last == "purged 6 messages and 3 sessions"
+    assert progress[0] == "messages 0/6, sessions 0/3, users 0/0"
+    assert progress[-1] == "messages 6/6, sessions 3/3, users 0/0"
+    assert last == "purged 6 messages, 3 sessions, 0 users"
 
     refused = run_palaver("purge", "--address", palaver.address, "--older-than=1e12")
 
@@ -89,7 +89,7 @@ def test_purge_shows_a_bar_on_a_terminal(palaver: Client) -> None:
     shown = re.sub(r"\x1b\[[^A-Za-z]*[A-Za-z]", "", shown)
     assert re.search("messages .*━.*100%", shown)
     assert re.search("sessions .*━.*100%", shown)
-    assert "purged 2 messages and 1 sessions" in shown
+    assert "purged 2 messages, 1 sessions" in shown
 
 
 def read_to_the_end(terminal: int) -> str:

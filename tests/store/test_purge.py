@@ -127,6 +127,6 @@ def test_batches_take_no_more_than_their_limit_and_the_oldest_first(
             counts = await turn.measure(before)
             return counts, [await turn.purge_messages(before, limit=4) for _ in range(3)]
 
-    assert run(purge()) == ({"messages": 6, "sessions": 0}, [4, 2, 0])
+    assert run(purge()) == ({"messages": 6, "sessions": 0, "users": 0}, [4, 2, 0])
     left = database.execute("SELECT sequence FROM messages ORDER BY sequence").fetchall()
     assert [sequence for (sequence,) in left] == [1, 2, 3, 4]

@@ -21,15 +21,22 @@ SERVICE = admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"]
 METHOD = SERVICE.methods_by_name["PurgeDeleted"]
 
 
-def progress(messages: tuple[int, int], sessions: tuple[int, int]) -> PurgeDeletedResponse:
+def progress(
+    messages: tuple[int, int], sessions: tuple[int, int], users: tuple[int, int]
+) -> PurgeDeletedResponse:
     """A response: what is done of what was estimated."""
     return PurgeDeletedResponse(
         messages=PurgeProgress(done=messages[0], estimated=messages[1]),
         sessions=PurgeProgress(done=sessions[0], estimated=sessions[1]),
+        users=PurgeProgress(done=users[0], estimated=users[1]),
     )
 
 
-RESPONSES = (progress((0, 9), (0, 2)), progress((5, 9), (0, 2)), progress((9, 9), (2, 2)))
+RESPONSES = (
+    progress((0, 9), (0, 2), (0, 1)),
+    progress((5, 9), (0, 2), (0, 1)),
+    progress((9, 9), (2, 2), (1, 1)),
+)
 
 
 class Purge:
@@ -72,10 +79,10 @@ def purge() -> Iterator[Purge]:
 
 def test_every_response_is_a_plain_line_and_the_last_one_the_result(purge: Purge) -> None:
     assert purge.answer(purge.start()) == (
-        "messages 0/9, sessions 0/2\n"
-        "messages 5/9, sessions 0/2\n"
-        "messages 9/9, sessions 2/2\n"
-        "purged 9 messages and 2 sessions\n"
+        "messages 0/9, sessions 0/2, users 0/1\n"
+        "messages 5/9, sessions 0/2, users 0/1\n"
+        "messages 9/9, sessions 2/2, users 1/1\n"
+        "purged 9 messages, 2 sessions, 1 users\n"
     )
 
 
@@ -85,14 +92,14 @@ def test_a_terminal_shows_a_bar_for_each_kind(purge: Purge) -> None:
     assert "messages" in shown
     assert "━" in shown
     assert "100%" in shown
-    assert shown.endswith("purged 9 messages and 2 sessions\n")
+    assert shown.endswith("purged 9 messages, 2 sessions, 1 users\n")
 
 
 def test_a_bar_is_full_at_the_end_even_if_more_was_removed_than_estimated(purge: Purge) -> None:
-    shown = purge.answer(purge.start(terminal=True), [progress((12, 9), (3, 2))])
+    shown = purge.answer(purge.start(terminal=True), [progress((12, 9), (3, 2), (2, 1))])
 
-    assert shown.count("100%") >= 2
-    assert shown.endswith("purged 12 messages and 3 sessions\n")
+    assert shown.count("100%") >= 3
+    assert shown.endswith("purged 12 messages, 3 sessions, 2 users\n")
 
 
 def test_without_an_age_the_server_decides(purge: Purge) -> None:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1epalaver/v1/admin_service.proto\x12\npalaver.v1\x1a\x1egoogle/protobuf/duration.proto\"D\n\x13PurgeDeletedRequest\x12-\n\nolder_than\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"p\n\x14PurgeDeletedResponse\x12+\n\x08sessions\x18\x01 \x01(\x0b\x32\x19.palaver.v1.PurgeProgress\x12+\n\x08messages\x18\x02 \x01(\x0b\x32\x19.palaver.v1.PurgeProgress\"0\n\rPurgeProgress\x12\x0c\n\x04\x64one\x18\x01 \x01(\x03\x12\x11\n\testimated\x18\x02 \x01(\x03\x32\x63\n\x0c\x41\x64minService\x12S\n\x0cPurgeDeleted\x12\x1f.palaver.v1.PurgeDeletedRequest\x1a .palaver.v1.PurgeDeletedResponse0\x01\x42_\n\npalaver.v1B\x11\x41\x64minServiceProtoP\x01Z\x14palaver/v1;palaverv1\xaa\x02\nPalaver.V1\xca\x02\nPalaver\\V1\xea\x02\x0bPalaver::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1epalaver/v1/admin_service.proto\x12\npalaver.v1\x1a\x1egoogle/protobuf/duration.proto\"D\n\x13PurgeDeletedRequest\x12-\n\nolder_than\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x9a\x01\n\x14PurgeDeletedResponse\x12+\n\x08sessions\x18\x01 \x01(\x0b\x32\x19.palaver.v1.PurgeProgress\x12+\n\x08messages\x18\x02 \x01(\x0b\x32\x19.palaver.v1.PurgeProgress\x12(\n\x05users\x18\x03 \x01(\x0b\x32\x19.palaver.v1.PurgeProgress\"0\n\rPurgeProgress\x12\x0c\n\x04\x64one\x18\x01 \x01(\x03\x12\x11\n\testimated\x18\x02 \x01(\x03\x32\x63\n\x0c\x41\x64minService\x12S\n\x0cPurgeDeleted\x12\x1f.palaver.v1.PurgeDeletedRequest\x1a .palaver.v1.PurgeDeletedResponse0\x01\x42_\n\npalaver.v1B\x11\x41\x64minServiceProtoP\x01Z\x14palaver/v1;palaverv1\xaa\x02\nPalaver.V1\xca\x02\nPalaver\\V1\xea\x02\x0bPalaver::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,10 +35,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\npalaver.v1B\021AdminServiceProtoP\001Z\024palaver/v1;palaverv1\252\002\nPalaver.V1\312\002\nPalaver\\V1\352\002\013Palaver::V1'
   _globals['_PURGEDELETEDREQUEST']._serialized_start=78
   _globals['_PURGEDELETEDREQUEST']._serialized_end=146
-  _globals['_PURGEDELETEDRESPONSE']._serialized_start=148
-  _globals['_PURGEDELETEDRESPONSE']._serialized_end=260
-  _globals['_PURGEPROGRESS']._serialized_start=262
-  _globals['_PURGEPROGRESS']._serialized_end=310
-  _globals['_ADMINSERVICE']._serialized_start=312
-  _globals['_ADMINSERVICE']._serialized_end=411
+  _globals['_PURGEDELETEDRESPONSE']._serialized_start=149
+  _globals['_PURGEDELETEDRESPONSE']._serialized_end=303
+  _globals['_PURGEPROGRESS']._serialized_start=305
+  _globals['_PURGEPROGRESS']._serialized_end=353
+  _globals['_ADMINSERVICE']._serialized_start=355
+  _globals['_ADMINSERVICE']._serialized_end=454
 # @@protoc_insertion_point(module_scope)

@@ -48,6 +48,7 @@ class PurgeDeletedResponse(_message.Message):
 
     SESSIONS_FIELD_NUMBER: _builtins.int
     MESSAGES_FIELD_NUMBER: _builtins.int
+    USERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def sessions(self) -> Global___PurgeProgress:
         """Sessions removed."""
@@ -56,15 +57,20 @@ class PurgeDeletedResponse(_message.Message):
     def messages(self) -> Global___PurgeProgress:
         """Messages removed."""
 
+    @_builtins.property
+    def users(self) -> Global___PurgeProgress:
+        """Users removed."""
+
     def __init__(
         self,
         *,
         sessions: Global___PurgeProgress | None = ...,
         messages: Global___PurgeProgress | None = ...,
+        users: Global___PurgeProgress | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages", "sessions", b"sessions"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages", "sessions", b"sessions", "users", b"users"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages", "sessions", b"sessions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages", "sessions", b"sessions", "users", b"users"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

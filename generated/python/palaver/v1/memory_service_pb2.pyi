@@ -37,8 +37,8 @@ class AddMemoryRequest(_message.Message):
     """
     expected_last_sequence: _builtins.int
     """Optional. The `last_sequence` that the session must have for the messages to
-    be added: 0 if there is no such session; a deleted session keeps its own.
-    Not negative. Unset: any.
+    be added: 0 if there is no such session; a deleted or forgotten session
+    keeps its own. Not negative. Unset: any.
     """
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_memory_pb2.Message]:
@@ -75,7 +75,7 @@ class AddMemoryResponse(_message.Message):
     SESSION_UNDELETED_FIELD_NUMBER: _builtins.int
     MESSAGES_FIELD_NUMBER: _builtins.int
     session_created: _builtins.bool
-    """True: the request created the session."""
+    """True: the request created the session, or started a forgotten one anew."""
     session_undeleted: _builtins.bool
     """True: the session was deleted, and the request brought it back."""
     @_builtins.property

@@ -92,9 +92,11 @@ class MemoryServiceServicer:
 
     def AddMemory(self, request, context):
         """Appends messages to a session, in the order given and with contiguous
-        sequences. A session that does not exist is created; a deleted one is
-        brought back with its metadata and listing position, while its old messages
-        stay deleted.
+        sequences. A session that does not exist is created, and so is its user,
+        bare (see `UserService`). A deleted one is brought back with its user,
+        metadata and listing position, while its old messages stay deleted. But one
+        whose user was deleted since is forgotten, and counts as one that does not
+        exist, except that its sequences go on.
 
         A `message_id` that the session has already is upserted: role, content,
         metadata and token count are replaced, its sequence and `created_at` are

@@ -41,9 +41,11 @@ class MemoryServiceStub:
     def __new__(cls, channel: _aio.Channel) -> MemoryServiceAsyncStub: ...
     AddMemory: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.AddMemoryRequest, _memory_service_pb2.AddMemoryResponse]
     """Appends messages to a session, in the order given and with contiguous
-    sequences. A session that does not exist is created; a deleted one is
-    brought back with its metadata and listing position, while its old messages
-    stay deleted.
+    sequences. A session that does not exist is created, and so is its user,
+    bare (see `UserService`). A deleted one is brought back with its user,
+    metadata and listing position, while its old messages stay deleted. But one
+    whose user was deleted since is forgotten, and counts as one that does not
+    exist, except that its sequences go on.
 
     A `message_id` that the session has already is upserted: role, content,
     metadata and token count are replaced, its sequence and `created_at` are
@@ -137,9 +139,11 @@ class MemoryServiceAsyncStub(MemoryServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     AddMemory: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.AddMemoryRequest, _memory_service_pb2.AddMemoryResponse]  # type: ignore[assignment]
     """Appends messages to a session, in the order given and with contiguous
-    sequences. A session that does not exist is created; a deleted one is
-    brought back with its metadata and listing position, while its old messages
-    stay deleted.
+    sequences. A session that does not exist is created, and so is its user,
+    bare (see `UserService`). A deleted one is brought back with its user,
+    metadata and listing position, while its old messages stay deleted. But one
+    whose user was deleted since is forgotten, and counts as one that does not
+    exist, except that its sequences go on.
 
     A `message_id` that the session has already is upserted: role, content,
     metadata and token count are replaced, its sequence and `created_at` are
@@ -236,9 +240,11 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_memory_service_pb2.AddMemoryResponse, _abc.Awaitable[_memory_service_pb2.AddMemoryResponse]]:
         """Appends messages to a session, in the order given and with contiguous
-        sequences. A session that does not exist is created; a deleted one is
-        brought back with its metadata and listing position, while its old messages
-        stay deleted.
+        sequences. A session that does not exist is created, and so is its user,
+        bare (see `UserService`). A deleted one is brought back with its user,
+        metadata and listing position, while its old messages stay deleted. But one
+        whose user was deleted since is forgotten, and counts as one that does not
+        exist, except that its sequences go on.
 
         A `message_id` that the session has already is upserted: role, content,
         metadata and token count are replaced, its sequence and `created_at` are

@@ -54,7 +54,7 @@ class Session(_message.Message):
 
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
-        """When the session was created, or started anew by `AddSession`."""
+        """When the session was created, or started anew."""
 
     @_builtins.property
     def updated_at(self) -> _timestamp_pb2.Timestamp:

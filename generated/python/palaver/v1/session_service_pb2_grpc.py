@@ -139,7 +139,8 @@ class SessionServiceServicer:
     def AddSession(self, request, context):
         """Creates a session. An id that was deleted starts anew: with this request's
         user and metadata, a new `created_at` and listing position, and without its
-        old messages; its sequences go on.
+        old messages; its sequences go on. A user that does not exist is created,
+        bare (see `UserService`).
 
         Atomic. Safe to retry: an attempt that had succeeded unnoticed shows as
         `ALREADY_EXISTS`.
@@ -151,7 +152,8 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateSession(self, request, context):
-        """Changes a session's metadata, its user, or both.
+        """Changes a session's metadata, its user, or both. A user that does not exist
+        is created, bare (see `UserService`).
 
         Atomic: concurrent merges of different keys all survive. Safe to retry.
 

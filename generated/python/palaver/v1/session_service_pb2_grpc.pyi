@@ -70,7 +70,8 @@ class SessionServiceStub:
     AddSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.AddSessionRequest, _session_pb2.Session]
     """Creates a session. An id that was deleted starts anew: with this request's
     user and metadata, a new `created_at` and listing position, and without its
-    old messages; its sequences go on.
+    old messages; its sequences go on. A user that does not exist is created,
+    bare (see `UserService`).
 
     Atomic. Safe to retry: an attempt that had succeeded unnoticed shows as
     `ALREADY_EXISTS`.
@@ -78,7 +79,8 @@ class SessionServiceStub:
     Returns `ALREADY_EXISTS` if the session exists.
     """
     UpdateSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.UpdateSessionRequest, _session_pb2.Session]
-    """Changes a session's metadata, its user, or both.
+    """Changes a session's metadata, its user, or both. A user that does not exist
+    is created, bare (see `UserService`).
 
     Atomic: concurrent merges of different keys all survive. Safe to retry.
 
@@ -159,7 +161,8 @@ class SessionServiceAsyncStub(SessionServiceStub):
     AddSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.AddSessionRequest, _session_pb2.Session]  # type: ignore[assignment]
     """Creates a session. An id that was deleted starts anew: with this request's
     user and metadata, a new `created_at` and listing position, and without its
-    old messages; its sequences go on.
+    old messages; its sequences go on. A user that does not exist is created,
+    bare (see `UserService`).
 
     Atomic. Safe to retry: an attempt that had succeeded unnoticed shows as
     `ALREADY_EXISTS`.
@@ -167,7 +170,8 @@ class SessionServiceAsyncStub(SessionServiceStub):
     Returns `ALREADY_EXISTS` if the session exists.
     """
     UpdateSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.UpdateSessionRequest, _session_pb2.Session]  # type: ignore[assignment]
-    """Changes a session's metadata, its user, or both.
+    """Changes a session's metadata, its user, or both. A user that does not exist
+    is created, bare (see `UserService`).
 
     Atomic: concurrent merges of different keys all survive. Safe to retry.
 
@@ -251,7 +255,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_session_pb2.Session, _abc.Awaitable[_session_pb2.Session]]:
         """Creates a session. An id that was deleted starts anew: with this request's
         user and metadata, a new `created_at` and listing position, and without its
-        old messages; its sequences go on.
+        old messages; its sequences go on. A user that does not exist is created,
+        bare (see `UserService`).
 
         Atomic. Safe to retry: an attempt that had succeeded unnoticed shows as
         `ALREADY_EXISTS`.
@@ -265,7 +270,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.UpdateSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_pb2.Session, _abc.Awaitable[_session_pb2.Session]]:
-        """Changes a session's metadata, its user, or both.
+        """Changes a session's metadata, its user, or both. A user that does not exist
+        is created, bare (see `UserService`).
 
         Atomic: concurrent merges of different keys all survive. Safe to retry.
 
