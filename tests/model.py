@@ -1,9 +1,4 @@
-"""The contract in plain Python: what the service must hold and answer, one call at a time.
-
-The model does not know the server's clock nor the ids that it makes up. Where a field
-comes from there it holds a `Later`, until an answer says what it is; from then on the
-field must stay what it is, until the model says that it changes.
-"""
+"""The contract in plain Python: what the service must hold and answer, one call at a time."""
 
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
@@ -15,11 +10,11 @@ from tests.model_state import (
     Message,
     Metadata,
     NotFound,
-    Number,
     Session,
     Stale,
     known,
 )
+from tests.model_users import UserModel, beyond, merge_patch
 
 
 class Added(NamedTuple):
@@ -38,26 +33,13 @@ class Memory(NamedTuple):
     has_more: bool
 
 
-class Model:
+class Model(UserModel):
     """The service. Every method is a call that breaks no rule for its fields."""
 
     def __init__(self, *, window: int) -> None:
+        super().__init__()
         self._window = window
         self._sessions: dict[str, Session] = {}
-        self._clock = 0
-        self._last_id = 0
-
-    def saw_time(self, time: int) -> None:
-        """Notes a time that the server gave: what happens next happens then or later."""
-        self._clock = max(self._clock, time)
-
-    def saw_id(self, id: int) -> None:
-        """Notes a listing position: later sessions have greater ones."""
-        self._last_id = max(self._last_id, id)
-
-    def now(self) -> Later:
-        """The server's clock."""
-        return Later(self._clock)
 
     def session(self, session_id: str) -> Session:
         """The live session of this id."""
@@ -79,10 +61,7 @@ class Model:
         old = self._sessions.get(session_id)
         if old and not old.is_deleted:
             raise AlreadyExists("Session", session_id)
-        session = self._create(session_id, user_id, metadata)
-        if old:
-            session.last_sequence, session.deleted_ids = old.last_sequence, old.deleted_ids
-        return session
+        return self._create(session_id, user_id, metadata)
 
     def update_session(
         self, session_id: str, patch: Metadata | None, *, replace: bool, user_id: str | None
@@ -92,7 +71,8 @@ class Model:
             session.metadata = patch if replace else merge_patch(session.metadata, patch)
         if user_id is not None:
             session.user_id = user_id
-        session.updated_at = self._now_or_still(session.updated_at)
+            self.name_user(user_id)
+        session.updated_at = self.now_or_still(session.updated_at)
         return session
 
     def delete_session(self, session_id: str) -> int:
@@ -108,7 +88,19 @@ class Model:
     ) -> list[Session]:
         """The rest of a listing after a cursor."""
         live = [s for s in self._sessions.values() if not s.is_deleted and matches(s)]
-        return _beyond(cursor, live, lambda session: known(session.id), newest_first=newest_first)
+        return beyond(cursor, live, lambda session: known(session.id), newest_first=newest_first)
+
+    # UserService, as far as sessions go with a user
+
+    def delete_user(self, user_id: str) -> tuple[int, int]:
+        """Returns how many sessions and messages went with the user."""
+        self.forget_user(user_id)
+        its_own = [s for s in self._sessions.values() if s.user_id == user_id]
+        live = [session for session in its_own if not session.is_deleted]
+        messages = sum(self.delete_session(session.session_id) for session in live)
+        for session in its_own:
+            session.is_forgotten, session.user_id = True, ""
+        return len(live), messages
 
     # MemoryService
 
@@ -119,8 +111,9 @@ class Model:
         last_sequence = session.last_sequence if session else 0
         if expected not in (None, last_sequence):
             raise Stale(expected, last_sequence)
-        added = Added(session is None, session is not None and session.is_deleted, [])
-        if session is None:
+        starts = session is None or session.is_forgotten
+        added = Added(starts, session is not None and session.is_deleted and not starts, [])
+        if session is None or session.is_forgotten:
             session = self._create(session_id, user_id, {})
         for message in messages:
             old = session.find(message.message_id) if message.message_id else None
@@ -162,7 +155,7 @@ class Model:
     def messages(self, session_id: str, *, newest_first: bool, cursor: int) -> list[Message]:
         """The rest of a listing after a cursor."""
         live = self.session(session_id).messages
-        return _beyond(cursor, live, lambda message: message.sequence, newest_first=newest_first)
+        return beyond(cursor, live, lambda message: message.sequence, newest_first=newest_first)
 
     def update_message(self, session_id: str, message_id: str, **given: Any) -> Message:
         message, session = self.message(session_id, message_id), self.session(session_id)
@@ -170,8 +163,8 @@ class Model:
             given["metadata"] = merge_patch(message.metadata, given["metadata"])
         for name, value in given.items():
             setattr(message, name, value)
-        message.updated_at = self._now_or_still(message.updated_at)
-        session.updated_at = self._now_or_still(session.updated_at)
+        message.updated_at = self.now_or_still(message.updated_at)
+        session.updated_at = self.now_or_still(session.updated_at)
         return message
 
     def delete_messages(
@@ -189,8 +182,8 @@ class Model:
 
     # AdminService
 
-    def purge(self) -> tuple[int, int]:
-        """Removes all that is deleted; returns how many messages and sessions that are."""
+    def purge(self) -> tuple[int, int, int]:
+        """Removes all that is deleted; returns how many messages, sessions and users that are."""
         messages = 0
         for session in self._sessions.values():
             messages += len(session.deleted_ids)
@@ -198,37 +191,14 @@ class Model:
         deleted = [session for session in self._sessions.values() if session.is_deleted]
         for session in deleted:
             del self._sessions[session.session_id]
-        return messages, len(deleted)
+        return messages, len(deleted), self.purge_users()
 
     def _create(self, session_id: str, user_id: str, metadata: Metadata) -> Session:
-        position, now = Later(self._last_id + 1), self.now()
+        """Creates a session, or starts one anew: only its sequences go on."""
+        position, now = self.next_id(Session), self.now()
         session = Session(session_id, user_id, metadata, position, now, now)
+        if old := self._sessions.get(session_id):
+            session.last_sequence, session.deleted_ids = old.last_sequence, old.deleted_ids
         self._sessions[session_id] = session
+        self.name_user(user_id)
         return session
-
-    def _now_or_still(self, time: Number) -> Later:
-        return Later(self._clock, or_still=known(time))
-
-
-def merge_patch(target: Any, patch: Any) -> Any:
-    """The function of RFC 7396, section 2, word for word."""
-    if not isinstance(patch, dict):
-        return patch
-    result = dict(target) if isinstance(target, dict) else {}
-    for name, value in patch.items():
-        if value is None:
-            result.pop(name, None)
-        else:
-            result[name] = merge_patch(result.get(name), value)
-    return result
-
-
-def _beyond(
-    cursor: int, items: Sequence[Any], position: Callable[[Any], int], *, newest_first: bool
-) -> list[Any]:
-    ordered = sorted(items, key=position, reverse=newest_first)
-    if not cursor:
-        return ordered
-    if newest_first:
-        return [item for item in ordered if position(item) < cursor]
-    return [item for item in ordered if position(item) > cursor]

@@ -51,6 +51,7 @@ class Session:
     updated_at: Number
     last_sequence: int = 0
     is_deleted: bool = False
+    is_forgotten: bool = False
     messages: list[Message] = field(default_factory=list)
     deleted_ids: set[str] = field(default_factory=set)
 
@@ -62,6 +63,21 @@ class Session:
         """Deletes some of the messages."""
         self.deleted_ids |= {message.message_id for message in messages}
         self.messages = [message for message in self.messages if message not in messages]
+
+
+@dataclass
+class User:
+    """A live user. Bare: not filled in."""
+
+    user_id: str
+    id: Number
+    created_at: Number
+    updated_at: Number
+    is_filled_in: bool = False
+    email: str = ""
+    first_name: str = ""
+    last_name: str = ""
+    metadata: Metadata = field(default_factory=dict)
 
 
 class Refused(Exception):

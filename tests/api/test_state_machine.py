@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import rule, run_state_machine_as_test
 from palaver.v1.memory_service_pb2 import ListMessagesRequest, StreamMessagesRequest
 from palaver.v1.session_service_pb2 import ListAllSessionsRequest, ListSessionsRequest
+from palaver.v1.user_service_pb2 import ListAllUsersRequest, ListUsersRequest
 
 from tests.client import refused
 from tests.concurrency import Connection
 from tests.conftest import StartServer
 from tests.state_machine.bad_requests import BadRequest, bad_requests
-from tests.state_machine.memory_rules import MemoryRules
+from tests.state_machine.user_rules import UserRules
 
 WINDOW = 3  # messages that GetMemory returns if not told how many
 
@@ -30,7 +31,7 @@ settings.register_profile(
 settings.register_profile("state-machine-deep", max_examples=500, stateful_step_count=100)
 
 
-class PalaverMachine(MemoryRules):
+class PalaverMachine(UserRules):
     """The rules of all services."""
 
     @rule(bad=bad_requests())
@@ -47,6 +48,10 @@ class PalaverMachine(MemoryRules):
         self._read_pages("sessions", sessions, ListSessionsRequest(limit=limit))
         chunks = self._client.send(ListAllSessionsRequest(chunk_size=limit))
         self._answers.compare_chunks("sessions", sessions, chunks, limit)
+        users = self.all_users()
+        self._read_pages("users", users, ListUsersRequest(limit=limit))
+        chunks = self._client.send(ListAllUsersRequest(chunk_size=limit))
+        self._answers.compare_chunks("users", users, chunks, limit)
         for session in sessions:
             session_id, messages = session.session_id, session.messages
             listing = ListMessagesRequest(session_id=session_id, limit=limit)
@@ -55,7 +60,10 @@ class PalaverMachine(MemoryRules):
             self._answers.compare_chunks("messages", messages, self._client.send(stream), limit)
 
     def _read_pages(
-        self, kind: str, expected: list[Any], request: ListSessionsRequest | ListMessagesRequest
+        self,
+        kind: str,
+        expected: list[Any],
+        request: ListSessionsRequest | ListMessagesRequest | ListUsersRequest,
     ) -> None:
         """Reads a listing to its end, each page from the cursor of the one before."""
         left = expected
@@ -81,6 +89,7 @@ def test_every_call_answers_as_the_model_does(
         def __init__(self) -> None:
             database.execute("DELETE FROM messages")
             database.execute("DELETE FROM sessions")
+            database.execute("DELETE FROM users")
             super().__init__(client, window=WINDOW)
 
     profile = os.environ.get("HYPOTHESIS_PROFILE", settings.get_current_profile_name())

@@ -13,7 +13,7 @@ from google.protobuf.message import Message as ProtobufMessage
 from google.protobuf.struct_pb2 import Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.error_details_pb2 import ErrorInfo, ResourceInfo
-from palaver.v1 import memory_pb2, memory_service_pb2, session_pb2
+from palaver.v1 import memory_pb2, memory_service_pb2, session_pb2, user_pb2
 
 from tests import model_state as state
 from tests.client import Client, refused
@@ -115,7 +115,11 @@ class Answers:
         assert [response.next_cursor for response in actual] == ends
 
     def _compare_items(self, kind: str, expected: Sequence[Any], actual: Sequence[Any]) -> None:
-        compare: Any = self.compare_session if kind == "sessions" else self.compare_message
+        compare: Any = {
+            "sessions": self.compare_session,
+            "messages": self.compare_message,
+            "users": self.compare_user,
+        }[kind]
         assert len(actual) == len(expected)
         for expected_item, actual_item in zip(expected, actual, strict=True):
             compare(expected_item, actual_item)
@@ -126,7 +130,16 @@ class Answers:
         assert state.as_json(plain(actual.metadata)) == state.as_json(expected.metadata)
         assert actual.last_sequence == expected.last_sequence
         expected.id = self._settle(expected.id, actual.id)
-        self._model.saw_id(actual.id)
+        self._model.saw_id(state.Session, actual.id)
+        self._compare_times(expected, actual)
+
+    def compare_user(self, expected: state.User, actual: user_pb2.User) -> None:
+        assert actual.user_id == expected.user_id
+        assert actual.email == expected.email
+        assert (actual.first_name, actual.last_name) == (expected.first_name, expected.last_name)
+        assert state.as_json(plain(actual.metadata)) == state.as_json(expected.metadata)
+        expected.id = self._settle(expected.id, actual.id)
+        self._model.saw_id(state.User, actual.id)
         self._compare_times(expected, actual)
 
     def compare_message(self, expected: state.Message, actual: memory_pb2.Message) -> None:
@@ -154,8 +167,8 @@ class Answers:
 
     def _compare_times(
         self,
-        expected: state.Session | state.Message,
-        actual: session_pb2.Session | memory_pb2.Message,
+        expected: state.Session | state.Message | state.User,
+        actual: session_pb2.Session | memory_pb2.Message | user_pb2.User,
     ) -> None:
         expected.created_at = self.settle_time(expected.created_at, actual.created_at)
         expected.updated_at = self.settle_time(expected.updated_at, actual.updated_at)
@@ -175,5 +188,5 @@ class Answers:
         return actual
 
 
-def _position(item: session_pb2.Session | memory_pb2.Message) -> int:
-    return item.id if isinstance(item, session_pb2.Session) else item.sequence
+def _position(item: session_pb2.Session | memory_pb2.Message | user_pb2.User) -> int:
+    return item.sequence if isinstance(item, memory_pb2.Message) else item.id

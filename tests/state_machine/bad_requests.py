@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import DeleteMessagesRequest
 from palaver.v1.session_service_pb2 import ListAllSessionsRequest, ListSessionsRequest
+from palaver.v1.user_service_pb2 import ListAllUsersRequest
 
 from tests.state_machine import requests
 
@@ -28,6 +29,9 @@ DAMAGES: dict[str, list[tuple[str, Damage]]] = {
         ("session_id", lambda r: setattr(r, "session_id", LONG)),
     ],
     "user_id": [("user_id", lambda r: setattr(r, "user_id", "nul \0"))],
+    "email": [("email", lambda r: setattr(r, "email", "ä" * 161))],
+    "first_name": [("first_name", lambda r: setattr(r, "first_name", "x" * 257))],
+    "last_name": [("last_name", lambda r: setattr(r, "last_name", "\0"))],
     "message_id": [("message_id", lambda r: setattr(r, "message_id", ""))],
     "metadata": [("metadata", lambda r: r.metadata.update({"a": float("nan")}))],
     "limit": [("limit", lambda r: setattr(r, "limit", 1001))],
@@ -70,6 +74,10 @@ VALID = st.one_of(
     requests.stream_messages,
     requests.update_message,
     requests.delete_messages,
+    requests.add_user,
+    requests.update_user,
+    requests.list_users,
+    st.builds(ListAllUsersRequest),
     requests.purge_deleted,
 )
 

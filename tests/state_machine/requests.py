@@ -23,14 +23,18 @@ from palaver.v1.session_service_pb2 import (
     ListSessionsRequest,
     UpdateSessionRequest,
 )
+from palaver.v1.user_service_pb2 import AddUserRequest, ListUsersRequest, UpdateUserRequest
 
 from tests.model_state import Metadata
 
 NEWEST = "(the newest message, whatever its id)"
 
 # The first ones more often, so that there is something to find.
+SESSION_IDS = ["s", "S", "🙂" * 256]
+USER_IDS = ["u", "U", "nobody's"]
 session_ids = st.sampled_from(["s", "s", "s", "s", "S", "S", "🙂" * 256])
 user_ids = st.sampled_from(["", "u", "U"])
+some_user_ids = st.sampled_from(["u", "u", "u", "U", "nobody's"])
 MESSAGE_IDS = ["m0", "m1", "m 2'\"\\%"]
 message_ids = st.sampled_from([*MESSAGE_IDS, NEWEST])
 roles = st.sampled_from(["user", "assistant", "é" * 64])
@@ -122,6 +126,27 @@ delete_messages = st.builds(
     session_id=session_ids,
     message_ids=st.lists(message_ids, min_size=1, max_size=3),
 ) | st.builds(DeleteMessagesRequest, session_id=session_ids, last_n=st.integers(1, 3))
+
+emails = st.sampled_from(["", "ada@example.com", "ä" * 160])
+names = st.sampled_from(["", "Ada", "🙂" * 256])
+add_user = st.builds(
+    AddUserRequest,
+    user_id=some_user_ids,
+    email=emails,
+    first_name=names,
+    last_name=names,
+    metadata=optional_structs,
+)
+update_user = st.builds(
+    UpdateUserRequest,
+    user_id=some_user_ids,
+    email=st.none() | emails,
+    first_name=st.none() | names,
+    last_name=st.none() | names,
+    metadata=optional_structs,
+    replace_metadata=st.booleans(),
+)
+list_users = st.builds(ListUsersRequest, limit=limits, newest_first=st.booleans())
 
 HOUR = Duration(seconds=3600)
 purge_deleted = st.builds(

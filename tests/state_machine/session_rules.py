@@ -19,6 +19,7 @@ from palaver.v1.session_service_pb2 import (
     ListSessionsRequest,
     UpdateSessionRequest,
 )
+from palaver.v1.user_service_pb2 import GetUserRequest
 
 from tests import model_state as state
 from tests.client import Client
@@ -44,8 +45,21 @@ class SessionRules(RuleBasedStateMachine):
         """The live sessions, by listing position."""
         return self._model.sessions(newest_first=False, cursor=0, matches=lambda _: True)
 
+    def all_users(self) -> list[state.User]:
+        """The live users, by listing position."""
+        return self._model.users(newest_first=False, cursor=0)
+
+    def look_at_users(self) -> None:
+        """Compares all users that there may be."""
+        for user_id in requests.USER_IDS:
+            get = GetUserRequest(user_id=user_id)
+            answer = self._answers.send(get, lambda: self._model.user(user_id))  # noqa: B023
+            if answer:
+                self._answers.compare_user(answer.expected, answer.response)
+
     def look_at(self, session_id: str) -> None:
-        """Compares a session and all its messages."""
+        """Compares all users, a session, and all its messages."""
+        self.look_at_users()
         get = GetSessionRequest(session_id=session_id)
         answer = self._answers.send(get, lambda: self._model.session(session_id))
         if answer is None:
@@ -112,10 +126,11 @@ class SessionRules(RuleBasedStateMachine):
     def purge_deleted(self, request: PurgeDeletedRequest) -> None:
         # Nothing here is an hour old, and an hour is the retention too.
         all_of_it = request.HasField("older_than") and request.older_than != requests.HOUR
-        counts = self._model.purge() if all_of_it else (0, 0)
+        counts = self._model.purge() if all_of_it else (0, 0, 0)
         progress: list[Any] = self._client.send(request)
-        assert all((p.messages.estimated, p.sessions.estimated) == counts for p in progress)
-        done = [(p.messages.done, p.sessions.done) for p in progress]
+        parts = [(p.messages, p.sessions, p.users) for p in progress]
+        assert all(tuple(part.estimated for part in three) == counts for three in parts)
+        done = [tuple(part.done for part in three) for three in parts]
         assert done == sorted(done)
         assert done[-1] == counts
 
