@@ -115,13 +115,14 @@ class Gate:
     Args:
         database_url: The database.
         event: When, such as `BEFORE INSERT ON messages`.
+        of: Which rows; all if not given.
     """
 
     KEY = 7_210_311
 
-    def __init__(self, database_url: str, event: str) -> None:
+    def __init__(self, database_url: str, event: str, *, of: str = "true") -> None:
         self._connection: Connection = psycopg.connect(database_url, autocommit=True)
-        self._event = event
+        self._event, self._of = event, of
 
     def __enter__(self) -> Self:
         self._connection.execute(f"SELECT pg_advisory_lock({self.KEY})")
@@ -135,7 +136,8 @@ class Gate:
             """
         )
         self._connection.execute(
-            f"CREATE TRIGGER gate {self._event} FOR EACH ROW EXECUTE FUNCTION gate()"
+            f"CREATE TRIGGER gate {self._event} FOR EACH ROW WHEN ({self._of})"
+            " EXECUTE FUNCTION gate()"
         )
         return self
 

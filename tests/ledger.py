@@ -134,6 +134,16 @@ def audit_tables(database: Connection) -> None:
         """
     ).fetchall()
     assert not wrong, f"of no session, live in a deleted one, or beyond its last: {wrong}"
+    wrong = database.execute(
+        """
+        SELECT s.session_id, s.user_id, s.deleted_at, s.forgotten, u.deleted_at
+        FROM sessions s LEFT JOIN users u USING (user_id)
+        WHERE NOT s.forgotten AND s.user_id IS NOT NULL
+                AND (u.user_id IS NULL OR u.deleted_at IS NOT NULL)
+            OR s.forgotten AND s.deleted_at IS NULL
+        """
+    ).fetchall()
+    assert not wrong, f"of no live user, or live although it is forgotten: {wrong}"
 
 
 def count_deleted_rows(database: Connection) -> int:

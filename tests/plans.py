@@ -65,6 +65,12 @@ class Explained:
         if found:
             self._plans.append(Plan(json.loads(plan)["Plan"]))
 
+    def all_of(self, call: Callable[[], Coroutine[Any, Any, Any]]) -> list[Plan]:
+        """Makes a call, and gives the plans of its statements."""
+        self._plans.clear()
+        self._run(call())
+        return list(self._plans)
+
     def costliest(self, call: Callable[[], Coroutine[Any, Any, Any]]) -> Plan:
         """Makes a call as often as it takes to settle, and gives the plan that touched most."""
         costliest = []

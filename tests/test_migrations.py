@@ -16,6 +16,7 @@ from server.errors import DatabaseTooNew
 from server.store import migrate as migrations
 from server.store.migrate import Migration, known_migrations, migrate
 from tests.conftest import Run
+from tests.ledger import audit_tables
 from tests.processes import ROOT
 
 KNOWN = known_migrations()
@@ -61,7 +62,7 @@ def test_an_empty_database_gets_them_all_and_a_second_run_changes_nothing(
 
     assert run(migrate(empty_database_url)) == []
     assert (tables(empty), record(empty)) == after_the_first
-    assert tables(empty) >= {"sessions", "messages"}
+    assert tables(empty) >= {"sessions", "messages", "users"}
     assert recorded_names(empty) == NAMES
 
 
@@ -116,6 +117,35 @@ def test_one_that_fails_leaves_nothing_and_keeps_those_before_it(
 
     assert tables(empty) == {"schema_migrations", "whole"}
     assert recorded_names(empty) == ["whole"]
+
+
+def test_the_users_that_sessions_named_before_there_were_any_are_created_bare(
+    run: Run, empty_database_url: str, empty: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrations, "known_migrations", lambda: KNOWN[:1])
+    run(migrate(empty_database_url))
+    empty.execute(
+        """
+        INSERT INTO sessions (session_id, user_id, created_at, deleted_at) VALUES
+            ('s1', 'bob', '2025-01-02Z', NULL), ('s2', 'ada', '2025-01-03Z', NULL),
+            ('s3', 'bob', '2025-01-01Z', NULL), ('s4', NULL, '2025-01-01Z', NULL),
+            ('s5', 'who may come back', '2025-01-05Z', now())
+        """
+    )
+    monkeypatch.undo()
+
+    assert run(migrate(empty_database_url)) == NAMES[1:]
+
+    users = empty.execute(
+        "SELECT user_id, filled_in, email, extract(day FROM created_at AT TIME ZONE 'UTC'),"
+        " updated_at = created_at FROM users ORDER BY id"
+    ).fetchall()
+    assert users == [
+        ("bob", False, "", 1, True),
+        ("ada", False, "", 3, True),
+        ("who may come back", False, "", 5, True),
+    ]
+    audit_tables(empty)
 
 
 def test_a_database_newer_than_the_program_is_refused_and_left_alone(

@@ -26,6 +26,7 @@ from palaver.v1.session_service_pb2 import (
     ListSessionsRequest,
     UpdateSessionRequest,
 )
+from palaver.v1.user_service_pb2 import AddUserRequest, UpdateUserRequest
 
 from tests.client import Client, refused, struct
 
@@ -98,6 +99,21 @@ def test_all_bad_fields_of_a_session_are_named_at_once(palaver: Client) -> None:
     fields = violations(lambda: palaver.sessions.AddSession(request))
 
     assert fields == ["session_id", "user_id", "metadata"]
+
+
+@pytest.mark.parametrize("request_type", [AddUserRequest, UpdateUserRequest])
+def test_all_bad_fields_of_a_user_are_named_at_once(palaver: Client, request_type: Any) -> None:
+    request = request_type(
+        user_id="",
+        email="x" * 321,
+        first_name="x" * 257,
+        last_name="\0",
+        metadata=struct(a=float("nan")),
+    )
+
+    fields = violations(lambda: palaver.send(request))
+
+    assert fields == ["user_id", "email", "first_name", "last_name", "metadata"]
 
 
 def test_all_bad_fields_of_messages_are_named_by_their_paths(palaver: Client) -> None:

@@ -32,6 +32,14 @@ from palaver.v1.session_service_pb2 import (
     ListSessionsRequest,
     UpdateSessionRequest,
 )
+from palaver.v1.user_service_pb2 import (
+    AddUserRequest,
+    DeleteUserRequest,
+    GetUserRequest,
+    ListAllUsersRequest,
+    ListUsersRequest,
+    UpdateUserRequest,
+)
 
 from tests.client import Client, struct
 
@@ -75,6 +83,11 @@ ID = Values(
 )
 OPTIONAL_ID = Values(good=["", *ID.good], bad=ID.bad[1:])
 ROLE = Values(good=["x", "x" * 64, "😀" * 64], bad=["", "x" * 65, "😀" * 65, "a\0b"])
+EMAIL = Values(
+    good=["", "x", "x" * 320, "é" * 160, "😀" * 80],
+    bad=["x" * 321, "é" * 160 + "x", "😀" * 81, "a\0b"],
+)
+NAME = Values(good=["", "x", "x" * 256, "😀" * 256], bad=["x" * 257, "😀" * 257, "a\0b"])
 CONTENT = Values(
     good=["", "x" * MIB, "😀" * (MIB // 4)],
     bad=["x" * (MIB + 1), "😀" * (MIB // 4) + "x", "a\0b"],
@@ -143,6 +156,8 @@ KINDS = {
     "id": ID,
     "optional id": OPTIONAL_ID,
     "role": ROLE,
+    "email": EMAIL,
+    "name": NAME,
     "content": CONTENT,
     "metadata": METADATA,
     "limit": LIMIT,
@@ -157,6 +172,7 @@ KINDS = {
 }
 
 S: dict[str, Any] = {"session_id": "s"}
+U: dict[str, Any] = {"user_id": "u"}
 MESSAGE = Message(role="user")
 
 Build = Callable[[Any], ProtobufMessage]
@@ -196,6 +212,16 @@ FIELDS: list[tuple[str, Values, Build]] = [
     ("user_id", OPTIONAL_ID, lambda v: AddMemoryRequest(**S, user_id=v, messages=[MESSAGE])),
     ("filter.user_id", OPTIONAL_ID, lambda v: filtered(user_id=v)),
     ("filter.user_id", OPTIONAL_ID, lambda v: all_filtered(user_id=v)),
+    ("user_id", ID, lambda v: AddUserRequest(user_id=v)),
+    ("user_id", ID, lambda v: GetUserRequest(user_id=v)),
+    ("user_id", ID, lambda v: UpdateUserRequest(user_id=v)),
+    ("user_id", ID, lambda v: DeleteUserRequest(user_id=v)),
+    ("email", EMAIL, lambda v: AddUserRequest(user_id="new", email=v)),
+    ("email", EMAIL, lambda v: UpdateUserRequest(user_id="u", email=v)),
+    ("first_name", NAME, lambda v: AddUserRequest(user_id="new", first_name=v)),
+    ("first_name", NAME, lambda v: UpdateUserRequest(user_id="u", first_name=v)),
+    ("last_name", NAME, lambda v: AddUserRequest(user_id="new", last_name=v)),
+    ("last_name", NAME, lambda v: UpdateUserRequest(user_id="u", last_name=v)),
     ("message_id", ID, lambda v: GetMessageRequest(session_id="s", message_id=v)),
     ("message_id", ID, lambda v: UpdateMessageRequest(session_id="s", message_id=v)),
     ("message_ids[0]", ID, lambda v: DeleteMessagesRequest(session_id="s", message_ids=[v])),
@@ -207,13 +233,19 @@ FIELDS: list[tuple[str, Values, Build]] = [
     ("metadata", METADATA, lambda v: AddSessionRequest(session_id="new", metadata=v)),
     ("metadata", METADATA, lambda v: UpdateSessionRequest(**S, metadata=v, replace_metadata=True)),
     ("messages[0].metadata", METADATA, lambda v: added(metadata=v)),
+    ("metadata", METADATA, lambda v: AddUserRequest(user_id="new", metadata=v)),
+    ("metadata", METADATA, lambda v: UpdateUserRequest(**U, metadata=v, replace_metadata=True)),
     ("limit", LIMIT, lambda v: ListSessionsRequest(limit=v)),
     ("limit", LIMIT, lambda v: ListMessagesRequest(session_id="s", limit=v)),
+    ("limit", LIMIT, lambda v: ListUsersRequest(limit=v)),
     ("chunk_size", LIMIT, lambda v: ListAllSessionsRequest(chunk_size=v)),
+    ("chunk_size", LIMIT, lambda v: ListAllUsersRequest(chunk_size=v)),
     ("chunk_size", LIMIT, lambda v: StreamMessagesRequest(session_id="s", chunk_size=v)),
     ("cursor", CURSOR, lambda v: ListSessionsRequest(cursor=v)),
     ("cursor", CURSOR, lambda v: ListSessionsRequest(cursor=v, newest_first=True)),
     ("cursor", CURSOR, lambda v: ListAllSessionsRequest(cursor=v)),
+    ("cursor", CURSOR, lambda v: ListUsersRequest(cursor=v)),
+    ("cursor", CURSOR, lambda v: ListAllUsersRequest(cursor=v)),
     ("cursor", CURSOR, lambda v: ListMessagesRequest(session_id="s", cursor=v)),
     ("cursor", CURSOR, lambda v: StreamMessagesRequest(session_id="s", cursor=v)),
     ("last_n", COUNT, lambda v: GetMemoryRequest(session_id="s", last_n=v)),
@@ -271,6 +303,7 @@ def test_a_field_takes_what_is_within_its_limits_and_nothing_beyond(
 ) -> None:
     message = Message(message_id="m", role="user")
     palaver.memory.AddMemory(AddMemoryRequest(session_id="s", messages=[message]))
+    palaver.users.AddUser(AddUserRequest(user_id="u"))
     values = KINDS[kind]
 
     for path, build in fields_of(values):

@@ -23,6 +23,7 @@ from palaver.v1.session_service_pb2 import (
     ListSessionsRequest,
     UpdateSessionRequest,
 )
+from palaver.v1.user_service_pb2 import AddUserRequest, DeleteUserRequest, GetUserRequest
 
 from tests.client import Client, struct
 
@@ -94,6 +95,18 @@ def test_sessions_may_have_any_id_and_user(palaver: Client) -> None:
         palaver.sessions.DeleteSession(DeleteSessionRequest(session_id=odd))
 
 
+def test_users_may_have_any_id_address_and_names(palaver: Client) -> None:
+    for odd in ODD_IDS:
+        added = palaver.users.AddUser(
+            AddUserRequest(user_id=odd, email=odd[:80], first_name=odd[:256], last_name=odd[-256:])
+        )
+        assert (added.email, added.first_name, added.last_name) == (odd[:80], odd[:256], odd[-256:])
+
+    for odd in ODD_IDS:
+        assert palaver.users.GetUser(GetUserRequest(user_id=odd)).user_id == odd
+        palaver.users.DeleteUser(DeleteUserRequest(user_id=odd))
+
+
 def test_messages_may_have_any_id(palaver: Client) -> None:
     messages = [Message(message_id=odd, role="user", content=odd) for odd in ODD_IDS]
 
@@ -122,6 +135,27 @@ def test_any_session_comes_back_as_it_was_added(
 
     assert (got.session_id, got.user_id, got.metadata) == (session_id, user_id, metadata)
     assert added == got
+
+
+@generated
+@given(user_id=ids, email=texts, names=st.tuples(texts, texts), metadata=metadata)
+def test_any_user_comes_back_as_it_was_added(
+    palaver: Client, user_id: str, email: str, names: tuple[str, str], metadata: Struct
+) -> None:
+    given = AddUserRequest(
+        user_id=user_id,
+        email=email[:80],
+        first_name=names[0][:256],
+        last_name=names[1][:256],
+        metadata=metadata,
+    )
+    added = palaver.users.AddUser(given)
+    got = palaver.users.GetUser(GetUserRequest(user_id=user_id))
+    palaver.users.DeleteUser(DeleteUserRequest(user_id=user_id))
+
+    assert got == added
+    for name in given.DESCRIPTOR.fields_by_name:
+        assert getattr(got, name) == getattr(given, name)
 
 
 @generated

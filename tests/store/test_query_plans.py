@@ -14,6 +14,7 @@ from server.store.messages import MessageStore
 from server.store.page import Span
 from server.store.purge import PurgeStore
 from server.store.sessions import SessionFilter, SessionStore
+from server.store.users import UserStore
 from tests.conftest import Run
 from tests.plans import Explained, Plan, explained
 
@@ -31,6 +32,10 @@ FILL_SESSIONS = f"""
         {MESSAGES}
     FROM generate_series(1, {SESSIONS}) i
 """
+# As many users as sessions: a page costs what it does for sessions. Most have no session.
+FILL_USERS = f"""
+    INSERT INTO users (user_id) SELECT 'u' || i FROM generate_series(0, {SESSIONS} - 1) i
+"""
 FILL_MESSAGES = """
     INSERT INTO messages (session_id, sequence, message_id, role, content, deleted_at)
     SELECT %s, i, 'm' || i, 'user', 'message ' || i, CASE WHEN i > %s THEN now() END
@@ -40,7 +45,10 @@ FILL_MESSAGES = """
 
 @pytest.fixture(scope="module")
 def filled(postgres: str, template: str, run: Run) -> Iterator[Explained]:
-    """50,000 sessions: s1 has 100,000 messages, s2 has 20, followed by 20,000 deleted ones."""
+    """50,000 sessions: s1 has 100,000 messages, s2 has 20, followed by 20,000 deleted ones.
+
+    100 of the 50,000 users have 500 sessions each.
+    """
     name = f"palaver_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(postgres, autocommit=True) as connection:
         if connection.info.parameter_status("is_superuser") != "on":
@@ -51,6 +59,7 @@ def filled(postgres: str, template: str, run: Run) -> Iterator[Explained]:
             filling.execute(FILL_SESSIONS)
             filling.execute(FILL_MESSAGES, ["s1", MESSAGES, MESSAGES])
             filling.execute(FILL_MESSAGES, ["s2", 20, 20_020])
+            filling.execute(FILL_USERS)
             filling.execute("ANALYZE")
         with explained(url, run) as result:
             yield result
@@ -107,6 +116,26 @@ def test_the_last_listing_position_is_found_at_the_end_of_the_index(filled: Expl
     plan = filled.costliest(SessionStore(filled.pool).last_id)
 
     assert plan.rows == 1
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+def test_page_10000_of_the_users_costs_what_page_1_costs(
+    filled: Explained, *, newest_first: bool
+) -> None:
+    store = UserStore(filled.pool)
+    last_page = LIMIT + 1 if newest_first else SESSIONS - LIMIT
+
+    first, last = (
+        filled.costliest(lambda: store.list_users(span, limit=LIMIT))  # noqa: B023
+        for span in (
+            Span(newest_first=newest_first),
+            Span.from_cursor(last_page, newest_first=newest_first),
+        )
+    )
+
+    assert first.ways == last.ways == {"users_listing"}
+    assert (first.rows, last.rows) == (LIMIT + 1, LIMIT)
+    assert last.pages <= first.pages + 3
 
 
 @pytest.mark.parametrize(
@@ -172,10 +201,12 @@ WRITES: dict[str, Callable[[Explained], Coroutine[Any, Any, Any]]] = {
 }
 
 
-def add_memory(filled: Explained, *message_ids: str | None) -> Coroutine[Any, Any, Any]:
+def add_memory(
+    filled: Explained, *message_ids: str | None, user_id: str | None = None
+) -> Coroutine[Any, Any, Any]:
     messages = [NewMessage(name, "user", "new", 0, "{}", None) for name in message_ids]
     return MemoryStore(filled.pool).add_memory(
-        "s1", messages, user_id=None, expected_last_sequence=None
+        "s1", messages, user_id=user_id, expected_last_sequence=None
     )
 
 
@@ -185,6 +216,17 @@ def test_a_write_costs_the_same_however_long_the_session_is(filled: Explained, w
 
     assert plan.rows <= 2 * LIMIT
     assert plan.pages < A_FEW_PAGES
+
+
+def test_memory_for_a_session_that_is_there_asks_for_no_user_whomever_it_names(
+    filled: Explained,
+) -> None:
+    (plan,) = filled.all_of(lambda: add_memory(filled, None, user_id="u7"))
+    assert "sessions_pkey" in plan.ways
+
+    plans = filled.all_of(lambda: add_memory(filled, "m7", user_id="u7"))
+    assert len(plans) == 2  # the lock, and what adds
+    assert not any("users" in way for plan in plans for way in plan.ways)
 
 
 def test_a_batch_of_the_purge_costs_what_it_removes(filled: Explained, run: Run) -> None:
@@ -197,6 +239,7 @@ def test_a_batch_of_the_purge_costs_what_it_removes(filled: Explained, run: Run)
             assert turn
             assert await turn.purge_messages(before, limit=limit) == limit
             await turn.purge_sessions(before, limit=limit)
+            await turn.purge_users(before, limit=limit)
 
     plan = filled.costliest(purge)
 

@@ -1,0 +1,62 @@
+"""What DeleteUser costs: what the user has, not what the tables hold."""
+
+from itertools import count
+from typing import Any
+
+import psycopg
+import pytest
+
+from server.store.memory import MemoryStore, NewMessage
+from server.store.sessions import SessionStore
+from server.store.users import UserStore
+from tests.conftest import Run
+from tests.plans import explained
+
+# 20,000 sessions of 3 messages, 4 a user; a tenth of them is deleted.
+FILL = [
+    "INSERT INTO users (user_id) SELECT 'u' || i FROM generate_series(0, 4999) i",
+    """
+    INSERT INTO sessions (session_id, user_id, last_sequence, deleted_at)
+    SELECT 's' || i, 'u' || i % 5000, 3, CASE WHEN i > 18000 THEN now() END
+    FROM generate_series(1, 20000) i
+    """,
+    """
+    INSERT INTO messages (session_id, sequence, message_id, role, content, deleted_at)
+    SELECT session_id, i, 'm' || i, 'user', 'hello', deleted_at
+    FROM sessions, generate_series(1, 3) i
+    """,
+    "ANALYZE",
+]
+
+
+def test_a_user_is_deleted_at_the_cost_of_what_it_has(
+    database_url: str, database: psycopg.Connection[tuple[Any, ...]], run: Run
+) -> None:
+    if database.info.parameter_status("is_superuser") != "on":
+        pytest.skip("only a superuser may explain what others run")
+    for statement in FILL:
+        database.execute(statement.encode())
+    with explained(database_url, run) as filled:
+        sessions, memory, users = (
+            SessionStore(filled.pool), MemoryStore(filled.pool), UserStore(filled.pool),
+        )  # fmt: skip
+        messages = [NewMessage(None, "user", "new", 0, "{}", None)] * 2
+
+        numbers = count()
+
+        async def give_and_delete() -> None:
+            user_id = f"few {next(numbers)}"
+            await sessions.add_session(f"0 of {user_id}", user_id=user_id, metadata="{}")
+            await sessions.delete_session(f"0 of {user_id}")
+            for number in (1, 2):
+                await memory.add_memory(
+                    f"{number} of {user_id}", messages, user_id=user_id,
+                    expected_last_sequence=None,
+                )  # fmt: skip
+            deleted = await users.delete_user(user_id)
+            assert (deleted.sessions_deleted, deleted.messages_deleted) == (2, 4)
+
+        plan = filled.costliest(give_and_delete)
+
+    assert plan.rows <= 20
+    assert plan.pages < 120
