@@ -47,7 +47,8 @@ def add_memory(database: Database, seconds: float) -> Round:
 
         def add() -> int:
             parameters = {
-                "session_id": next(session_ids), "user_id": None, "locked": False,
+                "session_id": next(session_ids), "user_id": None, "bound_user": None,
+                "locked": False, "may_create": True,
                 "message_ids": [str(uuid4())], "roles": [calls.ROLE],
                 "contents": [calls.CONTENT], "token_counts": [0],
                 "metadatas": ['{"lang":"en"}'], "created_ats": [None],

@@ -25,9 +25,9 @@ def path(method: MethodDescriptor) -> str:
 
 
 def request_about(
-    method: MethodDescriptor, *, session_id: str, message_id: str = "m"
+    method: MethodDescriptor, *, session_id: str, user_id: str = "", message_id: str = "m"
 ) -> ProtobufMessage:
-    """A request of a method that is good, and names this session if it names one."""
+    """A request of a method that is good, about this session, or about this user."""
     values: dict[str, Any] = {
         "session_id": session_id,
         "message_id": message_id,
@@ -35,6 +35,8 @@ def request_about(
         "messages": [Message(message_id=message_id, role="user", content="changed")],
         "content": "changed",
     }
+    if names_a_user(method):
+        values["user_id"] = user_id
     fields = {name: value for name, value in values.items() if name in _fields(method)}
     return GetMessageClass(method.input_type)(**fields)
 
@@ -42,6 +44,11 @@ def request_about(
 def names_a_session(method: MethodDescriptor) -> bool:
     """Whether a request of the method names a session."""
     return "session_id" in _fields(method)
+
+
+def names_a_user(method: MethodDescriptor) -> bool:
+    """Whether a request of the method is about a user, and not about a user's session."""
+    return "user_id" in _fields(method) and not names_a_session(method)
 
 
 def send(

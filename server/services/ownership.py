@@ -29,7 +29,7 @@ def check_owner(user_id: str | None) -> None:
 
 
 def check_visible(user_id: str) -> None:
-    """Checks that a caller may see a user. (A user is nobody else's, ever: no race with that.)
+    """Checks that a caller may see a user, which is nobody's but its own, ever.
 
     Raises:
         NotFound: The caller is bound to another user.

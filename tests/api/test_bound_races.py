@@ -63,7 +63,7 @@ def requests_of(method: MethodDescriptor) -> list[Any]:
         return [request]
     without_ids = AddMemoryRequest(session_id="s", messages=[Message(role="user")])
     expecting = AddMemoryRequest(
-        session_id="s", messages=[Message(role="user")], expected_last_sequence=7
+        session_id="s", messages=[Message(role="user")], expected_last_sequence=0
     )
     return [request, without_ids, expecting]
 

@@ -34,6 +34,8 @@ THEIRS = "theirs"
 # An id is taken or free in the deployment, so that taking it must tell.
 ELSE = {
     "/palaver.v1.SessionService/AddSession": grpc.StatusCode.ALREADY_EXISTS,
+    # So this must not tell.
+    "/palaver.v1.UserService/AddUser": grpc.StatusCode.PERMISSION_DENIED,
     "/palaver.v1.AdminService/PurgeDeleted": grpc.StatusCode.PERMISSION_DENIED,
 }
 
@@ -70,12 +72,16 @@ def add_theirs(palaver: Client, session_id: str, owner: str = THEIRS) -> None:
 def rows(database: Connection) -> list[Any]:
     """All that is in the database."""
     sessions = database.execute("SELECT s::text FROM sessions s ORDER BY 1").fetchall()
-    return sessions + database.execute("SELECT m::text FROM messages m ORDER BY 1").fetchall()
+    users = database.execute("SELECT u::text FROM users u ORDER BY 1").fetchall()
+    messages = database.execute("SELECT m::text FROM messages m ORDER BY 1").fetchall()
+    return sessions + users + messages
 
 
-def refusal_of(client: Client, method: MethodDescriptor, session_id: str) -> tuple[Any, str]:
+def refusal_of(
+    client: Client, method: MethodDescriptor, session_id: str, user_id: str = THEIRS
+) -> tuple[Any, str]:
     """Makes a call that must be refused; gives the code, and all else of the status."""
-    request = contract.request_about(method, session_id=session_id)
+    request = contract.request_about(method, session_id=session_id, user_id=user_id)
     with pytest.raises(grpc.RpcError) as raised:
         contract.send(client.channel, method, request)
     call = cast("grpc.Call", raised.value)
@@ -94,7 +100,8 @@ def test_no_method_sees_or_touches_what_is_not_the_callers(
     before = rows(database)
 
     for session_id in (*session_ids, *(f"{session_id}, deleted" for session_id in session_ids)):
-        if contract.names_a_session(method) or contract.path(method) in ELSE:
+        is_about_theirs = contract.names_a_session(method) or contract.names_a_user(method)
+        if is_about_theirs or contract.path(method) in ELSE:
             expected = ELSE.get(contract.path(method), grpc.StatusCode.NOT_FOUND)
             assert refusal_of(ada, method, session_id)[0] is expected, session_id
         else:
@@ -130,10 +137,26 @@ def test_every_method_works_on_what_is_the_callers(
     message = Message(message_id="m", role="user", content="mine")
     palaver.memory.AddMemory(AddMemoryRequest(session_id="mine", user_id="ada", messages=[message]))
 
-    if contract.path(method) in ELSE:
+    if contract.path(method) in ELSE and not contract.names_a_user(method):
         assert refusal_of(ada, method, "mine")[0] is ELSE[contract.path(method)]
     else:
-        contract.send(ada.channel, method, contract.request_about(method, session_id="mine"))
+        request = contract.request_about(method, session_id="mine", user_id="ada")
+        contract.send(ada.channel, method, request)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [m for m in contract.METHODS if contract.names_a_user(m) and contract.path(m) not in ELSE],
+    ids=contract.path,
+)
+def test_another_user_is_refused_as_if_it_did_not_exist(
+    palaver: Client, ada: Client, method: MethodDescriptor
+) -> None:
+    add_theirs(palaver, "s")
+
+    code, status = refusal_of(ada, method, "", THEIRS)
+
+    assert (code, status.replace(THEIRS, "nobody")) == refusal_of(ada, method, "", "nobody")
 
 
 def test_listings_have_what_is_the_callers_and_nothing_else(palaver: Client, ada: Client) -> None:
