@@ -22,17 +22,21 @@ from palaver.v1 import (
 from server.config import Settings
 from server.health import DatabaseHealth
 from server.interceptors.chain import InterceptorChain
+from server.interceptors.concurrency_limit import ConcurrencyLimit
 from server.interceptors.error_mapping import ErrorMapping
+from server.interceptors.time_limits import TimeLimits
 from server.purge import Purger
 from server.services.admin_service import AdminService
 from server.services.memory_service import MemoryService
 from server.services.session_service import SessionService
+from server.store.database_url import with_patience
 from server.store.memory import MemoryStore
 from server.store.messages import MessageStore
 from server.store.migrate import migrate
 from server.store.pool import Pool
 from server.store.purge import PurgeStore
 from server.store.sessions import SessionStore
+from server.transport import server_options
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -42,14 +46,8 @@ SERVICES = tuple(
     for service in file.DESCRIPTOR.services_by_name.values()
 )
 
-# Outermost first.
-INTERCEPTORS = (ErrorMapping(),)
-
-SERVER_OPTIONS = (
-    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
-    # Two servers on one port are a mistake to report, not to share calls between.
-    ("grpc.so_reuseport", 0),
-)
+# How long calls that outlast the grace at shutdown may take to be ended with a status.
+_SECONDS_TO_END = 2.0
 
 
 @asynccontextmanager
@@ -61,12 +59,14 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
         DatabaseTooNew: The database is from a newer Palaver.
         RuntimeError: The address is in use.
     """
+    database_url = with_patience(database_url)
     await migrate(database_url)
     pool = Pool(
         database_url,
         min_size=settings.pool_min_size,
         max_size=settings.pool_max_size,
         timeout=settings.pool_timeout_seconds,
+        statement_timeout=settings.statement_timeout_seconds,
     )
     purger = Purger(
         PurgeStore(pool), retention=settings.purge_retention, batch_size=settings.purge_batch_size
@@ -79,7 +79,23 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
         services=SERVICES,
         interval=settings.health_interval_seconds,
     )
-    server = grpc.aio.server(interceptors=(InterceptorChain(INTERCEPTORS),), options=SERVER_OPTIONS)
+    time_limits = TimeLimits(
+        default_deadline=settings.default_deadline_seconds,
+        reader_patience=settings.reader_patience_seconds,
+    )
+    chain = InterceptorChain(
+        (
+            # Outermost first. Time runs while a call waits for its turn.
+            ErrorMapping(),
+            time_limits,
+            ConcurrencyLimit(
+                running=settings.max_running_calls,
+                waiting=settings.max_waiting_calls,
+                streams=settings.max_streams,
+            ),
+        )
+    )
+    server = grpc.aio.server(interceptors=(chain,), options=server_options(settings))
     register_services(server, settings, pool, purger, health_servicer)
     port = server.add_insecure_port(settings.listen)
     background: list[asyncio.Task[None]] = []
@@ -93,12 +109,19 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
         yield f"{settings.listen.rpartition(':')[0]}:{port}"
     finally:
         await health_servicer.enter_graceful_shutdown()
-        await server.stop(settings.shutdown_grace_seconds)
+        await _stop(server, time_limits, grace=settings.shutdown_grace_seconds)
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
         await database_health.close()
         await pool.close()
+
+
+async def _stop(server: grpc.aio.Server, time_limits: TimeLimits, *, grace: float) -> None:
+    """Lets running calls finish within the grace, and has the others resumed elsewhere."""
+    ending = asyncio.get_running_loop().call_later(grace, time_limits.end_all)
+    await server.stop(grace + _SECONDS_TO_END)
+    ending.cancel()
 
 
 def _in_background(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -7,7 +7,7 @@ from typing import Annotated
 import platformdirs
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
-from pydantic import AfterValidator, Field, PositiveInt, SecretStr
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -56,6 +56,32 @@ class Settings(BaseSettings):
     pool_max_size: PositiveInt = Field(10, description="Database connections open at the most.")
     pool_timeout_seconds: PositiveSeconds = Field(
         5, description="How long a call waits for a database connection."
+    )
+    statement_timeout_seconds: PositiveSeconds = Field(
+        60, description="How long one SQL statement may take."
+    )
+    default_deadline_seconds: PositiveSeconds = Field(
+        30, description="How long a call without a deadline may take; streams have none."
+    )
+    max_running_calls: PositiveInt = Field(256, description="Calls at work at the most.")
+    max_waiting_calls: NonNegativeInt = Field(
+        256, description="Calls that wait for others to finish; more are refused."
+    )
+    max_streams: PositiveInt = Field(256, description="Streams open at the most.")
+    reader_patience_seconds: PositiveSeconds = Field(
+        300, description="How long a chunk of a stream waits for its reader."
+    )
+    keepalive_seconds: PositiveSeconds = Field(
+        60, description="How often a silent client is asked whether it is there."
+    )
+    connection_idle_seconds: PositiveSeconds = Field(
+        1800, description="How long a connection without calls stays open."
+    )
+    connection_age_seconds: PositiveSeconds = Field(
+        3600, description="How long a connection takes new calls, before clients make another."
+    )
+    connection_grace_seconds: PositiveSeconds = Field(
+        600, description="How long the calls of a connection may last beyond that."
     )
     memory_window: int = Field(
         100, ge=1, le=1000, description="Messages that GetMemory returns if not told how many."

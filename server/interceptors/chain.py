@@ -1,5 +1,6 @@
 """The chain of interceptors: one ordered list, composed once for each method."""
 
+from asyncio import CancelledError
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, Protocol, TypeAlias
@@ -24,7 +25,8 @@ class Interceptor(Protocol):
     """One concern of every call.
 
     It wraps calls of both kinds, and sees requests and responses as the bytes that travel.
-    A method is named in full, such as `/palaver.v1.SessionService/GetSession`.
+    A method is named in full, such as `/palaver.v1.SessionService/GetSession`. A stream that
+    is cancelled while a response is on its way has the CancelledError raised at its `yield`.
     """
 
     def unary(self, method: str, call: UnaryCall) -> UnaryCall:
@@ -76,7 +78,7 @@ class InterceptorChain(grpc.aio.ServerInterceptor):
             stream = _stream(handler)
             for interceptor in self._interceptors:
                 stream = interceptor.stream(method, stream)
-            return grpc.unary_stream_rpc_method_handler(stream)
+            return grpc.unary_stream_rpc_method_handler(_written(stream))
         raise NotImplementedError(method)
 
 
@@ -103,6 +105,24 @@ def _stream(handler: Handler) -> StreamCall:
                 yield serialize(response)
 
     return encoded
+
+
+def _written(stream: StreamCall) -> Callable[[bytes, Context], Awaitable[None]]:
+    async def written(request: bytes, context: Context) -> None:
+        async with aclosing(stream(request, context)) as responses:
+            begun = False
+            async for response in responses:
+                try:
+                    if not begun:
+                        # A status could not follow a first response that nobody takes.
+                        await context.send_initial_metadata(())
+                        begun = True
+                    await context.write(response)
+                except CancelledError as error:
+                    # Whoever ended the call gets the word, to say why.
+                    await responses.athrow(error)
+
+    return written
 
 
 def _decoded(deserialize: Callable[[bytes], Message], request: bytes) -> Message:

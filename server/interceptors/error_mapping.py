@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import NoReturn
 
-from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2
@@ -74,17 +73,25 @@ def status_of(error: Exception) -> Status:
             code, detail = code_pb2.ABORTED, _stale_last_sequence(error)
         case errors.DatabaseUnavailable():
             code, detail = code_pb2.UNAVAILABLE, _RETRY_INFO
-        case errors.NoConnectionInTime():
+        case errors.NoConnectionInTime() | errors.TooManyCalls():
             code, detail = code_pb2.RESOURCE_EXHAUSTED, _RETRY_INFO
+        case errors.ServerStopping():
+            detail = _ended("SERVER_STOPPING", error)
+            return _status(code_pb2.UNAVAILABLE, str(error), _RETRY_INFO, detail)
+        case errors.ReaderTooSlow():
+            code, detail = code_pb2.DEADLINE_EXCEEDED, _ended("READER_TOO_SLOW", error)
+        case errors.DeadlineExceeded():
+            code, detail = code_pb2.DEADLINE_EXCEEDED, _ended("DEADLINE_EXCEEDED", error)
         case _:
             return _internal(error)
     return _status(code, str(error), detail)
 
 
-def _status(code: int, message: str, detail: Message) -> Status:
-    packed = AnyMessage()
-    packed.Pack(detail)
-    return Status(code=code, message=_shortened(message), details=[packed])
+def _status(code: int, message: str, *details: Message) -> Status:
+    status = Status(code=code, message=_shortened(message))
+    for detail in details:
+        status.details.add().Pack(detail)
+    return status
 
 
 def _shortened(text: str) -> str:
@@ -122,6 +129,11 @@ def _stale_last_sequence(error: errors.StaleLastSequence) -> error_details_pb2.E
             "last_sequence": str(error.actual),
         },
     )
+
+
+def _ended(reason: str, error: errors.CallEnded) -> error_details_pb2.ErrorInfo:
+    cursor = {"next_cursor": str(error.next_cursor)} if error.next_cursor else {}
+    return error_details_pb2.ErrorInfo(reason=reason, domain=ERROR_DOMAIN, metadata=cursor)
 
 
 def _internal(error: Exception) -> Status:

@@ -1,8 +1,6 @@
 """SIGTERM and Ctrl-C: running calls finish, new ones are refused, and nothing is left."""
 
 import signal
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +11,12 @@ from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import AddMemoryRequest, StreamMessagesRequest
 from palaver.v1.session_service_pb2 import GetSessionRequest
 
-from tests.client import Client, connected
+from tests.client import Client, connected, refused
 from tests.concurrency import wait_until_blocked
+from tests.locks import locked
 from tests.process.conftest import Serve, StartPalaver
 from tests.processes import embedded_url, processes_in
 from tests.watching import NOT_SERVING, eventually, watched_health
-
-Connection = psycopg.Connection[tuple[Any, ...]]
-
-
-@contextmanager
-def locked_session(database_url: str, session_id: str) -> Iterator[Connection]:
-    """Holds the lock of a session's row, until the connection that it gives commits."""
-    with closing(psycopg.connect(database_url)) as connection:
-        query = "SELECT FROM sessions WHERE session_id = %s FOR UPDATE"
-        assert connection.execute(query, [session_id]).rowcount == 1
-        yield connection
 
 
 def add_blocked(client: Client, database_url: str, session_id: str) -> Any:
@@ -60,7 +48,7 @@ def test_running_calls_finish_while_new_ones_are_refused(
     received = [next(stream)]
 
     with (
-        locked_session(embedded_url(data_dir), session_id) as lock,
+        locked(embedded_url(data_dir), session_id) as lock,
         connected(client.address) as newcomer,
     ):
         call = add_blocked(client, embedded_url(data_dir), session_id)
@@ -86,11 +74,16 @@ def test_a_call_that_outlasts_the_grace_period_is_ended_with_a_status(
     palaver, client = serve("--data-dir", str(data_dir), "--shutdown-grace-seconds", "0.1")
     client.add(session_id, "early")
 
-    with locked_session(embedded_url(data_dir), session_id):
+    with locked(embedded_url(data_dir), session_id):
         call = add_blocked(client, embedded_url(data_dir), session_id)
         assert palaver.stop() == 0
 
-    assert call.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+    with refused(grpc.StatusCode.UNAVAILABLE) as refusal:
+        call.result()
+    assert [detail.type_url.rpartition(".")[2] for detail in refusal.status.details] == [
+        "RetryInfo",
+        "ErrorInfo",
+    ]
     assert stopped_cleanly(data_dir)
 
 
