@@ -1,6 +1,5 @@
 """The chain of interceptors: one ordered list, composed once for each method."""
 
-from asyncio import CancelledError
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, Protocol, TypeAlias
@@ -25,8 +24,7 @@ class Interceptor(Protocol):
     """One concern of every call.
 
     It wraps calls of both kinds, and sees requests and responses as the bytes that travel.
-    A method is named in full, such as `/palaver.v1.SessionService/GetSession`. A stream that
-    is cancelled while a response is on its way has the CancelledError raised at its `yield`.
+    A method is named in full, such as `/palaver.v1.SessionService/GetSession`.
     """
 
     def unary(self, method: str, call: UnaryCall) -> UnaryCall:
@@ -109,18 +107,16 @@ def _stream(handler: Handler) -> StreamCall:
 
 def _written(stream: StreamCall) -> Callable[[bytes, Context], Awaitable[None]]:
     async def written(request: bytes, context: Context) -> None:
+        begun = False
+        # Closed by us, also when the call is ended while a response is on its way: what
+        # an interceptor has to say to that becomes the status.
         async with aclosing(stream(request, context)) as responses:
-            begun = False
             async for response in responses:
-                try:
-                    if not begun:
-                        # A status could not follow a first response that nobody takes.
-                        await context.send_initial_metadata(())
-                        begun = True
-                    await context.write(response)
-                except CancelledError as error:
-                    # Whoever ended the call gets the word, to say why.
-                    await responses.athrow(error)
+                if not begun:
+                    # Or no status could follow a first response that nobody takes.
+                    await context.send_initial_metadata(())
+                    begun = True
+                await context.write(response)
 
     return written
 

@@ -94,7 +94,8 @@ class _RunningCall:
     ) -> None:
         self._running.discard(self)
         self.go_on()
-        if self._reason is not None and isinstance(error, CancelledError):
+        # A stream is closed, if it is cancelled while a response is on its way.
+        if self._reason is not None and isinstance(error, CancelledError | GeneratorExit):
             raise self._reason from None
 
     def end_after(self, seconds: float, reason: type[CallEnded]) -> None:
