@@ -5,7 +5,7 @@ from server.config import Settings
 MAX_REQUEST_BYTES = 16 * 1024 * 1024
 
 # What one connection has open at a time; its client keeps back what is beyond.
-_MAX_CALLS_PER_CONNECTION = 256
+MAX_CALLS_PER_CONNECTION = 1000
 
 _LEAST_SECONDS_BETWEEN_PINGS = 10
 
@@ -14,12 +14,14 @@ def server_options(settings: Settings) -> tuple[tuple[str, int], ...]:
     """Gives the options of the server, as gRPC names them."""
     return (
         ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
-        ("grpc.max_concurrent_streams", _MAX_CALLS_PER_CONNECTION),
+        ("grpc.max_concurrent_streams", MAX_CALLS_PER_CONNECTION),
         # Two servers on one port are a mistake to report, not to share calls between.
         ("grpc.so_reuseport", 0),
         # Peers that are gone without a word, whether they have calls open or not.
         ("grpc.keepalive_time_ms", _milliseconds(settings.keepalive_seconds)),
         ("grpc.keepalive_timeout_ms", _milliseconds(settings.keepalive_seconds / 3)),
+        # A ping has a timeout of its own, which counts if it is the longer one.
+        ("grpc.http2.ping_timeout_ms", _milliseconds(settings.keepalive_seconds / 3)),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         # Clients that ping more often are sent away.
