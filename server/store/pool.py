@@ -65,7 +65,7 @@ class Pool:
 
     async def close(self) -> None:
         """Closes the pool and its connections."""
-        await self._pool.close()
+        await self._pool.close(timeout=1)
 
     async def renew(self) -> None:
         """Starts over with new connections; those in use are closed when they come back.
