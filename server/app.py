@@ -29,6 +29,7 @@ from server.purge import Purger
 from server.services.admin_service import AdminService
 from server.services.memory_service import MemoryService
 from server.services.session_service import SessionService
+from server.shutdown import shut_down
 from server.store.database_url import with_patience
 from server.store.memory import MemoryStore
 from server.store.messages import MessageStore
@@ -45,9 +46,6 @@ SERVICES = tuple(
     for file in (session_service_pb2, memory_service_pb2, admin_service_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
 )
-
-# How long calls that outlast the grace at shutdown may take to be ended with a status.
-_SECONDS_TO_END = 2.0
 
 
 @asynccontextmanager
@@ -108,20 +106,18 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
         await server.start()
         yield f"{settings.listen.rpartition(':')[0]}:{port}"
     finally:
-        await health_servicer.enter_graceful_shutdown()
-        await _stop(server, time_limits, grace=settings.shutdown_grace_seconds)
+        await shut_down(
+            server,
+            health_servicer,
+            time_limits,
+            drain=settings.shutdown_drain_seconds,
+            grace=settings.shutdown_grace_seconds,
+        )
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
         await database_health.close()
         await pool.close()
-
-
-async def _stop(server: grpc.aio.Server, time_limits: TimeLimits, *, grace: float) -> None:
-    """Lets running calls finish within the grace, and has the others resumed elsewhere."""
-    ending = asyncio.get_running_loop().call_later(grace, time_limits.end_all)
-    await server.stop(grace + _SECONDS_TO_END)
-    ending.cancel()
 
 
 def _in_background(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -96,6 +96,9 @@ class Settings(BaseSettings):
     health_interval_seconds: PositiveSeconds = Field(
         1, description="How often the database is checked for the health service."
     )
+    shutdown_drain_seconds: Seconds = Field(
+        5, description="How long calls are taken at shutdown, while more of them come."
+    )
     shutdown_grace_seconds: Seconds = Field(
         10, description="How long running calls may take to finish at shutdown."
     )

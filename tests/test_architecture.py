@@ -24,6 +24,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "server.services.conversion": ("server.store", "server.purge", *STUBS),
     "server.interceptors": ("server.errors", "grpc", "grpc_status", "google"),
     "server.purge": ("server.store", "server.errors"),
+    "server.shutdown": ("server.interceptors", "grpc", "grpc_health"),
     "server.transport": ("server.config",),
     "server.health": ("server.store", "server.errors", "psycopg", "grpc_health"),
     "server.purge_command": ("grpc", "rich", *STUBS),

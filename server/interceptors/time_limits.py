@@ -27,11 +27,15 @@ class TimeLimits:
     Args:
         default_deadline: Seconds that a call without a deadline may take.
         reader_patience: Seconds that a chunk of a stream may wait for its reader.
+
+    Attributes:
+        begun: How many calls have begun so far.
     """
 
     def __init__(self, *, default_deadline: float, reader_patience: float) -> None:
         self._default_deadline = default_deadline
         self._reader_patience = reader_patience
+        self.begun = 0
         self._running: set[_RunningCall] = set()
 
     def end_all(self) -> None:
@@ -43,6 +47,7 @@ class TimeLimits:
         """Wraps a method with one response."""
 
         async def limited(request: bytes, context: Context) -> bytes:
+            self.begun += 1
             with _RunningCall(self._running) as running:
                 if context.time_remaining() is None:
                     running.end_after(self._default_deadline, DeadlineExceeded)
@@ -55,6 +60,7 @@ class TimeLimits:
         next_cursor = _cursor_reader(method)
 
         async def limited(request: bytes, context: Context) -> AsyncGenerator[bytes, None]:
+            self.begun += 1
             response = b""
             try:
                 with _RunningCall(self._running) as running:

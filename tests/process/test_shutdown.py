@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 import psycopg
 import pytest
+from google.rpc.error_details_pb2 import ErrorInfo
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import AddMemoryRequest, StreamMessagesRequest
 from palaver.v1.session_service_pb2 import GetSessionRequest
@@ -85,6 +86,28 @@ def test_a_call_that_outlasts_the_grace_period_is_ended_with_a_status(
         "ErrorInfo",
     ]
     assert stopped_cleanly(data_dir)
+
+
+def test_a_stream_that_outlasts_the_grace_period_is_told_where_to_resume(
+    serve: Serve, data_dir: Path, session_id: str
+) -> None:
+    palaver, client = serve("--data-dir", str(data_dir), "--shutdown-grace-seconds", "0.5")
+    client.add(session_id, *["x" * 500_000] * 30)
+    stream = client.memory.StreamMessages(
+        StreamMessagesRequest(session_id=session_id, chunk_size=1)
+    )
+    received = [next(stream)]
+
+    palaver.process.send_signal(signal.SIGTERM)
+    palaver.prints("ending what still runs")
+    with refused(grpc.StatusCode.UNAVAILABLE) as refusal:
+        received.extend(stream)
+
+    info = ErrorInfo()
+    assert refusal.status.details[1].Unpack(info)
+    assert info.reason == "SERVER_STOPPING"
+    assert int(info.metadata["next_cursor"]) == received[-1].next_cursor == len(received) < 30
+    assert palaver.wait() == 0
 
 
 def test_a_second_signal_leaves_nothing_running_either(serve: Serve, data_dir: Path) -> None:
