@@ -71,6 +71,9 @@ class Settings(BaseSettings):
     reader_patience_seconds: PositiveSeconds = Field(
         300, description="How long a chunk of a stream waits for its reader."
     )
+    max_connections: PositiveInt = Field(
+        10_000, description="Connections of clients open at the most; more are closed."
+    )
     keepalive_seconds: PositiveSeconds = Field(
         60, description="How often a silent client is asked whether it is there."
     )

@@ -7,6 +7,8 @@ MAX_REQUEST_BYTES = 16 * 1024 * 1024
 # What one connection has open at a time; its client keeps back what is beyond.
 MAX_CALLS_PER_CONNECTION = 1000
 
+_MAX_UNSEEN_CALLS = 10_000
+
 _LEAST_SECONDS_BETWEEN_PINGS = 10
 
 
@@ -15,6 +17,11 @@ def server_options(settings: Settings) -> tuple[tuple[str, int], ...]:
     return (
         ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
         ("grpc.max_concurrent_streams", MAX_CALLS_PER_CONNECTION),
+        ("grpc.max_allowed_incoming_connections", settings.max_connections),
+        # What came and was not looked at yet. gRPC drops what is beyond as CANCELLED, which
+        # tells nobody to retry; the limit of calls is to refuse them first.
+        ("grpc.server.max_pending_requests", _MAX_UNSEEN_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * _MAX_UNSEEN_CALLS),
         # Two servers on one port are a mistake to report, not to share calls between.
         ("grpc.so_reuseport", 0),
         # Peers that are gone without a word, whether they have calls open or not.

@@ -90,3 +90,20 @@ def test_a_peer_that_does_not_answer_pings_is_taken_as_gone(start_server: StartS
 
     assert frames[-2:] == [PING, GOAWAY]
     silent.close()
+
+
+def test_connections_beyond_the_limit_are_closed_until_others_are(
+    start_server: StartServer,
+) -> None:
+    palaver = start_server(max_connections=1)
+    palaver.sessions.ListSessions(ListSessionsRequest())
+
+    # Without the option all channels of a process to an address share a connection.
+    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_reconnect_backoff_ms", 100)]
+    with grpc.insecure_channel(palaver.address, options) as channel:
+        surplus = Client(channel, palaver.address)
+        call = surplus.sessions.ListSessions.future(ListSessionsRequest())
+        assert call.code() is grpc.StatusCode.UNAVAILABLE
+
+        palaver.channel.close()
+        surplus.sessions.ListSessions(ListSessionsRequest(), wait_for_ready=True, timeout=20)

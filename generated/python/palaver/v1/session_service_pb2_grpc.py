@@ -39,16 +39,23 @@ class SessionServiceStub:
     - `NOT_FOUND` and `ALREADY_EXISTS`: `ResourceInfo`, whose `resource_type` is
     the name of a message in this package.
     - `ABORTED`: `ErrorInfo`, with the current value in its metadata.
-    - `UNAVAILABLE`: `RetryInfo`. The database is away or restarting. A write
-    may have happened or not.
-    - `RESOURCE_EXHAUSTED`: `RetryInfo`. No database connection was free in time;
-    nothing was written. (Without details it is gRPC's own: a request over
-    16 MiB.)
+    - `UNAVAILABLE`: `RetryInfo`. The database is away, restarting, read-only or
+    out of connections, or the server is stopping. A write may have happened or
+    not. If the server ended a stream, `ErrorInfo` follows, with the
+    `next_cursor` that resumes it.
+    - `RESOURCE_EXHAUSTED`: `RetryInfo`. The server has as many calls or streams
+    as it takes, or no database connection was free in time; nothing was
+    written. (Without details it is gRPC's own: a request over 16 MiB.)
+    - `DEADLINE_EXCEEDED`: `ErrorInfo`. A call without a deadline took longer than
+    the server's default, or a statement longer than its timeout; a write may
+    have happened or not. Or a stream was not read for too long: then the
+    metadata has the `next_cursor` that resumes it. (Without details it was the
+    caller's own deadline.)
     - `INTERNAL`: `ErrorInfo`, with the `incident_id` under which the server's
     log has the cause.
 
-    `INVALID_ARGUMENT`, `UNAVAILABLE`, `RESOURCE_EXHAUSTED` and `INTERNAL` may
-    come from any RPC; the comments below name the others.
+    `INVALID_ARGUMENT`, `UNAVAILABLE`, `RESOURCE_EXHAUSTED`, `DEADLINE_EXCEEDED`
+    and `INTERNAL` may come from any RPC; the comments below name the others.
     """
 
     def __init__(self, channel):
@@ -102,16 +109,23 @@ class SessionServiceServicer:
     - `NOT_FOUND` and `ALREADY_EXISTS`: `ResourceInfo`, whose `resource_type` is
     the name of a message in this package.
     - `ABORTED`: `ErrorInfo`, with the current value in its metadata.
-    - `UNAVAILABLE`: `RetryInfo`. The database is away or restarting. A write
-    may have happened or not.
-    - `RESOURCE_EXHAUSTED`: `RetryInfo`. No database connection was free in time;
-    nothing was written. (Without details it is gRPC's own: a request over
-    16 MiB.)
+    - `UNAVAILABLE`: `RetryInfo`. The database is away, restarting, read-only or
+    out of connections, or the server is stopping. A write may have happened or
+    not. If the server ended a stream, `ErrorInfo` follows, with the
+    `next_cursor` that resumes it.
+    - `RESOURCE_EXHAUSTED`: `RetryInfo`. The server has as many calls or streams
+    as it takes, or no database connection was free in time; nothing was
+    written. (Without details it is gRPC's own: a request over 16 MiB.)
+    - `DEADLINE_EXCEEDED`: `ErrorInfo`. A call without a deadline took longer than
+    the server's default, or a statement longer than its timeout; a write may
+    have happened or not. Or a stream was not read for too long: then the
+    metadata has the `next_cursor` that resumes it. (Without details it was the
+    caller's own deadline.)
     - `INTERNAL`: `ErrorInfo`, with the `incident_id` under which the server's
     log has the cause.
 
-    `INVALID_ARGUMENT`, `UNAVAILABLE`, `RESOURCE_EXHAUSTED` and `INTERNAL` may
-    come from any RPC; the comments below name the others.
+    `INVALID_ARGUMENT`, `UNAVAILABLE`, `RESOURCE_EXHAUSTED`, `DEADLINE_EXCEEDED`
+    and `INTERNAL` may come from any RPC; the comments below name the others.
     """
 
     def AddSession(self, request, context):
@@ -242,16 +256,23 @@ class SessionService:
     - `NOT_FOUND` and `ALREADY_EXISTS`: `ResourceInfo`, whose `resource_type` is
     the name of a message in this package.
     - `ABORTED`: `ErrorInfo`, with the current value in its metadata.
-    - `UNAVAILABLE`: `RetryInfo`. The database is away or restarting. A write
-    may have happened or not.
-    - `RESOURCE_EXHAUSTED`: `RetryInfo`. No database connection was free in time;
-    nothing was written. (Without details it is gRPC's own: a request over
-    16 MiB.)
+    - `UNAVAILABLE`: `RetryInfo`. The database is away, restarting, read-only or
+    out of connections, or the server is stopping. A write may have happened or
+    not. If the server ended a stream, `ErrorInfo` follows, with the
+    `next_cursor` that resumes it.
+    - `RESOURCE_EXHAUSTED`: `RetryInfo`. The server has as many calls or streams
+    as it takes, or no database connection was free in time; nothing was
+    written. (Without details it is gRPC's own: a request over 16 MiB.)
+    - `DEADLINE_EXCEEDED`: `ErrorInfo`. A call without a deadline took longer than
+    the server's default, or a statement longer than its timeout; a write may
+    have happened or not. Or a stream was not read for too long: then the
+    metadata has the `next_cursor` that resumes it. (Without details it was the
+    caller's own deadline.)
     - `INTERNAL`: `ErrorInfo`, with the `incident_id` under which the server's
     log has the cause.
 
-    `INVALID_ARGUMENT`, `UNAVAILABLE`, `RESOURCE_EXHAUSTED` and `INTERNAL` may
-    come from any RPC; the comments below name the others.
+    `INVALID_ARGUMENT`, `UNAVAILABLE`, `RESOURCE_EXHAUSTED`, `DEADLINE_EXCEEDED`
+    and `INTERNAL` may come from any RPC; the comments below name the others.
     """
 
     @staticmethod
