@@ -9,6 +9,7 @@ from palaver.v1.session_service_pb2 import AddSessionRequest, ListAllSessionsReq
 
 from tests.client import Client, connected, refused, struct, wait_until
 from tests.conftest import StartServer
+from tests.http2 import DATA, END_STREAM, HEADERS, Http2
 from tests.locks import locked
 
 DEADLINE_EXCEEDED = grpc.StatusCode.DEADLINE_EXCEEDED
@@ -48,6 +49,24 @@ def test_a_reader_that_does_not_read_is_dropped_and_told_where_to_resume(
     rest = StreamMessagesRequest(session_id="s", cursor=int(info.metadata["next_cursor"]))
     resumed = [m for chunk in palaver.memory.StreamMessages(rest) for m in chunk.messages]
     assert [message.sequence for message in resumed] == list(range(len(received) + 1, 21))
+
+
+def test_a_reader_that_takes_not_even_the_first_chunk_is_told_so_too(
+    start_server: StartServer, database_url: str
+) -> None:
+    palaver = start_server(reader_patience_seconds=0.5, default_deadline_seconds=0.6)
+    add_messages(palaver)
+    reader = Http2(palaver.address)
+    reader.call("/palaver.v1.MemoryService/StreamMessages", MESSAGES.SerializeToString())
+    frames = reader.received()
+    assert next(frame for frame in frames if frame.kind == DATA)
+
+    let_patience_end(palaver, database_url)
+    reader.take(2_000_000)
+    trailers = next(f for f in frames if f.kind == HEADERS and f.flags & END_STREAM)
+
+    assert b"grpc-status" in trailers.payload
+    reader.close()
 
 
 def test_a_listing_of_sessions_is_told_where_to_resume_too(
