@@ -58,7 +58,7 @@ def test_beyond_the_running_and_the_waiting_calls_more_are_refused_at_once(
 ) -> None:
     palaver = start_server(max_running_calls=2, max_waiting_calls=1, default_deadline_seconds=600)
     for session_id in ("s", "t", "u"):
-        palaver.add(session_id, "hello")
+        palaver.add(session_id, "hello", timeout=60)
 
     with locked(database_url, "s"), locked(database_url, "t"):
         running = [delete(palaver, "s"), delete(palaver, "t")]
@@ -79,7 +79,7 @@ def test_who_gives_up_waiting_leaves_the_place_to_another(
 ) -> None:
     palaver = start_server(max_running_calls=1, max_waiting_calls=1)
     for session_id in ("s", "t"):
-        palaver.add(session_id, "hello")
+        palaver.add(session_id, "hello", timeout=60)
 
     with locked(database_url):
         running = delete(palaver, "s")
@@ -96,7 +96,7 @@ def test_a_call_that_expires_while_it_waits_never_runs(
 ) -> None:
     palaver = start_server(max_running_calls=1, default_deadline_seconds=0.5)
     for session_id in ("s", "t"):
-        palaver.add(session_id, "hello")
+        palaver.add(session_id, "hello", timeout=60)
 
     with locked(database_url):
         running = delete(palaver, "s", timeout=60)
@@ -112,7 +112,7 @@ def test_streams_have_a_limit_of_their_own_and_keep_nobody_from_calls(
 ) -> None:
     palaver = start_server(max_running_calls=1, max_waiting_calls=0, max_streams=1)
     for _ in range(20):  # more than is sent to a reader that does not read
-        palaver.add("s", "x" * 1_000_000)
+        palaver.add("s", "x" * 1_000_000, timeout=60)
     request = StreamMessagesRequest(session_id="s", chunk_size=1)
     stream = palaver.memory.StreamMessages(request)
     next(stream)
@@ -129,7 +129,7 @@ def test_streams_have_a_limit_of_their_own_and_keep_nobody_from_calls(
 def test_a_stream_that_is_given_up_leaves_its_place(start_server: StartServer) -> None:
     palaver = start_server(max_streams=1)
     for _ in range(20):
-        palaver.add("s", "x" * 1_000_000)
+        palaver.add("s", "x" * 1_000_000, timeout=60)
     request = StreamMessagesRequest(session_id="s", chunk_size=1)
     stream = palaver.memory.StreamMessages(request)
     next(stream)

@@ -37,7 +37,7 @@ def last_sequence(palaver: Client) -> int:
 def test_the_statement_of_an_expired_call_is_gone_and_nothing_is_written(
     palaver: Client, database_url: str, database: Connection
 ) -> None:
-    palaver.add("s", "one")
+    palaver.add("s", "one", timeout=60)
 
     with locked(database_url):
         call = palaver.memory.AddMemory.future(add_request("two", "three"), timeout=1)
@@ -51,7 +51,7 @@ def test_the_statement_of_an_expired_call_is_gone_and_nothing_is_written(
 def test_the_statement_of_a_cancelled_call_is_gone_and_nothing_is_written(
     palaver: Client, database_url: str, database: Connection
 ) -> None:
-    palaver.add("s", "one")
+    palaver.add("s", "one", timeout=60)
 
     with locked(database_url):
         call = palaver.memory.AddMemory.future(add_request("two", "three"))
@@ -66,7 +66,7 @@ def test_a_call_without_a_deadline_is_given_one_and_others_keep_theirs(
     start_server: StartServer, database_url: str, database: Connection
 ) -> None:
     palaver = start_server(default_deadline_seconds=0.3)
-    palaver.add("s", "one")
+    palaver.add("s", "one", timeout=60)
 
     with locked(database_url):
         patient = palaver.memory.AddMemory.future(add_request("two"), timeout=60)
@@ -86,7 +86,7 @@ def test_the_default_deadline_is_none_for_streams(
 ) -> None:
     palaver = start_server(default_deadline_seconds=0.5)
     for _ in range(20):
-        palaver.add("s", "x" * 1_000_000)
+        palaver.add("s", "x" * 1_000_000, timeout=60)
     stream = palaver.memory.StreamMessages(StreamMessagesRequest(session_id="s", chunk_size=1))
     received = [next(stream)]
 
@@ -101,7 +101,7 @@ def test_a_statement_that_takes_too_long_is_a_deadline_exceeded_too(
     start_server: StartServer, database_url: str, database: Connection
 ) -> None:
     palaver = start_server(statement_timeout_seconds=0.2)
-    palaver.add("s", "one")
+    palaver.add("s", "one", timeout=60)
 
     with locked(database_url):
         with refused(DEADLINE_EXCEEDED) as refusal:

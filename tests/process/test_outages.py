@@ -94,7 +94,7 @@ def test_a_caller_whose_call_expires_at_a_silent_database_gives_back_what_it_use
         max_waiting_calls=0,
         pool_max_size=1,
     )
-    client.add(session_id, "hello")
+    client.add(session_id, "hello", timeout=60)
 
     network.cut()
     for _ in range(2):  # the second finds a place

@@ -40,7 +40,7 @@ def stopped_cleanly(data_dir: Path) -> bool:
 def test_running_calls_finish_while_new_ones_are_refused(
     way: signal.Signals, serve: Serve, data_dir: Path, session_id: str
 ) -> None:
-    palaver, client = serve("--data-dir", str(data_dir))
+    palaver, client = serve("--data-dir", str(data_dir), "--shutdown-drain-seconds", "0")
     for _ in range(4):  # more than is sent to a reader that does not read
         client.add(session_id, *["x" * 100_000] * 10)
     stream = client.memory.StreamMessages(
@@ -67,6 +67,23 @@ def test_running_calls_finish_while_new_ones_are_refused(
     assert len(received) in {40, 41}
     assert palaver.wait() == 0
     assert stopped_cleanly(data_dir)
+
+
+def test_calls_are_taken_while_more_come_although_the_health_has_turned(
+    serve: Serve, data_dir: Path, session_id: str
+) -> None:
+    palaver, client = serve("--data-dir", str(data_dir), "--shutdown-drain-seconds", "600")
+    client.add(session_id, "hello")
+    request = GetSessionRequest(session_id=session_id)
+
+    with watched_health(client) as health:
+        palaver.process.send_signal(signal.SIGTERM)
+        while health.statuses[-1] != NOT_SERVING:
+            client.sessions.GetSession(request)
+    for _ in range(500):  # for longer than the server waits for another
+        client.sessions.GetSession(request)
+
+    assert palaver.wait() == 0
 
 
 def test_a_call_that_outlasts_the_grace_period_is_ended_with_a_status(
