@@ -13,7 +13,8 @@ import grpc
 import uvloop
 from google.protobuf.empty_pb2 import Empty
 
-from server.app import SERVER_OPTIONS
+from server.config import Settings
+from server.transport import server_options
 
 _NOTHING = Empty()
 
@@ -35,7 +36,7 @@ class _EveryMethod(grpc.GenericRpcHandler):
 
 async def serve(port: int) -> None:
     """Serves until the process ends."""
-    server = grpc.aio.server(options=SERVER_OPTIONS)
+    server = grpc.aio.server(options=server_options(Settings.model_construct()))
     server.add_generic_rpc_handlers((_EveryMethod(),))
     server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()

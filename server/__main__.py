@@ -26,7 +26,7 @@ from server.embedded import EmbeddedPostgres
 from server.errors import PalaverError
 from server.principal import Principal, Role
 from server.store import migrate as migrations
-from server.store.pool import without_password
+from server.store.database_url import with_patience, without_password
 
 _LOGGER = logging.getLogger("server")
 
@@ -118,7 +118,7 @@ def migrate(**flags: str | None) -> None:
     """Bring the database up to date, and end."""
     settings = _settings(DatabaseSettings, flags)
     with _reported_errors(), _database(settings) as url:
-        names = asyncio.run(migrations.migrate(url))
+        names = asyncio.run(migrations.migrate(with_patience(url)))
     click.echo(f"{len(names)} migrations run; the database is up to date")
 
 

@@ -25,14 +25,18 @@ from server.addresses import is_unix, with_port
 from server.config import Settings
 from server.health import DatabaseHealth
 from server.interceptors.chain import Interceptor, InterceptorChain
+from server.interceptors.concurrency_limit import ConcurrencyLimit
 from server.interceptors.error_mapping import ErrorMapping
 from server.interceptors.gathering import Gathering
+from server.interceptors.time_limits import TimeLimits
 from server.purge import Purger
 from server.security import Security
 from server.services.admin_service import AdminService
 from server.services.memory_service import MemoryService
 from server.services.session_service import SessionService
 from server.services.user_service import UserService
+from server.shutdown import shut_down
+from server.store.database_url import with_patience
 from server.store.memory import MemoryStore
 from server.store.messages import MessageStore
 from server.store.migrate import migrate
@@ -40,6 +44,7 @@ from server.store.pool import Pool
 from server.store.purge import PurgeStore
 from server.store.sessions import SessionStore
 from server.store.users import UserStore
+from server.transport import server_options
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -50,16 +55,21 @@ SERVICES = tuple(
 )
 
 
-def interceptors(security: Security) -> tuple[Interceptor, ...]:
+def interceptors(
+    settings: Settings, security: Security, time_limits: TimeLimits
+) -> tuple[Interceptor, ...]:
     """Makes the interceptors of a server, outermost first."""
-    return (ErrorMapping(), *security.interceptors, Gathering())
-
-
-SERVER_OPTIONS = (
-    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
-    # Two servers on one port are a mistake to report, not to share calls between.
-    ("grpc.so_reuseport", 0),
-)
+    return (
+        ErrorMapping(),
+        *security.interceptors,
+        time_limits,  # time runs while a call waits for its turn
+        ConcurrencyLimit(
+            running=settings.max_running_calls,
+            waiting=settings.max_waiting_calls,
+            streams=settings.max_streams,
+        ),
+        Gathering(),
+    )
 
 
 @asynccontextmanager
@@ -73,12 +83,14 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
         RuntimeError: The address is in use.
     """
     security = await Security.load(settings)
+    database_url = with_patience(database_url)
     await migrate(database_url)
     pool = Pool(
         database_url,
         min_size=settings.pool_min_size,
         max_size=settings.pool_max_size,
         timeout=settings.pool_timeout_seconds,
+        statement_timeout=settings.statement_timeout_seconds,
     )
     purger = Purger(
         PurgeStore(pool), retention=settings.purge_retention, batch_size=settings.purge_batch_size
@@ -91,9 +103,12 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
         services=SERVICES,
         interval=settings.health_interval_seconds,
     )
-    server = grpc.aio.server(
-        interceptors=(InterceptorChain(interceptors(security)),), options=SERVER_OPTIONS
+    time_limits = TimeLimits(
+        default_deadline=settings.default_deadline_seconds,
+        reader_patience=settings.reader_patience_seconds,
     )
+    chain = InterceptorChain(interceptors(settings, security, time_limits))
+    server = grpc.aio.server(interceptors=(chain,), options=server_options(settings))
     register_services(server, settings, pool, purger, health_servicer)
     port = security.add_port(server, settings.listen)
     background: list[asyncio.Task[None]] = []
@@ -107,8 +122,13 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
         await server.start()
         yield with_port(settings.listen, port)
     finally:
-        await health_servicer.enter_graceful_shutdown()
-        await server.stop(settings.shutdown_grace_seconds)
+        await shut_down(
+            server,
+            health_servicer,
+            time_limits,
+            drain=settings.shutdown_drain_seconds,
+            grace=settings.shutdown_grace_seconds,
+        )
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)

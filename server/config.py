@@ -12,6 +12,7 @@ from pydantic import (
     AnyHttpUrl,
     Field,
     FilePath,
+    NonNegativeInt,
     PositiveInt,
     SecretStr,
     ValidationError,
@@ -119,6 +120,35 @@ class Settings(DatabaseSettings):
     pool_timeout_seconds: PositiveSeconds = Field(
         5, description="How long a call waits for a database connection."
     )
+    statement_timeout_seconds: PositiveSeconds = Field(
+        60, description="How long one SQL statement may take."
+    )
+    default_deadline_seconds: PositiveSeconds = Field(
+        30, description="How long a call without a deadline may take; streams have none."
+    )
+    max_running_calls: PositiveInt = Field(256, description="Calls at work at the most.")
+    max_waiting_calls: NonNegativeInt = Field(
+        256, description="Calls that wait for others to finish; more are refused."
+    )
+    max_streams: PositiveInt = Field(256, description="Streams open at the most.")
+    reader_patience_seconds: PositiveSeconds = Field(
+        300, description="How long a chunk of a stream waits for its reader."
+    )
+    max_connections: PositiveInt = Field(
+        10_000, description="Connections of clients open at the most; more are closed."
+    )
+    keepalive_seconds: PositiveSeconds = Field(
+        60, description="How often a silent client is asked whether it is there."
+    )
+    connection_idle_seconds: PositiveSeconds = Field(
+        1800, description="How long a connection without calls stays open."
+    )
+    connection_age_seconds: PositiveSeconds = Field(
+        3600, description="How long a connection takes new calls, before clients make another."
+    )
+    connection_grace_seconds: PositiveSeconds = Field(
+        600, description="How long the calls of a connection may last beyond that."
+    )
     memory_window: int = Field(
         100, ge=1, le=1000, description="Messages that GetMemory returns if not told how many."
     )
@@ -131,6 +161,9 @@ class Settings(DatabaseSettings):
     purge_batch_size: PositiveInt = Field(1000, description="Rows purged in one transaction.")
     health_interval_seconds: PositiveSeconds = Field(
         1, description="How often the database is checked for the health service."
+    )
+    shutdown_drain_seconds: Seconds = Field(
+        5, description="How long calls are taken at shutdown, while more of them come."
     )
     shutdown_grace_seconds: Seconds = Field(
         10, description="How long running calls may take to finish at shutdown."

@@ -95,6 +95,44 @@ class NoConnectionInTime(PalaverError):
         super().__init__("no database connection became free in time; try again later")
 
 
+class TooManyCalls(PalaverError):
+    """As many calls are running and waiting as the server takes at a time."""
+
+    def __init__(self) -> None:
+        super().__init__("the server is busy with as many calls as it takes; try again later")
+
+
+class CallEnded(PalaverError):
+    """The server ended a call before it was done.
+
+    Attributes:
+        next_cursor: What resumes the stream that was ended; 0 if nothing of it was sent.
+    """
+
+    next_cursor = 0
+
+
+class DeadlineExceeded(CallEnded):
+    """The call, or one statement of it, took longer than it may."""
+
+    def __init__(self) -> None:
+        super().__init__("the call took longer than it may")
+
+
+class ReaderTooSlow(CallEnded):
+    """The caller did not take a chunk of a stream for longer than the server keeps it."""
+
+    def __init__(self) -> None:
+        super().__init__("the stream was not read for too long; resume it")
+
+
+class ServerStopping(CallEnded):
+    """The server stops, and the call would outlast the time that it has for that."""
+
+    def __init__(self) -> None:
+        super().__init__("the server is stopping; try again")
+
+
 class DatabaseTooNew(PalaverError):
     """The database was migrated by a newer Palaver than this one."""
 

@@ -1,8 +1,10 @@
-"""Watches the database, and tells the health service whether it answers."""
+"""Watches the database, and tells the health service whether it takes work."""
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from enum import Enum
+from typing import Any, TypeAlias, TypeVar
 
 from grpc_health.v1 import health, health_pb2
 from psycopg import AsyncConnection, Error
@@ -11,23 +13,34 @@ from server.store.pool import Pool
 
 _LOGGER = logging.getLogger(__name__)
 
-# Seconds that a check may take at the least, however often it is made.
-_LEAST_PATIENCE = 1.0
+T = TypeVar("T")
 
-_STATUS = {
-    True: health_pb2.HealthCheckResponse.SERVING,
-    False: health_pb2.HealthCheckResponse.NOT_SERVING,
-}
+Connection: TypeAlias = AsyncConnection[tuple[Any, ...]]
+
+# Seconds that a connection may take to be made, and to answer.
+_PATIENCE = 2.0
+
+# A connection outlives a failover, and leads to a server that takes no writes any more.
+_ASK = "SELECT current_setting('transaction_read_only') = 'off'"
+
+
+class DatabaseState(Enum):
+    """What the database is good for; the values go to the log."""
+
+    SERVING = "answers"
+    REFUSING = "answers, but takes no writes or no more connections"
+    BACK = "closed the connection, and takes new ones"
+    AWAY = "does not answer"
 
 
 class DatabaseHealth:
-    """Keeps the health of all services at what the database's is.
+    """Keeps the health of all services at what the database's is, and the pool in step.
 
     It has a connection of its own: a busy pool is no lost database.
 
     Args:
         services: Full names of the services; the overall health, "", follows too.
-        interval: Seconds between checks, and that a check may take, but a second at the least.
+        interval: Seconds between checks.
     """
 
     def __init__(
@@ -44,8 +57,8 @@ class DatabaseHealth:
         self._pool = pool
         self._services = ("", *services)
         self._interval = interval
-        self._connection: AsyncConnection | None = None
-        self._answers: bool | None = None
+        self._connection: Connection | None = None
+        self._state: DatabaseState | None = None
 
     async def watch(self) -> None:
         """Checks for ever."""
@@ -55,46 +68,87 @@ class DatabaseHealth:
 
     async def close(self) -> None:
         """Gives up its connection."""
-        await self._disconnect()
+        await self._replace(None)
 
     async def check(self) -> None:
         """Checks once, and sets the health if it changed."""
-        answers = await self._database_answers()
-        if answers == self._answers:
-            return
-        if self._answers is not None:
-            await self._pool.renew()  # no connection from before can be relied on
-        self._answers = answers
-        _LOGGER.log(
-            logging.INFO if answers else logging.WARNING,
-            "the database %s",
-            "answers" if answers else "does not answer",
-        )
-        for service in self._services:
-            await self._servicer.set(service, _STATUS[answers])
+        old = self._connection
+        over_old = state = await _ask(old) if old else DatabaseState.AWAY
+        if state is not DatabaseState.SERVING or not self._pool.connects:
+            # An old connection may be lost alone, or lead to what was the primary.
+            state = await self._ask_anew(over_old)
+        if old and over_old is DatabaseState.AWAY and state is DatabaseState.SERVING:
+            state = DatabaseState.BACK  # until the next check, to be seen: it was away
+        await self._adapt_pool(state)
+        if state is not self._state:
+            await self._tell(state)
+        self._state = state
 
-    async def _database_answers(self) -> bool:
-        asking = asyncio.create_task(self._ask())
-        await asyncio.wait((asking,), timeout=max(self._interval, _LEAST_PATIENCE))
-        if not asking.done():
-            # Closed before it is cancelled, or the driver would ask a database that
-            # does not answer to cancel the statement, and wait for that.
-            await self._disconnect()
-            asking.cancel()
-            return False
+    async def _ask_anew(self, over_old: DatabaseState) -> DatabaseState:
+        """Asks over a new connection, and keeps it if there is an answer."""
         try:
-            asking.result()
-        except Error:
-            await self._disconnect()
-            return False
-        return True
+            connection = await _in_time(
+                AsyncConnection.connect(self._database_url, autocommit=True)
+            )
+        except (Error, TimeoutError):
+            state = DatabaseState.AWAY
+        else:
+            state = await _ask(connection)
+        if state is not DatabaseState.AWAY:
+            await self._replace(connection)
+            return state
+        if over_old is not DatabaseState.AWAY:
+            return DatabaseState.REFUSING
+        await self._replace(None)
+        return state
 
-    async def _ask(self) -> None:
-        if self._connection is None:
-            self._connection = await AsyncConnection.connect(self._database_url, autocommit=True)
-        await self._connection.execute("SELECT 1")
+    async def _replace(self, connection: Connection | None) -> None:
+        old, self._connection = self._connection, connection
+        if old is not None:
+            await old.close()
 
-    async def _disconnect(self) -> None:
-        if self._connection is not None:
-            connection, self._connection = self._connection, None
-            await connection.close()
+    async def _adapt_pool(self, state: DatabaseState) -> None:
+        was = self._state
+        if state is DatabaseState.AWAY:
+            if was is not DatabaseState.AWAY:
+                await self._pool.lose()
+        elif was is DatabaseState.AWAY or state is DatabaseState.BACK:
+            await self._pool.renew()  # no connection from before can be relied on
+        elif state is DatabaseState.SERVING and was is DatabaseState.REFUSING:
+            await self._pool.renew()  # some may lead to what was the primary
+
+    async def _tell(self, state: DatabaseState) -> None:
+        serves = state is DatabaseState.SERVING
+        _LOGGER.log(logging.INFO if serves else logging.WARNING, "the database %s", state.value)
+        statuses = health_pb2.HealthCheckResponse
+        for service in self._services:
+            await self._servicer.set(service, statuses.SERVING if serves else statuses.NOT_SERVING)
+
+
+async def _ask(connection: Connection) -> DatabaseState:
+    """Asks over a connection; one that gives no answer is closed."""
+    try:
+        cursor = await _in_time(connection.execute(_ASK), connection)
+        row = await cursor.fetchone()
+    except (Error, TimeoutError):
+        await connection.close()
+        return DatabaseState.AWAY
+    return DatabaseState.SERVING if row == (True,) else DatabaseState.REFUSING
+
+
+async def _in_time(work: Coroutine[Any, Any, T], connection: Connection | None = None) -> T:
+    """Waits for work to be done, as far as patience goes.
+
+    Raises:
+        TimeoutError: It took longer.
+    """
+    task = asyncio.create_task(work)
+    await asyncio.wait((task,), timeout=_PATIENCE)
+    if task.done():
+        return task.result()
+    if connection is not None:
+        # Before the task is cancelled, or the driver would ask a database that does not
+        # answer to cancel the statement, and wait for that.
+        await connection.close()
+    task.cancel()
+    raise TimeoutError

@@ -37,11 +37,13 @@ class Client:
         self.admin = AdminServiceStub(self.channel)
         self.health = HealthStub(self.channel)
 
-    def add(self, session_id: str, *contents: str, **fields: Any) -> AddMemoryResponse:
+    def add(
+        self, session_id: str, *contents: str, timeout: float | None = None, **fields: Any
+    ) -> AddMemoryResponse:
         """Adds messages of these contents, without ids, as the role `user`."""
         messages = [Message(role="user", content=content) for content in contents]
         return self.memory.AddMemory(
-            AddMemoryRequest(session_id=session_id, messages=messages, **fields)
+            AddMemoryRequest(session_id=session_id, messages=messages, **fields), timeout=timeout
         )
 
     def send(self, request: ProtobufMessage) -> list[ProtobufMessage]:

@@ -156,7 +156,8 @@ def start_server(run: Run, database_url: str) -> Iterator[StartServer]:
 
         def start(**given: Any) -> Client:
             settings = {"listen": "127.0.0.1:0", "pool_max_size": 20, **given}
-            settings = {"purge_interval_seconds": 0, "shutdown_grace_seconds": 0, **settings}
+            settings = {"shutdown_drain_seconds": 0, "shutdown_grace_seconds": 0, **settings}
+            settings = {"purge_interval_seconds": 0, **settings}
             url = settings.pop("database_url", database_url)
             address = stack.enter_context(_server(run, Settings(**settings), url))
             return stack.enter_context(connected(address))

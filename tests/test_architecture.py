@@ -47,6 +47,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "grpc",
     ),
     "server.purge": ("server.store", "server.errors"),
+    "server.shutdown": ("server.interceptors", "grpc", "grpc_health"),
+    "server.transport": ("server.config",),
     "server.health": ("server.store", "server.errors", "psycopg", "grpc_health"),
     "server.channel": ("server.addresses", "server.errors", "grpc"),
     "server.purge_command": ("server.channel", "grpc", "rich", *STUBS),

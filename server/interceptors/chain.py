@@ -76,7 +76,7 @@ class InterceptorChain(grpc.aio.ServerInterceptor):
             stream = _stream(handler)
             for interceptor in self._interceptors:
                 stream = interceptor.stream(method, stream)
-            return grpc.unary_stream_rpc_method_handler(stream)
+            return grpc.unary_stream_rpc_method_handler(_written(stream))
         raise NotImplementedError(method)
 
 
@@ -103,6 +103,22 @@ def _stream(handler: Handler) -> StreamCall:
                 yield serialize(response)
 
     return encoded
+
+
+def _written(stream: StreamCall) -> Callable[[bytes, Context], Awaitable[None]]:
+    async def written(request: bytes, context: Context) -> None:
+        begun = False
+        # Closed by us, also when the call is ended while a response is on its way: what
+        # an interceptor has to say to that becomes the status.
+        async with aclosing(stream(request, context)) as responses:
+            async for response in responses:
+                if not begun:
+                    # Or no status could follow a first response that nobody takes.
+                    await context.send_initial_metadata(())
+                    begun = True
+                await context.write(response)
+
+    return written
 
 
 def _decoded(deserialize: Callable[[bytes], Message], request: bytes) -> Message:

@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import NoReturn
 
-from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2
@@ -78,17 +77,20 @@ def status_of(error: Exception) -> Status:
             code, detail = code_pb2.PERMISSION_DENIED, _reason(error.reason)
         case errors.DatabaseUnavailable():
             code, detail = code_pb2.UNAVAILABLE, _RETRY_INFO
-        case errors.NoConnectionInTime():
+        case errors.NoConnectionInTime() | errors.TooManyCalls():
             code, detail = code_pb2.RESOURCE_EXHAUSTED, _RETRY_INFO
+        case errors.CallEnded():
+            return _ended(error)
         case _:
             return _internal(error)
     return _status(code, str(error), detail)
 
 
-def _status(code: int, message: str, detail: Message) -> Status:
-    packed = AnyMessage()
-    packed.Pack(detail)
-    return Status(code=code, message=_shortened(message), details=[packed])
+def _status(code: int, message: str, *details: Message) -> Status:
+    status = Status(code=code, message=_shortened(message))
+    for detail in details:
+        status.details.add().Pack(detail)
+    return status
 
 
 def _shortened(text: str) -> str:
@@ -127,6 +129,19 @@ def _stale_last_sequence(error: errors.StaleLastSequence) -> error_details_pb2.E
 
 def _reason(reason: str, **metadata: str) -> error_details_pb2.ErrorInfo:
     return error_details_pb2.ErrorInfo(reason=reason, domain=ERROR_DOMAIN, metadata=metadata)
+
+
+def _ended(error: errors.CallEnded) -> Status:
+    cursor = {"next_cursor": str(error.next_cursor)} if error.next_cursor else {}
+    match error:
+        case errors.ServerStopping():
+            detail = _reason("SERVER_STOPPING", **cursor)
+            return _status(code_pb2.UNAVAILABLE, str(error), _RETRY_INFO, detail)
+        case errors.ReaderTooSlow():
+            detail = _reason("READER_TOO_SLOW", **cursor)
+        case _:
+            detail = _reason("DEADLINE_EXCEEDED", **cursor)
+    return _status(code_pb2.DEADLINE_EXCEEDED, str(error), detail)
 
 
 def _internal(error: Exception) -> Status:

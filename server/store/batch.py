@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from server.principal import bound_user
 
@@ -13,8 +13,9 @@ ResultT = TypeVar("ResultT")
 class Batch(Generic[WorkT, ResultT]):
     """Gathers the work of one round of the event loop, and has it done at once.
 
-    It waits for nobody: a single caller is a batch of one. Callers who are bound to
-    different users share nothing: their statements find different sessions.
+    It waits for nobody: a single caller is a batch of one. It goes on for as long as anybody
+    waits for it. Callers who are bound to different users share nothing: their statements
+    find different sessions.
 
     Args:
         run: Does the work; gives the results in the same order. What it raises, all callers get.
@@ -44,9 +45,11 @@ class Batch(Generic[WorkT, ResultT]):
     def _start(self, user: str | None) -> None:
         gathered = self._gathered.pop(user)
         for first in range(0, len(gathered), self._most):
-            task = asyncio.create_task(self._finish(gathered[first : first + self._most]))
+            part = gathered[first : first + self._most]
+            task = asyncio.create_task(self._finish(part))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
+            _cancel_with(task, [result for _, result in part])
 
     async def _finish(self, gathered: list[tuple[WorkT, asyncio.Future[ResultT]]]) -> None:
         try:
@@ -59,3 +62,14 @@ class Batch(Generic[WorkT, ResultT]):
             for (_, future), outcome in zip(gathered, results, strict=True):
                 if not future.done():  # as those of cancelled calls are
                     future.set_result(outcome)
+
+
+def _cancel_with(task: asyncio.Task[None], results: Sequence[asyncio.Future[Any]]) -> None:
+    """Cancels a task once nobody waits for any of its results."""
+
+    def cancel_if_alone(result: asyncio.Future[Any]) -> None:
+        if result.cancelled() and all(result.cancelled() for result in results):
+            task.cancel()
+
+    for result in results:
+        result.add_done_callback(cancel_if_alone)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import psycopg
 from psycopg import errors as sqlstate
 
-from server.errors import DatabaseUnavailable
+from server.errors import DatabaseUnavailable, DeadlineExceeded
 
 # The database is there but cannot take the work now; the statement had no effect.
 # Everything else that is no lost connection is a bug, and stays what it is.
@@ -43,9 +43,12 @@ def translated_errors() -> Iterator[None]:
 
     Raises:
         DatabaseUnavailable: The database is away, or cannot take work for now.
+        DeadlineExceeded: A statement took longer than it may.
     """
     try:
         yield
+    except sqlstate.QueryCanceled as error:
+        raise DeadlineExceeded from error
     except psycopg.Error as error:
         if is_unavailable(error):
             raise DatabaseUnavailable from error

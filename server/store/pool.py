@@ -1,17 +1,22 @@
 """The pool of database connections that all stores share."""
 
+import os
+import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
 from psycopg import AsyncConnection, AsyncCursor, Error
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import Format
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from server.errors import DatabaseUnavailable, NoConnectionInTime
 from server.store.error_translation import translated_errors
+
+# Seconds after which the pool tries no longer to make a connection that failed, until
+# somebody needs one: its pauses between tries grow to about half of it.
+_RECONNECT_SECONDS = 10
 
 
 class Pool:
@@ -22,10 +27,24 @@ class Pool:
         min_size: Connections kept open.
         max_size: Connections open at the most.
         timeout: Seconds that a call waits for a connection.
+        statement_timeout: Seconds that a statement may take, and a transaction may pause.
+
+    Attributes:
+        connects: Whether the last connection that the pool needed could be made.
     """
 
-    def __init__(self, database_url: str, *, min_size: int, max_size: int, timeout: float) -> None:
-        self._connects = False
+    def __init__(
+        self,
+        database_url: str,
+        *,
+        min_size: int,
+        max_size: int,
+        timeout: float,
+        statement_timeout: float = 60,
+    ) -> None:
+        self.connects = False
+        self._statement_timeout = statement_timeout
+        self._lent: set[AsyncConnection[tuple[Any, ...]]] = set()
         self._make = partial(
             AsyncConnectionPool[AsyncConnection[tuple[Any, ...]]],
             database_url,
@@ -34,7 +53,8 @@ class Pool:
             min_size=min(min_size, max_size),
             max_size=max_size,
             timeout=timeout,
-            configure=_configure,
+            configure=self._configure,
+            reconnect_timeout=_RECONNECT_SECONDS,
             open=False,
             name="palaver",
         )
@@ -46,7 +66,7 @@ class Pool:
 
     async def close(self) -> None:
         """Closes the pool and its connections."""
-        await self._pool.close()
+        await self._pool.close(timeout=1)
 
     @property
     def requests(self) -> int:
@@ -56,13 +76,22 @@ class Pool:
     async def renew(self) -> None:
         """Starts over with new connections; those in use are closed when they come back.
 
-        In an outage, and after it, the old ones may be dead without a sign of it, and the
-        attempts to make new ones may be pausing for long.
+        After an outage the old ones may be dead without a sign of it, or lead to a server
+        that is the primary no more.
         """
-        self._connects = False
+        self.connects = True  # until one fails
         old, self._pool = self._pool, self._make()
         await self._pool.open()
         await old.close(timeout=1)
+
+    async def lose(self) -> None:
+        """Ends whatever uses a connection or waits for one, now and until `renew`.
+
+        For when the database does not answer: nobody is to wait for it in vain.
+        """
+        await self._pool.close(timeout=1)
+        for connection in self._lent:
+            _sever(connection)
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[AsyncConnection[tuple[Any, ...]]]:
@@ -71,10 +100,12 @@ class Pool:
         Raises:
             NoConnectionInTime: All connections stayed in use.
             DatabaseUnavailable: The database is away, or cannot take work for now.
+            DeadlineExceeded: A statement took longer than it may.
         """
         pool = self._pool
         with translated_errors():
             connection = await self._acquire(pool)
+            self._lent.add(connection)
             try:
                 yield connection
             except Error as error:
@@ -82,6 +113,7 @@ class Pool:
                     raise DatabaseUnavailable from error
                 raise
             finally:
+                self._lent.discard(connection)
                 await pool.putconn(connection)
 
     async def _acquire(
@@ -90,11 +122,23 @@ class Pool:
         try:
             return await pool.getconn()
         except PoolTimeout as error:
-            if self._connects:  # so they were all busy
+            if self.connects:  # so they were all busy
                 raise NoConnectionInTime from error
             raise DatabaseUnavailable from error
-        except PoolClosed as error:  # renewed, or a call that outlived the shutdown's grace
+        except PoolClosed as error:  # lost, renewed, or a call that outlived the shutdown's grace
             raise DatabaseUnavailable from error
+
+    # UTC, since timestamps of other zones cannot show the years 1 and 9999 whole. And a
+    # server that hangs in a transaction is not to keep the locks of it from all others.
+    CONFIGURE = """
+        SELECT set_config('TimeZone', 'UTC', false),
+            set_config('statement_timeout', %(timeout)s, false),
+            set_config('idle_in_transaction_session_timeout', %(timeout)s, false)
+    """
+
+    async def _configure(self, connection: AsyncConnection[tuple[Any, ...]]) -> None:
+        milliseconds = min(int(self._statement_timeout * 1000) or 1, 2**31 - 1)
+        await connection.execute(self.CONFIGURE, {"timeout": str(milliseconds)})
 
     def _connection_class(self) -> type[AsyncConnection[tuple[Any, ...]]]:
         """Makes a class of connections that note whether the last one could be made."""
@@ -105,9 +149,9 @@ class Pool:
                 try:
                     connection = await super().connect(*args, **kwargs)
                 except Error:
-                    self._connects = False
+                    self.connects = False
                     raise
-                self._connects = True
+                self.connects = True
                 return connection
 
         return NotingConnection
@@ -121,14 +165,7 @@ class _BinaryCursor(AsyncCursor[tuple[Any, ...]]):
         self.format = Format.BINARY
 
 
-async def _configure(connection: AsyncConnection[tuple[Any, ...]]) -> None:
-    """Makes timestamps come back in UTC: others cannot show the years 1 and 9999 whole."""
-    await connection.execute("SET TIME ZONE 'UTC'")
-
-
-def without_password(database_url: str) -> str:
-    """Gives the database's address for logs: as a conninfo string, without the password."""
-    parameters = conninfo_to_dict(database_url)
-    parameters.pop("password", None)
-    parameters.pop("sslpassword", None)
-    return make_conninfo("", **parameters)
+def _sever(connection: AsyncConnection[tuple[Any, ...]]) -> None:
+    """Ends a connection as its other end would: who waits for an answer learns it at once."""
+    with suppress(Error, OSError), socket.socket(fileno=os.dup(connection.fileno())) as end:
+        end.shutdown(socket.SHUT_RDWR)

@@ -79,9 +79,14 @@ class PurgeTurn:
     """
 
     async def measure(self, before: datetime) -> dict[str, int]:
-        """Counts the rows of each kind that were deleted at `before` or earlier."""
-        cursor = await self._connection.execute(self.MEASURE, {"before": before})
-        return dict(zip(self.batches, await cursor.fetchone() or (), strict=True))
+        """Counts the rows of each kind that were deleted at `before` or earlier.
+
+        However long it takes: where there is that much to remove, it must begin some time.
+        """
+        async with self._connection.transaction():
+            await self._connection.execute("SET LOCAL statement_timeout = 0")
+            cursor = await self._connection.execute(self.MEASURE, {"before": before})
+            return dict(zip(self.batches, await cursor.fetchone() or (), strict=True))
 
     # What somebody brings back at this moment is locked, and skipped; what came back
     # before this statement locked it is deleted no more, and not chosen.

@@ -3,10 +3,14 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
+from google.rpc.error_details_pb2 import RetryInfo
 
 from server.embedded import EmbeddedPostgres
+from tests.client import refused
 from tests.clusters import FAST, Cluster
+from tests.concurrency import begin
 from tests.conftest import StartServer
 from tests.process.conftest import Serve, StartPalaver
 from tests.process.network import Network, network_to
@@ -55,6 +59,48 @@ def test_a_frozen_database_is_noticed_within_seconds(
 
     eventually(lambda: health_of(client) == SERVING, "the database is found again")
     client.add(session_id, "hello")
+
+
+def test_calls_that_a_silent_database_leaves_hanging_are_ended_and_more_are_refused_at_once(
+    start_server: StartServer, network: Network, session_id: str
+) -> None:
+    client = start_server(
+        database_url=network.url, health_interval_seconds=0.2, pool_timeout_seconds=600
+    )
+    client.add(session_id, "hello")
+
+    network.cut()
+    hanging = begin(lambda: client.add(session_id, "lost"))  # without a deadline
+    with refused(grpc.StatusCode.UNAVAILABLE):
+        hanging.result(SECONDS_TO_NOTICE)
+    eventually(lambda: health_of(client) == NOT_SERVING, "the silence is told")
+    with refused(grpc.StatusCode.UNAVAILABLE) as refusal:
+        client.add(session_id, "in vain", timeout=5)
+    network.mend()
+
+    assert refusal.detail(RetryInfo).retry_delay.ToMilliseconds() > 0
+    eventually(lambda: health_of(client) == SERVING, "the database is found again", within=15)
+    client.add(session_id, "hello again")
+
+
+def test_a_caller_whose_call_expires_at_a_silent_database_gives_back_what_it_used(
+    start_server: StartServer, network: Network, session_id: str
+) -> None:
+    client = start_server(
+        database_url=network.url,
+        health_interval_seconds=600,  # so that nobody else ends the call
+        default_deadline_seconds=0.3,
+        max_running_calls=1,
+        max_waiting_calls=0,
+        pool_max_size=1,
+    )
+    client.add(session_id, "hello", timeout=60)
+
+    network.cut()
+    for _ in range(2):  # the second finds a place
+        call = begin(lambda: client.add(session_id, "lost"))
+        with refused(grpc.StatusCode.DEADLINE_EXCEEDED):
+            call.result(SECONDS_TO_NOTICE)
 
 
 def test_after_lost_connections_it_serves_over_new_ones(

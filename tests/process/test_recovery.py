@@ -7,14 +7,19 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import grpc
+import psycopg
 import pytest
+from google.rpc.error_details_pb2 import RetryInfo
 from palaver.v1.session_service_pb2 import AddSessionRequest, GetSessionRequest
+from psycopg.conninfo import make_conninfo
 
 from server import app
 from server.embedded import EmbeddedPostgres
-from tests.client import Client
+from tests.client import Client, refused
 from tests.clusters import FAST
+from tests.concurrency import PATIENCE, begin, wait_until_blocked
 from tests.conftest import StartServer
+from tests.locks import locked
 from tests.watching import NOT_SERVING, SERVING, eventually, health_of, watched_health
 
 
@@ -88,3 +93,92 @@ def test_when_it_is_said_to_serve_again_calls_succeed(
 
     for _ in range(5):
         client.sessions.GetSession(request)
+
+
+READ_ONLY = "ALTER SYSTEM SET default_transaction_read_only = {}"
+
+
+def make_read_only(database: Database, *, read_only: bool) -> None:
+    """Makes the server refuse writes, as one does that is the primary no more."""
+    with psycopg.connect(database.url, autocommit=True) as connection:
+        connection.execute(READ_ONLY.format("on" if read_only else "off").encode())
+        connection.execute("SELECT pg_reload_conf()")
+
+
+def test_a_database_that_takes_no_writes_is_told_by_the_health_and_still_read(
+    own_database: Database, start_server: StartServer, session_id: str
+) -> None:
+    client = start_server(database_url=own_database.url, health_interval_seconds=0.1)
+    client.add(session_id, "one")
+
+    with watched_health(client) as health:
+        make_read_only(own_database, read_only=True)
+        try:
+            health.turns(NOT_SERVING)
+            with refused(grpc.StatusCode.UNAVAILABLE) as refusal:
+                client.add(session_id, "two")
+            client.sessions.GetSession(GetSessionRequest(session_id=session_id))
+        finally:
+            make_read_only(own_database, read_only=False)
+        health.turns(SERVING)
+        client.add(session_id, "two")
+
+        assert health.statuses == [SERVING, NOT_SERVING, SERVING]
+    assert refusal.detail(RetryInfo).retry_delay.ToMilliseconds() > 0
+
+
+def test_a_database_out_of_connections_is_told_by_the_health_and_used_as_far_as_it_goes(
+    own_database: Database, start_server: StartServer, session_id: str
+) -> None:
+    with psycopg.connect(own_database.url, autocommit=True) as admin:
+        admin.execute("DROP SCHEMA IF EXISTS app CASCADE; DROP ROLE IF EXISTS app")
+        admin.execute("CREATE ROLE app LOGIN; CREATE SCHEMA app AUTHORIZATION app")
+        url = make_conninfo(own_database.url, user="app")
+        client = start_server(
+            database_url=url,
+            health_interval_seconds=0.1,
+            pool_min_size=1,
+            pool_max_size=5,
+            pool_timeout_seconds=0.5,
+        )
+        client.add(session_id, "one")
+
+        with locked(url, session_id), watched_health(client) as health:
+            waiting = begin(lambda: client.add(session_id, "two"))
+            wait_until_blocked(admin)
+            admin.execute("ALTER ROLE app CONNECTION LIMIT 1")
+            with refused(grpc.StatusCode.UNAVAILABLE) as refusal:
+                client.sessions.GetSession(GetSessionRequest(session_id=session_id))
+            health.turns(NOT_SERVING)
+            assert not waiting.done()
+
+            admin.execute("ALTER ROLE app CONNECTION LIMIT -1")
+            health.turns(SERVING)
+            client.sessions.GetSession(GetSessionRequest(session_id=session_id))
+
+        assert waiting.result(PATIENCE).messages[0].sequence == 2
+    assert refusal.detail(RetryInfo).retry_delay.ToMilliseconds() > 0
+
+
+def test_a_connection_that_is_lost_alone_costs_nobody_else_anything(
+    own_database: Database, start_server: StartServer, session_id: str
+) -> None:
+    client = start_server(database_url=own_database.url, health_interval_seconds=0.1)
+    client.add(session_id, "one")
+
+    with locked(own_database.url, session_id), watched_health(client) as health:
+        waiting = begin(lambda: client.add(session_id, "two"))
+        with psycopg.connect(own_database.url, autocommit=True) as admin:
+            wait_until_blocked(admin)
+            admin.execute(
+                """
+                SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                WHERE query LIKE '%transaction_read_only%' AND pid <> pg_backend_pid()
+                """
+            )
+        health.turns(NOT_SERVING)  # it was away, for all one knows
+        health.turns(SERVING)
+        client.sessions.GetSession(GetSessionRequest(session_id=session_id))
+        assert not waiting.done()
+
+    assert waiting.result(PATIENCE).messages[0].sequence == 2

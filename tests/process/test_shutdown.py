@@ -1,34 +1,23 @@
 """SIGTERM and Ctrl-C: running calls finish, new ones are refused, and nothing is left."""
 
 import signal
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc
 import psycopg
 import pytest
+from google.rpc.error_details_pb2 import ErrorInfo
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import AddMemoryRequest, StreamMessagesRequest
 from palaver.v1.session_service_pb2 import GetSessionRequest
 
-from tests.client import Client, connected
+from tests.client import Client, connected, refused
 from tests.concurrency import wait_until_blocked
+from tests.locks import locked
 from tests.process.conftest import Serve, StartPalaver
 from tests.processes import embedded_url, processes_in
 from tests.watching import NOT_SERVING, eventually, watched_health
-
-Connection = psycopg.Connection[tuple[Any, ...]]
-
-
-@contextmanager
-def locked_session(database_url: str, session_id: str) -> Iterator[Connection]:
-    """Holds the lock of a session's row, until the connection that it gives commits."""
-    with closing(psycopg.connect(database_url)) as connection:
-        query = "SELECT FROM sessions WHERE session_id = %s FOR UPDATE"
-        assert connection.execute(query, [session_id]).rowcount == 1
-        yield connection
 
 
 def add_blocked(client: Client, database_url: str, session_id: str) -> Any:
@@ -51,7 +40,7 @@ def stopped_cleanly(data_dir: Path) -> bool:
 def test_running_calls_finish_while_new_ones_are_refused(
     way: signal.Signals, serve: Serve, data_dir: Path, session_id: str
 ) -> None:
-    palaver, client = serve("--data-dir", str(data_dir))
+    palaver, client = serve("--data-dir", str(data_dir), "--shutdown-drain-seconds", "0")
     for _ in range(4):  # more than is sent to a reader that does not read
         client.add(session_id, *["x" * 100_000] * 10)
     stream = client.memory.StreamMessages(
@@ -60,7 +49,7 @@ def test_running_calls_finish_while_new_ones_are_refused(
     received = [next(stream)]
 
     with (
-        locked_session(embedded_url(data_dir), session_id) as lock,
+        locked(embedded_url(data_dir), session_id) as lock,
         connected(client.address) as newcomer,
     ):
         call = add_blocked(client, embedded_url(data_dir), session_id)
@@ -80,18 +69,62 @@ def test_running_calls_finish_while_new_ones_are_refused(
     assert stopped_cleanly(data_dir)
 
 
+def test_calls_are_taken_while_more_come_although_the_health_has_turned(
+    serve: Serve, data_dir: Path, session_id: str
+) -> None:
+    palaver, client = serve("--data-dir", str(data_dir), "--shutdown-drain-seconds", "600")
+    client.add(session_id, "hello")
+    request = GetSessionRequest(session_id=session_id)
+
+    with watched_health(client) as health:
+        palaver.process.send_signal(signal.SIGTERM)
+        while health.statuses[-1] != NOT_SERVING:
+            client.sessions.GetSession(request)
+    for _ in range(500):  # for longer than the server waits for another
+        client.sessions.GetSession(request)
+
+    assert palaver.wait() == 0
+
+
 def test_a_call_that_outlasts_the_grace_period_is_ended_with_a_status(
     serve: Serve, data_dir: Path, session_id: str
 ) -> None:
     palaver, client = serve("--data-dir", str(data_dir), "--shutdown-grace-seconds", "0.1")
     client.add(session_id, "early")
 
-    with locked_session(embedded_url(data_dir), session_id):
+    with locked(embedded_url(data_dir), session_id):
         call = add_blocked(client, embedded_url(data_dir), session_id)
         assert palaver.stop() == 0
 
-    assert call.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+    with refused(grpc.StatusCode.UNAVAILABLE) as refusal:
+        call.result()
+    assert [detail.type_url.rpartition(".")[2] for detail in refusal.status.details] == [
+        "RetryInfo",
+        "ErrorInfo",
+    ]
     assert stopped_cleanly(data_dir)
+
+
+def test_a_stream_that_outlasts_the_grace_period_is_told_where_to_resume(
+    serve: Serve, data_dir: Path, session_id: str
+) -> None:
+    palaver, client = serve("--data-dir", str(data_dir), "--shutdown-grace-seconds", "0.5")
+    client.add(session_id, *["x" * 500_000] * 30)
+    stream = client.memory.StreamMessages(
+        StreamMessagesRequest(session_id=session_id, chunk_size=1)
+    )
+    received = [next(stream)]
+
+    palaver.process.send_signal(signal.SIGTERM)
+    palaver.prints("ending what still runs")
+    with refused(grpc.StatusCode.UNAVAILABLE) as refusal:
+        received.extend(stream)
+
+    info = ErrorInfo()
+    assert refusal.status.details[1].Unpack(info)
+    assert info.reason == "SERVER_STOPPING"
+    assert int(info.metadata["next_cursor"]) == received[-1].next_cursor == len(received) < 30
+    assert palaver.wait() == 0
 
 
 def test_a_second_signal_leaves_nothing_running_either(serve: Serve, data_dir: Path) -> None:

@@ -25,17 +25,20 @@ _CHANNEL_OPTIONS = (
 class Writer(threading.Thread):
     """Adds batches to a session, each with ids, and again until it is acknowledged."""
 
-    def __init__(self, address: str, session_id: str, name: str) -> None:
+    def __init__(
+        self, address: str, session_id: str, name: str, *, service_config: str = "{}"
+    ) -> None:
         super().__init__(name=name)
         self.session_id = session_id
         self.acknowledged: dict[str, int] = {}
         self.failures: list[grpc.RpcError] = []
         self._address = address
+        self._options = (*_CHANNEL_OPTIONS, ("grpc.service_config", service_config))
         self._stopped = threading.Event()
         self._given_up = threading.Event()
 
     def run(self) -> None:
-        with grpc.insecure_channel(self._address, options=_CHANNEL_OPTIONS) as channel:
+        with grpc.insecure_channel(self._address, options=self._options) as channel:
             client = Client(channel, self._address)
             while not self._stopped.is_set():
                 self._add(client, len(self.acknowledged))
@@ -67,9 +70,14 @@ class Writer(threading.Thread):
 
 
 @contextmanager
-def writing(address: str, session_id: str) -> Iterator[Sequence[Writer]]:
+def writing(
+    address: str, session_id: str, *, service_config: str = "{}"
+) -> Iterator[Sequence[Writer]]:
     """Four writers at work, two to a session; the sessions are named after `session_id`."""
-    writers = [Writer(address, f"{session_id}-{n % 2}", f"w{n}") for n in range(4)]
+    writers = [
+        Writer(address, f"{session_id}-{n % 2}", f"w{n}", service_config=service_config)
+        for n in range(4)
+    ]
     for writer in writers:
         writer.start()
     try:

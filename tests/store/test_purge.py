@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from server.errors import DeadlineExceeded
 from server.store.memory import MemoryStore, NewMessage
 from server.store.pool import Pool
 from server.store.purge import PurgeStore, PurgeTurn
@@ -130,3 +131,26 @@ def test_batches_take_no_more_than_their_limit_and_the_oldest_first(
     assert run(purge()) == ({"messages": 6, "sessions": 0, "users": 0}, [4, 2, 0])
     left = database.execute("SELECT sequence FROM messages ORDER BY sequence").fetchall()
     assert [sequence for (sequence,) in left] == [1, 2, 3, 4]
+
+
+def test_counting_what_there_is_to_remove_may_take_longer_than_other_statements(
+    database_url: str, run: Run, database: Connection
+) -> None:
+    pool = Pool(database_url, min_size=1, max_size=2, timeout=10, statement_timeout=0.3)
+    before = datetime.now(UTC)
+
+    async def measure() -> dict[str, int]:
+        await pool.open()
+        async with PurgeStore(pool).turn() as turn:
+            assert turn
+            database.execute("BEGIN; LOCK TABLE messages")
+            measuring = asyncio.create_task(turn.measure(before))
+            with pytest.raises(DeadlineExceeded):
+                async with pool.connection() as connection:
+                    await connection.execute("SELECT FROM messages")
+            assert not measuring.done()
+            database.execute("ROLLBACK")
+            return await measuring
+
+    assert run(measure()) == {"messages": 0, "sessions": 0, "users": 0}
+    run(pool.close())

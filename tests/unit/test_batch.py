@@ -62,3 +62,28 @@ def test_a_caller_that_leaves_is_not_missed(fails: bool) -> None:  # noqa: FBT00
 
     assert isinstance(gone, asyncio.CancelledError)
     assert isinstance(stays, Broken) if fails else stays == 2
+
+
+def test_what_nobody_waits_for_any_longer_is_cancelled() -> None:
+    entered, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def work(_: Sequence[int]) -> list[int]:
+        entered.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+        return []
+
+    async def main() -> bool:
+        batch = Batch(work, most=9)
+        first, second = (asyncio.create_task(batch.do(number)) for number in (1, 2))
+        await entered.wait()
+        first.cancel()
+        await asyncio.wait([first])
+        went_on = not cancelled.is_set()
+        second.cancel()
+        await cancelled.wait()
+        return went_on
+
+    assert asyncio.run(main())

@@ -40,11 +40,18 @@ class SessionServiceStub:
     - `NOT_FOUND` and `ALREADY_EXISTS`: `ResourceInfo`, whose `resource_type` is
       the name of a message in this package.
     - `ABORTED`: `ErrorInfo`, with the current value in its metadata.
-    - `UNAVAILABLE`: `RetryInfo`. The database is away or restarting. A write
-      may have happened or not.
-    - `RESOURCE_EXHAUSTED`: `RetryInfo`. No database connection was free in time;
-      nothing was written. (Without details it is gRPC's own: a request over
-      16 MiB.)
+    - `UNAVAILABLE`: `RetryInfo`. The database is away, restarting, read-only or
+      out of connections, or the server is stopping. A write may have happened or
+      not. If the server ended a stream, `ErrorInfo` follows, with the
+      `next_cursor` that resumes it.
+    - `RESOURCE_EXHAUSTED`: `RetryInfo`. The server has as many calls or streams
+      as it takes, or no database connection was free in time; nothing was
+      written. (Without details it is gRPC's own: a request over 16 MiB.)
+    - `DEADLINE_EXCEEDED`: `ErrorInfo`. A call without a deadline took longer than
+      the server's default, or a statement longer than its timeout; a write may
+      have happened or not. Or a stream was not read for too long: then the
+      metadata has the `next_cursor` that resumes it. (Without details it was the
+      caller's own deadline.)
     - `UNAUTHENTICATED`: `ErrorInfo`. The server asks for a credential, and the
       call has none, or one that is not good. Nothing was done.
     - `PERMISSION_DENIED`: `ErrorInfo`, whose `reason` is `ROLE_TOO_LOW`, `NO_ROLE`
@@ -134,11 +141,18 @@ class SessionServiceAsyncStub(SessionServiceStub):
     - `NOT_FOUND` and `ALREADY_EXISTS`: `ResourceInfo`, whose `resource_type` is
       the name of a message in this package.
     - `ABORTED`: `ErrorInfo`, with the current value in its metadata.
-    - `UNAVAILABLE`: `RetryInfo`. The database is away or restarting. A write
-      may have happened or not.
-    - `RESOURCE_EXHAUSTED`: `RetryInfo`. No database connection was free in time;
-      nothing was written. (Without details it is gRPC's own: a request over
-      16 MiB.)
+    - `UNAVAILABLE`: `RetryInfo`. The database is away, restarting, read-only or
+      out of connections, or the server is stopping. A write may have happened or
+      not. If the server ended a stream, `ErrorInfo` follows, with the
+      `next_cursor` that resumes it.
+    - `RESOURCE_EXHAUSTED`: `RetryInfo`. The server has as many calls or streams
+      as it takes, or no database connection was free in time; nothing was
+      written. (Without details it is gRPC's own: a request over 16 MiB.)
+    - `DEADLINE_EXCEEDED`: `ErrorInfo`. A call without a deadline took longer than
+      the server's default, or a statement longer than its timeout; a write may
+      have happened or not. Or a stream was not read for too long: then the
+      metadata has the `next_cursor` that resumes it. (Without details it was the
+      caller's own deadline.)
     - `UNAUTHENTICATED`: `ErrorInfo`. The server asks for a credential, and the
       call has none, or one that is not good. Nothing was done.
     - `PERMISSION_DENIED`: `ErrorInfo`, whose `reason` is `ROLE_TOO_LOW`, `NO_ROLE`
@@ -224,11 +238,18 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     - `NOT_FOUND` and `ALREADY_EXISTS`: `ResourceInfo`, whose `resource_type` is
       the name of a message in this package.
     - `ABORTED`: `ErrorInfo`, with the current value in its metadata.
-    - `UNAVAILABLE`: `RetryInfo`. The database is away or restarting. A write
-      may have happened or not.
-    - `RESOURCE_EXHAUSTED`: `RetryInfo`. No database connection was free in time;
-      nothing was written. (Without details it is gRPC's own: a request over
-      16 MiB.)
+    - `UNAVAILABLE`: `RetryInfo`. The database is away, restarting, read-only or
+      out of connections, or the server is stopping. A write may have happened or
+      not. If the server ended a stream, `ErrorInfo` follows, with the
+      `next_cursor` that resumes it.
+    - `RESOURCE_EXHAUSTED`: `RetryInfo`. The server has as many calls or streams
+      as it takes, or no database connection was free in time; nothing was
+      written. (Without details it is gRPC's own: a request over 16 MiB.)
+    - `DEADLINE_EXCEEDED`: `ErrorInfo`. A call without a deadline took longer than
+      the server's default, or a statement longer than its timeout; a write may
+      have happened or not. Or a stream was not read for too long: then the
+      metadata has the `next_cursor` that resumes it. (Without details it was the
+      caller's own deadline.)
     - `UNAUTHENTICATED`: `ErrorInfo`. The server asks for a credential, and the
       call has none, or one that is not good. Nothing was done.
     - `PERMISSION_DENIED`: `ErrorInfo`, whose `reason` is `ROLE_TOO_LOW`, `NO_ROLE`

@@ -1,0 +1,158 @@
+"""Deadlines: of the caller, the default one, and the one of statements; they end the SQL too."""
+
+import random
+from functools import partial
+
+import grpc
+import pytest
+from google.rpc.error_details_pb2 import ErrorInfo
+from palaver.v1.memory_pb2 import Message
+from palaver.v1.memory_service_pb2 import AddMemoryRequest, StreamMessagesRequest
+from palaver.v1.session_service_pb2 import GetSessionRequest
+
+from tests.client import Client, refused
+from tests.concurrency import (
+    PATIENCE,
+    Connection,
+    begin,
+    count_blocked,
+    unless_refused,
+    wait_until_blocked,
+)
+from tests.conftest import StartServer
+from tests.locks import locked
+
+DEADLINE_EXCEEDED = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def add_request(*contents: str) -> AddMemoryRequest:
+    messages = [Message(role="user", content=content) for content in contents]
+    return AddMemoryRequest(session_id="s", messages=messages)
+
+
+def last_sequence(palaver: Client) -> int:
+    return palaver.sessions.GetSession(GetSessionRequest(session_id="s")).last_sequence
+
+
+def test_the_statement_of_an_expired_call_is_gone_and_nothing_is_written(
+    palaver: Client, database_url: str, database: Connection
+) -> None:
+    palaver.add("s", "one", timeout=60)
+
+    with locked(database_url):
+        call = palaver.memory.AddMemory.future(add_request("two", "three"), timeout=1)
+        wait_until_blocked(database)
+        assert call.code() is DEADLINE_EXCEEDED
+        wait_until_blocked(database, 0)
+
+    assert last_sequence(palaver) == 1
+
+
+def test_the_statement_of_a_cancelled_call_is_gone_and_nothing_is_written(
+    palaver: Client, database_url: str, database: Connection
+) -> None:
+    palaver.add("s", "one", timeout=60)
+
+    with locked(database_url):
+        call = palaver.memory.AddMemory.future(add_request("two", "three"))
+        wait_until_blocked(database)
+        call.cancel()
+        wait_until_blocked(database, 0)
+
+    assert last_sequence(palaver) == 1
+
+
+def test_a_call_without_a_deadline_is_given_one_and_others_keep_theirs(
+    start_server: StartServer, database_url: str, database: Connection
+) -> None:
+    palaver = start_server(default_deadline_seconds=0.3)
+    palaver.add("s", "one", timeout=60)
+
+    with locked(database_url):
+        patient = palaver.memory.AddMemory.future(add_request("two"), timeout=60)
+        wait_until_blocked(database, 1)
+        with refused(DEADLINE_EXCEEDED) as refusal:
+            palaver.memory.AddMemory(add_request("three"))
+        assert not patient.done()
+        assert count_blocked(database) == 1
+
+    assert refusal.detail(ErrorInfo).reason == "DEADLINE_EXCEEDED"
+    assert patient.result().messages[0].sequence == 2
+    assert last_sequence(palaver) == 2
+
+
+def test_the_default_deadline_is_none_for_streams(
+    start_server: StartServer, database_url: str
+) -> None:
+    palaver = start_server(default_deadline_seconds=0.5)
+    for _ in range(20):
+        palaver.add("s", "x" * 1_000_000, timeout=60)
+    stream = palaver.memory.StreamMessages(StreamMessagesRequest(session_id="s", chunk_size=1))
+    received = [next(stream)]
+
+    with locked(database_url), refused(DEADLINE_EXCEEDED):
+        palaver.add("s", "late")
+    received.extend(stream)
+
+    assert len(received) == 20
+
+
+def test_a_statement_that_takes_too_long_is_a_deadline_exceeded_too(
+    start_server: StartServer, database_url: str, database: Connection
+) -> None:
+    palaver = start_server(statement_timeout_seconds=0.2)
+    palaver.add("s", "one", timeout=60)
+
+    with locked(database_url):
+        with refused(DEADLINE_EXCEEDED) as refusal:
+            palaver.memory.AddMemory(add_request("two"), timeout=60)
+        assert count_blocked(database) == 0
+
+    assert refusal.detail(ErrorInfo).reason == "DEADLINE_EXCEEDED"
+    assert last_sequence(palaver) == 1
+
+
+# Keeps, as the content of a message, what the connection was told that adds it.
+TELL = """
+    CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        NEW.content := current_setting('idle_in_transaction_session_timeout');
+        RETURN NEW;
+    END $$;
+    CREATE TRIGGER tell BEFORE INSERT ON messages FOR EACH ROW EXECUTE FUNCTION tell()
+"""
+
+
+def test_a_server_that_hangs_in_a_transaction_keeps_its_locks_no_longer_than_a_statement(
+    start_server: StartServer, database: Connection
+) -> None:
+    palaver = start_server(statement_timeout_seconds=7)
+    database.execute(TELL)
+
+    palaver.add("s", "told")
+
+    assert database.execute("SELECT content FROM messages").fetchone() == ("7s",)
+
+
+@pytest.mark.parametrize("with_ids", [False, True])
+def test_an_expired_call_is_whole_or_not_there(palaver: Client, *, with_ids: bool) -> None:
+    choose = random.Random(7)
+    palaver.add("s", "first")
+
+    def add(number: int, seconds: float) -> None:
+        ids = [f"{number} {n}" if with_ids else "" for n in range(3)]
+        messages = [Message(role="user", content=str(number), message_id=id_) for id_ in ids]
+        request = AddMemoryRequest(session_id="s", messages=messages)
+        unless_refused(
+            DEADLINE_EXCEEDED, lambda: palaver.memory.AddMemory(request, timeout=seconds)
+        )
+
+    calls = [begin(partial(add, number, choose.random() / 10)) for number in range(100)]
+    for call in calls:
+        call.result(PATIENCE)
+
+    chunks = palaver.memory.StreamMessages(StreamMessagesRequest(session_id="s", chunk_size=1000))
+    messages = [message for chunk in chunks for message in chunk.messages]
+    assert [message.sequence for message in messages] == list(range(1, len(messages) + 1))
+    contents = [message.content for message in messages[1:]]
+    assert contents[0::3] == contents[1::3] == contents[2::3]

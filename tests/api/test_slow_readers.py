@@ -1,0 +1,132 @@
+"""Readers of streams that do not read: they cost a chunk, and are dropped in the end."""
+
+from typing import cast
+
+import grpc
+from google.rpc.error_details_pb2 import ErrorInfo
+from palaver.v1.memory_service_pb2 import StreamMessagesRequest
+from palaver.v1.session_service_pb2 import AddSessionRequest, ListAllSessionsRequest
+
+from tests.client import Client, connected, refused, struct, wait_until
+from tests.conftest import StartServer
+from tests.http2 import DATA, END_STREAM, HEADERS, Http2
+from tests.locks import locked
+
+DEADLINE_EXCEEDED = grpc.StatusCode.DEADLINE_EXCEEDED
+
+MESSAGES = StreamMessagesRequest(session_id="s", chunk_size=1)
+
+
+def add_messages(palaver: Client) -> None:
+    """Adds a session whose stream is longer than what a network keeps for a reader."""
+    for _ in range(20):
+        palaver.add("s", "x" * 1_000_000, timeout=60)
+
+
+def let_patience_end(palaver: Client, database_url: str) -> None:
+    """Waits for as long as a call may take twice: that is longer than a reader may."""
+    with locked(database_url):
+        for _ in range(2):
+            with refused(DEADLINE_EXCEEDED):
+                palaver.add("s", "late")
+
+
+def test_a_reader_that_does_not_read_is_dropped_and_told_where_to_resume(
+    start_server: StartServer, database_url: str
+) -> None:
+    palaver = start_server(reader_patience_seconds=0.5, default_deadline_seconds=0.6)
+    add_messages(palaver)
+    stream = palaver.memory.StreamMessages(MESSAGES)
+    received = [next(stream)]
+
+    let_patience_end(palaver, database_url)
+    with refused(DEADLINE_EXCEEDED) as refusal:
+        received.extend(stream)
+
+    info = refusal.detail(ErrorInfo)
+    assert info.reason == "READER_TOO_SLOW"
+    assert int(info.metadata["next_cursor"]) == received[-1].next_cursor == len(received) < 20
+    rest = StreamMessagesRequest(session_id="s", cursor=int(info.metadata["next_cursor"]))
+    resumed = [m for chunk in palaver.memory.StreamMessages(rest) for m in chunk.messages]
+    assert [message.sequence for message in resumed] == list(range(len(received) + 1, 21))
+
+
+def test_a_reader_that_takes_not_even_the_first_chunk_is_told_so_too(
+    start_server: StartServer, database_url: str
+) -> None:
+    palaver = start_server(reader_patience_seconds=0.5, default_deadline_seconds=0.6)
+    add_messages(palaver)
+    reader = Http2(palaver.address)
+    reader.call("/palaver.v1.MemoryService/StreamMessages", MESSAGES.SerializeToString())
+    frames = reader.received()
+    assert next(frame for frame in frames if frame.kind == DATA)
+
+    let_patience_end(palaver, database_url)
+    reader.take(2_000_000)
+    trailers = next(f for f in frames if f.kind == HEADERS and f.flags & END_STREAM)
+
+    assert b"grpc-status\x014" in trailers.payload  # a length of 1, and DEADLINE_EXCEEDED
+    reader.close()
+
+
+def test_a_listing_of_sessions_is_told_where_to_resume_too(
+    start_server: StartServer, database_url: str
+) -> None:
+    palaver = start_server(reader_patience_seconds=0.5, default_deadline_seconds=0.6)
+    palaver.add("s", "locked", timeout=60)
+    for number in range(200):
+        metadata = struct(text="x" * 60_000)
+        request = AddSessionRequest(session_id=f"{number}", metadata=metadata)
+        palaver.sessions.AddSession(request, timeout=60)
+    stream = palaver.sessions.ListAllSessions(ListAllSessionsRequest(chunk_size=10))
+    received = [next(stream)]
+
+    let_patience_end(palaver, database_url)
+    with refused(DEADLINE_EXCEEDED) as refusal:
+        received.extend(stream)
+
+    assert refusal.detail(ErrorInfo).metadata["next_cursor"] == str(received[-1].next_cursor)
+
+
+def test_a_reader_that_takes_every_chunk_in_time_gets_all_however_long_it_takes(
+    start_server: StartServer, database_url: str
+) -> None:
+    palaver = start_server(reader_patience_seconds=1.5, default_deadline_seconds=0.3)
+    add_messages(palaver)
+
+    received = 0
+    for _ in palaver.memory.StreamMessages(MESSAGES):
+        received += 1
+        if received % 2 == 0:
+            with locked(database_url), refused(DEADLINE_EXCEEDED):
+                palaver.add("s", "late")
+
+    assert received == 20
+
+
+def test_the_place_of_a_reader_that_never_reads_is_free_in_the_end(
+    start_server: StartServer,
+) -> None:
+    palaver = start_server(
+        max_streams=1,
+        reader_patience_seconds=0.2,
+        connection_age_seconds=1,
+        connection_grace_seconds=0.5,
+    )
+    add_messages(palaver)
+    stream = palaver.memory.StreamMessages(MESSAGES)
+    next(stream)
+
+    wait_until(lambda: is_read(palaver.address))
+    assert stream.is_active(), "its reader may find out any time"
+
+
+def is_read(address: str) -> bool:
+    """Tells whether another client finds room for its stream."""
+    with connected(address) as other:
+        try:
+            return len(list(other.memory.StreamMessages(MESSAGES))) == 20
+        except grpc.RpcError as error:
+            call = cast("grpc.Call", error)
+            assert call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            return False

@@ -1,0 +1,70 @@
+"""A client that speaks HTTP/2 frame by frame, and so does what no library would."""
+
+import socket
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+DATA, HEADERS, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 4, 6, 7, 8
+END_STREAM, END_HEADERS = 1, 4
+MAX_CONCURRENT_STREAMS = 3
+ENHANCE_YOUR_CALM = 11
+
+
+class Frame(NamedTuple):
+    """A frame that came."""
+
+    kind: int
+    flags: int
+    payload: bytes
+
+
+class Http2:
+    """A connection to a server. It takes 64 KiB, and more only if it says so."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        host, _, port = address.rpartition(":")
+        self._socket = socket.create_connection((host, int(port)), timeout=20)
+        self._socket.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        self.send(SETTINGS, b"")
+
+    def send(
+        self, kind: int, payload: bytes, *, flags: int = 0, stream: int = 0, times: int = 1
+    ) -> None:
+        """Sends a frame."""
+        header = struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream)
+        self._socket.sendall((header + payload) * times)
+
+    def call(self, method: str, request: bytes) -> None:
+        """Begins a call, as stream 1."""
+        headers = {
+            ":method": "POST",
+            ":scheme": "http",
+            ":path": method,
+            ":authority": self._address,
+            "te": "trailers",
+            "content-type": "application/grpc",
+        }
+        fields = b"".join(
+            b"\0" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
+            for name, value in headers.items()
+        )
+        self.send(HEADERS, fields, flags=END_HEADERS, stream=1)
+        message = struct.pack(">BI", 0, len(request)) + request
+        self.send(DATA, message, flags=END_STREAM, stream=1)
+
+    def take(self, size: int) -> None:
+        """Says that so many bytes more may come."""
+        for stream in (0, 1):
+            self.send(WINDOW_UPDATE, struct.pack(">I", size), stream=stream)
+
+    def received(self) -> Iterator[Frame]:
+        """Gives each frame, until the server closes."""
+        reader = self._socket.makefile("rb")
+        while header := reader.read(9):
+            yield Frame(header[3], header[4], reader.read(int.from_bytes(header[:3], "big")))
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._socket.close()

@@ -1,0 +1,104 @@
+"""The service config for clients: right about every RPC, and at work with a real client."""
+
+import importlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import grpc
+import pytest
+from google.protobuf.descriptor_pb2 import MethodOptions
+from palaver.v1.memory_service_pb2 import GetMemoryRequest
+from palaver.v1.session_service_pb2 import DeleteSessionRequest, GetSessionRequest
+
+from tests.client import Client, wait_until
+from tests.concurrency import PATIENCE, Connection, begin, wait_until_blocked
+from tests.conftest import StartServer
+from tests.locks import locked
+from tests.process.flaky_network import FlakyNetwork, flaky_network_to
+from tests.processes import ROOT
+
+CONFIG = (ROOT / "clients" / "service_config.json").read_text()
+
+# What may be carried out twice unnoticed, beside what has no side effects. Not AddMemory: it may
+# come without ids; nor what a second time answers that it is there already, or gone.
+REPEATABLE = {"UpdateSession", "UpdateMessage", "PurgeDeleted"}
+
+
+def methods() -> dict[tuple[str, str], set[str]]:
+    """The codes on which the config has each method tried again."""
+    return {
+        (name["service"], name["method"]): set(entry["retryPolicy"]["retryableStatusCodes"])
+        for entry in json.loads(CONFIG)["methodConfig"]
+        for name in entry["name"]
+    }
+
+
+def test_every_rpc_is_tried_again_when_that_is_safe_and_only_then() -> None:
+    expected = {}
+    for file in (ROOT / "protos").rglob("*_service.proto"):
+        module = importlib.import_module(f"palaver.v1.{file.stem}_pb2")
+        for service in module.DESCRIPTOR.services_by_name.values():
+            for method in service.methods:
+                options = method.GetOptions()
+                reads = options.idempotency_level == MethodOptions.NO_SIDE_EFFECTS
+                lost_is_safe = reads or method.name in REPEATABLE
+                codes = {"RESOURCE_EXHAUSTED"} | ({"UNAVAILABLE"} if lost_is_safe else set())
+                expected[service.full_name, method.name] = codes
+
+    assert methods() == expected
+
+
+@contextmanager
+def connected_through(network: FlakyNetwork) -> Iterator[Client]:
+    """Gives a client that has the config, and a connection over the network."""
+    options = [("grpc.service_config", CONFIG)]
+    with grpc.insecure_channel(network.address, options) as channel:
+        grpc.channel_ready_future(channel).result(PATIENCE)
+        yield Client(channel, network.address)
+
+
+def count_messages(palaver: Client, session_id: str) -> int:
+    return len(palaver.memory.GetMemory(GetMemoryRequest(session_id=session_id)).messages)
+
+
+def test_what_is_safe_to_repeat_succeeds_although_answers_are_lost(palaver: Client) -> None:
+    palaver.add("s", "hello")
+
+    with flaky_network_to(palaver.address) as network, connected_through(network) as caller:
+        network.to_lose = 2
+        session = caller.sessions.GetSession(GetSessionRequest(session_id="s"))
+
+    assert session.last_sequence == 1
+    assert network.lost == 2
+
+
+def test_what_is_not_is_done_once_and_its_caller_told(palaver: Client) -> None:
+    with flaky_network_to(palaver.address) as network, connected_through(network) as caller:
+        network.to_lose = 1
+        with pytest.raises(grpc.RpcError) as raised:
+            caller.add("s", "hello")
+
+    assert cast("grpc.Call", raised.value).code() is grpc.StatusCode.UNAVAILABLE
+    wait_until(lambda: count_messages(palaver, "s") == 1)
+    assert network.lost == 1
+
+
+def test_what_a_busy_server_refused_is_tried_again_whatever_it_is(
+    start_server: StartServer, database_url: str, database: Connection
+) -> None:
+    palaver = start_server(max_running_calls=1, max_waiting_calls=0)
+    palaver.add("s", "hello")
+
+    with flaky_network_to(palaver.address) as network, connected_through(network) as caller:
+        with locked(database_url):
+            running = palaver.sessions.DeleteSession.future(DeleteSessionRequest(session_id="s"))
+            wait_until_blocked(database)
+            carried = network.carried
+            adding = begin(lambda: caller.add("other", "hello"))
+            wait_until(lambda: network.carried > carried)
+        assert running.result().messages_deleted == 1
+        assert adding.result(PATIENCE).session_created
+
+    assert count_messages(palaver, "other") == 1

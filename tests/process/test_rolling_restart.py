@@ -1,0 +1,97 @@
+"""Two servers on one database, restarted in turn under load: who does as told notices nothing."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+import grpc
+import pytest
+from palaver.v1.memory_service_pb2 import StreamMessagesRequest, StreamMessagesResponse
+from palaver.v1.session_service_pb2 import GetSessionRequest
+
+from server.embedded import EmbeddedPostgres
+from tests.client import Client
+from tests.clusters import FAST
+from tests.concurrency import unless_refused
+from tests.process.conftest import Serve
+from tests.process.test_retry_policy import CONFIG
+from tests.process.writers import check_history, progress, writing
+
+UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.fixture
+def database_url(data_dir: Path) -> Iterator[str]:
+    with EmbeddedPostgres(data_dir, FAST) as postgres:
+        yield postgres.url
+
+
+@contextmanager
+def repeating(work: Callable[[], object]) -> Iterator[None]:
+    """Does something again and again in a thread, during the block, until it fails."""
+    stopped = threading.Event()
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            while not stopped.is_set():
+                work()
+        except BaseException as error:  # noqa: BLE001 - raised where the block ends
+            failures.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+def read_all(client: Client, session_id: str) -> None:
+    """Reads a session by one stream after the other, each from where the one before broke."""
+    chunks: list[StreamMessagesResponse] = []
+
+    def read_on() -> bool:
+        cursor = chunks[-1].next_cursor if chunks else 0
+        request = StreamMessagesRequest(session_id=session_id, chunk_size=2, cursor=cursor)
+        for chunk in client.memory.StreamMessages(request):
+            chunks.append(chunk)  # noqa: PERF402 - what came before the end counts too
+        return True
+
+    while not unless_refused(UNAVAILABLE, read_on):
+        pass
+    sequences = [message.sequence for chunk in chunks for message in chunk.messages]
+    assert sequences == list(range(1, len(sequences) + 1))
+
+
+def test_a_rolling_restart_fails_no_call_that_was_not_told_to_try_again(
+    serve: Serve, database_url: str, session_id: str
+) -> None:
+    servers = [serve("--database-url", database_url) for _ in range(2)]
+    both = "ipv4:" + ",".join(client.address for _, client in servers)
+    options = [("grpc.service_config", CONFIG)]
+    request = GetSessionRequest(session_id=f"{session_id}-0")
+
+    with (
+        grpc.insecure_channel(both, options) as channel,
+        writing(both, session_id, service_config=CONFIG) as writers,
+    ):
+        caller = Client(channel, both)
+        with (
+            repeating(lambda: caller.sessions.GetSession(request)),
+            repeating(lambda: read_all(caller, request.session_id)),
+        ):
+            for palaver, client in servers:
+                assert palaver.stop() == 0
+                progress(writers)
+                serve("--database-url", database_url, "--listen", client.address)
+                progress(writers)
+
+    check_history(servers[0][1], writers)
+    calls = [cast("grpc.Call", failure) for writer in writers for failure in writer.failures]
+    assert {call.code() for call in calls} <= {UNAVAILABLE}
