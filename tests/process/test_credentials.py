@@ -125,7 +125,7 @@ def test_purge_shows_its_key_over_tls(
     (admin,) = keys_file.keys
     by_flag = ("purge", "--address", secured.address, "--tls-ca", ca)
 
-    assert run_palaver(*by_flag, PALAVER_API_KEY=admin).printed.endswith("and 0 sessions\n")
+    assert run_palaver(*by_flag, PALAVER_API_KEY=admin).printed.endswith("0 sessions, 0 users\n")
 
     by_variables = run_palaver(
         "purge", PALAVER_ADDRESS=secured.address, PALAVER_TLS_CA=ca, PALAVER_API_KEY=admin
@@ -159,7 +159,7 @@ def test_purge_shows_its_certificate(
         *("--tls-key", str(directory / "client.key")),
     )
 
-    assert ended.printed.endswith("purged 0 messages and 0 sessions\n"), ended.output
+    assert ended.printed.endswith("purged 0 messages, 0 sessions, 0 users\n"), ended.output
 
 
 def test_purge_shows_no_key_in_the_clear_to_another_machine(run_palaver: RunPalaver) -> None:
