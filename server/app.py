@@ -36,19 +36,26 @@ from server.store.migrate import migrate
 from server.store.pool import Pool
 from server.store.purge import PurgeStore
 from server.store.sessions import SessionStore
+from server.telemetry.telemetry import Telemetry
 
 _LOGGER = logging.getLogger(__name__)
 
-SERVICES = tuple(
-    service.full_name
+_DESCRIPTORS = tuple(
+    service
     for file in (session_service_pb2, memory_service_pb2, admin_service_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
 )
+SERVICES = tuple(service.full_name for service in _DESCRIPTORS)
 
 
-def interceptors(security: Security) -> tuple[Interceptor, ...]:
+def interceptors(telemetry: Telemetry, security: Security) -> tuple[Interceptor, ...]:
     """Makes the interceptors of a server, outermost first."""
-    return (ErrorMapping(), *security.interceptors, Gathering())
+    return (
+        telemetry.observation,  # sees the status that the others lead to
+        ErrorMapping(),
+        *security.interceptors,
+        Gathering(),
+    )
 
 
 SERVER_OPTIONS = (
@@ -70,11 +77,13 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
     """
     security = await Security.load(settings)
     await migrate(database_url)
+    telemetry = Telemetry()
     pool = Pool(
         database_url,
         min_size=settings.pool_min_size,
         max_size=settings.pool_max_size,
         timeout=settings.pool_timeout_seconds,
+        cursor_factory=telemetry.cursor_factory,
     )
     purger = Purger(
         PurgeStore(pool), retention=settings.purge_retention, batch_size=settings.purge_batch_size
@@ -87,9 +96,16 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
         services=SERVICES,
         interval=settings.health_interval_seconds,
     )
-    server = grpc.aio.server(
-        interceptors=(InterceptorChain(interceptors(security)),), options=SERVER_OPTIONS
-    )
+    if settings.metrics_listen:
+        telemetry.measure(
+            settings.metrics_listen,
+            services=_DESCRIPTORS,
+            pool_stats=pool.stats,
+            is_serving=lambda: database_health.is_serving,
+            backlogs={"purge": purger.backlog},
+        )
+    chain = InterceptorChain(interceptors(telemetry, security))
+    server = grpc.aio.server(interceptors=(chain,), options=SERVER_OPTIONS)
     register_services(server, settings, pool, purger, health_servicer)
     port = security.add_port(server, settings.listen)
     background: list[asyncio.Task[None]] = []
@@ -98,6 +114,7 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
         await database_health.check()
         background.append(_in_background(database_health.watch()))
         background.extend(_in_background(watched.watch()) for watched in security.watched)
+        background.extend(_in_background(work) for work in telemetry.start())
         if settings.purge_interval:
             background.append(_in_background(purger.run_every(settings.purge_interval)))
         await server.start()
@@ -110,6 +127,7 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
         await asyncio.gather(*background, return_exceptions=True)
         await database_health.close()
         await pool.close()
+        await telemetry.stop()
 
 
 def _in_background(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -47,6 +47,11 @@ class DatabaseHealth:
         self._connection: AsyncConnection | None = None
         self._answers: bool | None = None
 
+    @property
+    def is_serving(self) -> bool:
+        """Whether the database answered when it was last asked."""
+        return bool(self._answers)
+
     async def watch(self) -> None:
         """Checks for ever."""
         while True:

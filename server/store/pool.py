@@ -14,6 +14,14 @@ from server.errors import DatabaseUnavailable, NoConnectionInTime
 from server.store.error_translation import translated_errors
 
 
+class BinaryCursor(AsyncCursor[tuple[Any, ...]]):
+    """Takes results as PostgreSQL keeps them, which are cheaper to read than text."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.format = Format.BINARY
+
+
 class Pool:
     """Database connections, in autocommit mode, with the time zone set to UTC.
 
@@ -22,15 +30,24 @@ class Pool:
         min_size: Connections kept open.
         max_size: Connections open at the most.
         timeout: Seconds that a call waits for a connection.
+        cursor_factory: What runs the statements.
     """
 
-    def __init__(self, database_url: str, *, min_size: int, max_size: int, timeout: float) -> None:
+    def __init__(
+        self,
+        database_url: str,
+        *,
+        min_size: int,
+        max_size: int,
+        timeout: float,
+        cursor_factory: type[BinaryCursor] = BinaryCursor,
+    ) -> None:
         self._connects = False
         self._make = partial(
             AsyncConnectionPool[AsyncConnection[tuple[Any, ...]]],
             database_url,
             connection_class=self._connection_class(),
-            kwargs={"autocommit": True, "cursor_factory": _BinaryCursor},
+            kwargs={"autocommit": True, "cursor_factory": cursor_factory},
             min_size=min(min_size, max_size),
             max_size=max_size,
             timeout=timeout,
@@ -48,10 +65,9 @@ class Pool:
         """Closes the pool and its connections."""
         await self._pool.close()
 
-    @property
-    def requests(self) -> int:
-        """How many connections were asked for, since the last renewal."""
-        return self._pool.get_stats().get("requests_num", 0)
+    def stats(self) -> dict[str, int]:
+        """Gives what psycopg_pool counts of itself, since it was opened or renewed."""
+        return self._pool.get_stats()
 
     async def renew(self) -> None:
         """Starts over with new connections; those in use are closed when they come back.
@@ -111,14 +127,6 @@ class Pool:
                 return connection
 
         return NotingConnection
-
-
-class _BinaryCursor(AsyncCursor[tuple[Any, ...]]):
-    """Takes results as PostgreSQL keeps them, which are cheaper to read than text."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.format = Format.BINARY
 
 
 async def _configure(connection: AsyncConnection[tuple[Any, ...]]) -> None:

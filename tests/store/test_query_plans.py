@@ -187,6 +187,20 @@ def test_a_write_costs_the_same_however_long_the_session_is(filled: Explained, w
     assert plan.pages < A_FEW_PAGES
 
 
+def test_to_measure_the_backlog_of_the_purge_costs_what_is_counted(
+    filled: Explained, run: Run
+) -> None:
+    store = PurgeStore(filled.pool)
+    before = run(store.cutoff(timedelta(0)))
+    limit = 50
+
+    plan = filled.costliest(lambda: store.backlog(before, limit=limit))
+
+    assert run(store.backlog(before, limit=limit))["messages"].rows == limit
+    assert plan.rows <= limit
+    assert plan.ways == {"messages_deleted", "sessions_deleted"}
+
+
 def test_a_batch_of_the_purge_costs_what_it_removes(filled: Explained, run: Run) -> None:
     limit = 100
 
