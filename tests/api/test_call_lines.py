@@ -5,7 +5,7 @@ from typing import Any
 
 import grpc
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from palaver.v1.memory_service_pb2 import StreamMessagesRequest
 from palaver.v1.session_service_pb2 import GetSessionRequest
@@ -59,6 +59,9 @@ def test_without_one_each_call_gets_its_own(palaver: Client) -> None:
     max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(headers)
+@example("x" * 128)
+@example("x" * 129)
+@example("two words")
 def test_an_id_that_is_too_long_or_would_forge_lines_is_replaced(
     palaver: Client, sent: str
 ) -> None:
