@@ -1,4 +1,4 @@
-"""How a call that was cancelled is told from one that came to its deadline, and what is reported."""
+"""What a call that was cancelled is taken for, and how calls are reported."""
 
 import asyncio
 from collections.abc import Sequence
