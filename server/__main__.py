@@ -17,7 +17,7 @@ import uvloop
 from pydantic import ValidationError
 from rich.console import Console
 
-from server import app, purge_command
+from server import app, logs, purge_command
 from server.channel import authorization, connected
 from server.config import DatabaseSettings, Settings
 from server.credentials.api_keys import key_hash, make_key
@@ -67,7 +67,7 @@ def _settings(kind: type[SettingsT], flags: dict[str, Any]) -> SettingsT:
     except ValidationError as error:
         lines = [_describe(detail["loc"], detail["msg"]) for detail in error.errors()]
         raise click.UsageError("\n".join(lines)) from None
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(message)s")
+    logs.set_up(level=settings.log_level, format=settings.log_format)
     return settings
 
 

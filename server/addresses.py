@@ -11,12 +11,25 @@ def check_address(value: str) -> str:
     Raises:
         ValueError: It is none.
     """
-    if value.startswith(_UNIX) and value != _UNIX:
+    if (value.startswith(_UNIX) and value != _UNIX) or _has_port(value):
         return value
-    host, _, port = value.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
-        raise ValueError("must be HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051, or unix:PATH")
-    return value
+    raise ValueError("must be HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051, or unix:PATH")
+
+
+def check_port_address(value: str) -> str:
+    """Gives an address back that is a host and a port.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if _has_port(value) and not is_unix(value):
+        return value
+    raise ValueError("must be HOST:PORT, such as 127.0.0.1:9464 or [::1]:9464")
+
+
+def _has_port(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    return bool(host) and port.isdecimal() and int(port) <= 65535
 
 
 def with_port(address: str, port: int) -> str:

@@ -44,22 +44,25 @@ from server.store.pool import Pool
 from server.store.purge import PurgeStore
 from server.store.sessions import SessionStore
 from server.store.users import UserStore
+from server.telemetry.telemetry import Telemetry
 from server.transport import server_options
 
 _LOGGER = logging.getLogger(__name__)
 
-SERVICES = tuple(
-    service.full_name
+_DESCRIPTORS = tuple(
+    service
     for file in (session_service_pb2, memory_service_pb2, user_service_pb2, admin_service_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
 )
+SERVICES = tuple(service.full_name for service in _DESCRIPTORS)
 
 
 def interceptors(
-    settings: Settings, security: Security, time_limits: TimeLimits
+    settings: Settings, telemetry: Telemetry, security: Security, time_limits: TimeLimits
 ) -> tuple[Interceptor, ...]:
     """Makes the interceptors of a server, outermost first."""
     return (
+        telemetry.observation,  # sees the status that the others lead to
         ErrorMapping(),
         *security.interceptors,
         time_limits,  # time runs while a call waits for its turn
@@ -85,12 +88,14 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
     security = await Security.load(settings)
     database_url = with_patience(database_url)
     await migrate(database_url)
+    telemetry = Telemetry()
     pool = Pool(
         database_url,
         min_size=settings.pool_min_size,
         max_size=settings.pool_max_size,
         timeout=settings.pool_timeout_seconds,
         statement_timeout=settings.statement_timeout_seconds,
+        cursor_factory=telemetry.cursor_factory,
     )
     purger = Purger(
         PurgeStore(pool), retention=settings.purge_retention, batch_size=settings.purge_batch_size
@@ -103,11 +108,19 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
         services=SERVICES,
         interval=settings.health_interval_seconds,
     )
+    if settings.metrics_listen:
+        telemetry.measure(
+            settings.metrics_listen,
+            services=_DESCRIPTORS,
+            pool_stats=pool.stats,
+            is_serving=lambda: database_health.is_serving,
+            backlogs={"purge": purger.backlog},
+        )
     time_limits = TimeLimits(
         default_deadline=settings.default_deadline_seconds,
         reader_patience=settings.reader_patience_seconds,
     )
-    chain = InterceptorChain(interceptors(settings, security, time_limits))
+    chain = InterceptorChain(interceptors(settings, telemetry, security, time_limits))
     server = grpc.aio.server(interceptors=(chain,), options=server_options(settings))
     register_services(server, settings, pool, purger, health_servicer)
     port = security.add_port(server, settings.listen)
@@ -117,6 +130,7 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
         await database_health.check()
         background.append(_in_background(database_health.watch()))
         background.extend(_in_background(watched.watch()) for watched in security.watched)
+        background.extend(_in_background(work) for work in telemetry.start())
         if settings.purge_interval:
             background.append(_in_background(purger.run_every(settings.purge_interval)))
         await server.start()
@@ -134,6 +148,7 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
         await asyncio.gather(*background, return_exceptions=True)
         await database_health.close()
         await pool.close()
+        await telemetry.stop()
 
 
 def _in_background(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -20,7 +20,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from server.addresses import check_address, is_local
+from server.addresses import check_address, check_port_address, is_local
 
 
 def _check_database_url(value: SecretStr) -> SecretStr:
@@ -74,6 +74,11 @@ class DatabaseSettings(BaseSettings):
     )
     log_level: str = Field(
         "INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="The least level logged."
+    )
+    log_format: str = Field(
+        "auto",
+        pattern="^(auto|text|json)$",
+        description="How log lines look: text, json, or auto: text on a terminal, JSON elsewhere.",
     )
 
 
@@ -167,6 +172,9 @@ class Settings(DatabaseSettings):
     )
     shutdown_grace_seconds: Seconds = Field(
         10, description="How long running calls may take to finish at shutdown."
+    )
+    metrics_listen: Annotated[str, AfterValidator(check_port_address)] | None = Field(
+        None, description="Address to serve Prometheus metrics on; without it, there are none."
     )
 
     @model_validator(mode="after")

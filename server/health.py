@@ -60,6 +60,11 @@ class DatabaseHealth:
         self._connection: Connection | None = None
         self._state: DatabaseState | None = None
 
+    @property
+    def is_serving(self) -> bool:
+        """Whether the database answered when it was last asked."""
+        return bool(self._answers)
+
     async def watch(self) -> None:
         """Checks for ever."""
         while True:

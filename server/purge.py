@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
+from server.store.backlog import Backlog
 from server.store.purge import PurgeStore, PurgeTurn
 
 _LOGGER = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_TRIES = 0.5
 _SECONDS_BETWEEN_REPORTS = 0.5
+_MOST_COUNTED = 100_000
 
 
 class PurgeProgress(NamedTuple):
@@ -49,6 +51,12 @@ class Purger:
                         yield progress
                     return
             await asyncio.sleep(_SECONDS_BETWEEN_TRIES)
+
+    async def backlog(self) -> dict[str, Backlog]:
+        """Counts the rows of each kind that the next purge is to remove, up to 100,000."""
+        return await self._store.backlog(
+            await self._store.cutoff(self._retention), limit=_MOST_COUNTED
+        )
 
     async def run_every(self, interval: timedelta) -> None:
         """Purges at every interval for ever; skips a time at which another purger is at it."""

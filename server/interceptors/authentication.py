@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+from server.call import running_call
 from server.credentials.authenticator import Authenticator
 from server.errors import Unauthenticated
 from server.interceptors.chain import Context, StreamCall, UnaryCall
@@ -23,7 +24,7 @@ class Authentication:
         """Wraps a method with one response."""
 
         async def authenticated(request: bytes, context: Context) -> bytes:
-            PRINCIPAL.set(await self._principal(context))
+            await self._authenticate(context)
             return await call(request, context)
 
         return authenticated
@@ -32,12 +33,17 @@ class Authentication:
         """Wraps a method with a stream of responses."""
 
         async def authenticated(request: bytes, context: Context) -> AsyncGenerator[bytes, None]:
-            PRINCIPAL.set(await self._principal(context))
+            await self._authenticate(context)
             async with aclosing(call(request, context)) as responses:
                 async for response in responses:
                     yield response
 
         return authenticated
+
+    async def _authenticate(self, context: Context) -> None:
+        principal = await self._principal(context)
+        PRINCIPAL.set(principal)
+        running_call.get().principal = principal.name
 
     async def _principal(self, context: Context) -> Principal:
         authorizations = [

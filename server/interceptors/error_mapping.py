@@ -56,8 +56,9 @@ class ErrorMapping:
 
 
 async def _abort(context: Context, error: Exception) -> NoReturn:
-    await context.abort_with_status(rpc_status.to_status(status_of(error)))
-    raise AssertionError  # it never returns
+    status = rpc_status.to_status(status_of(error))
+    trailing_metadata = (*context.trailing_metadata(), *status.trailing_metadata)
+    await context.abort(status.code, status.details, trailing_metadata)
 
 
 def status_of(error: Exception) -> Status:

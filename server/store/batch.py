@@ -2,12 +2,23 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from server.call import Call, running_call, sharing_calls
 from server.principal import bound_user
 
 WorkT = TypeVar("WorkT")
 ResultT = TypeVar("ResultT")
+
+
+@dataclass(frozen=True, slots=True)
+class _Shared(Generic[WorkT, ResultT]):
+    """Some work of a call, and what is to get the result."""
+
+    work: WorkT
+    result: asyncio.Future[ResultT]
+    call: Call | None
 
 
 class Batch(Generic[WorkT, ResultT]):
@@ -27,7 +38,7 @@ class Batch(Generic[WorkT, ResultT]):
     ) -> None:
         self._run = run
         self._most = most
-        self._gathered: dict[str | None, list[tuple[WorkT, asyncio.Future[ResultT]]]] = {}
+        self._gathered: dict[str | None, list[_Shared[WorkT, ResultT]]] = {}
         self._running: set[asyncio.Task[None]] = set()  # or they might be collected as garbage
 
     async def do(self, work: WorkT) -> ResultT:
@@ -39,7 +50,7 @@ class Batch(Generic[WorkT, ResultT]):
             # In the context of this caller, so that to `run` the bound user is the same.
             loop.call_soon(self._start, user)
         result: asyncio.Future[ResultT] = loop.create_future()
-        gathered.append((work, result))
+        gathered.append(_Shared(work, result, running_call.get(None)))
         return await result
 
     def _start(self, user: str | None) -> None:
@@ -49,19 +60,20 @@ class Batch(Generic[WorkT, ResultT]):
             task = asyncio.create_task(self._finish(part))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
-            _cancel_with(task, [result for _, result in part])
+            _cancel_with(task, [shared.result for shared in part])
 
-    async def _finish(self, gathered: list[tuple[WorkT, asyncio.Future[ResultT]]]) -> None:
+    async def _finish(self, gathered: list[_Shared[WorkT, ResultT]]) -> None:
+        sharing_calls.set([shared.call for shared in gathered if shared.call])
         try:
-            results = await self._run([work for work, _ in gathered])
+            results = await self._run([shared.work for shared in gathered])
         except Exception as error:  # noqa: BLE001 - it is the callers'
-            for _, result in gathered:
-                if not result.done():
-                    result.set_exception(error)
+            for shared in gathered:
+                if not shared.result.done():
+                    shared.result.set_exception(error)
         else:
-            for (_, future), outcome in zip(gathered, results, strict=True):
-                if not future.done():  # as those of cancelled calls are
-                    future.set_result(outcome)
+            for shared, outcome in zip(gathered, results, strict=True):
+                if not shared.result.done():  # as those of cancelled calls are
+                    shared.result.set_result(outcome)
 
 
 def _cancel_with(task: asyncio.Task[None], results: Sequence[asyncio.Future[Any]]) -> None:

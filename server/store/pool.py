@@ -19,6 +19,14 @@ from server.store.error_translation import translated_errors
 _RECONNECT_SECONDS = 10
 
 
+class BinaryCursor(AsyncCursor[tuple[Any, ...]]):
+    """Takes results as PostgreSQL keeps them, which are cheaper to read than text."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.format = Format.BINARY
+
+
 class Pool:
     """Database connections, in autocommit mode, with the time zone set to UTC.
 
@@ -28,6 +36,7 @@ class Pool:
         max_size: Connections open at the most.
         timeout: Seconds that a call waits for a connection.
         statement_timeout: Seconds that a statement may take, and a transaction may pause.
+        cursor_factory: What runs the statements.
 
     Attributes:
         connects: Whether the last connection that the pool needed could be made.
@@ -41,6 +50,7 @@ class Pool:
         max_size: int,
         timeout: float,
         statement_timeout: float = 60,
+        cursor_factory: type[BinaryCursor] = BinaryCursor,
     ) -> None:
         self.connects = False
         self._statement_timeout = statement_timeout
@@ -49,7 +59,7 @@ class Pool:
             AsyncConnectionPool[AsyncConnection[tuple[Any, ...]]],
             database_url,
             connection_class=self._connection_class(),
-            kwargs={"autocommit": True, "cursor_factory": _BinaryCursor},
+            kwargs={"autocommit": True, "cursor_factory": cursor_factory},
             min_size=min(min_size, max_size),
             max_size=max_size,
             timeout=timeout,
@@ -68,10 +78,9 @@ class Pool:
         """Closes the pool and its connections."""
         await self._pool.close(timeout=1)
 
-    @property
-    def requests(self) -> int:
-        """How many connections were asked for, since the last renewal."""
-        return self._pool.get_stats().get("requests_num", 0)
+    def stats(self) -> dict[str, int]:
+        """Gives what psycopg_pool counts of itself, since it was opened or renewed."""
+        return self._pool.get_stats()
 
     async def renew(self) -> None:
         """Starts over with new connections; those in use are closed when they come back.
@@ -155,14 +164,6 @@ class Pool:
                 return connection
 
         return NotingConnection
-
-
-class _BinaryCursor(AsyncCursor[tuple[Any, ...]]):
-    """Takes results as PostgreSQL keeps them, which are cheaper to read than text."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.format = Format.BINARY
 
 
 def _sever(connection: AsyncConnection[tuple[Any, ...]]) -> None:

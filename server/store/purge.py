@@ -7,6 +7,7 @@ from typing import Any
 
 from psycopg import AsyncConnection
 
+from server.store.backlog import Backlog
 from server.store.pool import Pool
 
 # Far enough to reach no row, near enough for the time to have a date in Python.
@@ -40,6 +41,34 @@ class PurgeStore:
             row = await (await connection.execute(self.CUTOFF, parameters)).fetchone() or ()
         (cutoff,) = row
         return cutoff  # type: ignore[no-any-return]
+
+    # Costs no more than the rows that it counts, each found by the index of the purge.
+    BACKLOG = """
+        SELECT 'messages', count(*), extract(epoch FROM %(before)s - min(deleted_at))::float8
+        FROM (
+            SELECT deleted_at FROM messages WHERE deleted_at <= %(before)s
+            ORDER BY deleted_at LIMIT %(limit)s
+        ) waiting
+        UNION ALL
+        SELECT 'sessions', count(*), extract(epoch FROM %(before)s - min(deleted_at))::float8
+        FROM (
+            SELECT deleted_at FROM sessions WHERE deleted_at <= %(before)s
+            ORDER BY deleted_at LIMIT %(limit)s
+        ) waiting
+        UNION ALL
+        SELECT 'users', count(*), extract(epoch FROM %(before)s - min(deleted_at))::float8
+        FROM (
+            SELECT deleted_at FROM users WHERE deleted_at <= %(before)s
+            ORDER BY deleted_at LIMIT %(limit)s
+        ) waiting
+    """
+
+    async def backlog(self, before: datetime, *, limit: int) -> dict[str, Backlog]:
+        """Counts the rows of each kind that were deleted at `before` or earlier, up to `limit`."""
+        parameters = {"before": before, "limit": limit}
+        async with self._pool.connection() as connection:
+            cursor = await connection.execute(self.BACKLOG, parameters)
+            return {kind: Backlog(rows, age or 0) async for kind, rows, age in cursor}
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator["PurgeTurn | None"]:

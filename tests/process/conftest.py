@@ -115,7 +115,7 @@ def serve(start_palaver: StartPalaver) -> Iterator[Serve]:
             if "--listen" not in arguments:
                 arguments = ("--listen", "127.0.0.1:0", *arguments)
             palaver = start_palaver("serve", *arguments, **variables)
-            address = palaver.prints(r"listening on (\S+)")[1]
+            address = palaver.prints(r"listening on ([^\s\"]+)")[1]
             return palaver, stack.enter_context(connected(address))
 
         yield start

@@ -24,6 +24,7 @@ NOWHERE = "postgresql://palaver@127.0.0.1:1/palaver"
 BAD_SETTINGS = {
     "database_url": "mysql://here",
     "log_level": "LOUD",
+    "log_format": "xml",
     "listen": "nowhere",
     "tls_certificate": "no/such/file",
     "tls_key": "no/such/file",
@@ -54,6 +55,7 @@ BAD_SETTINGS = {
     "health_interval_seconds": "0",
     "shutdown_drain_seconds": "-1",
     "shutdown_grace_seconds": "nan",
+    "metrics_listen": "9464",
 }
 
 # Any path may be good, and any text.
@@ -83,11 +85,16 @@ def test_every_bad_setting_is_named_with_flag_and_variable_all_at_once(
     assert set(Settings.model_fields) - set(BAD_SETTINGS) == NEVER_BAD
 
 
-def test_a_port_in_use_is_refused_and_named(run_palaver: RunPalaver, database_url: str) -> None:
+@pytest.mark.parametrize("flag", ["--listen", "--metrics-listen"])
+def test_a_port_in_use_is_refused_and_named(
+    flag: str, run_palaver: RunPalaver, database_url: str
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"
+        addresses = {"--listen": "127.0.0.1:0", flag: address}
+        flags = [part for pair in addresses.items() for part in pair]
 
-        ended = run_palaver("serve", "--listen", address, "--database-url", database_url)
+        ended = run_palaver("serve", *flags, "--database-url", database_url)
 
         assert address in refusal(ended)
 

@@ -229,6 +229,20 @@ def test_memory_for_a_session_that_is_there_asks_for_no_user_whomever_it_names(
     assert not any("users" in way for plan in plans for way in plan.ways)
 
 
+def test_to_measure_the_backlog_of_the_purge_costs_what_is_counted(
+    filled: Explained, run: Run
+) -> None:
+    store = PurgeStore(filled.pool)
+    before = run(store.cutoff(timedelta(0)))
+    limit = 50
+
+    plan = filled.costliest(lambda: store.backlog(before, limit=limit))
+
+    assert run(store.backlog(before, limit=limit))["messages"].rows == limit
+    assert plan.rows <= limit
+    assert plan.ways == {"messages_deleted", "sessions_deleted", "users_deleted"}
+
+
 def test_a_batch_of_the_purge_costs_what_it_removes(filled: Explained, run: Run) -> None:
     limit = 100
 

@@ -62,11 +62,11 @@ def test_sessions_that_are_read_together_take_one_connection_and_get_their_own(
 ) -> None:
     store = SessionStore(pool)
     asked = [*sessions, "unknown", sessions[0]]
-    before = pool.requests
+    before = pool.stats()["requests_num"]
 
     outcomes = together(run, [store.get_session(session_id) for session_id in asked])
 
-    assert pool.requests - before == 1
+    assert pool.stats()["requests_num"] - before == 1
     assert isinstance(outcomes.pop(-2), NotFound)
     assert [getattr(row, "session_id", row) for row in outcomes] == [*sessions, sessions[0]]
 

@@ -96,7 +96,10 @@ def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
         ("purge_batch_size", "0"),
         ("health_interval_seconds", "0"),
         ("shutdown_grace_seconds", "-1"),
+        ("metrics_listen", "9464"),
+        ("metrics_listen", "host:65536"),
         ("log_level", "LOUD"),
+        ("log_format", "xml"),
     ],
 )
 def test_a_bad_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:

@@ -1,0 +1,227 @@
+"""The metrics: what a scrape of a working server tells."""
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import psycopg
+import pytest
+from palaver.v1.memory_service_pb2 import StreamMessagesRequest
+from palaver.v1.session_service_pb2 import (
+    AddSessionRequest,
+    DeleteSessionRequest,
+    GetSessionRequest,
+)
+
+from tests.client import Client, refused, wait_until
+from tests.concurrency import begin, wait_until_blocked
+from tests.conftest import StartServer
+from tests.scrapes import Scrape, metrics_url, scraped
+
+SESSIONS = "palaver.v1.SessionService"
+MEMORY = "palaver.v1.MemoryService"
+
+StartMeasured = Callable[..., tuple[Client, Callable[[], Scrape]]]
+Database = psycopg.Connection[tuple[Any, ...]]
+
+
+@pytest.fixture
+def start_measured(start_server: StartServer, caplog: pytest.LogCaptureFixture) -> StartMeasured:
+    """Starts servers with metrics; gives a client, and what scrapes."""
+
+    def start(**settings: Any) -> tuple[Client, Callable[[], Scrape]]:
+        caplog.set_level(logging.INFO)
+        client = start_server(metrics_listen="127.0.0.1:0", **settings)
+        url = metrics_url(caplog.text)
+
+        def scrape() -> Scrape:
+            return scraped(url)
+
+        return client, scrape
+
+    return start
+
+
+def when_all_calls_have_ended(scrape: Callable[[], Scrape]) -> Scrape:
+    """Scrapes then: a call is counted a moment after its caller has the answer."""
+    wait_until(lambda: scrape().value("palaver_calls_in_flight") == 0)
+    return scrape()
+
+
+def get(palaver: Client, session_id: str) -> object:
+    return palaver.sessions.GetSession(GetSessionRequest(session_id=session_id))
+
+
+def test_calls_are_counted_timed_and_weighed_by_method_and_code(
+    start_measured: StartMeasured,
+) -> None:
+    palaver, scrape = start_measured()
+    request = AddSessionRequest(session_id="s", user_id="u" * 1000)
+    response = palaver.sessions.AddSession(request)
+    for _ in range(3):
+        get(palaver, "s")
+    for _ in range(2):
+        with refused(grpc.StatusCode.NOT_FOUND):
+            get(palaver, "none")
+
+    found = when_all_calls_have_ended(scrape)
+
+    method = {"grpc_service": SESSIONS, "grpc_method": "GetSession", "grpc_type": "unary"}
+    assert found.value("grpc_server_started_total", **method) == 5
+    for code, count in (("OK", 3), ("NOT_FOUND", 2), ("INTERNAL", 0)):
+        assert found.value("grpc_server_handled_total", grpc_code=code, **method) == count
+    for name in ("grpc_server_handling_seconds", "palaver_request_bytes", "palaver_response_bytes"):
+        assert found.value(f"{name}_count", grpc_code="OK", **method) == 3
+        assert found.value(f"{name}_count", grpc_code="NOT_FOUND", **method) == 2
+    added = {"grpc_service": SESSIONS, "grpc_method": "AddSession", "grpc_code": "OK"}
+    assert found.value("palaver_request_bytes_sum", **added) == request.ByteSize()
+    assert found.value("palaver_response_bytes_sum", **added) == response.ByteSize()
+    assert found.value("palaver_request_bytes_bucket", le="1024.0", **added) == 1
+    assert found.value("palaver_request_bytes_bucket", le="256.0", **added) == 0
+    assert 0 < found.value("grpc_server_handling_seconds_sum", **added) < 60
+
+
+def test_a_stream_is_one_call_with_many_responses(start_measured: StartMeasured) -> None:
+    palaver, scrape = start_measured()
+    palaver.add("s", *["hello"] * 5)
+    request = StreamMessagesRequest(session_id="s", chunk_size=2)
+    responses = list(palaver.memory.StreamMessages(request))
+
+    found = when_all_calls_have_ended(scrape)
+
+    method = {
+        "grpc_service": MEMORY, "grpc_method": "StreamMessages", "grpc_type": "server_stream"
+    }  # fmt: skip
+    assert found.value("grpc_server_handled_total", grpc_code="OK", **method) == 1
+    assert found.value("grpc_server_msg_sent_total", **method) == len(responses) == 3
+    size = sum(response.ByteSize() for response in responses)
+    assert found.value("palaver_response_bytes_sum", **method) == size
+
+
+def test_what_is_no_method_makes_no_series(start_measured: StartMeasured) -> None:
+    palaver, scrape = start_measured()
+
+    def series() -> int:
+        return sum("grpc_method" in sample.labels for sample in scrape().samples)
+
+    before = series()
+    for number in range(20):
+        for name in (f"/{SESSIONS}/Get{number}", f"/palaver.v{number}.S/Get", f"/else/{number}"):
+            method: Any = palaver.channel.unary_unary(name)
+            assert method.future(b"").code() is grpc.StatusCode.UNIMPLEMENTED
+
+    assert series() == before > 0
+
+
+def test_running_calls_and_those_that_wait_for_a_connection_are_seen(
+    start_measured: StartMeasured, database: Database, database_url: str
+) -> None:
+    palaver, scrape = start_measured(pool_max_size=1)
+    palaver.add("s", "hello")
+    delete = DeleteSessionRequest(session_id="s")
+    method = {"grpc_service": SESSIONS, "grpc_method": "DeleteSession"}
+
+    with psycopg.connect(database_url) as locker:
+        locker.execute("SELECT FROM sessions WHERE session_id = 's' FOR UPDATE")
+        holding = begin(lambda: palaver.sessions.DeleteSession(delete))
+        wait_until_blocked(database)
+        waiting = begin(lambda: get(palaver, "other"))
+        wait_until(lambda: scrape().value("palaver_pool_requests_waiting") == 1)
+        wait_until(lambda: scrape().value("palaver_calls_in_flight") == 2)
+        found = scrape()
+        assert found.value("palaver_calls_in_flight", **method) == 1
+        assert found.value("palaver_pool_connections") == 1
+        assert found.value("palaver_pool_connections_idle") == 0
+    holding.result()
+    with refused(grpc.StatusCode.NOT_FOUND):
+        waiting.result()
+
+    found = when_all_calls_have_ended(scrape)
+    assert found.value("palaver_pool_requests_waiting") == 0
+    assert found.value("palaver_pool_requests_queued_total") >= 1
+    assert found.value("palaver_pool_wait_seconds_total") > 0
+
+
+def test_a_call_that_is_cancelled_is_not_in_flight_any_more(
+    start_measured: StartMeasured, database_url: str
+) -> None:
+    palaver, scrape = start_measured()
+    palaver.add("s", "hello")
+    with psycopg.connect(database_url) as locker:
+        locker.execute("LOCK TABLE messages")
+        stream = palaver.memory.StreamMessages(StreamMessagesRequest(session_id="s"))
+        call = palaver.sessions.DeleteSession.future(DeleteSessionRequest(session_id="s"))
+        wait_until(lambda: scrape().value("palaver_calls_in_flight") == 2)
+
+        call.cancel()
+        stream.cancel()
+
+        found = when_all_calls_have_ended(scrape)
+    for method in ("DeleteSession", "StreamMessages"):
+        labels = {"grpc_method": method, "grpc_code": "CANCELLED"}
+        assert found.value("grpc_server_handled_total", **labels) == 1
+
+
+def test_the_backlog_of_the_purge_is_what_is_overdue(
+    start_measured: StartMeasured, database: Database
+) -> None:
+    database.execute(
+        """
+        INSERT INTO messages (session_id, sequence, message_id, role, content, deleted_at)
+        SELECT 's', i, i, 'user', 'text', CASE WHEN i > 3 THEN now() - i * interval '1 hour' END
+        FROM generate_series(1, 9) i
+        """
+    )
+    _, scrape = start_measured(purge_retention_seconds=5.5 * 3600)
+
+    def rows(kind: str) -> float:
+        return scrape().value("palaver_backlog_rows", work="purge", kind=kind)
+
+    wait_until(lambda: bool(scrape().matching("palaver_backlog_rows")))
+    assert (rows("messages"), rows("sessions")) == (4, 0)
+    oldest = scrape().value("palaver_backlog_oldest_seconds", work="purge", kind="messages")
+    assert 3.5 * 3600 <= oldest < 3.6 * 3600
+    oldest = scrape().value("palaver_backlog_oldest_seconds", work="purge", kind="sessions")
+    assert oldest == 0
+
+
+def test_the_process_and_its_version_are_named(start_measured: StartMeasured) -> None:
+    _, scrape = start_measured()
+
+    (build,) = scrape().matching("palaver_build_info")
+
+    assert build.value == 1
+    assert set(build.labels) == {"version", "python", "grpc"}
+    assert all(build.labels.values())
+    assert scrape().value("process_resident_memory_bytes") > 0
+    assert scrape().value("palaver_serving") == 1
+
+
+def test_an_outage_of_the_database_is_seen(
+    start_measured: StartMeasured, postgres: str, database: Database
+) -> None:
+    _, scrape = start_measured(health_interval_seconds=0.05)
+    name = database.info.dbname
+    assert scrape().value("palaver_serving") == 1
+
+    with psycopg.connect(postgres, autocommit=True) as admin:
+        admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+        query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
+        admin.execute(query, [name])
+        wait_until(lambda: scrape().value("palaver_serving") == 0)
+        admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+
+    wait_until(lambda: scrape().value("palaver_serving") == 1)
+
+
+def test_nothing_is_served_without_an_address(
+    start_server: StartServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    start_server()
+
+    assert "metrics on" not in caplog.text
+    assert not [one for one in threading.enumerate() if "serve_forever" in one.name]

@@ -1,0 +1,76 @@
+"""Statements in traces: each call has those that are run for it, also where several share one."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from server.call import Call, running_call
+from server.errors import NotFound
+from server.store.pool import Pool
+from server.store.sessions import SessionStore
+from server.telemetry.spans import CallSpans, traced_cursor
+
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+
+
+@pytest.fixture
+def exporter() -> InMemorySpanExporter:
+    return InMemorySpanExporter()
+
+
+@pytest.fixture
+def provider(exporter: InMemorySpanExporter) -> TracerProvider:
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    return provider
+
+
+@pytest.fixture
+def traced_pool(provider: TracerProvider, database_url: str, run: Run) -> Iterator[Pool]:
+    cursor_factory = traced_cursor(provider.get_tracer("test"))
+    pool = Pool(database_url, min_size=1, max_size=2, timeout=10, cursor_factory=cursor_factory)
+    run(pool.open())
+    yield pool
+    run(pool.close())
+
+
+def test_a_statement_that_calls_share_is_in_each_of_their_traces(
+    provider: TracerProvider, exporter: InMemorySpanExporter, traced_pool: Pool, run: Run
+) -> None:
+    store = SessionStore(traced_pool)
+    spans = CallSpans(provider.get_tracer("test"))
+
+    async def call(number: int) -> Call:
+        made = Call("/palaver.v1.SessionService/GetSession", f"r{number}", "", "peer", 1, 0.0)
+        running_call.set(made)
+        spans.begin(made, ())
+        with pytest.raises(NotFound):
+            await store.get_session(f"s{number}")
+        spans.end([made])
+        return made
+
+    async def together() -> list[Call]:
+        return await asyncio.gather(*(call(number) for number in range(3)))
+
+    before = traced_pool.stats().get("requests_num", 0)
+    calls = run(together())
+
+    assert traced_pool.stats()["requests_num"] - before == 1, "they did not share"
+    statements = [span for span in exporter.get_finished_spans() if span.kind.name == "CLIENT"]
+    parents = [span.parent.span_id for span in statements if span.parent]
+    assert sorted(parents) == sorted(call.span.get_span_context().span_id for call in calls)
+    assert {span.name for span in statements} == {"SessionStore._get_sessions"}
+
+
+def test_what_runs_for_no_call_is_in_no_trace(
+    exporter: InMemorySpanExporter, traced_pool: Pool, run: Run
+) -> None:
+    with pytest.raises(NotFound):
+        run(SessionStore(traced_pool).get_session("s"))
+
+    assert exporter.get_finished_spans() == ()

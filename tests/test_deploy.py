@@ -1,0 +1,126 @@
+"""The dashboard and the alert rules ask for what a server shows."""
+
+import json
+import logging
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import promql_parser
+import pytest
+import yaml
+from palaver.v1.session_service_pb2 import GetSessionRequest
+
+from tests.client import Client, refused, wait_until
+from tests.conftest import StartServer
+from tests.processes import ROOT
+from tests.scrapes import Scrape, metrics_url, scraped
+
+DASHBOARD = ROOT / "deploy" / "grafana" / "palaver.json"
+RULES = ROOT / "deploy" / "prometheus" / "palaver.yml"
+
+# Prometheus adds them to all that it scrapes.
+ADDED_LABELS = {"instance", "job"}
+
+
+def panels() -> list[dict[str, Any]]:
+    return [one for one in json.loads(DASHBOARD.read_text())["panels"] if one["type"] != "row"]
+
+
+def rules() -> list[dict[str, Any]]:
+    (group,) = yaml.safe_load(RULES.read_text())["groups"]
+    return list(group["rules"])
+
+
+def expressions() -> Iterator[tuple[str, str]]:
+    """Every expression, with the name of the panel or the alert that it is for."""
+    for panel in panels():
+        for target in panel["targets"]:
+            yield panel["title"], target["expr"].replace("$__rate_interval", "5m")
+    for rule in rules():
+        yield rule["alert"], rule["expr"]
+
+
+@pytest.fixture
+def scrape(start_server: StartServer, caplog: pytest.LogCaptureFixture) -> Scrape:
+    """What a server shows that has had a call that succeeded, and one that failed."""
+    caplog.set_level(logging.INFO)
+    palaver: Client = start_server(metrics_listen="127.0.0.1:0")
+    palaver.add("s", "hello")
+    with refused(grpc.StatusCode.NOT_FOUND):
+        palaver.sessions.GetSession(GetSessionRequest(session_id="none"))
+    url = metrics_url(caplog.text)
+    wait_until(lambda: bool(scraped(url).matching("palaver_backlog_rows")))
+    wait_until(lambda: scraped(url).value("palaver_calls_in_flight") == 0)
+    return scraped(url)
+
+
+def nodes(expression: str) -> list[Any]:
+    """The parts of an expression. One that is no PromQL fails."""
+    found: list[Any] = []
+    promql_parser.walk(promql_parser.parse(expression), found.append)
+    return found
+
+
+def selectors(expression: str) -> list[promql_parser.VectorSelector]:
+    parts = [getattr(node, "vector_selector", node) for node in nodes(expression)]
+    return [part for part in parts if isinstance(part, promql_parser.VectorSelector)]
+
+
+def test_every_selector_finds_series(scrape: Scrape) -> None:
+    count = 0
+    for title, expression in expressions():
+        for selector in selectors(expression):
+            labels = [one for one in selector.matchers.matchers if one.name not in ADDED_LABELS]
+            series = [
+                sample
+                for sample in scrape.samples
+                if sample.name == selector.name
+                and all(re.fullmatch(one.value, sample.labels.get(one.name, "")) for one in labels)
+            ]
+            assert series, f"{title}: nothing is found by {selector.prettify()}"
+            count += 1
+    assert count > 50
+
+
+def test_every_label_that_is_grouped_by_exists(scrape: Scrape) -> None:
+    names = {name for sample in scrape.samples for name in sample.labels} | ADDED_LABELS
+
+    for title, expression in expressions():
+        for node in nodes(expression):
+            modifier = getattr(node, "modifier", None)
+            assert set(getattr(modifier, "labels", [])) <= names, title
+
+
+def test_every_metric_of_our_own_is_on_the_dashboard(scrape: Scrape) -> None:
+    shown = {selector.name for _, text in expressions() for selector in selectors(text)}
+    ours = {one.name for one in scrape.samples if one.name.startswith(("palaver_", "grpc_"))}
+
+    # A histogram is shown by its buckets.
+    missing = {name for name in ours - shown if not name.endswith(("_sum", "_count"))}
+    assert missing == set()
+
+
+def test_the_dashboard_can_be_imported() -> None:
+    dashboard = json.loads(DASHBOARD.read_text())
+
+    assert dashboard["title"] == "Palaver"
+    ids = [panel["id"] for panel in dashboard["panels"]]
+    assert len(set(ids)) == len(ids)
+    for panel in panels():
+        assert panel["datasource"]["uid"] == "${datasource}", panel["title"]
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24, panel["title"]
+
+
+def test_every_alert_says_what_is_the_matter() -> None:
+    alerts = rules()
+
+    assert len({alert["alert"] for alert in alerts}) == len(alerts)
+    for alert in alerts:
+        assert set(alert) <= {"alert", "expr", "for", "labels", "annotations"}
+        assert alert["labels"]["severity"] in {"critical", "warning"}
+        assert alert["annotations"]["summary"].endswith(".")
+        used = set(re.findall(r"\$labels\.(\w+)", str(alert["annotations"])))
+        assert used <= {"instance"} | set(re.findall(r"\w+", alert["expr"]))

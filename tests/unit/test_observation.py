@@ -1,0 +1,85 @@
+"""What a call that was cancelled is taken for, and how calls are reported."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from server.call import Call
+from server.interceptors.observation import Observation
+
+
+class Context:
+    """As much of a call's context as is asked for, with so many seconds until its deadline."""
+
+    def __init__(self, remaining: float | None = None) -> None:
+        self._remaining = remaining
+
+    def invocation_metadata(self) -> None:
+        return None
+
+    def peer(self) -> str:
+        return "peer"
+
+    def set_trailing_metadata(self, metadata: Any) -> None:
+        pass
+
+    def code(self) -> None:
+        return None
+
+    def time_remaining(self) -> float | None:
+        return self._remaining
+
+
+@pytest.mark.parametrize(
+    ("remaining", "code"),
+    [
+        (None, "CANCELLED"),
+        (30.0, "CANCELLED"),
+        (0.0, "DEADLINE_EXCEEDED"),
+        (0.01, "DEADLINE_EXCEEDED"),  # by the caller's clock it has passed
+    ],
+)
+def test_a_cancelled_call_has_the_code_that_its_caller_sees(
+    remaining: float | None, code: str
+) -> None:
+    ended: list[Call] = []
+    observation = Observation([], [ended.extend])
+
+    async def cancelled(_request: bytes, _context: Any) -> bytes:
+        raise asyncio.CancelledError
+
+    async def call() -> None:
+        context: Any = Context(remaining)
+        with pytest.raises(asyncio.CancelledError):
+            await observation.unary("/palaver.v1.S/M", cancelled)(b"", context)
+        observation.report()
+
+    asyncio.run(call())
+
+    assert [one.code for one in ended] == [code]
+
+
+def test_calls_are_reported_many_at_once_each_of_them_once() -> None:
+    reports: list[Sequence[Call]] = []
+    observation = Observation([], [reports.append])
+
+    async def answer(request: bytes, _context: Any) -> bytes:
+        return request
+
+    async def calls() -> None:
+        context: Any = Context()
+        for number in range(100):
+            call = observation.unary(f"/palaver.v1.S/M{number}", answer)
+            await call(b"", context)
+            await asyncio.sleep(0)
+        observation.report()
+        observation.report()
+
+    asyncio.run(calls())
+
+    assert [one.method for report in reports for one in report] == [
+        f"/palaver.v1.S/M{number}" for number in range(100)
+    ]
+    assert len(reports) == 4

@@ -1,0 +1,52 @@
+"""What is not asked for is not there, and costs nothing."""
+
+import logging
+import subprocess
+import sys
+
+import pytest
+
+from server.store.pool import BinaryCursor
+from server.telemetry.telemetry import Telemetry
+from tests.processes import ROOT
+
+HEAVY = ("prometheus_client", "opentelemetry")
+
+
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keeps variables of the machine out."""
+    for name in ("TRACES_EXPORTER", "EXPORTER_OTLP_ENDPOINT", "EXPORTER_OTLP_TRACES_ENDPOINT"):
+        monkeypatch.delenv(f"OTEL_{name}", raising=False)
+
+
+def test_a_start_does_not_import_what_nobody_wants() -> None:
+    code = f"import sys, server.__main__; print([n for n in {HEAVY} if n in sys.modules])"
+    environment = {"PYTHONPATH": str(ROOT / "generated" / "python")}
+
+    printed = subprocess.check_output(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, text=True
+    )
+
+    assert printed == "[]\n"
+
+
+def test_without_metrics_and_traces_nothing_runs() -> None:
+    telemetry = Telemetry()
+
+    assert telemetry.cursor_factory is BinaryCursor
+    assert telemetry.start() == []
+
+
+def test_traces_that_cannot_be_made_are_said_to_be_missing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4317")
+    for name in ("opentelemetry", "server.telemetry.traces", "server.telemetry.spans"):
+        monkeypatch.setitem(sys.modules, name, None)
+    caplog.set_level(logging.WARNING)
+
+    telemetry = Telemetry()
+
+    assert telemetry.cursor_factory is BinaryCursor
+    assert "install palaver[tracing]" in caplog.text
