@@ -63,7 +63,7 @@ class DatabaseHealth:
     @property
     def is_serving(self) -> bool:
         """Whether the database answered when it was last asked."""
-        return bool(self._answers)
+        return self._state is DatabaseState.SERVING
 
     async def watch(self) -> None:
         """Checks for ever."""

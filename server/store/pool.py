@@ -42,7 +42,7 @@ class Pool:
         connects: Whether the last connection that the pool needed could be made.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all but the first by name
         self,
         database_url: str,
         *,
