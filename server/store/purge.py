@@ -43,25 +43,16 @@ class PurgeStore:
         return cutoff  # type: ignore[no-any-return]
 
     # Costs no more than the rows that it counts, each found by the index of the purge.
-    BACKLOG = """
-        SELECT 'messages', count(*), extract(epoch FROM %(before)s - min(deleted_at))::float8
+    BACKLOG = " UNION ALL ".join(
+        f"""
+        SELECT '{table}', count(*), extract(epoch FROM %(before)s - min(deleted_at))::float8
         FROM (
-            SELECT deleted_at FROM messages WHERE deleted_at <= %(before)s
+            SELECT deleted_at FROM {table} WHERE deleted_at <= %(before)s
             ORDER BY deleted_at LIMIT %(limit)s
         ) waiting
-        UNION ALL
-        SELECT 'sessions', count(*), extract(epoch FROM %(before)s - min(deleted_at))::float8
-        FROM (
-            SELECT deleted_at FROM sessions WHERE deleted_at <= %(before)s
-            ORDER BY deleted_at LIMIT %(limit)s
-        ) waiting
-        UNION ALL
-        SELECT 'users', count(*), extract(epoch FROM %(before)s - min(deleted_at))::float8
-        FROM (
-            SELECT deleted_at FROM users WHERE deleted_at <= %(before)s
-            ORDER BY deleted_at LIMIT %(limit)s
-        ) waiting
-    """
+        """
+        for table in ("messages", "sessions", "users")
+    )
 
     async def backlog(self, before: datetime, *, limit: int) -> dict[str, Backlog]:
         """Counts the rows of each kind that were deleted at `before` or earlier, up to `limit`."""
