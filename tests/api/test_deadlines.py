@@ -4,6 +4,7 @@ import random
 from functools import partial
 
 import grpc
+import psycopg
 import pytest
 from google.rpc.error_details_pb2 import ErrorInfo
 from palaver.v1.memory_pb2 import Message
@@ -46,6 +47,19 @@ def test_the_statement_of_an_expired_call_is_gone_and_nothing_is_written(
         wait_until_blocked(database, 0)
 
     assert last_sequence(palaver) == 1
+
+
+def test_the_statement_of_an_expired_read_is_gone_too(
+    palaver: Client, database_url: str, database: Connection
+) -> None:
+    palaver.add("s", "one")
+
+    with psycopg.connect(database_url) as other:
+        other.execute("LOCK TABLE sessions")
+        call = palaver.sessions.GetSession.future(GetSessionRequest(session_id="s"), timeout=1)
+        wait_until_blocked(database)
+        assert call.code() is DEADLINE_EXCEEDED
+        wait_until_blocked(database, 0)
 
 
 def test_the_statement_of_a_cancelled_call_is_gone_and_nothing_is_written(

@@ -139,7 +139,7 @@ def test_a_database_out_of_connections_is_told_by_the_health_and_used_as_far_as_
             health_interval_seconds=0.1,
             pool_min_size=1,
             pool_max_size=5,
-            pool_timeout_seconds=0.5,
+            pool_timeout_seconds=2,  # for a connection to be refused meanwhile
         )
         client.add(session_id, "one")
 
