@@ -44,9 +44,9 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --python-version=3.11 --generat
 	--no-annotate --custom-compile-command="make lock" pyproject.toml
 lock: $(VENV)/dev.done ## Lock the newest versions of all dependencies
 	@$(BIN)/pip install --quiet uv
-	@$(LOCK) --upgrade --extra=build --extra=tracing --extra=dev --output-file=requirements/dev.txt
-	@$(LOCK) --upgrade --extra=build --constraint=requirements/dev.txt --output-file=requirements/run.txt
-	@$(LOCK) --upgrade --extra=build --extra=tracing --extra=dev --resolution=lowest-direct --output-file=requirements/lowest.txt
+	@$(LOCK) --upgrade --extra=build --extra=tracing --extra=wordllama --extra=dev --output-file=requirements/dev.txt
+	@$(LOCK) --upgrade --extra=build --extra=wordllama --constraint=requirements/dev.txt --output-file=requirements/run.txt
+	@$(LOCK) --upgrade --extra=build --extra=tracing --extra=wordllama --extra=dev --resolution=lowest-direct --output-file=requirements/lowest.txt
 
 clean: ## Remove what the commands above made; the data of `make run` stays
 	@rm -rf .venv* .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -1,4 +1,4 @@
-"""The command line: `palaver serve`, `palaver migrate`, `palaver purge`, `palaver keys`."""
+"""The command line: `palaver serve` and the commands beside it."""
 
 import asyncio
 import logging
@@ -17,16 +17,15 @@ import uvloop
 from pydantic import ValidationError
 from rich.console import Console
 
-from server import app, logs, purge_command
-from server.channel import authorization, connected
+from server import app, logs, purge_command, reindex_command
+from server.channel import Metadata, authorization, connected
 from server.config import DatabaseSettings, Settings
 from server.credentials.api_keys import key_hash, make_key
 from server.credentials.registry import key_entry
 from server.embedded import EmbeddedPostgres
 from server.errors import PalaverError
 from server.principal import Principal, Role
-from server.store import migrate as migrations
-from server.store.database_url import with_patience, without_password
+from server.store.database_url import without_password
 
 _LOGGER = logging.getLogger("server")
 
@@ -118,7 +117,7 @@ def migrate(**flags: str | None) -> None:
     """Bring the database up to date, and end."""
     settings = _settings(DatabaseSettings, flags)
     with _reported_errors(), _database(settings) as url:
-        names = asyncio.run(migrations.migrate(with_patience(url)))
+        names = asyncio.run(app.prepare(settings, url))
     click.echo(f"{len(names)} migrations run; the database is up to date")
 
 
@@ -136,36 +135,39 @@ def _age(seconds: float | None) -> timedelta | None:
     raise click.BadParameter(f"{seconds} is no number of seconds ago")
 
 
-@main.command()
-@click.option(
-    "--address",
-    default="127.0.0.1:50051",
-    show_default=True,
-    envvar="PALAVER_ADDRESS",
-    show_envvar=True,
-    help="Address of the running server.",
-)
-@click.option(
-    "--older-than",
-    type=float,
-    callback=lambda _context, _option, value: _age(value),
-    metavar="SECONDS",
-    help="How long ago rows must have been deleted; by default the server's retention.",
-)
-@click.option(
-    "--tls-ca",
-    type=_FILE,
-    envvar="PALAVER_TLS_CA",
-    show_envvar=True,
-    help="PEM file with the authorities that the server needs a certificate of: use TLS.",
-)
-@click.option("--tls-certificate", type=_FILE, help="PEM file with a client certificate.")
-@click.option("--tls-key", type=_FILE, help="PEM file with the private key of the certificate.")
-def purge(address: str, older_than: timedelta | None, **tls: Path | None) -> None:
-    """Have a running server remove deleted rows for good.
+def _of_a_server(command: CommandT) -> CommandT:
+    """Gives a command the flags that say which server to call, and how."""
+    options = (
+        click.option(
+            "--address",
+            default="127.0.0.1:50051",
+            show_default=True,
+            envvar="PALAVER_ADDRESS",
+            show_envvar=True,
+            help="Address of the running server.",
+        ),
+        click.option(
+            "--tls-ca",
+            type=_FILE,
+            envvar="PALAVER_TLS_CA",
+            show_envvar=True,
+            help="PEM file with the authorities that the server needs a certificate of: use TLS.",
+        ),
+        click.option("--tls-certificate", type=_FILE, help="PEM file with a client certificate."),
+        click.option(
+            "--tls-key", type=_FILE, help="PEM file with the private key of the certificate."
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
 
-    The variable PALAVER_API_KEY has the API key or token to do so. (No flag has it: other
-    users of the machine can see those.)
+
+@contextmanager
+def _server(address: str, **tls: Path | None) -> Iterator[tuple[grpc.Channel, Metadata]]:
+    """Gives a channel to a server, and the metadata that its calls need.
+
+    Ends the command with the status of a call that fails.
     """
     try:
         with _reported_errors():
@@ -173,9 +175,40 @@ def purge(address: str, older_than: timedelta | None, **tls: Path | None) -> Non
                 os.environ.get("PALAVER_API_KEY"), address, by_tls=tls["tls_ca"] is not None
             )
             with connected(address, **tls) as channel:
-                purge_command.purge(channel, older_than, Console(), metadata)
+                yield channel, metadata
     except grpc.RpcError as error:
         raise click.ClickException(f"{error.code().name}: {error.details()}") from None
+
+
+@main.command()
+@_of_a_server
+@click.option(
+    "--older-than",
+    type=float,
+    callback=lambda _context, _option, value: _age(value),
+    metavar="SECONDS",
+    help="How long ago rows must have been deleted; by default the server's retention.",
+)
+def purge(address: str, older_than: timedelta | None, **tls: Path | None) -> None:
+    """Have a running server remove deleted rows for good.
+
+    The variable PALAVER_API_KEY has the API key or token to do so. (No flag has it: other
+    users of the machine can see those.)
+    """
+    with _server(address, **tls) as (channel, metadata):
+        purge_command.purge(channel, older_than, Console(), metadata)
+
+
+@main.command()
+@_of_a_server
+def reindex(address: str, **tls: Path | None) -> None:
+    """Have a running server embed all messages anew, after a change of model.
+
+    The variable PALAVER_API_KEY has the API key or token to do so. (No flag has it: other
+    users of the machine can see those.)
+    """
+    with _server(address, **tls) as (channel, metadata):
+        reindex_command.reindex(channel, Console(), metadata)
 
 
 @main.command()

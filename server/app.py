@@ -4,7 +4,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import grpc
@@ -22,7 +22,7 @@ from palaver.v1 import (
 )
 
 from server.addresses import is_unix, with_port
-from server.config import Settings
+from server.config import DatabaseSettings, Settings
 from server.health import DatabaseHealth
 from server.interceptors.chain import Interceptor, InterceptorChain
 from server.interceptors.concurrency_limit import ConcurrencyLimit
@@ -31,6 +31,7 @@ from server.interceptors.gathering import Gathering
 from server.interceptors.time_limits import TimeLimits
 from server.purge import Purger
 from server.security import Security
+from server.semantics import Semantics, prepared_semantics
 from server.services.admin_service import AdminService
 from server.services.memory_service import MemoryService
 from server.services.session_service import SessionService
@@ -73,6 +74,27 @@ def interceptors(
         ),
         Gathering(),
     )
+
+
+_SECONDS_TO_CONNECT = 30.0
+
+
+async def prepare(settings: DatabaseSettings, database_url: str) -> list[str]:
+    """Makes a database ready for the service; gives the names of the migrations that were run.
+
+    Raises:
+        DatabaseUnusable: The database is away, refuses the user, or lacks rights.
+        DatabaseTooNew: The database is from a newer Palaver.
+    """
+    database_url = with_patience(database_url)
+    names = await migrate(database_url)
+    pool = Pool(database_url, min_size=1, max_size=1, timeout=_SECONDS_TO_CONNECT)
+    await pool.open()
+    try:
+        async with prepared_semantics(settings, database_url, pool):
+            return names
+    finally:
+        await pool.close()
 
 
 @asynccontextmanager
@@ -122,17 +144,31 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
     )
     chain = InterceptorChain(interceptors(settings, telemetry, security, time_limits))
     server = grpc.aio.server(interceptors=(chain,), options=server_options(settings))
-    register_services(server, settings, pool, purger, health_servicer)
-    port = security.add_port(server, settings.listen)
+    closing = AsyncExitStack()
     background: list[asyncio.Task[None]] = []
     await pool.open()
     try:
+        semantics = await closing.enter_async_context(
+            prepared_semantics(settings, database_url, pool)
+        )
+        for own_pool in semantics.own_pools:
+            database_health.keep_in_step(own_pool)
+        register_services(
+            server,
+            settings,
+            pool,
+            purger=purger,
+            semantics=semantics,
+            health_servicer=health_servicer,
+        )
+        port = security.add_port(server, settings.listen)
         await database_health.check()
         background.append(_in_background(database_health.watch()))
         background.extend(_in_background(watched.watch()) for watched in security.watched)
         background.extend(_in_background(work) for work in telemetry.start())
         if settings.purge_interval:
             background.append(_in_background(purger.run_every(settings.purge_interval)))
+        background.append(_in_background(semantics.embedding.run()))
         await server.start()
         yield with_port(settings.listen, port)
     finally:
@@ -147,6 +183,7 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
         await database_health.close()
+        await closing.aclose()
         await pool.close()
         await telemetry.stop()
 
@@ -163,11 +200,13 @@ def _in_background(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     return task
 
 
-def register_services(
+def register_services(  # noqa: PLR0913 - what all services are given
     server: grpc.aio.Server,
     settings: Settings,
     pool: Pool,
+    *,
     purger: Purger,
+    semantics: Semantics,
     health_servicer: health.aio.HealthServicer,
 ) -> None:
     """Registers every service that the server has."""
@@ -175,12 +214,17 @@ def register_services(
     session_service_pb2_grpc.add_SessionServiceServicer_to_server(SessionService(sessions), server)
     memory_service_pb2_grpc.add_MemoryServiceServicer_to_server(
         MemoryService(
-            sessions, MemoryStore(pool), MessageStore(pool), window=settings.memory_window
+            sessions,
+            MemoryStore(pool, semantics.queue),
+            MessageStore(pool, semantics.queue),
+            window=settings.memory_window,
         ),
         server,
     )
     user_service_pb2_grpc.add_UserServiceServicer_to_server(UserService(UserStore(pool)), server)
-    admin_service_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(purger), server)
+    admin_service_pb2_grpc.add_AdminServiceServicer_to_server(
+        AdminService(purger, semantics.embedding), server
+    )
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     if settings.reflection:
         reflection.enable_server_reflection(

@@ -1,8 +1,9 @@
 """The settings: from flags and from `PALAVER_*` variables, flags first."""
 
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 import platformdirs
 from psycopg import ProgrammingError
@@ -53,6 +54,27 @@ def _check_jwt_keys(value: str) -> str:
     return value
 
 
+def _check_embedder(value: str) -> str:
+    if value == "wordllama" and find_spec("wordllama") is None:
+        raise ValueError("is not installed: pip install wordllama")
+    return value
+
+
+def _check_embedder_url(value: str) -> str:
+    try:
+        AnyHttpUrl(value)
+    except ValidationError:
+        raise ValueError("must be a URL, such as https://api.openai.com/v1") from None
+    return value
+
+
+def _check_embedder_key(value: SecretStr) -> SecretStr:
+    key = value.get_secret_value()
+    if not (key.isascii() and key.isprintable()):
+        raise ValueError("must be printable ASCII")
+    return value
+
+
 _LONGEST_SECONDS = 100 * 365 * 24 * 3600
 Seconds = Annotated[float, Field(ge=0, le=_LONGEST_SECONDS)]
 PositiveSeconds = Annotated[float, Field(gt=0, le=_LONGEST_SECONDS)]
@@ -72,6 +94,27 @@ class DatabaseSettings(BaseSettings):
     data_dir: Path = Field(
         platformdirs.user_data_path("palaver"), description="Where the embedded PostgreSQL lives."
     )
+    embedder: Annotated[
+        Literal["auto", "none", "wordllama", "openai"], AfterValidator(_check_embedder)
+    ] = Field(
+        "auto",
+        description="What makes vectors for semantic search; auto is wordllama if installed.",
+    )
+    embedder_url: Annotated[str, AfterValidator(_check_embedder_url)] | None = Field(
+        None, description="For openai: URL of the endpoint without `/embeddings`."
+    )
+    embedder_model: str | None = Field(
+        None, min_length=1, max_length=256, description="For openai: name of the model."
+    )
+    embedder_dimensions: int | None = Field(
+        None, ge=1, le=4000, description="For openai: numbers kept of each vector."
+    )
+    embedder_key: Annotated[SecretStr, AfterValidator(_check_embedder_key)] | None = Field(
+        None, description="For openai: the API key, if it asks for one."
+    )
+    embedder_timeout_seconds: PositiveSeconds = Field(
+        30, description="For openai: how long it may take to answer."
+    )
     log_level: str = Field(
         "INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="The least level logged."
     )
@@ -80,6 +123,16 @@ class DatabaseSettings(BaseSettings):
         pattern="^(auto|text|json)$",
         description="How log lines look: text, json, or auto: text on a terminal, JSON elsewhere.",
     )
+
+    @model_validator(mode="after")
+    def _fit_the_embedder(self) -> Self:
+        endpoint = (self.embedder_url, self.embedder_model, self.embedder_dimensions)
+        names = "--embedder-url, --embedder-model and --embedder-dimensions"
+        if self.embedder == "openai" and None in endpoint:
+            raise ValueError(f"--embedder openai needs {names}")
+        if self.embedder != "openai" and any((*endpoint, self.embedder_key)):
+            raise ValueError(f"{names} and --embedder-key need --embedder openai")
+        return self
 
 
 class Settings(DatabaseSettings):

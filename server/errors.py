@@ -151,6 +151,22 @@ class CredentialsUnusable(PalaverError):
     """A file or URL with certificates, credentials or keys cannot be used at start."""
 
 
+class VectorsUnusable(PalaverError):
+    """The database cannot keep vectors: it lacks pgvector, or the right to make their table."""
+
+
+class SemanticSearchUnavailable(PalaverError):
+    """The server has no embedder, or the database no pgvector; the text says what to do."""
+
+
+class EmbedderUnavailable(PalaverError):
+    """The embedder cannot be reached, is busy, or refuses the server and not a text."""
+
+
+class TextsRefused(PalaverError):
+    """The embedder refuses these texts for good, one of them at least."""
+
+
 class EmbeddedPostgresError(PalaverError):
     """The embedded PostgreSQL cannot be started."""
 

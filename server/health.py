@@ -55,6 +55,7 @@ class DatabaseHealth:
         self._servicer = servicer
         self._database_url = database_url
         self._pool = pool
+        self._pools = [pool]
         self._services = ("", *services)
         self._interval = interval
         self._connection: Connection | None = None
@@ -64,6 +65,10 @@ class DatabaseHealth:
     def is_serving(self) -> bool:
         """Whether the database answered when it was last asked."""
         return self._state is DatabaseState.SERVING
+
+    def keep_in_step(self, pool: Pool) -> None:
+        """Keeps another pool in step with the database too."""
+        self._pools.append(pool)
 
     async def watch(self) -> None:
         """Checks for ever."""
@@ -84,7 +89,7 @@ class DatabaseHealth:
             state = await self._ask_anew(over_old)
         if old and over_old is DatabaseState.AWAY and state is DatabaseState.SERVING:
             state = DatabaseState.BACK  # until the next check, to be seen: it was away
-        await self._adapt_pool(state)
+        await self._adapt_pools(state)
         if state is not self._state:
             await self._tell(state)
         self._state = state
@@ -112,15 +117,20 @@ class DatabaseHealth:
         if old is not None:
             await old.close()
 
-    async def _adapt_pool(self, state: DatabaseState) -> None:
+    async def _adapt_pools(self, state: DatabaseState) -> None:
         was = self._state
         if state is DatabaseState.AWAY:
             if was is not DatabaseState.AWAY:
-                await self._pool.lose()
-        elif was is DatabaseState.AWAY or state is DatabaseState.BACK:
-            await self._pool.renew()  # no connection from before can be relied on
-        elif state is DatabaseState.SERVING and was is DatabaseState.REFUSING:
-            await self._pool.renew()  # some may lead to what was the primary
+                for pool in self._pools:
+                    await pool.lose()
+        elif (
+            was is DatabaseState.AWAY  # no connection from before can be relied on
+            or state is DatabaseState.BACK
+            # some may lead to what was the primary
+            or (state is DatabaseState.SERVING and was is DatabaseState.REFUSING)
+        ):
+            for pool in self._pools:
+                await pool.renew()
 
     async def _tell(self, state: DatabaseState) -> None:
         serves = state is DatabaseState.SERVING

@@ -1,15 +1,14 @@
 """`palaver purge`: asks a running server to purge, and shows how far it is."""
 
-from collections.abc import Iterable
 from datetime import timedelta
 
 import grpc
-from palaver.v1.admin_service_pb2 import PurgeDeletedRequest, PurgeDeletedResponse
+from palaver.v1.admin_service_pb2 import PurgeDeletedRequest
 from palaver.v1.admin_service_pb2_grpc import AdminServiceStub
 from rich.console import Console
-from rich.progress import Progress
 
 from server.channel import Metadata
+from server.progress_display import show_progress
 
 KINDS = ("messages", "sessions", "users")
 
@@ -35,32 +34,6 @@ def purge(
     if older_than is not None:
         request.older_than.FromTimedelta(older_than)
     responses = AdminServiceStub(channel).PurgeDeleted(request, metadata=metadata)
-    if console.is_terminal:
-        last = _show_bars(responses, console)
-    else:
-        last = _show_lines(responses, console)
-    console.print("purged " + ", ".join(f"{getattr(last, k).done} {k}" for k in KINDS))
-
-
-def _show_bars(responses: Iterable[PurgeDeletedResponse], console: Console) -> PurgeDeletedResponse:
-    last = PurgeDeletedResponse()
-    with Progress(console=console) as progress:
-        bars = {kind: progress.add_task(kind, total=None) for kind in KINDS}
-        for last in responses:
-            for kind, bar in bars.items():
-                part = getattr(last, kind)
-                total = max(part.estimated, part.done)
-                progress.update(bar, completed=part.done, total=total)
-    return last
-
-
-def _show_lines(
-    responses: Iterable[PurgeDeletedResponse], console: Console
-) -> PurgeDeletedResponse:
-    last = PurgeDeletedResponse()
-    for last in responses:
-        parts = (
-            f"{kind} {getattr(last, kind).done}/{getattr(last, kind).estimated}" for kind in KINDS
-        )
-        console.print(", ".join(parts))
-    return last
+    reports = ({kind: getattr(response, kind) for kind in KINDS} for response in responses)
+    last = show_progress(reports, console)
+    console.print("purged " + ", ".join(f"{last[kind].done} {kind}" for kind in KINDS))

@@ -21,6 +21,7 @@ from server.embedded import EmbeddedPostgres
 from server.store.migrate import migrate
 from server.store.pool import Pool
 from tests.client import Client, connected
+from tests.endpoint import Endpoint, running_endpoint
 from tests.processes import scratch_directory
 
 T = TypeVar("T")
@@ -158,6 +159,7 @@ def start_server(run: Run, database_url: str) -> Iterator[StartServer]:
             settings = {"listen": "127.0.0.1:0", "pool_max_size": 20, **given}
             settings = {"shutdown_drain_seconds": 0, "shutdown_grace_seconds": 0, **settings}
             settings = {"purge_interval_seconds": 0, **settings}
+            settings = {"embedder": "none", **settings}
             url = settings.pop("database_url", database_url)
             address = stack.enter_context(_server(run, Settings(**settings), url))
             return stack.enter_context(connected(address))
@@ -169,3 +171,10 @@ def start_server(run: Run, database_url: str) -> Iterator[StartServer]:
 def palaver(start_server: StartServer) -> Client:
     """A client of a server on the test's database."""
     return start_server()
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    """An HTTP endpoint that embeds."""
+    with running_endpoint() as endpoint:
+        yield endpoint

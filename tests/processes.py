@@ -88,8 +88,9 @@ def _environment(data_home: Path, variables: Mapping[str, str]) -> dict[str, str
     """The environment of a Palaver: without settings from outside, and without the user's data."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PALAVER_")}
     stubs = str(ROOT / "generated" / "python")
-    defaults = {"XDG_DATA_HOME": str(data_home), "PALAVER_LOG_FORMAT": "text"}
-    return {**kept, "PYTHONPATH": stubs, **defaults, **variables}
+    defaults = {"PALAVER_LOG_FORMAT": "text", "PALAVER_EMBEDDER": "none"}
+    own = {"PYTHONPATH": stubs, "XDG_DATA_HOME": str(data_home), **defaults}
+    return {**kept, **own, **variables}
 
 
 class PalaverProcess:

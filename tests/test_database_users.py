@@ -19,6 +19,7 @@ class Administrator:
     """Somebody who may do everything in a database, and a user who may do nothing yet."""
 
     def __init__(self, database_url: str) -> None:
+        self.owners_url = database_url
         self.database = str(conninfo_to_dict(database_url)["dbname"])
         self.user = f"user_of_{self.database}"
         self.users_url = make_conninfo(database_url, user=self.user, password="Sesame")

@@ -61,7 +61,7 @@ async def _abort(context: Context, error: Exception) -> NoReturn:
     await context.abort(status.code, status.details, trailing_metadata)
 
 
-def status_of(error: Exception) -> Status:
+def status_of(error: Exception) -> Status:  # noqa: C901 - a case for each kind of error
     """Gives the status that an error stands for; a bug is logged under its incident id."""
     match error:
         case errors.InvalidRequest():
@@ -76,7 +76,9 @@ def status_of(error: Exception) -> Status:
             code, detail = code_pb2.UNAUTHENTICATED, _reason("BAD_CREDENTIALS")
         case errors.PermissionDenied():
             code, detail = code_pb2.PERMISSION_DENIED, _reason(error.reason)
-        case errors.DatabaseUnavailable():
+        case errors.SemanticSearchUnavailable():
+            code, detail = code_pb2.FAILED_PRECONDITION, _precondition_failure(error)
+        case errors.DatabaseUnavailable() | errors.EmbedderUnavailable():
             code, detail = code_pb2.UNAVAILABLE, _RETRY_INFO
         case errors.NoConnectionInTime() | errors.TooManyCalls():
             code, detail = code_pb2.RESOURCE_EXHAUSTED, _RETRY_INFO
@@ -143,6 +145,14 @@ def _ended(error: errors.CallEnded) -> Status:
         case _:
             detail = _reason("DEADLINE_EXCEEDED", **cursor)
     return _status(code_pb2.DEADLINE_EXCEEDED, str(error), detail)
+
+
+def _precondition_failure(
+    error: errors.SemanticSearchUnavailable,
+) -> error_details_pb2.PreconditionFailure:
+    detail = error_details_pb2.PreconditionFailure()
+    detail.violations.add(type="SEMANTIC_SEARCH", subject=ERROR_DOMAIN, description=str(error))
+    return detail
 
 
 def _internal(error: Exception) -> Status:

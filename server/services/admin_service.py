@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from palaver.v1 import admin_service_pb2 as pb
 from palaver.v1.admin_service_pb2_grpc import AdminServiceServicer
 
+from server.embedding import Embedding, NoEmbedding
 from server.purge import Purger
 from server.services.context import Context
 from server.services.conversion import purge_progress_message
@@ -14,8 +15,9 @@ from server.services.validation import Fields
 class AdminService(AdminServiceServicer):
     """Maintains a deployment. The reference of each method is `admin_service.proto`."""
 
-    def __init__(self, purger: Purger) -> None:
+    def __init__(self, purger: Purger, embedding: Embedding | NoEmbedding) -> None:
         self._purger = purger
+        self._embedding = embedding
 
     async def PurgeDeleted(
         self, request: pb.PurgeDeletedRequest, context: Context
@@ -24,3 +26,9 @@ class AdminService(AdminServiceServicer):
             older_than = fields.duration("older_than", request)
         async for progress in self._purger.purge(older_than):
             yield purge_progress_message(progress)
+
+    async def Reindex(
+        self, request: pb.ReindexRequest, context: Context
+    ) -> AsyncIterator[pb.ReindexResponse]:
+        async for progress in self._embedding.reindex():
+            yield pb.ReindexResponse(done=progress.done, estimated=progress.estimated)

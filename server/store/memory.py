@@ -11,6 +11,7 @@ from psycopg import AsyncConnection, Error, Rollback
 from server.errors import NotFound, StaleLastSequence
 from server.principal import bound_user
 from server.store.batch import Batch
+from server.store.embedding_queue import NO_QUEUE, EmbeddingQueue
 from server.store.held_user import hold_user
 from server.store.messages import COLUMNS, SIZE, MessageRow
 from server.store.ownership import OWNED
@@ -64,10 +65,16 @@ class MemoryStore:
     """Adds and gets memory. Each method is one transaction.
 
     Every method raises DatabaseUnavailable and NoConnectionInTime as the pool does.
+
+    Args:
+        queue: Where messages wait for a vector.
     """
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, queue: EmbeddingQueue = NO_QUEUE) -> None:
         self._pool = pool
+        self._queue = queue
+        self._add_memory = self.ADD_MEMORY.format(enqueue=queue.enqueue_written)
+        self._append_all = self.APPEND.format(enqueue=queue.enqueue_written)
         self._appends = Batch(self._append, most=_MOST_APPENDS_AT_ONCE)
         self._reads = Batch(self._get, most=_MOST_READS_AT_ONCE)
 
@@ -132,9 +139,9 @@ class MemoryStore:
                 created_at = excluded.created_at,
                 updated_at = excluded.updated_at,
                 deleted_at = NULL
-            RETURNING message_id, created_at
-        )
-        SELECT session.created, message_id, sequence,
+            RETURNING session_id, message_id, sequence, created_at
+        ){{enqueue}}
+        SELECT session.created, message_id, numbered.sequence,
             coalesce(written.created_at, numbered.kept_created_at)
         FROM session CROSS JOIN numbered LEFT JOIN written USING (message_id)
         ORDER BY position
@@ -179,7 +186,7 @@ class MemoryStore:
             **_columns(messages),
         }
         forgotten = False
-        async with self._pool.connection() as connection:
+        async with self._queue.filling(), self._pool.connection() as connection:
             if not has_ids and expected_last_sequence is None:
                 rows = await self._add(connection, parameters, may_create=user_id is None)
                 if rows:
@@ -239,7 +246,7 @@ class MemoryStore:
         may_create: bool = True,
     ) -> list[tuple[Any, ...]]:
         given = {**parameters, "locked": locked, "may_create": may_create}
-        cursor = await connection.execute(self.ADD_MEMORY, given)
+        cursor = await connection.execute(self._add_memory, given)
         return await cursor.fetchall()
 
     # Of live sessions alone, and only of those that nobody has locked: one that is would
@@ -274,7 +281,7 @@ class MemoryStore:
                 coalesce(created_at, updated_at), updated_at
             FROM session JOIN input USING (session_id)
             RETURNING session_id, message_id, sequence, created_at
-        )
+        ){{enqueue}}
         SELECT session_id, message_id, sequence, created_at FROM written
         ORDER BY session_id, sequence
     """
@@ -295,8 +302,8 @@ class MemoryStore:
         session_ids = [session_id for session_id in shared for _ in shared[session_id]]
         parameters = {"session_ids": session_ids, "bound_user": bound_user(), **_columns(messages)}
         try:
-            async with self._pool.connection() as connection:
-                rows = await (await connection.execute(self.APPEND, parameters)).fetchall()
+            async with self._queue.filling(), self._pool.connection() as connection:
+                rows = await (await connection.execute(self._append_all, parameters)).fetchall()
         except Error:  # of one of them, which is to get it alone
             return alone
         added: dict[str, AddedMemory | None] = {

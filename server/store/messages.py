@@ -15,6 +15,7 @@ from psycopg import AsyncConnection
 
 from server.errors import FieldViolation, InvalidRequest, NotFound
 from server.principal import bound_user
+from server.store.embedding_queue import NO_QUEUE, EmbeddingQueue
 from server.store.ownership import OWNED
 from server.store.page import MAX_PAGE_BYTES, Page, Span
 from server.store.pool import Pool
@@ -68,10 +69,15 @@ class MessageStore:
 
     Every method raises NotFound if the session is not live, and DatabaseUnavailable
     and NoConnectionInTime as the pool does.
+
+    Args:
+        queue: Where messages wait for a vector.
     """
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, queue: EmbeddingQueue = NO_QUEUE) -> None:
         self._pool = pool
+        self._queue = queue
+        self._update_message = self.UPDATE_MESSAGE.format(enqueue=queue.enqueue_one)
 
     # Joined to the session, so that no row means no session, and NULLs an empty page.
     LIST_MESSAGES = f"""
@@ -133,7 +139,7 @@ class MessageStore:
         WITH touched AS (
             UPDATE sessions SET updated_at = statement_timestamp()
             WHERE session_id = %(session_id)s
-        )
+        ){{enqueue}}
         UPDATE messages m
         SET role = %(role)s, content = %(content)s, token_count = %(token_count)s,
             metadata = %(metadata)s::jsonb, updated_at = statement_timestamp()
@@ -152,10 +158,10 @@ class MessageStore:
         Raises:
             NotFound: There is no such live session or message.
         """
-        async with self._locked_session(session_id) as connection:
+        async with self._queue.filling(), self._locked_session(session_id) as connection:
             row = change(await self._get_message(connection, session_id, message_id))
             parameters = {**row._asdict(), "session_id": session_id}
-            cursor = await connection.execute(self.UPDATE_MESSAGE, parameters)
+            cursor = await connection.execute(self._update_message, parameters)
             return MessageRow._make(await cursor.fetchone() or ())
 
     CHOOSE_MESSAGES = """

@@ -37,6 +37,7 @@ ELSE = {
     # So this must not tell.
     "/palaver.v1.UserService/AddUser": grpc.StatusCode.PERMISSION_DENIED,
     "/palaver.v1.AdminService/PurgeDeleted": grpc.StatusCode.PERMISSION_DENIED,
+    "/palaver.v1.AdminService/Reindex": grpc.StatusCode.PERMISSION_DENIED,
 }
 
 

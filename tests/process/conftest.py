@@ -93,7 +93,8 @@ def start_palaver(directory: Path) -> Iterator[StartPalaver]:
 def run_palaver(caplog: pytest.LogCaptureFixture, directory: Path) -> RunPalaver:
     """Runs commands that end by themselves, in this process: that saves the time to start one."""
     settings = {name: None for name in os.environ if name.startswith("PALAVER_")}
-    runner = CliRunner(env={**settings, "XDG_DATA_HOME": str(directory)})
+    own = {"XDG_DATA_HOME": str(directory), "PALAVER_EMBEDDER": "none"}
+    runner = CliRunner(env={**settings, **own})
     caplog.set_level(logging.DEBUG)
 
     def run(*arguments: str, **variables: str) -> Ended:

@@ -23,6 +23,12 @@ NOWHERE = "postgresql://palaver@127.0.0.1:1/palaver"
 
 BAD_SETTINGS = {
     "database_url": "mysql://here",
+    "embedder": "magic",
+    "embedder_url": "here",
+    "embedder_model": "m" * 257,
+    "embedder_dimensions": "4001",
+    "embedder_key": "a\nkey",
+    "embedder_timeout_seconds": "0",
     "log_level": "LOUD",
     "log_format": "xml",
     "listen": "nowhere",

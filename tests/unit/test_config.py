@@ -199,3 +199,58 @@ def test_settings_that_need_others_say_so(
 @pytest.mark.parametrize("url", ["https://keys.example/jwks", "http://127.0.0.1:1/jwks"])
 def test_keys_come_from_where_nobody_can_change_them_on_the_way(url: str) -> None:
     assert read(jwt_keys=url, **RULES).jwt_keys == url
+
+
+ENDPOINT: dict[str, Any] = {
+    "embedder": "openai",
+    "embedder_url": "https://api.example/v1",
+    "embedder_model": "small",
+    "embedder_dimensions": 256,
+}
+
+
+@pytest.mark.parametrize("name", ["embedder_url", "embedder_model", "embedder_dimensions"])
+def test_an_endpoint_is_described_whole_or_not_at_all(name: str) -> None:
+    assert read(**ENDPOINT).embedder_dimensions == 256
+    flag = "--" + name.replace("_", "-")
+
+    with pytest.raises(ValidationError, match=f"--embedder openai needs .*{flag}"):
+        read(**{key: value for key, value in ENDPOINT.items() if key != name})
+    for other in ("auto", "none"):
+        with pytest.raises(ValidationError, match=f"{flag}.* need --embedder openai"):
+            read(embedder=other, **{name: ENDPOINT[name]})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("embedder", "magic"),
+        ("embedder_url", "api.example"),
+        ("embedder_url", "ftp://api.example"),
+        ("embedder_model", ""),
+        ("embedder_key", "clé"),
+        ("embedder_dimensions", "0"),
+        ("embedder_dimensions", "4001"),
+        ("embedder_timeout_seconds", "0"),
+    ],
+)
+def test_a_bad_setting_of_the_embedder_is_named(name: str, value: str) -> None:
+    with pytest.raises(ValidationError) as raised:
+        read(**{**ENDPOINT, name: value})
+
+    assert [error["loc"] for error in raised.value.errors()] == [(name,)]
+
+
+def test_an_embedder_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.config.find_spec", lambda _: None)
+
+    with pytest.raises(ValidationError, match="is not installed: pip install wordllama"):
+        read(embedder="wordllama")
+    assert read().embedder == "auto"
+
+
+def test_the_key_of_the_embedder_shows_nowhere() -> None:
+    settings = read(**ENDPOINT, embedder_key="Sesame")
+
+    assert "Sesame" not in repr(settings)
+    assert "Sesame" not in str(settings.model_dump())

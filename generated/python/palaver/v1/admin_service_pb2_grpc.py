@@ -41,6 +41,11 @@ class AdminServiceStub:
                 request_serializer=palaver_dot_v1_dot_admin__service__pb2.PurgeDeletedRequest.SerializeToString,
                 response_deserializer=palaver_dot_v1_dot_admin__service__pb2.PurgeDeletedResponse.FromString,
                 _registered_method=True)
+        self.Reindex = channel.unary_stream(
+                '/palaver.v1.AdminService/Reindex',
+                request_serializer=palaver_dot_v1_dot_admin__service__pb2.ReindexRequest.SerializeToString,
+                response_deserializer=palaver_dot_v1_dot_admin__service__pb2.ReindexResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -62,6 +67,24 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Reindex(self, request, context):
+        """Sees to it that every message has its vector for semantic search, after a
+        change of the embedder, its model or its dimensions, and streams the
+        progress; the last response comes when all have theirs. Then removes the
+        vectors of all other models: call it when every server of the database runs
+        with the new one. The service goes on meanwhile, and semantic search finds
+        the messages that have their vectors already, never by another model's. A
+        message whose vector is there is not embedded again, one that the embedder
+        refuses is left without.
+
+        Returns `FAILED_PRECONDITION` if the server has no embedder, or the database
+        no pgvector. Safe to retry: what a call began goes on after it is cancelled
+        or the server restarts, and the next call joins it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -69,6 +92,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.PurgeDeleted,
                     request_deserializer=palaver_dot_v1_dot_admin__service__pb2.PurgeDeletedRequest.FromString,
                     response_serializer=palaver_dot_v1_dot_admin__service__pb2.PurgeDeletedResponse.SerializeToString,
+            ),
+            'Reindex': grpc.unary_stream_rpc_method_handler(
+                    servicer.Reindex,
+                    request_deserializer=palaver_dot_v1_dot_admin__service__pb2.ReindexRequest.FromString,
+                    response_serializer=palaver_dot_v1_dot_admin__service__pb2.ReindexResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -100,6 +128,33 @@ class AdminService:
             '/palaver.v1.AdminService/PurgeDeleted',
             palaver_dot_v1_dot_admin__service__pb2.PurgeDeletedRequest.SerializeToString,
             palaver_dot_v1_dot_admin__service__pb2.PurgeDeletedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reindex(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/palaver.v1.AdminService/Reindex',
+            palaver_dot_v1_dot_admin__service__pb2.ReindexRequest.SerializeToString,
+            palaver_dot_v1_dot_admin__service__pb2.ReindexResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,314 @@
+"""The queue of messages to embed: who takes what, and what happens to it meanwhile."""
+
+import asyncio
+from typing import Any
+
+import psycopg
+import pytest
+
+from server.errors import VectorsUnusable
+from server.store.embedding_backlog import EmbeddingBatch
+from server.store.embedding_models import prepare_model
+from server.store.memory import MemoryStore, NewMessage
+from server.store.pool import Pool
+from tests.conftest import Run
+from tests.vectors import Vectors, embed
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+
+@pytest.fixture
+def vectors(pool: Pool, run: Run) -> Vectors:
+    return Vectors(pool, run)
+
+
+def texts(batch: EmbeddingBatch) -> list[str]:
+    return sorted(message.text for message in batch.messages)
+
+
+async def finish(batch: EmbeddingBatch) -> int:
+    return await batch.finish([embed(message.text) for message in batch.messages])
+
+
+def test_a_message_waits_from_the_moment_it_is_written(vectors: Vectors, run: Run) -> None:
+    vectors.add("s", "one", "two", m1="three")
+    vectors.add("s", m1="three", m2="four")
+
+    async def take() -> list[str]:
+        async with vectors.backlog.batch(10) as batch:
+            return texts(batch)
+
+    assert run(take()) == ["four", "one", "three", "two"]
+    assert vectors.count("embedding_queue") == 4, "what was not finished waits on"
+    assert vectors.embed_all() == 4
+    assert vectors.count("embedding_queue") == 0
+
+
+def test_messages_of_appends_that_share_a_statement_wait_too(vectors: Vectors, run: Run) -> None:
+    session_ids = [f"s{number}" for number in range(8)]
+    for session_id in session_ids:
+        vectors.add(session_id, "first")
+
+    async def add_together() -> None:
+        second = [NewMessage(None, "user", "second", 0, "{}", None)]
+        adds = (
+            vectors.memory.add_memory(session_id, second, user_id=None, expected_last_sequence=None)
+            for session_id in session_ids
+        )
+        await asyncio.gather(*adds)
+
+    run(add_together())
+
+    assert vectors.count("embedding_queue") == 2 * len(session_ids)
+
+
+def test_without_an_embedder_nothing_waits(vectors: Vectors, run: Run) -> None:
+    messages = [NewMessage(None, "user", "text", 0, "{}", None)]
+    run(
+        MemoryStore(vectors.pool).add_memory(
+            "s", messages, user_id=None, expected_last_sequence=None
+        )
+    )
+
+    assert vectors.count("embedding_queue") == 0
+
+
+def test_servers_share_the_queue_and_none_waits_for_another(vectors: Vectors, run: Run) -> None:
+    vectors.add("s", "one", "two", "three")
+
+    async def take_both() -> list[list[str]]:
+        async with vectors.backlog.batch(2) as first, vectors.backlog.batch(2) as second:
+            taken = [texts(first), texts(second)]
+            assert sum(await asyncio.gather(finish(first), finish(second))) == 3
+            return taken
+
+    first, second = run(take_both())
+    assert sorted(first + second) == ["one", "three", "two"]
+    assert vectors.count("embeddings") == 3
+
+
+def test_what_one_failed_at_another_takes(vectors: Vectors, run: Run) -> None:
+    vectors.add("s", "text")
+
+    async def fail() -> None:
+        async with vectors.backlog.batch(10):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run(fail())
+
+    assert vectors.embed_all() == 1
+
+
+def while_it_is_embedded(vectors: Vectors, run: Run, *changes: Any) -> int:
+    """Takes a batch, makes changes, and finishes it; gives how many entries it settled."""
+
+    async def embed_meanwhile() -> int:
+        async with vectors.backlog.batch(10) as batch:
+            for change in changes:
+                await asyncio.to_thread(change)
+            return await finish(batch)
+
+    return run(embed_meanwhile())
+
+
+def test_a_message_that_is_changed_while_it_is_embedded_gets_the_new_contents_vector(
+    vectors: Vectors, run: Run
+) -> None:
+    vectors.add("s", m1="old words", m2="other")
+
+    while_it_is_embedded(vectors, run, lambda: vectors.update("s", "m1", "new"))
+
+    assert vectors.find("old words") == ["other"]
+    assert vectors.count("embeddings") == 1
+    assert vectors.embed_all() == 1
+    assert set(vectors.find("new")) == {"new", "other"}
+
+
+def test_a_newer_vector_that_another_server_stored_meanwhile_stays(
+    vectors: Vectors, run: Run
+) -> None:
+    vectors.add("s", m1="old words")
+
+    def change_and_embed() -> None:
+        vectors.update("s", "m1", "new")
+        assert vectors.embed_all() == 1
+
+    while_it_is_embedded(vectors, run, change_and_embed)
+
+    assert vectors.find("new") == ["new"]
+
+
+def test_a_message_that_is_deleted_while_it_is_embedded_gets_no_vector(
+    vectors: Vectors, run: Run
+) -> None:
+    vectors.add("s", m1="deleted", m2="other")
+
+    while_it_is_embedded(vectors, run, lambda: vectors.delete("s", "m1"))
+
+    assert vectors.count("embeddings") == 1
+    vectors.embed_all()
+    assert vectors.count("embedding_queue") == 0
+
+
+def test_a_message_that_is_purged_while_it_is_embedded_fails_nothing(
+    vectors: Vectors, run: Run, database: Connection
+) -> None:
+    vectors.add("s", m1="purged", m2="other")
+
+    while_it_is_embedded(
+        vectors, run, lambda: database.execute("DELETE FROM messages WHERE message_id = 'm1'")
+    )
+
+    assert vectors.find("purged") == ["other"]
+
+
+def test_whoever_changes_a_message_is_not_waited_for(
+    vectors: Vectors, run: Run, database: Connection
+) -> None:
+    vectors.add("s", m1="held", m2="other")
+
+    with database.transaction():
+        database.execute("UPDATE messages SET content = 'new' WHERE message_id = 'm1'")
+        assert while_it_is_embedded(vectors, run) == 1
+        assert vectors.find("other") == ["other"]
+
+    assert vectors.embed_all() == 1
+    assert set(vectors.find("new")) == {"new", "other"}
+
+
+def test_while_a_message_is_embedded_its_session_can_be_written_to(
+    vectors: Vectors, run: Run
+) -> None:
+    vectors.add("s", m1="one", m2="two")
+
+    while_it_is_embedded(
+        vectors,
+        run,
+        lambda: vectors.add("s", "three", m1="one changed"),
+        lambda: vectors.delete("s", "m2"),
+    )
+
+    vectors.embed_all()
+    assert set(vectors.find("one")) == {"one changed", "three"}
+
+
+def test_what_has_nothing_to_embed_is_passed_over(vectors: Vectors) -> None:
+    vectors.add("s", "", " \n\t", m1="deleted")
+    vectors.delete("s", "m1")
+
+    assert vectors.embed_all() == 0
+    assert vectors.count("embedding_queue") == 0
+
+
+def test_of_a_long_content_the_beginning_is_embedded(vectors: Vectors, run: Run) -> None:
+    vectors.add("s", "word " * 1000)
+
+    async def take() -> list[str]:
+        async with vectors.backlog.batch(10) as batch:
+            return texts(batch)
+
+    assert run(take()) == ["word " * 20]
+
+
+def test_a_message_that_cannot_have_a_vector_leaves_the_queue(vectors: Vectors, run: Run) -> None:
+    vectors.add("s", "refused")
+
+    async def refuse() -> int:
+        async with vectors.backlog.batch(10) as batch:
+            return await batch.finish([None])
+
+    assert run(refuse()) == 1
+    assert vectors.count("embedding_queue") == 0
+
+
+def walk_all(vectors: Vectors, run: Run) -> int:
+    """Walks to the end, in steps of two; gives how many steps it took."""
+
+    async def walk() -> int:
+        steps = 0
+        while await vectors.backlog.walk(2):
+            steps += 1
+        return steps
+
+    return run(walk())
+
+
+def test_a_walk_comes_by_every_live_message_without_its_vector(
+    vectors: Vectors, run: Run, database: Connection
+) -> None:
+    vectors.add("s1", "one", "two", m1="deleted")
+    vectors.add("s2", "three")
+    vectors.embed_all()
+    vectors.delete("s1", "m1")
+    database.execute("DELETE FROM embeddings WHERE sequence = 2")
+    database.execute("UPDATE messages SET content = 'changed' WHERE session_id = 's2'")
+
+    assert walk_all(vectors, run) == 3
+    assert vectors.embed_all() == 2
+    assert set(vectors.find("x")) == {"one", "two", "changed"}
+    assert walk_all(vectors, run) == 0, "it is over, until it is started again"
+
+    run(vectors.backlog.start_walk())
+    assert walk_all(vectors, run) == 3
+    assert vectors.embed_all() == 0
+
+
+def test_a_walk_goes_on_where_it_was_and_is_not_started_over(vectors: Vectors, run: Run) -> None:
+    vectors.add("s", *(f"word{n}" for n in range(6)))
+    assert run(vectors.backlog.walk(4))
+
+    assert run(vectors.backlog.start_walk()) == 6
+
+    walk = run(vectors.backlog.measure_walk(None))
+    assert (walk.walked, walk.is_over) == (4, False)
+    assert walk_all(vectors, run) == 2
+
+
+def test_one_server_walks_at_a_time(vectors: Vectors, run: Run, database: Connection) -> None:
+    vectors.add("s", "one")
+    with database.transaction():
+        database.execute("SELECT FROM embedding_models FOR UPDATE")
+        assert run(vectors.backlog.walk(2)) is False
+
+    assert run(vectors.backlog.walk(2)) is True
+
+
+def test_other_models_are_forgotten_with_their_vectors(
+    vectors: Vectors, pool: Pool, run: Run, database: Connection
+) -> None:
+    vectors.add("s", "words")
+    vectors.embed_all()
+    others = Vectors(pool, run, model="another")
+    walk_all(others, run)
+    others.embed_all()
+
+    run(others.backlog.forget_other_models())
+
+    assert others.find("words") == ["words"]
+    assert vectors.find("words") == []
+    assert others.count("embeddings") == others.count("embedding_models") == 1
+    indexes = database.execute(
+        "SELECT indexname FROM pg_indexes WHERE indexname LIKE 'embeddings_nearest%'"
+    ).fetchall()
+    assert indexes == [(f"embeddings_nearest_{others.space.model_id}",)]
+
+
+def test_servers_that_start_at_once_make_one_model(pool: Pool, run: Run) -> None:
+    async def prepare_all() -> set[int]:
+        spaces = await asyncio.gather(*(prepare_model(pool, "m", 3) for _ in range(8)))
+        return {space.model_id for space in spaces}
+
+    assert len(run(prepare_all())) == 1
+
+
+def test_dimensions_make_another_model_of_the_same_name(pool: Pool, run: Run) -> None:
+    assert run(prepare_model(pool, "m", 3)) != run(prepare_model(pool, "m", 4))
+
+
+def test_a_pgvector_that_is_too_old_is_named(pool: Pool, run: Run, database: Connection) -> None:
+    run(prepare_model(pool, "m", 3))
+    database.execute("UPDATE pg_extension SET extversion = '0.7.4' WHERE extname = 'vector'")
+
+    with pytest.raises(VectorsUnusable, match=r"0\.7\.4.*ALTER EXTENSION vector UPDATE"):
+        run(prepare_model(pool, "m", 3))

@@ -1,0 +1,196 @@
+"""Searches by vectors: whose messages they find, and what they never find."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg
+import pytest
+
+from server.principal import PRINCIPAL, Principal, Role
+from server.store.message_filter import MessageFilter, Scope
+from server.store.pool import Pool
+from server.store.purge import PurgeStore
+from server.store.sessions import SessionStore
+from tests.conftest import Run
+from tests.vectors import Vectors, embed
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+
+@pytest.fixture
+def vectors(pool: Pool, run: Run) -> Vectors:
+    return Vectors(pool, run)
+
+
+def test_who_is_bound_to_a_user_finds_that_users_messages_alone(vectors: Vectors) -> None:
+    vectors.add("s1", "hers", user_id="ada")
+    vectors.add("s2", "his", user_id="bob")
+    vectors.embed_all()
+
+    token = PRINCIPAL.set(Principal("ada's", Role.READER, "ada"))
+    try:
+        for scope in (Scope(), Scope(user_id="ada"), Scope(session_id="s1")):
+            assert vectors.find("x", scope=scope) == ["hers"]
+        for scope in (Scope(user_id="bob"), Scope(session_id="s2")):
+            assert vectors.find("x", scope=scope) == []
+    finally:
+        PRINCIPAL.reset(token)
+
+
+SCOPES = [Scope(), Scope(session_id="s"), Scope(user_id="ada")]
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_the_nearest_come_first_with_how_near_they_are(vectors: Vectors, scope: Scope) -> None:
+    vectors.add("s", "red green", "red blue", "one two three", user_id="ada")
+    vectors.embed_all()
+
+    found = vectors.neighbours("red blue", scope=scope, with_vectors=True)
+
+    assert [neighbour.message.content for neighbour in found][:2] == ["red blue", "red green"]
+    assert found[0].similarity == pytest.approx(1, abs=1e-2)
+    similarities = [neighbour.similarity for neighbour in found]
+    assert similarities == sorted(similarities, reverse=True)
+    assert found[1].session_id == "s"
+    assert found[1].vector == pytest.approx(embed("red green"), abs=1e-3)
+    assert found[1].message.sequence == 1
+    assert vectors.find("red blue", scope=scope, limit=1) == ["red blue"]
+    assert vectors.neighbours("red", scope=scope)[0].vector is None
+
+
+def test_a_scope_holds_its_messages_and_no_others(vectors: Vectors) -> None:
+    vectors.add("s1", "first", user_id="ada")
+    vectors.add("s2", "second", user_id="ada")
+    vectors.add("s3", "third", user_id="bob")
+    vectors.add("s4", "fourth")
+    vectors.embed_all()
+
+    assert set(vectors.find("x")) == {"first", "second", "third", "fourth"}
+    assert vectors.find("x", scope=Scope(session_id="s3")) == ["third"]
+    assert set(vectors.find("x", scope=Scope(user_id="ada"))) == {"first", "second"}
+    assert vectors.find("x", scope=Scope(user_id="eve")) == []
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_a_filter_narrows(vectors: Vectors, database: Connection, scope: Scope) -> None:
+    vectors.add("s", "first", "second", "third", user_id="ada")
+    vectors.embed_all()
+    database.execute(
+        """
+        UPDATE messages SET role = CASE sequence WHEN 1 THEN 'user' ELSE 'assistant' END,
+            created_at = timestamptz '2026-01-01Z' + sequence * interval '1 day',
+            metadata = jsonb_build_object('n', sequence)
+        """
+    )
+    third = datetime(2026, 1, 3, tzinfo=UTC)
+    cases: list[tuple[MessageFilter, set[str]]] = [
+        (MessageFilter(roles=["user", "tool"]), {"first"}),
+        (MessageFilter(created_after=third), {"second", "third"}),
+        (MessageFilter(created_before=third), {"first"}),
+        (MessageFilter(metadata="$.n == 2"), {"second"}),
+        (MessageFilter(roles=["assistant"], created_before=third), set()),
+    ]
+
+    for narrowed, expected in cases:
+        assert set(vectors.find("x", scope=scope, filter=narrowed)) == expected
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_deleted_is_never_found_though_its_vector_is_there(
+    vectors: Vectors, run: Run, scope: Scope
+) -> None:
+    vectors.add("s", user_id="ada", m1="kept", m2="deleted")
+    vectors.embed_all()
+
+    vectors.delete("s", "m2")
+    assert vectors.find("deleted", scope=scope) == ["kept"]
+
+    run(SessionStore(vectors.pool).delete_session("s"))
+    assert vectors.find("kept", scope=scope) == []
+    assert vectors.count("embeddings") == 2
+
+    vectors.add("s", "new")
+    vectors.embed_all()
+    assert vectors.find("kept", scope=scope) == ["new"]
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_a_content_that_was_replaced_finds_nothing_from_that_moment(
+    vectors: Vectors, scope: Scope
+) -> None:
+    vectors.add("s", user_id="ada", m1="old words", m2="same")
+    vectors.embed_all()
+
+    vectors.update("s", "m1", "new")
+    assert vectors.find("old words", scope=scope) == ["same"]
+    vectors.add("s", m2="upserted")
+    assert vectors.find("old words", scope=scope) == []
+
+    assert vectors.embed_all() == 2
+    assert set(vectors.find("new", scope=scope)) == {"new", "upserted"}
+
+
+def test_a_vector_that_was_made_without_the_server_knowing_of_the_change_does_not_count(
+    vectors: Vectors, database: Connection
+) -> None:
+    """A server without an embedder queues nothing."""
+    vectors.add("s", m1="old")
+    vectors.embed_all()
+
+    database.execute("UPDATE messages SET content = 'new'")
+
+    assert vectors.find("old") == []
+
+
+def test_a_change_of_metadata_alone_keeps_the_vector(vectors: Vectors, run: Run) -> None:
+    vectors.add("s", m1="words")
+    vectors.embed_all()
+
+    run(vectors.messages.update_message("s", "m1", lambda row: row._replace(metadata='{"a": 1}')))
+
+    assert vectors.find("words") == ["words"]
+    assert vectors.embed_all() == 0, "and it is not embedded again"
+    assert vectors.count("embedding_queue") == 0
+
+
+def test_the_vectors_of_another_model_are_never_compared(
+    vectors: Vectors, pool: Pool, run: Run
+) -> None:
+    others = Vectors(pool, run, model="another")
+    assert others.space.model_id != vectors.space.model_id
+    vectors.add("s", "words", user_id="ada")
+    vectors.embed_all()
+
+    for scope in SCOPES:
+        assert vectors.find("words", scope=scope) == ["words"]
+        assert others.find("words", scope=scope) == []
+
+
+def test_the_purge_leaves_no_vector_behind(vectors: Vectors, run: Run) -> None:
+    vectors.add("s", m1="kept", m2="deleted")
+    vectors.embed_all()
+    vectors.delete("s", "m2")
+
+    async def purge() -> None:
+        store = PurgeStore(vectors.pool)
+        async with store.turn() as turn:
+            assert turn
+            assert await turn.purge_messages(datetime.max.replace(tzinfo=UTC), limit=10) == 1
+
+    run(purge())
+
+    assert vectors.count("embeddings") == 1
+    assert vectors.find("deleted") == ["kept"]
+
+
+def test_a_deleted_id_that_comes_back_is_found_by_its_new_content_alone(vectors: Vectors) -> None:
+    vectors.add("s", m1="old words")
+    vectors.embed_all()
+    vectors.delete("s", "m1")
+
+    vectors.add("s", m1="new")  # in the same row, with another sequence
+    assert vectors.find("old words") == []
+
+    vectors.embed_all()
+    assert vectors.find("new") == ["new"]
+    assert vectors.count("embeddings") == 1

@@ -1,0 +1,125 @@
+"""Databases with pgvector, without it, and those who may not make it."""
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import psycopg
+import pytest
+from google.rpc.error_details_pb2 import PreconditionFailure
+from palaver.v1.admin_service_pb2 import ReindexRequest
+from psycopg.conninfo import make_conninfo
+
+from server.store.migrate import migrate
+from tests.client import Client, refused, wait_until
+from tests.conftest import Run, StartServer
+from tests.endpoint import Endpoint
+from tests.test_database_users import Administrator, live_a_session
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+
+@pytest.fixture
+def administrator(empty_database_url: str) -> Iterator[Administrator]:
+    """One who gives a user no right but to own the schema `chats`."""
+    administrator = Administrator(empty_database_url)
+    administrator.does("CREATE SCHEMA chats AUTHORIZATION {user}")
+    administrator.does("ALTER ROLE {user} SET search_path = chats")
+    yield administrator
+    administrator.leaves()
+
+
+def assert_serves_without_vectors(client: Client, *words: str) -> None:
+    """Sees that the service does all but semantic search, and says what is missing."""
+    live_a_session(client)
+    with refused(grpc.StatusCode.FAILED_PRECONDITION) as refusal:
+        list(client.admin.Reindex(ReindexRequest()))
+    (violation,) = refusal.detail(PreconditionFailure).violations
+    for word in words:
+        assert word in violation.description
+
+
+def test_without_the_right_to_make_it_the_service_runs_and_a_restart_suffices_later(
+    administrator: Administrator,
+    start_server: StartServer,
+    endpoint: Endpoint,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    url = administrator.users_url
+    before = start_server(**endpoint.settings, database_url=url)
+    assert_serves_without_vectors(before, "CREATE EXTENSION vector", "restart")
+    assert "CREATE EXTENSION vector" in caplog.text
+    before.add("before", "one", "two")
+    assert administrator.does("SELECT count(*) FROM chats.embedding_queue") == [(0,)]
+
+    administrator.does("CREATE EXTENSION vector SCHEMA public")
+    administrator.does("GRANT USAGE ON SCHEMA public TO {user}")
+    after = start_server(**endpoint.settings, database_url=url)
+    after.add("after", "three")
+
+    wait_until(lambda: administrator.does("SELECT count(*) FROM chats.embeddings") == [(3,)])
+    assert before.add("before", "three").messages[0].sequence == 3
+
+
+def test_two_schemas_of_one_database_share_the_extension_alone(
+    administrator: Administrator,
+    start_server: StartServer,
+    endpoint: Endpoint,
+    empty_database_url: str,
+) -> None:
+    """It is on the search path of one of them."""
+    others = start_server(**endpoint.settings, database_url=empty_database_url)
+    others.add("s", "one", "two")
+    administrator.does("GRANT USAGE ON SCHEMA public TO {user}")
+
+    palaver = start_server(**endpoint.settings, database_url=administrator.users_url)
+    palaver.add("s", "three")
+
+    wait_until(lambda: administrator.does("SELECT count(*) FROM chats.embeddings") == [(1,)])
+    wait_until(lambda: administrator.does("SELECT count(*) FROM public.embeddings") == [(2,)])
+
+
+def test_a_server_that_may_not_make_the_table_says_who_should(
+    administrator: Administrator, run: Run, start_server: StartServer, endpoint: Endpoint
+) -> None:
+    owner = make_conninfo(administrator.owners_url, options="-csearch_path=chats")
+    run(migrate(owner))
+    administrator.does("CREATE EXTENSION vector SCHEMA public")
+    administrator.does("ALTER SCHEMA chats OWNER TO CURRENT_USER")
+    administrator.does("GRANT USAGE ON SCHEMA chats, public TO {user}")
+    every = "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA chats TO {user}"
+    administrator.does(every)
+
+    before = start_server(**endpoint.settings, database_url=administrator.users_url)
+    assert_serves_without_vectors(before, "palaver migrate", "restart")
+
+    start_server(**endpoint.settings, database_url=owner)  # which does what migrate does
+    administrator.does(every)
+    after = start_server(**endpoint.settings, database_url=administrator.users_url)
+    after.add("s", "text")
+
+    wait_until(lambda: administrator.does("SELECT count(*) FROM chats.embeddings") == [(1,)])
+
+
+def test_a_postgresql_without_pgvector_is_told_to_install_it(
+    database: Connection, database_url: str, start_server: StartServer, endpoint: Endpoint
+) -> None:
+    if database.info.server_version < 180000:
+        pytest.skip("PostgreSQL 18 is the first that can be told to look elsewhere")
+    name = database.info.dbname
+    database.execute(f"ALTER DATABASE {name} SET extension_control_path = '/nowhere'")
+
+    palaver = start_server(**endpoint.settings)
+
+    assert_serves_without_vectors(palaver, "no pgvector", "github.com/pgvector")
+
+
+def test_an_embedder_that_is_off_makes_no_extension(
+    database: Connection, start_server: StartServer
+) -> None:
+    live_a_session(start_server())
+
+    assert database.execute("SELECT extname FROM pg_extension").fetchall() == [("plpgsql",)]
+    assert database.execute("SELECT to_regclass('embeddings')").fetchone() == (None,)

@@ -1,0 +1,137 @@
+"""The embedder of an HTTP endpoint, against one on this machine."""
+
+import logging
+import math
+import socket
+from typing import Any
+
+import pytest
+
+from server.embedders.embedder import normalized
+from server.embedders.endpoint import EndpointEmbedder
+from server.errors import EmbedderUnavailable, TextsRefused
+from tests.conftest import Run
+from tests.endpoint import DIMENSIONS, Endpoint, vector_of
+
+
+def assert_is(vector: Any, text: str, dimensions: int = DIMENSIONS) -> None:
+    assert len(vector) == dimensions
+    assert vector == pytest.approx(normalized(vector_of(text)[:dimensions]), abs=1e-6)
+
+
+@pytest.mark.parametrize("in_base64", [True, False])
+def test_each_text_gets_its_vector(run: Run, endpoint: Endpoint, *, in_base64: bool) -> None:
+    endpoint.in_base64 = in_base64
+
+    one, other = run(endpoint.embedder().embed(["one", "the other"]))
+
+    assert_is(one, "one")
+    assert_is(other, "the other")
+    (request,) = endpoint.requests
+    assert request["model"] == "test"
+
+
+def test_the_first_dimensions_are_kept_and_have_length_1(run: Run, endpoint: Endpoint) -> None:
+    (vector,) = run(endpoint.embedder(dimensions=3).embed(["text"]))
+
+    assert_is(vector, "text", 3)
+    assert math.isclose(math.hypot(*vector), 1)
+
+
+def test_the_key_is_sent_as_a_bearer_token_and_none_if_there_is_none(
+    run: Run, endpoint: Endpoint
+) -> None:
+    run(endpoint.embedder(key="Sesame").embed(["text"]))
+    run(endpoint.embedder().embed(["text"]))
+
+    assert endpoint.keys == ["Bearer Sesame", None]
+
+
+@pytest.mark.parametrize("status", [301, 401, 403, 404, 408, 409, 429, 500, 502, 503])
+def test_what_is_not_the_fault_of_a_text_may_pass(
+    run: Run, endpoint: Endpoint, status: int
+) -> None:
+    endpoint.status = status
+
+    with pytest.raises(EmbedderUnavailable, match=str(status)):
+        run(endpoint.embedder().embed(["text"]))
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_an_endpoint_that_refuses_everything_refuses_no_text(
+    run: Run, endpoint: Endpoint, status: int
+) -> None:
+    endpoint.status = status
+
+    with pytest.raises(EmbedderUnavailable, match=str(status)):
+        run(endpoint.embedder().embed(["text"]))
+
+
+def test_a_text_is_refused_by_an_endpoint_that_takes_others(run: Run, endpoint: Endpoint) -> None:
+    endpoint.refused = "too long"
+
+    with pytest.raises(TextsRefused):
+        run(endpoint.embedder().embed(["text", "far too long"]))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "no JSON",
+        "[]",
+        '{"data": []}',
+        '{"data": [{"index": 1, "embedding": [1, 1, 1, 1, 1, 1, 1, 1]}]}',
+        '{"data": [{"index": 0, "embedding": [1, 1]}]}',
+        '{"data": [{"index": 0, "embedding": [0, 0, 0, 0, 0, 0, 0, 0]}]}',
+        '{"data": [{"index": 0, "embedding": [NaN, 0, 0, 0, 0, 0, 0, 0]}]}',
+        '{"data": [{"index": 0, "embedding": ["1", 0, 0, 0, 0, 0, 0, 0]}]}',
+        '{"data": [{"index": 0, "embedding": "no base 64"}]}',
+        '{"data": [{"index": 0, "embedding": "AAAA"}]}',
+        '{"data": [{"index": 0}]}',
+    ],
+)
+def test_an_answer_that_is_none_is_not_taken(run: Run, endpoint: Endpoint, answer: str) -> None:
+    endpoint.answer = answer.encode()
+
+    with pytest.raises(EmbedderUnavailable, match="1 vectors of at least 8 numbers"):
+        run(endpoint.embedder().embed(["text"]))
+
+
+def test_one_that_is_not_there_or_does_not_answer_is_unavailable(
+    run: Run, endpoint: Endpoint
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/v1"
+    nobody = EndpointEmbedder(url=url, model="m", key="", dimensions=8, timeout=5)
+    with pytest.raises(EmbedderUnavailable):
+        run(nobody.embed(["text"]))
+
+    endpoint.hold()
+    with pytest.raises(EmbedderUnavailable):
+        run(endpoint.embedder(timeout=0.1).embed(["text"]))
+
+
+def test_neither_key_nor_text_nor_url_shows_in_errors_and_logs(
+    run: Run, endpoint: Endpoint, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    endpoint.refused = "private"
+    embedder = EndpointEmbedder(
+        url=endpoint.url.replace("//", "//user:hidden@"),
+        model="test", key="Sesame", dimensions=8, timeout=5,
+    )  # fmt: skip
+
+    run(embedder.embed(["text"]))
+    with pytest.raises(TextsRefused) as raised:
+        run(embedder.embed(["private text"]))
+
+    seen = str(raised.value) + caplog.text
+    for secret in ("Sesame", "private", "hidden"):
+        assert secret not in seen
+
+
+def test_vectors_are_asked_for_in_base64(run: Run, endpoint: Endpoint) -> None:
+    """The answer is read on the event loop, and numbers that are written out take long."""
+    run(endpoint.embedder().embed(["text"]))
+
+    assert endpoint.requests[0]["encoding_format"] == "base64"

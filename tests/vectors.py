@@ -1,0 +1,90 @@
+"""Messages with vectors: what searches by vectors find."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from server.embedders.embedder import normalized
+from server.store.embedding_backlog import EmbeddingBacklog
+from server.store.embedding_models import VectorSpace, prepare_model
+from server.store.embedding_queue import EmbeddingQueue
+from server.store.embeddings import EmbeddingStore, Neighbour
+from server.store.memory import MemoryStore, NewMessage
+from server.store.messages import MessageStore
+from server.store.pool import Pool
+from tests.conftest import Run
+from tests.endpoint import DIMENSIONS, vector_of
+
+QUEUE = EmbeddingQueue(is_used=True)
+
+
+def embed(text: str) -> list[float]:
+    """The vector of a text."""
+    return normalized(vector_of(text))
+
+
+class Vectors:
+    """The stores of a database, and one who embeds what waits, when a test says so."""
+
+    def __init__(self, pool: Pool, run: Run, *, model: str = "test") -> None:
+        self._run = run
+        self.pool = pool
+        self.space: VectorSpace = run(prepare_model(pool, model, DIMENSIONS))
+        self.memory = MemoryStore(pool, QUEUE)
+        self.messages = MessageStore(pool, QUEUE)
+        self.store = EmbeddingStore(pool, self.space)
+        self.backlog = EmbeddingBacklog(pool, self.space, max_characters=100)
+
+    def add(self, session_id: str, *contents: str, user_id: str | None = None, **ids: str) -> None:
+        """Adds messages; those with ids by their names."""
+        given = [(None, content) for content in contents] + list(ids.items())
+        messages = [NewMessage(name, "user", text, 0, "{}", None) for name, text in given]
+        self._run(
+            self.memory.add_memory(
+                session_id, messages, user_id=user_id, expected_last_sequence=None
+            )
+        )
+
+    def update(self, session_id: str, message_id: str, content: str) -> None:
+        """Changes the content of a message."""
+        self._run(
+            self.messages.update_message(
+                session_id, message_id, lambda row: row._replace(content=content)
+            )
+        )
+
+    def delete(self, session_id: str, *message_ids: str) -> None:
+        """Deletes messages."""
+        self._run(
+            self.messages.delete_messages(session_id, lambda _: None, message_ids=message_ids)
+        )
+
+    def embed_all(self) -> int:
+        """Embeds until nothing waits; gives how many messages it embedded."""
+        return self._run(self._embed_all())
+
+    async def _embed_all(self) -> int:
+        count = 0
+        while True:
+            async with self.backlog.batch(10) as batch:
+                count += len(batch.messages)
+                if not await batch.finish([embed(message.text) for message in batch.messages]):
+                    return count
+
+    def find(self, text: str, **narrowed: Any) -> list[str]:
+        """The contents nearest to a text, the nearest first."""
+        return [found.message.content for found in self.neighbours(text, **narrowed)]
+
+    def neighbours(self, text: str, *, limit: int = 10, **narrowed: Any) -> Sequence[Neighbour]:
+        """The messages nearest to a text, the nearest first."""
+        return self._run(self.store.nearest(embed(text), limit=limit, **narrowed))
+
+    def count(self, table: str) -> int:
+        """Counts the rows of a table."""
+
+        async def count() -> int:
+            async with self.pool.connection() as connection:
+                cursor = await connection.execute(f"SELECT count(*) FROM {table}")
+                (number,) = await cursor.fetchone() or (0,)
+                return int(number)
+
+        return self._run(count())
