@@ -6,7 +6,7 @@ STUBS  ?= generated/python
 BIN    := $(VENV)/bin
 PROTOC  = PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc --proto_path=protos
 
-.PHONY: help run test bench check format protos lock clean
+.PHONY: help run test bench bench-search check format protos lock clean
 
 help: ## What there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -19,6 +19,9 @@ test: $(VENV)/dev.done ## Run all tests, on all cores; ARGS go to pytest
 
 bench: $(VENV)/dev.done ## Measure how fast it is; ARGS="--scale 1" measures the full size
 	@$(BIN)/python -m bench $(ARGS)
+
+bench-search: $(VENV)/dev.done ## Measure what search finds, in the conversations in DATA=DIRECTORY
+	@$(BIN)/python -m bench.recall $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 check: $(VENV)/dev.done ## Check format, lint, types, and that the stubs are up to date
 	@$(BIN)/ruff format --check

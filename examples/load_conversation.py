@@ -30,7 +30,7 @@ def main() -> None:
     path, address = (*sys.argv[1:], "127.0.0.1:50051")[:2]
     conversation = json.loads(Path(path).read_text("utf-8"))
     user_id = f"conversation-{conversation['conversation_id']}"
-    expected = {session["session_id"]: _messages(session) for session in conversation["sessions"]}
+    expected = {session["session_id"]: messages_of(session) for session in conversation["sessions"]}
     with grpc.insecure_channel(address) as channel:
         before = read(channel, user_id)
         write(channel, user_id, expected)
@@ -69,7 +69,7 @@ def read(channel: grpc.Channel, user_id: str) -> dict[str, list[Message]]:
     }
 
 
-def _messages(session: dict[str, Any]) -> list[Message]:
+def messages_of(session: dict[str, Any]) -> list[Message]:
     """Makes messages of a session's turns, a second apart from the time it was held."""
     held_at = datetime.strptime(session["held_at"], "%I:%M %p on %d %B, %Y").replace(tzinfo=UTC)
     messages = []

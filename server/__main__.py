@@ -202,7 +202,7 @@ def purge(address: str, older_than: timedelta | None, **tls: Path | None) -> Non
 @main.command()
 @_of_a_server
 def reindex(address: str, **tls: Path | None) -> None:
-    """Have a running server embed all messages anew, after a change of model.
+    """Have a running server make words and vectors anew, after a change of language or model.
 
     The variable PALAVER_API_KEY has the API key or token to do so. (No flag has it: other
     users of the machine can see those.)

@@ -30,6 +30,8 @@ from server.interceptors.error_mapping import ErrorMapping
 from server.interceptors.gathering import Gathering
 from server.interceptors.time_limits import TimeLimits
 from server.purge import Purger
+from server.reindexing import Reindexer
+from server.search import Searcher
 from server.security import Security
 from server.semantics import Semantics, prepared_semantics
 from server.services.admin_service import AdminService
@@ -38,6 +40,7 @@ from server.services.session_service import SessionService
 from server.services.user_service import UserService
 from server.shutdown import shut_down
 from server.store.database_url import with_patience
+from server.store.found import FoundStore
 from server.store.memory import MemoryStore
 from server.store.messages import MessageStore
 from server.store.migrate import migrate
@@ -45,6 +48,8 @@ from server.store.pool import Pool
 from server.store.purge import PurgeStore
 from server.store.sessions import SessionStore
 from server.store.users import UserStore
+from server.store.word_index import WordIndex, check_language
+from server.store.words import WordStore
 from server.telemetry.telemetry import Telemetry
 from server.transport import server_options
 
@@ -103,7 +108,8 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
 
     Raises:
         CredentialsUnusable: A file or URL of the settings cannot be read, or is no good.
-        DatabaseUnusable: The database is away, refuses the user, or lacks rights.
+        DatabaseUnusable: The database is away, refuses the user, or lacks rights or the
+            language of searches.
         DatabaseTooNew: The database is from a newer Palaver.
         RuntimeError: The address is in use.
     """
@@ -111,6 +117,7 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
     database_url = with_patience(database_url)
     await migrate(database_url)
     telemetry = Telemetry()
+    await check_language(database_url, settings.search_language)
     pool = Pool(
         database_url,
         min_size=settings.pool_min_size,
@@ -118,6 +125,8 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
         timeout=settings.pool_timeout_seconds,
         statement_timeout=settings.statement_timeout_seconds,
         cursor_factory=telemetry.cursor_factory,
+        search_language=settings.search_language,
+        search_timeout=settings.search_timeout_seconds,
     )
     purger = Purger(
         PurgeStore(pool), retention=settings.purge_retention, batch_size=settings.purge_batch_size
@@ -217,13 +226,18 @@ def register_services(  # noqa: PLR0913 - what all services are given
             sessions,
             MemoryStore(pool, semantics.queue),
             MessageStore(pool, semantics.queue),
+            Searcher(
+                WordStore(pool),
+                FoundStore(pool),
+                semantics.search,
+            ),
             window=settings.memory_window,
         ),
         server,
     )
     user_service_pb2_grpc.add_UserServiceServicer_to_server(UserService(UserStore(pool)), server)
     admin_service_pb2_grpc.add_AdminServiceServicer_to_server(
-        AdminService(purger, semantics.embedding), server
+        AdminService(purger, Reindexer(WordIndex(pool), semantics.embedding)), server
     )
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     if settings.reflection:

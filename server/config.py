@@ -210,6 +210,14 @@ class Settings(DatabaseSettings):
     memory_window: int = Field(
         100, ge=1, le=1000, description="Messages that GetMemory returns if not told how many."
     )
+    search_language: str = Field(
+        "english",
+        min_length=1,
+        description="PostgreSQL's text search configuration that makes words of contents.",
+    )
+    search_timeout_seconds: PositiveSeconds = Field(
+        5, description="How long the database may take for a search."
+    )
     purge_interval_seconds: Seconds = Field(
         3600, description="How often deleted rows are purged; 0 is never."
     )

@@ -1,7 +1,7 @@
-"""`palaver reindex`: asks a running server to embed all messages, and shows how far it is."""
+"""`palaver reindex`: has a running server make words and vectors anew, and shows how far it is."""
 
 import grpc
-from palaver.v1.admin_service_pb2 import ReindexRequest
+from palaver.v1.admin_service_pb2 import ReindexProgress, ReindexRequest, ReindexResponse
 from palaver.v1.admin_service_pb2_grpc import AdminServiceStub
 from rich.console import Console
 
@@ -21,5 +21,10 @@ def reindex(channel: grpc.Channel, console: Console, metadata: Metadata = ()) ->
         grpc.RpcError: The call failed; what it began goes on.
     """
     responses = AdminServiceStub(channel).Reindex(ReindexRequest(), metadata=metadata)
-    last = show_progress(({"messages": response} for response in responses), console)
-    console.print(f"reindexed {last['messages'].done} messages")
+    last = show_progress(map(_parts, responses), console)
+    console.print("reindexed " + " and ".join(f"{part.done} {kind}" for kind, part in last.items()))
+
+
+def _parts(response: ReindexResponse) -> dict[str, ReindexProgress]:
+    parts = {"messages' words": response.words, "messages' vectors": response.vectors}
+    return {kind: part for kind, part in parts.items() if part.estimated}

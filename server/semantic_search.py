@@ -1,5 +1,7 @@
 """Semantic search: finds messages by what they mean."""
 
+from collections.abc import Sequence
+
 from server.embedders.embedder import MAX_CHARACTERS, Embedder
 from server.errors import (
     FieldViolation,
@@ -7,8 +9,9 @@ from server.errors import (
     SemanticSearchUnavailable,
     TextsRefused,
 )
-from server.store.embeddings import EmbeddingStore, Neighbour
+from server.store.embeddings import EmbeddingStore, Similarities
 from server.store.message_filter import EVERY_MESSAGE, EVERYTHING, MessageFilter, Scope
+from server.store.messages import Key
 
 
 class SemanticSearch:
@@ -27,11 +30,18 @@ class SemanticSearch:
         limit: int,
         scope: Scope = EVERYTHING,
         filter: MessageFilter = EVERY_MESSAGE,
-        with_vectors: bool = False,
-    ) -> list[Neighbour]:
-        """Gets the live messages that mean most nearly what a text does, the nearest first.
+        also: Sequence[Key] = (),
+    ) -> Similarities:
+        """Gets the live messages that mean most nearly what a text does, and some others.
 
         The text must not be blank. The rest is as in `EmbeddingStore.nearest`.
+
+        Args:
+            text: What they are compared with.
+            limit: How many of the nearest.
+            scope: Where to look.
+            filter: What narrows it.
+            also: Messages that are given whether they are among the nearest or not.
 
         Raises:
             EmbedderUnavailable: The text cannot be embedded for now.
@@ -42,9 +52,11 @@ class SemanticSearch:
             (vector,) = await self._embedder.embed([text[:MAX_CHARACTERS]])
         except TextsRefused as error:
             raise InvalidRequest(FieldViolation("text", f"cannot be embedded: {error}")) from error
-        return await self._store.nearest(
-            vector, limit=limit, scope=scope, filter=filter, with_vectors=with_vectors
-        )
+        nearest = await self._store.nearest(vector, limit=limit, scope=scope, filter=filter)
+        others = [key for key in also if key not in nearest]
+        if others:
+            nearest |= await self._store.get_similarities(vector, others)
+        return nearest
 
 
 class NoSemanticSearch:
@@ -66,8 +78,8 @@ class NoSemanticSearch:
         limit: int,  # noqa: ARG002
         scope: Scope = EVERYTHING,  # noqa: ARG002
         filter: MessageFilter = EVERY_MESSAGE,  # noqa: ARG002
-        with_vectors: bool = False,  # noqa: ARG002
-    ) -> list[Neighbour]:
+        also: Sequence[Key] = (),  # noqa: ARG002
+    ) -> Similarities:
         """Finds nothing.
 
         Raises:

@@ -88,4 +88,4 @@ def _with(embedder: Embedder, space: VectorSpace, pool: Pool, own_pool: Pool) ->
 
 
 def _without(reason: str) -> Semantics:
-    return Semantics((), NO_QUEUE, NoSemanticSearch(reason), NoEmbedding(reason))
+    return Semantics((), NO_QUEUE, NoSemanticSearch(reason), NoEmbedding())

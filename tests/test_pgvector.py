@@ -8,7 +8,7 @@ import grpc
 import psycopg
 import pytest
 from google.rpc.error_details_pb2 import PreconditionFailure
-from palaver.v1.admin_service_pb2 import ReindexRequest
+from palaver.v1.memory_service_pb2 import SearchMemoryRequest
 from psycopg.conninfo import make_conninfo
 
 from server.store.migrate import migrate
@@ -34,7 +34,9 @@ def assert_serves_without_vectors(client: Client, *words: str) -> None:
     """Sees that the service does all but semantic search, and says what is missing."""
     live_a_session(client)
     with refused(grpc.StatusCode.FAILED_PRECONDITION) as refusal:
-        list(client.admin.Reindex(ReindexRequest()))
+        client.memory.SearchMemory(
+            SearchMemoryRequest(text="words", mode=SearchMemoryRequest.SEMANTIC)
+        )
     (violation,) = refusal.detail(PreconditionFailure).violations
     for word in words:
         assert word in violation.description

@@ -1,13 +1,13 @@
 """Messages with vectors: what searches by vectors find."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from server.embedders.embedder import normalized
 from server.store.embedding_backlog import EmbeddingBacklog
 from server.store.embedding_models import VectorSpace, prepare_model
 from server.store.embedding_queue import EmbeddingQueue
-from server.store.embeddings import EmbeddingStore, Neighbour
+from server.store.embeddings import EmbeddingStore, Similarities
+from server.store.found import FoundStore
 from server.store.memory import MemoryStore, NewMessage
 from server.store.messages import MessageStore
 from server.store.pool import Pool
@@ -22,6 +22,11 @@ def embed(text: str) -> list[float]:
     return normalized(vector_of(text))
 
 
+def of_user(content: str) -> str:
+    """What is embedded of a message of the role `user`."""
+    return f"user: {content}"
+
+
 class Vectors:
     """The stores of a database, and one who embeds what waits, when a test says so."""
 
@@ -32,6 +37,7 @@ class Vectors:
         self.memory = MemoryStore(pool, QUEUE)
         self.messages = MessageStore(pool, QUEUE)
         self.store = EmbeddingStore(pool, self.space)
+        self.found = FoundStore(pool)
         self.backlog = EmbeddingBacklog(pool, self.space, max_characters=100)
 
     def add(self, session_id: str, *contents: str, user_id: str | None = None, **ids: str) -> None:
@@ -71,12 +77,15 @@ class Vectors:
                     return count
 
     def find(self, text: str, **narrowed: Any) -> list[str]:
-        """The contents nearest to a text, the nearest first."""
-        return [found.message.content for found in self.neighbours(text, **narrowed)]
+        """The contents nearest to a text that a user says, the nearest first."""
+        keys = list(self.neighbours(text, **narrowed))
+        return [
+            found.message.content for found in self._run(self.found.get_messages(keys, query=""))
+        ]
 
-    def neighbours(self, text: str, *, limit: int = 10, **narrowed: Any) -> Sequence[Neighbour]:
-        """The messages nearest to a text, the nearest first."""
-        return self._run(self.store.nearest(embed(text), limit=limit, **narrowed))
+    def neighbours(self, text: str, *, limit: int = 10, **narrowed: Any) -> Similarities:
+        """How near messages are to a text that a user says, the nearest first."""
+        return self._run(self.store.nearest(embed(of_user(text)), limit=limit, **narrowed))
 
     def count(self, table: str) -> int:
         """Counts the rows of a table."""

@@ -30,6 +30,7 @@ POLICY = MappingProxyType(
         "/palaver.v1.MemoryService/GetMessage": Role.READER,
         "/palaver.v1.MemoryService/UpdateMessage": Role.WRITER,
         "/palaver.v1.MemoryService/DeleteMessages": Role.WRITER,
+        "/palaver.v1.MemoryService/SearchMemory": Role.READER,
         "/palaver.v1.AdminService/PurgeDeleted": Role.ADMIN,
         "/palaver.v1.AdminService/Reindex": Role.ADMIN,
     }

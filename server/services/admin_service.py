@@ -5,19 +5,19 @@ from collections.abc import AsyncIterator
 from palaver.v1 import admin_service_pb2 as pb
 from palaver.v1.admin_service_pb2_grpc import AdminServiceServicer
 
-from server.embedding import Embedding, NoEmbedding
 from server.purge import Purger
+from server.reindexing import Reindexer
 from server.services.context import Context
-from server.services.conversion import purge_progress_message
+from server.services.conversion import purge_progress_message, reindex_response
 from server.services.validation import Fields
 
 
 class AdminService(AdminServiceServicer):
     """Maintains a deployment. The reference of each method is `admin_service.proto`."""
 
-    def __init__(self, purger: Purger, embedding: Embedding | NoEmbedding) -> None:
+    def __init__(self, purger: Purger, reindexer: Reindexer) -> None:
         self._purger = purger
-        self._embedding = embedding
+        self._reindexer = reindexer
 
     async def PurgeDeleted(
         self, request: pb.PurgeDeletedRequest, context: Context
@@ -30,5 +30,5 @@ class AdminService(AdminServiceServicer):
     async def Reindex(
         self, request: pb.ReindexRequest, context: Context
     ) -> AsyncIterator[pb.ReindexResponse]:
-        async for progress in self._embedding.reindex():
-            yield pb.ReindexResponse(done=progress.done, estimated=progress.estimated)
+        async for progress in self._reindexer.reindex():
+            yield reindex_response(progress)

@@ -1,7 +1,7 @@
 """Converts rows to messages and back. Pure: no I/O, no rules of the contract."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -11,7 +11,9 @@ from google.protobuf.struct_pb2 import Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 from palaver.v1 import admin_service_pb2, memory_pb2, memory_service_pb2, session_pb2, user_pb2
 
+from server.embedding import ReindexProgress
 from server.purge import PurgeProgress
+from server.search import Results
 from server.services import wire
 from server.services.wire import varint
 from server.store.memory import AddedMessage
@@ -134,6 +136,23 @@ def _with_items(response: ListT, field: str, encoded: Iterable[bytes]) -> ListT:
     return response
 
 
+def search_response(found: Results) -> memory_service_pb2.SearchMemoryResponse:
+    """Converts what a search found."""
+    modes = memory_service_pb2.SearchMemoryRequest.Mode
+    return memory_service_pb2.SearchMemoryResponse(
+        results=[
+            memory_service_pb2.SearchResult(
+                message=message_message(result.message),
+                session_id=result.session_id,
+                score=result.score,
+                snippet=result.snippet,
+            )
+            for result in found.results
+        ],
+        mode=modes.Value(found.mode.name if found.mode else "MODE_UNSPECIFIED"),
+    )
+
+
 def added_message(row: AddedMessage) -> memory_service_pb2.AddedMessage:
     """Converts what became of a message."""
     return memory_service_pb2.AddedMessage(
@@ -155,6 +174,16 @@ def purge_progress_message(progress: PurgeProgress) -> admin_service_pb2.PurgeDe
 def _progress_of(kind: str, progress: PurgeProgress) -> admin_service_pb2.PurgeProgress:
     return admin_service_pb2.PurgeProgress(
         done=progress.done[kind], estimated=progress.estimated[kind]
+    )
+
+
+def reindex_response(progress: Mapping[str, ReindexProgress]) -> admin_service_pb2.ReindexResponse:
+    """Converts how far a reindex is."""
+    return admin_service_pb2.ReindexResponse(
+        **{
+            kind: admin_service_pb2.ReindexProgress(done=part.done, estimated=part.estimated)
+            for kind, part in progress.items()
+        }
     )
 
 

@@ -8,16 +8,19 @@ from palaver.v1 import memory_service_pb2 as pb
 from palaver.v1.memory_service_pb2_grpc import MemoryServiceServicer
 
 from server.errors import InvalidRequest
+from server.search import Searcher
 from server.services.context import Context
 from server.services.conversion import (
     added_message,
     message_message,
+    search_response,
     struct_from_json,
     timestamp_message,
     with_messages,
 )
 from server.services.merge_patch import patched_metadata
 from server.services.ownership import new_owner
+from server.services.search_request import search_from_request
 from server.services.streaming import pages
 from server.services.validation import MAX_ITEMS, MAX_RESPONSE_BYTES, Fields
 from server.store.memory import MemoryStore, NewMessage
@@ -38,12 +41,14 @@ class MemoryService(MemoryServiceServicer):
         sessions: SessionStore,
         memory: MemoryStore,
         messages: MessageStore,
+        searcher: Searcher,
         *,
         window: int,
     ) -> None:
         self._sessions = sessions
         self._memory = memory
         self._messages = messages
+        self._searcher = searcher
         self._window = window
 
     async def AddMemory(
@@ -175,6 +180,13 @@ class MemoryService(MemoryServiceServicer):
             session_id, check, message_ids=message_ids, last_n=request.last_n
         )
         return response
+
+    async def SearchMemory(
+        self, request: pb.SearchMemoryRequest, context: Context
+    ) -> pb.SearchMemoryResponse:
+        with Fields() as fields:
+            search = search_from_request(fields, request)
+        return search_response(await self._searcher.search(search))
 
 
 def _new_messages(fields: Fields, messages: Iterable[memory_pb2.Message]) -> list[NewMessage]:

@@ -1,6 +1,6 @@
 """The rules for the fields of requests, as the `.proto` files state them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
@@ -21,6 +21,7 @@ MAX_ID_BYTES = 1024
 MAX_EMAIL_BYTES = 320
 MAX_NAME_CHARACTERS = 256
 MAX_ROLE_CHARACTERS = 64
+MAX_ROLES = 100
 MAX_CONTENT_BYTES = 1024 * 1024
 MAX_METADATA_BYTES = 64 * 1024
 MAX_METADATA_LEVELS = 32
@@ -96,6 +97,13 @@ class Fields:
         """A name of a user."""
         return self._short_text(field, value, max_characters=MAX_NAME_CHARACTERS)
 
+    def roles(self, field: str, values: Sequence[str]) -> Sequence[str]:
+        """Several roles."""
+        if len(values) > MAX_ROLES:
+            self.reject(field, f"are {len(values):,} in number; at most {MAX_ROLES}")
+            return ()
+        return [self.role(f"{field}[{index}]", value) for index, value in enumerate(values)]
+
     def content(self, field: str, value: str) -> str:
         """The content of a message."""
         return self._text(field, value, max_bytes=MAX_CONTENT_BYTES)
@@ -125,18 +133,26 @@ class Fields:
         self._check_bytes(field, text, MAX_METADATA_BYTES, " as JSON")
         return text
 
-    def limit(self, field: str, value: int) -> int:
+    def limit(
+        self, field: str, value: int, *, default: int = DEFAULT_LIMIT, most: int = MAX_ITEMS
+    ) -> int:
         """How many items to return."""
         if value == 0:
-            return DEFAULT_LIMIT
-        if not 1 <= value <= MAX_ITEMS:
-            self.reject(field, f"is {value}; from 1 to {MAX_ITEMS:,}, or 0 for {DEFAULT_LIMIT}")
+            return default
+        if not 1 <= value <= most:
+            self.reject(field, f"is {value}; from 1 to {most:,}, or 0 for {default}")
         return value
 
     def count(self, field: str, value: int) -> int:
         """How many items are given or meant; at least one."""
         if not 1 <= value <= MAX_ITEMS:
             self.reject(field, f"is {value:,} in number; from 1 to {MAX_ITEMS:,}")
+        return value
+
+    def fraction(self, field: str, value: float) -> float:
+        """A number from 0 to 1."""
+        if not 0 <= value <= 1:  # nor is NaN
+            self.reject(field, f"is {value:g}; from 0 to 1")
         return value
 
     def not_negative(self, field: str, value: int) -> int:

@@ -12,11 +12,11 @@ from server.store.pool import Pool
 
 
 class WaitingMessage(NamedTuple):
-    """A message to embed: the beginning of its content, and a hash of the whole."""
+    """A message to embed: the beginning of its text, and a hash of the whole."""
 
     session_id: str
     sequence: int
-    content_hash: int
+    text_hash: int
     text: str
 
 
@@ -26,7 +26,7 @@ class EmbeddingBacklog:
     Every method raises DatabaseUnavailable and NoConnectionInTime as the pool does.
 
     Args:
-        max_characters: How much of a content is given out.
+        max_characters: How much of a text is given out.
     """
 
     def __init__(self, pool: Pool, space: VectorSpace, *, max_characters: int) -> None:
@@ -47,9 +47,9 @@ class EmbeddingBacklog:
             SELECT array_agg(id) AS ids, session_id, sequence FROM taken
             GROUP BY session_id, sequence
         )
-        SELECT ids, session_id, sequence, hashtextextended(content, 0), CASE
-            WHEN content ~ '\\S' AND content_hash IS DISTINCT FROM hashtextextended(content, 0)
-            THEN left(content, %(max_characters)s) END
+        SELECT ids, session_id, sequence, {text_hash}, CASE
+            WHEN content ~ '\\S' AND text_hash IS DISTINCT FROM {text_hash}
+            THEN left({text}, %(max_characters)s) END
         FROM waiting
             LEFT JOIN (SELECT * FROM messages WHERE deleted_at IS NULL) m
                 USING (session_id, sequence)
@@ -77,7 +77,7 @@ class EmbeddingBacklog:
 
     WALK = """
         WITH page AS (
-            SELECT session_id, sequence, content FROM messages
+            SELECT session_id, sequence, {text_hash} AS hash FROM messages m
             WHERE (session_id, sequence) > (%(session_id)s, %(sequence)s)
                 AND deleted_at IS NULL
             ORDER BY session_id, sequence
@@ -87,7 +87,7 @@ class EmbeddingBacklog:
             SELECT session_id, sequence
             FROM page LEFT JOIN (SELECT * FROM embeddings WHERE model = {model}) e
                 USING (session_id, sequence)
-            WHERE content_hash IS DISTINCT FROM hashtextextended(content, 0)
+            WHERE text_hash IS DISTINCT FROM hash
         )
         SELECT session_id, sequence, count(*) OVER () FROM page
         ORDER BY session_id DESC, sequence DESC
@@ -208,20 +208,20 @@ class EmbeddingBatch:
     STORE = """
         WITH input AS (
             SELECT * FROM unnest(
-                %(session_ids)s::text[], %(sequences)s::bigint[], %(content_hashes)s::bigint[],
+                %(session_ids)s::text[], %(sequences)s::bigint[], %(text_hashes)s::bigint[],
                 %(vectors)s::{halfvec}[]
-            ) AS input (session_id, sequence, content_hash, embedding)
+            ) AS input (session_id, sequence, text_hash, embedding)
         ), unchanged AS (
-            SELECT session_id, sequence, content_hash, embedding
+            SELECT session_id, sequence, text_hash, embedding
             FROM input JOIN messages m USING (session_id, sequence)
-            WHERE m.deleted_at IS NULL AND hashtextextended(m.content, 0) = content_hash
+            WHERE m.deleted_at IS NULL AND {text_hash} = text_hash
             ORDER BY session_id, sequence
             FOR SHARE OF m SKIP LOCKED
         )
-        INSERT INTO embeddings (session_id, sequence, model, content_hash, embedding)
-        SELECT session_id, sequence, {model}, content_hash, embedding FROM unchanged
+        INSERT INTO embeddings (session_id, sequence, model, text_hash, embedding)
+        SELECT session_id, sequence, {model}, text_hash, embedding FROM unchanged
         ON CONFLICT (session_id, sequence, model) DO UPDATE SET
-            content_hash = excluded.content_hash,
+            text_hash = excluded.text_hash,
             embedding = excluded.embedding
         RETURNING session_id, sequence
     """
@@ -251,7 +251,7 @@ class EmbeddingBatch:
         parameters = {
             "session_ids": [message.session_id for message, _ in embedded],
             "sequences": [message.sequence for message, _ in embedded],
-            "content_hashes": [message.content_hash for message, _ in embedded],
+            "text_hashes": [message.text_hash for message, _ in embedded],
             "vectors": Halfvecs(self._space.type_oid, [vector for _, vector in embedded]),
         }
         statement = self.STORE.format(**self._space.names)

@@ -13,6 +13,9 @@ _LOGGER = logging.getLogger(__name__)
 _OLDEST_PGVECTOR = (0, 8)  # the first whose scans of an index go on until enough rows pass a filter
 
 
+_TEXT = "m.role || ': ' || m.content"
+
+
 class VectorSpace(NamedTuple):
     """The vectors of one model, as SQL names them. Only they can be compared.
 
@@ -36,6 +39,9 @@ class VectorSpace(NamedTuple):
             # The negative inner product: of vectors of length 1, the opposite of their
             # similarity.
             "distance": f"OPERATOR({self.schema}.<#>)",
+            # What is embedded of `messages m`: who says it is a part of what is said.
+            "text": _TEXT,
+            "text_hash": f"hashtextextended({_TEXT}, 0)",
         }
 
 
@@ -62,7 +68,7 @@ _ADD_MODEL = """
     RETURNING id
 """
 
-# A vector counts only for the content that it was made from, of which it keeps a hash. It
+# A vector counts only for the text that it was made from, of which it keeps a hash. It
 # goes with its message: a purge leaves none behind. halfvec, numbers of 2 bytes, takes half
 # the room of vector, and ranks the same.
 _CREATE_TABLE = """
@@ -70,7 +76,7 @@ _CREATE_TABLE = """
         session_id   text COLLATE "C" NOT NULL,
         sequence     bigint NOT NULL,
         model        integer NOT NULL REFERENCES embedding_models (id),
-        content_hash bigint NOT NULL,
+        text_hash    bigint NOT NULL,
         embedding    {halfvec} NOT NULL,
         PRIMARY KEY (session_id, sequence, model),
         FOREIGN KEY (session_id, sequence) REFERENCES messages (session_id, sequence)

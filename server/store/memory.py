@@ -125,15 +125,16 @@ class MemoryStore:
             FROM session CROSS JOIN input LEFT JOIN kept USING (message_id)
         ), written AS (
             INSERT INTO messages AS m
-                (session_id, sequence, message_id, role, content, token_count, metadata,
+                (session_id, sequence, message_id, role, content, words, token_count, metadata,
                 created_at, updated_at)
-            SELECT %(session_id)s, sequence, message_id, role, content, token_count, metadata,
-                coalesce(kept_created_at, created_at, updated_at), updated_at
+            SELECT %(session_id)s, sequence, message_id, role, content, search_words(content),
+                token_count, metadata, coalesce(kept_created_at, created_at, updated_at), updated_at
             FROM numbered WHERE to_write
             ON CONFLICT (session_id, message_id) DO UPDATE SET
                 sequence = excluded.sequence,
                 role = excluded.role,
                 content = excluded.content,
+                words = excluded.words,
                 token_count = excluded.token_count,
                 metadata = excluded.metadata,
                 created_at = excluded.created_at,
@@ -275,10 +276,10 @@ class MemoryStore:
             RETURNING s.session_id, s.last_sequence - added.count AS before, s.updated_at
         ), written AS (
             INSERT INTO messages
-                (session_id, sequence, message_id, role, content, token_count, metadata,
+                (session_id, sequence, message_id, role, content, words, token_count, metadata,
                 created_at, updated_at)
-            SELECT session_id, before + number, message_id, role, content, token_count, metadata,
-                coalesce(created_at, updated_at), updated_at
+            SELECT session_id, before + number, message_id, role, content, search_words(content),
+                token_count, metadata, coalesce(created_at, updated_at), updated_at
             FROM session JOIN input USING (session_id)
             RETURNING session_id, message_id, sequence, created_at
         ){{enqueue}}

@@ -21,6 +21,28 @@ from server.store.page import MAX_PAGE_BYTES, Page, Span
 from server.store.pool import Pool
 
 
+class Key(NamedTuple):
+    """Which message."""
+
+    session_id: str
+    sequence: int
+
+
+# Messages as a table, in the order in which they are given.
+KEYS = """
+    unnest(%(session_ids)s::text[], %(sequences)s::bigint[])
+    WITH ORDINALITY AS keys (session_id, sequence, number)
+"""
+
+
+def key_parameters(keys: Sequence[Key]) -> dict[str, list[Any]]:
+    """The parameters of KEYS."""
+    return {
+        "session_ids": [key.session_id for key in keys],
+        "sequences": [key.sequence for key in keys],
+    }
+
+
 class MessageRow(NamedTuple):
     """A live message. `metadata` is JSON text; a `token_count` of 0 is unknown."""
 
@@ -141,8 +163,9 @@ class MessageStore:
             WHERE session_id = %(session_id)s
         ){{enqueue}}
         UPDATE messages m
-        SET role = %(role)s, content = %(content)s, token_count = %(token_count)s,
-            metadata = %(metadata)s::jsonb, updated_at = statement_timestamp()
+        SET role = %(role)s, content = %(content)s, words = search_words(%(content)s),
+            token_count = %(token_count)s, metadata = %(metadata)s::jsonb,
+            updated_at = statement_timestamp()
         WHERE m.session_id = %(session_id)s AND m.message_id = %(message_id)s
         RETURNING {COLUMNS}
     """

@@ -28,7 +28,7 @@ class BinaryCursor(AsyncCursor[tuple[Any, ...]]):
 
 
 class Pool:
-    """Database connections, in autocommit mode, with the time zone set to UTC.
+    """Database connections, in autocommit mode, in UTC and in the language of searches.
 
     Args:
         database_url: A PostgreSQL URL or conninfo string.
@@ -37,6 +37,8 @@ class Pool:
         timeout: Seconds that a call waits for a connection.
         statement_timeout: Seconds that a statement may take, and a transaction may pause.
         cursor_factory: What runs the statements.
+        search_language: The text search configuration that makes words of contents.
+        search_timeout: Seconds that a statement of a search may take.
 
     Attributes:
         connects: Whether the last connection that the pool needed could be made.
@@ -51,9 +53,13 @@ class Pool:
         timeout: float,
         statement_timeout: float = 60,
         cursor_factory: type[BinaryCursor] = BinaryCursor,
+        search_language: str = "english",
+        search_timeout: float = 5,
     ) -> None:
         self.connects = False
         self._statement_timeout = statement_timeout
+        self._search_language = search_language
+        self._search_timeout = search_timeout
         self._lent: set[AsyncConnection[tuple[Any, ...]]] = set()
         self._make = partial(
             AsyncConnectionPool[AsyncConnection[tuple[Any, ...]]],
@@ -137,17 +143,36 @@ class Pool:
         except PoolClosed as error:  # lost, renewed, or a call that outlived the shutdown's grace
             raise DatabaseUnavailable from error
 
+    # What a search costs depends on what a caller asks for, and must have an end; and but
+    # for the largest, to compile a statement takes longer than to run it.
+    BOUND = """
+        SELECT set_config('statement_timeout', %(timeout)s, true),
+            set_config('jit', 'off', true)
+    """
+
+    @asynccontextmanager
+    async def searching(self) -> AsyncIterator[AsyncConnection[tuple[Any, ...]]]:
+        """Lends a connection in a transaction for a search, and raises what `connection` does."""
+        async with self.connection() as connection, connection.transaction():
+            timeout = _milliseconds(self._search_timeout)
+            await connection.execute(self.BOUND, {"timeout": timeout})
+            yield connection
+
     # UTC, since timestamps of other zones cannot show the years 1 and 9999 whole. And a
     # server that hangs in a transaction is not to keep the locks of it from all others.
     CONFIGURE = """
         SELECT set_config('TimeZone', 'UTC', false),
+            set_config('default_text_search_config', %(language)s, false),
             set_config('statement_timeout', %(timeout)s, false),
             set_config('idle_in_transaction_session_timeout', %(timeout)s, false)
     """
 
     async def _configure(self, connection: AsyncConnection[tuple[Any, ...]]) -> None:
-        milliseconds = min(int(self._statement_timeout * 1000) or 1, 2**31 - 1)
-        await connection.execute(self.CONFIGURE, {"timeout": str(milliseconds)})
+        parameters = {
+            "language": self._search_language,
+            "timeout": _milliseconds(self._statement_timeout),
+        }
+        await connection.execute(self.CONFIGURE, parameters)
 
     def _connection_class(self) -> type[AsyncConnection[tuple[Any, ...]]]:
         """Makes a class of connections that note whether the last one could be made."""
@@ -164,6 +189,10 @@ class Pool:
                 return connection
 
         return NotingConnection
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(min(int(seconds * 1000) or 1, 2**31 - 1))
 
 
 def _sever(connection: AsyncConnection[tuple[Any, ...]]) -> None:

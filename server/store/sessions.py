@@ -1,17 +1,15 @@
 """Sessions: the table and its SQL."""
 
-import re
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from datetime import datetime
 from typing import Any, NamedTuple
 
-import psycopg
-
-from server.errors import AlreadyExists, FieldViolation, InvalidRequest, NotFound
+from server.errors import AlreadyExists, NotFound
 from server.principal import bound_user
 from server.store.batch import Batch
 from server.store.held_user import hold_user
+from server.store.metadata_path import checked_path
 from server.store.ownership import OWNED
 from server.store.page import Page, Span, last_position, listing
 from server.store.pool import Pool
@@ -62,8 +60,6 @@ SIZE = """
     octet_length(session_id) + coalesce(octet_length(user_id), 0)
     + 4 * octet_length(metadata) + 100
 """
-
-_PATH_ERRORS = (psycopg.DataError, psycopg.ProgrammingError, psycopg.NotSupportedError)
 
 FILTERS = {
     "user_id": "AND user_id = %(user_id)s",
@@ -219,11 +215,6 @@ class SessionStore:
 
     LIST_SESSIONS = listing("sessions", COLUMNS, size=SIZE)
 
-    # Many a bad path shows only when it is applied, and there may be no session for it.
-    TRY_PATH = """
-        SELECT %(metadata)s::jsonpath::text, '{}'::jsonb @@ %(metadata)s::jsonpath
-    """
-
     async def list_sessions(
         self, span: Span, *, limit: int, filter: SessionFilter = EVERY_SESSION
     ) -> Page[SessionRow]:
@@ -238,17 +229,14 @@ class SessionStore:
             filters=" ".join(FILTERS[name] for name in given), direction=span.direction
         )
         parameters = {"limit": limit, "after": span.after, "before": span.before, **given}
-        async with self._pool.connection() as connection:
-            try:
-                if filter.metadata is not None:
-                    cursor = await connection.execute(self.TRY_PATH, {"metadata": filter.metadata})
-                    _check_path(*(await cursor.fetchone() or ()))
-                # Planned anew for each filter: one plan for all values would be none for most.
-                cursor = await connection.execute(
-                    statement, parameters, prepare=False if given else None
-                )
-            except psycopg.DatabaseError as error:
-                raise _bad_path(error, filter) from error
+        async with (
+            self._pool.connection() as connection,
+            checked_path(connection, filter.metadata),
+        ):
+            # Planned anew for each filter: one plan for all values would be none for most.
+            cursor = await connection.execute(
+                statement, parameters, prepare=False if given else None
+            )
             return Page.of(SessionRow._make, await cursor.fetchall())
 
     LAST_ID = last_position("sessions")
@@ -269,20 +257,3 @@ def _found(session_id: str, row: tuple[Any, ...] | None) -> SessionRow:
     if row is None:
         raise NotFound("Session", session_id)
     return SessionRow._make(row)
-
-
-def _check_path(path: str, _: bool | None) -> None:  # noqa: FBT001 - the columns of TRY_PATH
-    """Refuses a path with variables, which only some sessions would show to have no values.
-
-    PostgreSQL writes a path with each name and string in double quotes.
-    """
-    if '$""' in re.sub(r'"(?:[^"\\]|\\.)*"', '""', path):
-        raise InvalidRequest(FieldViolation("filter.metadata", "has a variable, without a value"))
-
-
-def _bad_path(error: psycopg.Error, filter: SessionFilter) -> Exception:
-    """Tells an error of the path, the only free-form part of a listing, from others."""
-    if filter.metadata is None or not isinstance(error, _PATH_ERRORS):
-        return error
-    reason = (error.diag.message_primary or "is not a SQL/JSON path")[:200]
-    return InvalidRequest(FieldViolation("filter.metadata", reason))

@@ -11,6 +11,7 @@ from palaver.v1.memory_service_pb2 import (
     GetMemoryRequest,
     GetMessageRequest,
     ListMessagesRequest,
+    SearchMemoryRequest,
     StreamMessagesRequest,
     UpdateMessageRequest,
 )
@@ -20,6 +21,8 @@ from tests import model_state as state
 from tests.state_machine import requests
 from tests.state_machine.answers import kept, nanoseconds, plain
 from tests.state_machine.session_rules import DEFAULT_LIMIT, SessionRules
+
+MOST_RESULTS = 100
 
 
 class MemoryRules(SessionRules):
@@ -167,6 +170,41 @@ class MemoryRules(SessionRules):
         if answer:
             self._answers.compare_messages(answer.expected, answer.response.messages)
         self.look_at(request.session_id)
+
+    @rule(
+        session_id=st.none() | requests.session_ids,
+        text=st.sampled_from(["", *requests.WORDS]),
+    )
+    def search_memory(self, session_id: str | None, text: str) -> None:
+        """Finds all that says a word, or all there is, and nothing that is deleted."""
+        request = SearchMemoryRequest(
+            text=text, mode=SearchMemoryRequest.KEYWORD, limit=MOST_RESULTS
+        )
+        if session_id is not None:
+            request.session_id = session_id
+        answer = self._answers.send(
+            request,
+            lambda: (
+                self.all_sessions() if session_id is None else [self._model.session(session_id)]
+            ),
+        )
+        if answer:
+            expected = {
+                (session.session_id, message.message_id): message
+                for session in answer.expected
+                for message in session.messages
+                if text in message.content
+            }
+            found = {
+                (result.session_id, result.message.message_id): result.message
+                for result in answer.response.results
+            }
+            assert len(found) == len(answer.response.results)
+            if len(expected) <= MOST_RESULTS:
+                assert found.keys() == expected.keys()
+                self._answers.compare_messages(
+                    [expected[key] for key in found], list(found.values())
+                )
 
 
 def _as_given(message: memory_pb2.Message) -> state.Message:

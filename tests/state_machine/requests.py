@@ -38,6 +38,7 @@ some_user_ids = st.sampled_from(["u", "u", "u", "U", "nobody's"])
 MESSAGE_IDS = ["m0", "m1", "m 2'\"\\%"]
 message_ids = st.sampled_from([*MESSAGE_IDS, NEWEST])
 roles = st.sampled_from(["user", "assistant", "é" * 64])
+WORDS = ["hi", "four"]
 contents = st.sampled_from(["", "hi", "ä🙂…", "\u2028\x01\ufffe", "four"])
 token_counts = st.sampled_from([0, 0, 1, 3, 2**31 - 1])
 limits = st.sampled_from([0, 1, 2, 3, 1000])

@@ -8,11 +8,12 @@ import pytest
 
 from server.principal import PRINCIPAL, Principal, Role
 from server.store.message_filter import MessageFilter, Scope
+from server.store.messages import Key
 from server.store.pool import Pool
 from server.store.purge import PurgeStore
 from server.store.sessions import SessionStore
 from tests.conftest import Run
-from tests.vectors import Vectors, embed
+from tests.vectors import Vectors, embed, of_user
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -45,17 +46,26 @@ def test_the_nearest_come_first_with_how_near_they_are(vectors: Vectors, scope: 
     vectors.add("s", "red green", "red blue", "one two three", user_id="ada")
     vectors.embed_all()
 
-    found = vectors.neighbours("red blue", scope=scope, with_vectors=True)
+    found = vectors.neighbours("red blue", scope=scope)
 
-    assert [neighbour.message.content for neighbour in found][:2] == ["red blue", "red green"]
-    assert found[0].similarity == pytest.approx(1, abs=1e-2)
-    similarities = [neighbour.similarity for neighbour in found]
-    assert similarities == sorted(similarities, reverse=True)
-    assert found[1].session_id == "s"
-    assert found[1].vector == pytest.approx(embed("red green"), abs=1e-3)
-    assert found[1].message.sequence == 1
+    assert list(found) == [Key("s", 2), Key("s", 1), Key("s", 3)]
+    assert found[Key("s", 2)] == pytest.approx(1, abs=1e-2)
+    assert list(found.values()) == sorted(found.values(), reverse=True)
     assert vectors.find("red blue", scope=scope, limit=1) == ["red blue"]
-    assert vectors.neighbours("red", scope=scope)[0].vector is None
+
+
+def test_how_near_some_messages_are_is_told_of_those_that_are_live_and_as_they_were(
+    vectors: Vectors, run: Run
+) -> None:
+    vectors.add("s", m1="red green", m2="deleted", m3="changed")
+    vectors.embed_all()
+    vectors.delete("s", "m2")
+    vectors.update("s", "m3", "otherwise")
+    keys = [Key("s", sequence) for sequence in (1, 2, 3, 4)]
+
+    found = run(vectors.store.get_similarities(embed(of_user("red green")), keys))
+
+    assert found == {Key("s", 1): pytest.approx(1, abs=1e-2)}
 
 
 def test_a_scope_holds_its_messages_and_no_others(vectors: Vectors) -> None:
@@ -74,7 +84,6 @@ def test_a_scope_holds_its_messages_and_no_others(vectors: Vectors) -> None:
 @pytest.mark.parametrize("scope", SCOPES)
 def test_a_filter_narrows(vectors: Vectors, database: Connection, scope: Scope) -> None:
     vectors.add("s", "first", "second", "third", user_id="ada")
-    vectors.embed_all()
     database.execute(
         """
         UPDATE messages SET role = CASE sequence WHEN 1 THEN 'user' ELSE 'assistant' END,
@@ -82,6 +91,7 @@ def test_a_filter_narrows(vectors: Vectors, database: Connection, scope: Scope) 
             metadata = jsonb_build_object('n', sequence)
         """
     )
+    vectors.embed_all()
     third = datetime(2026, 1, 3, tzinfo=UTC)
     cases: list[tuple[MessageFilter, set[str]]] = [
         (MessageFilter(roles=["user", "tool"]), {"first"}),
@@ -128,6 +138,17 @@ def test_a_content_that_was_replaced_finds_nothing_from_that_moment(
 
     assert vectors.embed_all() == 2
     assert set(vectors.find("new", scope=scope)) == {"new", "upserted"}
+
+
+def test_a_change_of_role_counts_as_one_of_what_is_said(vectors: Vectors, run: Run) -> None:
+    vectors.add("s", m1="words")
+    vectors.embed_all()
+
+    run(vectors.messages.update_message("s", "m1", lambda row: row._replace(role="tool")))
+
+    assert vectors.find("words") == []
+    assert vectors.embed_all() == 1
+    assert vectors.find("words") == ["words"]
 
 
 def test_a_vector_that_was_made_without_the_server_knowing_of_the_change_does_not_count(

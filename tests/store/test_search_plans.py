@@ -71,8 +71,8 @@ def _embed(space: VectorSpace, count: int) -> str:
     """Gives so many messages vectors: any will do, as long as they differ."""
     numbers = ", ".join(f"sin(seed * {n + 1})" for n in range(space.dimensions))
     return f"""
-        INSERT INTO embeddings (session_id, sequence, model, content_hash, embedding)
-        SELECT session_id, sequence, {space.model_id}, hashtextextended(content, 0),
+        INSERT INTO embeddings (session_id, sequence, model, text_hash, embedding)
+        SELECT session_id, sequence, {space.model_id}, {space.names["text_hash"]},
             ARRAY[{numbers}]::real[]::{space.names["halfvec"]}
         FROM (SELECT *, row_number() OVER () AS seed FROM messages LIMIT {count}) m
     """

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1epalaver/v1/admin_service.proto\x12\npalaver.v1\x1a\x1egoogle/protobuf/duration.proto\"D\n\x13PurgeDeletedRequest\x12-\n\nolder_than\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x9a\x01\n\x14PurgeDeletedResponse\x12+\n\x08sessions\x18\x01 \x01(\x0b\x32\x19.palaver.v1.PurgeProgress\x12+\n\x08messages\x18\x02 \x01(\x0b\x32\x19.palaver.v1.PurgeProgress\x12(\n\x05users\x18\x03 \x01(\x0b\x32\x19.palaver.v1.PurgeProgress\"\x10\n\x0eReindexRequest\"2\n\x0fReindexResponse\x12\x0c\n\x04\x64one\x18\x01 \x01(\x03\x12\x11\n\testimated\x18\x02 \x01(\x03\"0\n\rPurgeProgress\x12\x0c\n\x04\x64one\x18\x01 \x01(\x03\x12\x11\n\testimated\x18\x02 \x01(\x03\x32\xa9\x01\n\x0c\x41\x64minService\x12S\n\x0cPurgeDeleted\x12\x1f.palaver.v1.PurgeDeletedRequest\x1a .palaver.v1.PurgeDeletedResponse0\x01\x12\x44\n\x07Reindex\x12\x1a.palaver.v1.ReindexRequest\x1a\x1b.palaver.v1.ReindexResponse0\x01\x42_\n\npalaver.v1B\x11\x41\x64minServiceProtoP\x01Z\x14palaver/v1;palaverv1\xaa\x02\nPalaver.V1\xca\x02\nPalaver\\V1\xea\x02\x0bPalaver::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1epalaver/v1/admin_service.proto\x12\npalaver.v1\x1a\x1egoogle/protobuf/duration.proto\"D\n\x13PurgeDeletedRequest\x12-\n\nolder_than\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x9a\x01\n\x14PurgeDeletedResponse\x12+\n\x08sessions\x18\x01 \x01(\x0b\x32\x19.palaver.v1.PurgeProgress\x12+\n\x08messages\x18\x02 \x01(\x0b\x32\x19.palaver.v1.PurgeProgress\x12(\n\x05users\x18\x03 \x01(\x0b\x32\x19.palaver.v1.PurgeProgress\"\x10\n\x0eReindexRequest\"k\n\x0fReindexResponse\x12*\n\x05words\x18\x01 \x01(\x0b\x32\x1b.palaver.v1.ReindexProgress\x12,\n\x07vectors\x18\x02 \x01(\x0b\x32\x1b.palaver.v1.ReindexProgress\"2\n\x0fReindexProgress\x12\x0c\n\x04\x64one\x18\x01 \x01(\x03\x12\x11\n\testimated\x18\x02 \x01(\x03\"0\n\rPurgeProgress\x12\x0c\n\x04\x64one\x18\x01 \x01(\x03\x12\x11\n\testimated\x18\x02 \x01(\x03\x32\xa9\x01\n\x0c\x41\x64minService\x12S\n\x0cPurgeDeleted\x12\x1f.palaver.v1.PurgeDeletedRequest\x1a .palaver.v1.PurgeDeletedResponse0\x01\x12\x44\n\x07Reindex\x12\x1a.palaver.v1.ReindexRequest\x1a\x1b.palaver.v1.ReindexResponse0\x01\x42_\n\npalaver.v1B\x11\x41\x64minServiceProtoP\x01Z\x14palaver/v1;palaverv1\xaa\x02\nPalaver.V1\xca\x02\nPalaver\\V1\xea\x02\x0bPalaver::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,9 +40,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REINDEXREQUEST']._serialized_start=305
   _globals['_REINDEXREQUEST']._serialized_end=321
   _globals['_REINDEXRESPONSE']._serialized_start=323
-  _globals['_REINDEXRESPONSE']._serialized_end=373
-  _globals['_PURGEPROGRESS']._serialized_start=375
-  _globals['_PURGEPROGRESS']._serialized_end=423
-  _globals['_ADMINSERVICE']._serialized_start=426
-  _globals['_ADMINSERVICE']._serialized_end=595
+  _globals['_REINDEXRESPONSE']._serialized_end=430
+  _globals['_REINDEXPROGRESS']._serialized_start=432
+  _globals['_REINDEXPROGRESS']._serialized_end=482
+  _globals['_PURGEPROGRESS']._serialized_start=484
+  _globals['_PURGEPROGRESS']._serialized_end=532
+  _globals['_ADMINSERVICE']._serialized_start=535
+  _globals['_ADMINSERVICE']._serialized_end=704
 # @@protoc_insertion_point(module_scope)

@@ -95,13 +95,45 @@ Global___ReindexRequest: _TypeAlias = ReindexRequest  # noqa: Y015
 class ReindexResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    WORDS_FIELD_NUMBER: _builtins.int
+    VECTORS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def words(self) -> Global___ReindexProgress:
+        """Messages that have been looked at and have their words."""
+
+    @_builtins.property
+    def vectors(self) -> Global___ReindexProgress:
+        """Messages that have been looked at and have their vectors, or need none.
+        Unset until the words are done, and if the server makes no vectors.
+        """
+
+    def __init__(
+        self,
+        *,
+        words: Global___ReindexProgress | None = ...,
+        vectors: Global___ReindexProgress | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["vectors", b"vectors", "words", b"words"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["vectors", b"vectors", "words", b"words"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReindexResponse: _TypeAlias = ReindexResponse  # noqa: Y015
+
+@_typing.final
+class ReindexProgress(_message.Message):
+    """How far a reindex is with one thing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
     DONE_FIELD_NUMBER: _builtins.int
     ESTIMATED_FIELD_NUMBER: _builtins.int
     done: _builtins.int
-    """How many messages have been looked at and have their vectors, or need none."""
+    """How many messages are done."""
     estimated: _builtins.int
-    """How many messages there were when the call began: an estimate, which `done`
-    may exceed or not reach while others add and delete messages.
+    """How many messages there were when it began: an estimate, which `done` may
+    exceed or not reach while others add and delete messages.
     """
     def __init__(
         self,
@@ -115,7 +147,7 @@ class ReindexResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ReindexResponse: _TypeAlias = ReindexResponse  # noqa: Y015
+Global___ReindexProgress: _TypeAlias = ReindexProgress  # noqa: Y015
 
 @_typing.final
 class PurgeProgress(_message.Message):

@@ -68,18 +68,22 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Reindex(self, request, context):
-        """Sees to it that every message has its vector for semantic search, after a
-        change of the embedder, its model or its dimensions, and streams the
-        progress; the last response comes when all have theirs. Then removes the
-        vectors of all other models: call it when every server of the database runs
-        with the new one. The service goes on meanwhile, and semantic search finds
-        the messages that have their vectors already, never by another model's. A
-        message whose vector is there is not embedded again, one that the embedder
-        refuses is left without.
+        """Makes anew what search needs of every message, and streams the progress; the
+        last response comes when all have it. The service goes on meanwhile. Call it
+        when every server of the database runs with the new settings.
 
-        Returns `FAILED_PRECONDITION` if the server has no embedder, or the database
-        no pgvector. Safe to retry: what a call began goes on after it is cancelled
-        or the server restarts, and the next call joins it.
+        First the words, after a change of the language. Until then messages are
+        found by what their words were in the old one. Safe to retry: what has its
+        words is left as it is.
+
+        Then the vectors for semantic search, after a change of the embedder, its
+        model or its dimensions, and removes the vectors of all other models.
+        Semantic search finds the messages that have their vectors already, never by
+        another model's. A message whose vector is there is not embedded again, one
+        that the embedder refuses is left without. If the server has no embedder, or
+        the database no pgvector, there are none to make. Safe to retry: what a call
+        began goes on after it is cancelled or the server restarts, and the next
+        call joins it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

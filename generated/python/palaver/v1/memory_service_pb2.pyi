@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from palaver.v1 import memory_pb2 as _memory_pb2
 import builtins as _builtins
 import sys
@@ -465,3 +466,262 @@ class DeleteMessagesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteMessagesResponse: _TypeAlias = DeleteMessagesResponse  # noqa: Y015
+
+@_typing.final
+class SearchMemoryRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Mode:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[SearchMemoryRequest._Mode.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        MODE_UNSPECIFIED: SearchMemoryRequest._Mode.ValueType  # 0
+        """`HYBRID` if the server can search by meaning, else `KEYWORD`."""
+        KEYWORD: SearchMemoryRequest._Mode.ValueType  # 1
+        """By words.
+
+        A word is a run of letters and digits. Words are alike if the language
+        that the server is set to, English by default, gives them the same stem;
+        its most common words, such as `the`, do not count. Where a script puts no
+        spaces between words (Chinese, Japanese, Korean, Thai and others), each
+        pair of neighbouring characters is a word. Of a message's content the
+        first 65,536 characters are searched.
+
+        `text` may be a question: any of its words will do. The more of them a
+        message has, and the rarer they are in the scope, the better it is. What
+        the two messages before it and the two after it say counts too, half as
+        much for each step away. A `role` that is one of the words counts as that
+        word; and a message of such a role is found if one of these four, though
+        not itself, says another one.
+
+        As in a search box, `"some words"` must be there, one after the other;
+        `"this" or "that"` asks for one of the two; and `-word` or `-"some words"`
+        must not be there. With one of these, only messages are found that match
+        by themselves. Of a longer text the first 32 different words count, of its
+        first 4,096 characters. A text without a word to look for finds nothing.
+        """
+        SEMANTIC: SearchMemoryRequest._Mode.ValueType  # 2
+        """By meaning: the messages whose embedding is nearest to that of `text`, as
+        long as it has anything in common with it. Quotes and the like mean
+        nothing. A message that waits to be embedded is not found yet.
+        """
+        HYBRID: SearchMemoryRequest._Mode.ValueType  # 3
+        """By both: a message that only one of them finds is found, unless quotes or
+        `-` ask for more than words.
+        """
+
+    class Mode(_Mode, metaclass=_ModeEnumTypeWrapper):
+        """How `text` is compared with messages."""
+
+    MODE_UNSPECIFIED: SearchMemoryRequest.Mode.ValueType  # 0
+    """`HYBRID` if the server can search by meaning, else `KEYWORD`."""
+    KEYWORD: SearchMemoryRequest.Mode.ValueType  # 1
+    """By words.
+
+    A word is a run of letters and digits. Words are alike if the language
+    that the server is set to, English by default, gives them the same stem;
+    its most common words, such as `the`, do not count. Where a script puts no
+    spaces between words (Chinese, Japanese, Korean, Thai and others), each
+    pair of neighbouring characters is a word. Of a message's content the
+    first 65,536 characters are searched.
+
+    `text` may be a question: any of its words will do. The more of them a
+    message has, and the rarer they are in the scope, the better it is. What
+    the two messages before it and the two after it say counts too, half as
+    much for each step away. A `role` that is one of the words counts as that
+    word; and a message of such a role is found if one of these four, though
+    not itself, says another one.
+
+    As in a search box, `"some words"` must be there, one after the other;
+    `"this" or "that"` asks for one of the two; and `-word` or `-"some words"`
+    must not be there. With one of these, only messages are found that match
+    by themselves. Of a longer text the first 32 different words count, of its
+    first 4,096 characters. A text without a word to look for finds nothing.
+    """
+    SEMANTIC: SearchMemoryRequest.Mode.ValueType  # 2
+    """By meaning: the messages whose embedding is nearest to that of `text`, as
+    long as it has anything in common with it. Quotes and the like mean
+    nothing. A message that waits to be embedded is not found yet.
+    """
+    HYBRID: SearchMemoryRequest.Mode.ValueType  # 3
+    """By both: a message that only one of them finds is found, unless quotes or
+    `-` ask for more than words.
+    """
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    MIN_SCORE_FIELD_NUMBER: _builtins.int
+    DIVERSITY_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """Optional. What to look for. Up to 1 MiB of UTF-8, any characters but NUL.
+    Empty or only white space: everything that passes the filter.
+    """
+    session_id: _builtins.str
+    """A session. 1 to 1,024 bytes of UTF-8, any characters but NUL."""
+    user_id: _builtins.str
+    """All sessions of a user. 1 to 1,024 bytes of UTF-8, any characters but
+    NUL. A user who has none has no messages.
+    """
+    mode: Global___SearchMemoryRequest.Mode.ValueType
+    """Optional. Without effect if there is no `text`."""
+    limit: _builtins.int
+    """Optional. The most results to return: 1 to 100. 0: 10."""
+    min_score: _builtins.float
+    """Optional. The least score of a result: 0 to 1."""
+    diversity: _builtins.float
+    """Optional. How much results are to differ from one another: 0 to 1. 0: not at
+    all, the best come first. Else each result is the one for which
+    `(1 - diversity) * score - diversity * likeness` is greatest, where likeness
+    is the share of words, 0 to 1, that it has in common with the most similar
+    one before it (maximal marginal relevance). Chosen among the best 200.
+    """
+    @_builtins.property
+    def filter(self) -> Global___MessageFilter:
+        """Optional. Which messages to look at."""
+
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        session_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        mode: Global___SearchMemoryRequest.Mode.ValueType = ...,
+        limit: _builtins.int = ...,
+        filter: Global___MessageFilter | None = ...,
+        min_score: _builtins.float = ...,
+        diversity: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "scope", b"scope", "session_id", b"session_id", "user_id", b"user_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["diversity", b"diversity", "filter", b"filter", "limit", b"limit", "min_score", b"min_score", "mode", b"mode", "scope", b"scope", "session_id", b"session_id", "text", b"text", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_scope: _TypeAlias = _typing.Literal["session_id", "user_id"]  # noqa: Y015
+    _WhichOneofArgType_scope: _TypeAlias = _typing.Literal["scope", b"scope"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_scope) -> _WhichOneofReturnType_scope | None: ...
+
+Global___SearchMemoryRequest: _TypeAlias = SearchMemoryRequest  # noqa: Y015
+
+@_typing.final
+class MessageFilter(_message.Message):
+    """Narrows a search."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLES_FIELD_NUMBER: _builtins.int
+    CREATED_AFTER_FIELD_NUMBER: _builtins.int
+    CREATED_BEFORE_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    metadata: _builtins.str
+    """Optional. Only messages whose metadata satisfies this SQL/JSON path
+    predicate (PostgreSQL's `@@`), such as `$.topic == "travel"`. Up to 4,096
+    bytes; no variables. One that is not a path is `INVALID_ARGUMENT`, with the
+    reason.
+    """
+    @_builtins.property
+    def roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Optional. Only messages of one of these roles: up to 100, each 1 to 64
+        characters, any but NUL. Empty: of any role.
+        """
+
+    @_builtins.property
+    def created_after(self) -> _timestamp_pb2.Timestamp:
+        """Optional. Only messages with this `created_at` or a later one."""
+
+    @_builtins.property
+    def created_before(self) -> _timestamp_pb2.Timestamp:
+        """Optional. Only messages with an earlier `created_at` than this."""
+
+    def __init__(
+        self,
+        *,
+        roles: _abc.Iterable[_builtins.str] | None = ...,
+        created_after: _timestamp_pb2.Timestamp | None = ...,
+        created_before: _timestamp_pb2.Timestamp | None = ...,
+        metadata: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_after", b"created_after", "created_before", b"created_before"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_after", b"created_after", "created_before", b"created_before", "metadata", b"metadata", "roles", b"roles"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MessageFilter: _TypeAlias = MessageFilter  # noqa: Y015
+
+@_typing.final
+class SearchMemoryResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    mode: Global___SearchMemoryRequest.Mode.ValueType
+    """The mode that was used; unspecified if there was no `text`."""
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___SearchResult]:
+        """The results, the best first, unless `diversity` ordered them."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___SearchResult] | None = ...,
+        mode: Global___SearchMemoryRequest.Mode.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mode", b"mode", "results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchMemoryResponse: _TypeAlias = SearchMemoryResponse  # noqa: Y015
+
+@_typing.final
+class SearchResult(_message.Message):
+    """A message that a search found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    SNIPPET_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """The session that the message belongs to."""
+    score: _builtins.float
+    """How good the result is, from 0 to 1.
+
+    - `KEYWORD`: the share of the text that the message and its neighbours hold,
+      each word weighed by how rare it is in the scope. A word counts less than
+      whole where it stands once, or in a long message.
+    - `SEMANTIC`: the cosine similarity of the embeddings.
+    - `HYBRID`: three quarters of the first and one quarter of the second.
+    - Without `text`: 1.
+    """
+    snippet: _builtins.str
+    """A part of the content, about 200 characters where the words of the text are
+    densest, on one line. Each of the words stands between `**` and `**`; `…` is
+    put where the content goes on.
+    """
+    @_builtins.property
+    def message(self) -> _memory_pb2.Message:
+        """The message."""
+
+    def __init__(
+        self,
+        *,
+        message: _memory_pb2.Message | None = ...,
+        session_id: _builtins.str = ...,
+        score: _builtins.float = ...,
+        snippet: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "score", b"score", "session_id", b"session_id", "snippet", b"snippet"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchResult: _TypeAlias = SearchResult  # noqa: Y015

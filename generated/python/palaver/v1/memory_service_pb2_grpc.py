@@ -80,6 +80,11 @@ class MemoryServiceStub:
                 request_serializer=palaver_dot_v1_dot_memory__service__pb2.DeleteMessagesRequest.SerializeToString,
                 response_deserializer=palaver_dot_v1_dot_memory__service__pb2.DeleteMessagesResponse.FromString,
                 _registered_method=True)
+        self.SearchMemory = channel.unary_unary(
+                '/palaver.v1.MemoryService/SearchMemory',
+                request_serializer=palaver_dot_v1_dot_memory__service__pb2.SearchMemoryRequest.SerializeToString,
+                response_deserializer=palaver_dot_v1_dot_memory__service__pb2.SearchMemoryResponse.FromString,
+                _registered_method=True)
 
 
 class MemoryServiceServicer:
@@ -209,6 +214,28 @@ class MemoryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SearchMemory(self, request, context):
+        """Finds messages by what they say: in a session, in all sessions of a user, or
+        in everything. The best come first. Without `text`, what passes the filter,
+        newest `created_at` first.
+
+        A message is found from the moment when the call that wrote it returns (by
+        its meaning, as soon as it is embedded, a little later), and not a moment
+        after the call that deleted it does. The response stays under 4 MiB: what
+        does not fit is left out, the last first.
+
+        Safe to retry.
+
+        Returns `NOT_FOUND` if there is no session `session_id`. Returns
+        `FAILED_PRECONDITION` if the mode is `SEMANTIC` or `HYBRID` and the server
+        cannot search by meaning; the description says what it lacks. Returns
+        `DEADLINE_EXCEEDED` if the search takes longer than the server lets it, 5
+        seconds unless set otherwise: narrow the scope, the filter or the text.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MemoryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -251,6 +278,11 @@ def add_MemoryServiceServicer_to_server(servicer, server):
                     servicer.DeleteMessages,
                     request_deserializer=palaver_dot_v1_dot_memory__service__pb2.DeleteMessagesRequest.FromString,
                     response_serializer=palaver_dot_v1_dot_memory__service__pb2.DeleteMessagesResponse.SerializeToString,
+            ),
+            'SearchMemory': grpc.unary_unary_rpc_method_handler(
+                    servicer.SearchMemory,
+                    request_deserializer=palaver_dot_v1_dot_memory__service__pb2.SearchMemoryRequest.FromString,
+                    response_serializer=palaver_dot_v1_dot_memory__service__pb2.SearchMemoryResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -474,6 +506,33 @@ class MemoryService:
             '/palaver.v1.MemoryService/DeleteMessages',
             palaver_dot_v1_dot_memory__service__pb2.DeleteMessagesRequest.SerializeToString,
             palaver_dot_v1_dot_memory__service__pb2.DeleteMessagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SearchMemory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/palaver.v1.MemoryService/SearchMemory',
+            palaver_dot_v1_dot_memory__service__pb2.SearchMemoryRequest.SerializeToString,
+            palaver_dot_v1_dot_memory__service__pb2.SearchMemoryResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -126,6 +126,24 @@ class MemoryServiceStub:
     Returns `NOT_FOUND` if there is no such session. Returns `INVALID_ARGUMENT`,
     and deletes nothing, if the messages exceed the 4 MiB of a response.
     """
+    SearchMemory: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.SearchMemoryRequest, _memory_service_pb2.SearchMemoryResponse]
+    """Finds messages by what they say: in a session, in all sessions of a user, or
+    in everything. The best come first. Without `text`, what passes the filter,
+    newest `created_at` first.
+
+    A message is found from the moment when the call that wrote it returns (by
+    its meaning, as soon as it is embedded, a little later), and not a moment
+    after the call that deleted it does. The response stays under 4 MiB: what
+    does not fit is left out, the last first.
+
+    Safe to retry.
+
+    Returns `NOT_FOUND` if there is no session `session_id`. Returns
+    `FAILED_PRECONDITION` if the mode is `SEMANTIC` or `HYBRID` and the server
+    cannot search by meaning; the description says what it lacks. Returns
+    `DEADLINE_EXCEEDED` if the search takes longer than the server lets it, 5
+    seconds unless set otherwise: narrow the scope, the filter or the text.
+    """
 
 @_typing.type_check_only
 class MemoryServiceAsyncStub(MemoryServiceStub):
@@ -223,6 +241,24 @@ class MemoryServiceAsyncStub(MemoryServiceStub):
 
     Returns `NOT_FOUND` if there is no such session. Returns `INVALID_ARGUMENT`,
     and deletes nothing, if the messages exceed the 4 MiB of a response.
+    """
+    SearchMemory: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.SearchMemoryRequest, _memory_service_pb2.SearchMemoryResponse]  # type: ignore[assignment]
+    """Finds messages by what they say: in a session, in all sessions of a user, or
+    in everything. The best come first. Without `text`, what passes the filter,
+    newest `created_at` first.
+
+    A message is found from the moment when the call that wrote it returns (by
+    its meaning, as soon as it is embedded, a little later), and not a moment
+    after the call that deleted it does. The response stays under 4 MiB: what
+    does not fit is left out, the last first.
+
+    Safe to retry.
+
+    Returns `NOT_FOUND` if there is no session `session_id`. Returns
+    `FAILED_PRECONDITION` if the mode is `SEMANTIC` or `HYBRID` and the server
+    cannot search by meaning; the description says what it lacks. Returns
+    `DEADLINE_EXCEEDED` if the search takes longer than the server lets it, 5
+    seconds unless set otherwise: narrow the scope, the filter or the text.
     """
 
 class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -366,6 +402,30 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Returns `NOT_FOUND` if there is no such session. Returns `INVALID_ARGUMENT`,
         and deletes nothing, if the messages exceed the 4 MiB of a response.
+        """
+
+    @_abc_1.abstractmethod
+    def SearchMemory(
+        self,
+        request: _memory_service_pb2.SearchMemoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_memory_service_pb2.SearchMemoryResponse, _abc.Awaitable[_memory_service_pb2.SearchMemoryResponse]]:
+        """Finds messages by what they say: in a session, in all sessions of a user, or
+        in everything. The best come first. Without `text`, what passes the filter,
+        newest `created_at` first.
+
+        A message is found from the moment when the call that wrote it returns (by
+        its meaning, as soon as it is embedded, a little later), and not a moment
+        after the call that deleted it does. The response stays under 4 MiB: what
+        does not fit is left out, the last first.
+
+        Safe to retry.
+
+        Returns `NOT_FOUND` if there is no session `session_id`. Returns
+        `FAILED_PRECONDITION` if the mode is `SEMANTIC` or `HYBRID` and the server
+        cannot search by meaning; the description says what it lacks. Returns
+        `DEADLINE_EXCEEDED` if the search takes longer than the server lets it, 5
+        seconds unless set otherwise: narrow the scope, the filter or the text.
         """
 
 def add_MemoryServiceServicer_to_server(servicer: MemoryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

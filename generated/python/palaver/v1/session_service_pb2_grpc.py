@@ -39,6 +39,8 @@ class SessionServiceStub:
     - `NOT_FOUND` and `ALREADY_EXISTS`: `ResourceInfo`, whose `resource_type` is
     the name of a message in this package.
     - `ABORTED`: `ErrorInfo`, with the current value in its metadata.
+    - `FAILED_PRECONDITION`: `PreconditionFailure`, which says what the server
+    lacks.
     - `UNAVAILABLE`: `RetryInfo`. The database is away, restarting, read-only or
     out of connections, or the server is stopping. A write may have happened or
     not. If the server ended a stream, `ErrorInfo` follows, with the
@@ -120,6 +122,8 @@ class SessionServiceServicer:
     - `NOT_FOUND` and `ALREADY_EXISTS`: `ResourceInfo`, whose `resource_type` is
     the name of a message in this package.
     - `ABORTED`: `ErrorInfo`, with the current value in its metadata.
+    - `FAILED_PRECONDITION`: `PreconditionFailure`, which says what the server
+    lacks.
     - `UNAVAILABLE`: `RetryInfo`. The database is away, restarting, read-only or
     out of connections, or the server is stopping. A write may have happened or
     not. If the server ended a stream, `ErrorInfo` follows, with the
@@ -280,6 +284,8 @@ class SessionService:
     - `NOT_FOUND` and `ALREADY_EXISTS`: `ResourceInfo`, whose `resource_type` is
     the name of a message in this package.
     - `ABORTED`: `ErrorInfo`, with the current value in its metadata.
+    - `FAILED_PRECONDITION`: `PreconditionFailure`, which says what the server
+    lacks.
     - `UNAVAILABLE`: `RetryInfo`. The database is away, restarting, read-only or
     out of connections, or the server is stopping. A write may have happened or
     not. If the server ended a stream, `ErrorInfo` follows, with the

@@ -40,6 +40,8 @@ class SessionServiceStub:
     - `NOT_FOUND` and `ALREADY_EXISTS`: `ResourceInfo`, whose `resource_type` is
       the name of a message in this package.
     - `ABORTED`: `ErrorInfo`, with the current value in its metadata.
+    - `FAILED_PRECONDITION`: `PreconditionFailure`, which says what the server
+      lacks.
     - `UNAVAILABLE`: `RetryInfo`. The database is away, restarting, read-only or
       out of connections, or the server is stopping. A write may have happened or
       not. If the server ended a stream, `ErrorInfo` follows, with the
@@ -141,6 +143,8 @@ class SessionServiceAsyncStub(SessionServiceStub):
     - `NOT_FOUND` and `ALREADY_EXISTS`: `ResourceInfo`, whose `resource_type` is
       the name of a message in this package.
     - `ABORTED`: `ErrorInfo`, with the current value in its metadata.
+    - `FAILED_PRECONDITION`: `PreconditionFailure`, which says what the server
+      lacks.
     - `UNAVAILABLE`: `RetryInfo`. The database is away, restarting, read-only or
       out of connections, or the server is stopping. A write may have happened or
       not. If the server ended a stream, `ErrorInfo` follows, with the
@@ -238,6 +242,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     - `NOT_FOUND` and `ALREADY_EXISTS`: `ResourceInfo`, whose `resource_type` is
       the name of a message in this package.
     - `ABORTED`: `ErrorInfo`, with the current value in its metadata.
+    - `FAILED_PRECONDITION`: `PreconditionFailure`, which says what the server
+      lacks.
     - `UNAVAILABLE`: `RetryInfo`. The database is away, restarting, read-only or
       out of connections, or the server is stopping. A write may have happened or
       not. If the server ended a stream, `ErrorInfo` follows, with the

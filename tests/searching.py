@@ -1,0 +1,34 @@
+"""Searches, as tests ask them."""
+
+from typing import Any
+
+from palaver.v1.memory_pb2 import Message
+from palaver.v1.memory_service_pb2 import (
+    AddMemoryRequest,
+    SearchMemoryRequest,
+    SearchMemoryResponse,
+)
+
+from tests.client import Client
+
+KEYWORD = SearchMemoryRequest.KEYWORD
+
+
+def search(palaver: Client, text: str = "", **fields: Any) -> SearchMemoryResponse:
+    """Searches by words, unless `mode` says otherwise."""
+    return palaver.memory.SearchMemory(
+        SearchMemoryRequest(**{"text": text, "mode": KEYWORD, **fields})
+    )
+
+
+def found(palaver: Client, text: str = "", **fields: Any) -> list[str]:
+    """The contents that a search finds, in order."""
+    return [result.message.content for result in search(palaver, text, **fields).results]
+
+
+def say(palaver: Client, session_id: str, *turns: tuple[str, str], user_id: str = "") -> None:
+    """Adds messages, each of a role and a content, with their contents as ids."""
+    messages = [Message(message_id=content, role=role, content=content) for role, content in turns]
+    palaver.memory.AddMemory(
+        AddMemoryRequest(session_id=session_id, user_id=user_id, messages=messages)
+    )

@@ -1,0 +1,120 @@
+"""What searches by words cost: in a scope what the scope holds, among all what matches."""
+
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from server.store.found import FoundStore
+from server.store.message_filter import EVERY_MESSAGE, EVERYTHING, MessageFilter, Scope
+from server.store.messages import Key
+from server.store.words import WordStore
+from tests.conftest import Run
+from tests.plans import Explained, Plan, explained
+
+USERS = 100
+SESSIONS = 1_000
+MESSAGES = 40  # of each session: 400 of each user, 40,000 in all
+LIMIT = 10
+
+A_FEW = 20
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+# In every message a word that all have, one that each hundredth has, and one of its own.
+FILL = f"""
+    INSERT INTO sessions (session_id, user_id, last_sequence)
+    SELECT 's' || i, 'u' || i % {USERS}, {MESSAGES} FROM generate_series(1, {SESSIONS}) i;
+
+    INSERT INTO messages (session_id, sequence, message_id, role, content, created_at, words)
+    SELECT 's' || i, j, 'm' || j, CASE j % 2 WHEN 0 THEN 'user' ELSE 'assistant' END, content,
+        timestamptz '2026-01-01Z' + (i * {MESSAGES} + j) * interval '1 second',
+        to_tsvector('simple', content)
+    FROM generate_series(1, {SESSIONS}) i, generate_series(1, {MESSAGES}) j,
+        LATERAL (SELECT format('all h%s w%s', (i * {MESSAGES} + j) % 100, i * {MESSAGES} + j)
+            AS content) contents;
+"""
+
+
+@pytest.fixture(scope="module")
+def filled(postgres: str, template: str, run: Run) -> Iterator[Explained]:
+    name = f"palaver_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        if connection.info.parameter_status("is_superuser") != "on":
+            pytest.skip("only a superuser may explain what others run")
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        url = make_conninfo(postgres, dbname=name)
+        with psycopg.connect(url, autocommit=True) as filling:
+            filling.execute(FILL)
+            filling.execute("VACUUM ANALYZE")
+        with explained(url, run) as result:
+            yield result
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def search(
+    filled: Explained,
+    run: Run,
+    text: str,
+    scope: Scope = EVERYTHING,
+    filter: MessageFilter = EVERY_MESSAGE,
+) -> Plan:
+    store = WordStore(filled.pool)
+    query = run(store.read_text(text, scope=scope))
+    return filled.costliest(lambda: store.match(query, limit=LIMIT, scope=scope, filter=filter))
+
+
+@pytest.mark.parametrize("text", ["all", "h7", "w7777", "all h7 w7777"])
+@pytest.mark.parametrize(
+    ("scope", "holds"),
+    [
+        (Scope(session_id="s7"), MESSAGES),
+        (Scope(user_id="u7"), MESSAGES * SESSIONS // USERS),
+    ],
+    ids=["session", "user"],
+)
+def test_a_scope_costs_what_it_holds_whatever_the_words_are(
+    filled: Explained, run: Run, text: str, scope: Scope, holds: int
+) -> None:
+    plan = search(filled, run, text, scope)
+
+    assert "messages_words" not in plan.ways
+    # Once to look for the words, and once beside those that have one.
+    assert plan.rows <= 3 * holds + SESSIONS // USERS * 4
+
+
+def test_among_all_the_index_of_words_is_used(filled: Explained, run: Run) -> None:
+    for text, matching in (("w7777 w8888", 2), ("h7 w8888", SESSIONS * MESSAGES // 100 + 1)):
+        plan = search(filled, run, text)
+
+        assert "messages_words" in plan.ways
+        # By the index and in the table, and those beside each of them.
+        assert plan.rows <= 8 * matching + A_FEW
+
+
+@pytest.mark.parametrize(
+    "narrowed",
+    [EVERY_MESSAGE, MessageFilter(created_before=START + timedelta(seconds=MESSAGES + LIMIT))],
+    ids=["all", "before"],
+)
+def test_without_text_the_newest_among_all_are_found_by_their_index(
+    filled: Explained, narrowed: MessageFilter
+) -> None:
+    store = FoundStore(filled.pool)
+
+    plan = filled.costliest(lambda: store.newest(limit=LIMIT, filter=narrowed))
+
+    assert "messages_created_at" in plan.ways
+    assert plan.rows <= 2 * (MESSAGES + LIMIT)
+
+
+def test_what_was_found_is_read_by_its_keys(filled: Explained) -> None:
+    store = FoundStore(filled.pool)
+    keys = [Key(f"s{number}", number) for number in range(1, LIMIT + 1)]
+
+    plan = filled.costliest(lambda: store.get_messages(keys, query="all"))
+
+    assert plan.rows == LIMIT

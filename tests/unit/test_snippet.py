@@ -1,0 +1,72 @@
+"""Snippets: the part of a content that shows why it was found."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.snippet import marked_spans, occurrences, snippet
+
+WORDS = "one two three four five six seven eight nine ten "
+
+
+def spans(content: str, *words: str) -> list[tuple[int, int]]:
+    return list(occurrences(content, words))
+
+
+def test_a_short_content_is_given_whole_on_one_line() -> None:
+    assert snippet("a cat\nand\t a dog ", spans("a cat\nand\t a dog ", "dog")) == (
+        "a cat and a **dog**"
+    )
+    assert snippet("", []) == ""
+
+
+def test_of_a_long_content_the_part_where_the_words_are_densest() -> None:
+    content = WORDS * 20 + "the cat " + WORDS * 20 + "the dog and the cat " + WORDS * 20
+
+    cut = snippet(content, spans(content, "cat", "dog"))
+
+    assert "the **dog** and the **cat**" in cut
+    assert cut.startswith("…")
+    assert cut.endswith("…")
+    assert 150 < len(cut) < 220
+    assert set(cut.strip("…").replace("*", "").split()) <= set(content.split()), "whole words"
+
+
+def test_without_a_word_the_beginning() -> None:
+    cut = snippet(WORDS * 20, [])
+
+    assert cut.startswith("one two")
+    assert cut.endswith("…")
+    assert len(cut) <= 201
+
+
+def test_what_overlaps_is_marked_once() -> None:
+    assert snippet("东京都很好", spans("东京都很好", "东京", "京都")) == "**东京都**很好"
+
+
+def test_a_word_longer_than_the_snippet_is_cut() -> None:
+    content = "a " + "x" * 500
+    cut = snippet(content, [(2, 502)])
+
+    assert cut.count("**") == 2
+    assert len(cut) < 220
+
+
+def test_marks_are_told_as_if_they_took_no_room() -> None:
+    assert list(marked_spans("a <b> c <d><e>", "<", ">")) == [(2, 3), (6, 7), (7, 8)]
+
+
+@given(
+    st.text(st.sampled_from("ab \n东"), max_size=600),
+    st.lists(st.tuples(st.integers(0, 600), st.integers(1, 300)), max_size=8),
+)
+def test_a_snippet_is_a_part_of_the_content(content: str, given: list[tuple[int, int]]) -> None:
+    inside = [
+        (first, min(first + size, len(content))) for first, size in given if first < len(content)
+    ]
+
+    cut = snippet(content, inside)
+
+    plain = " ".join(content.split())
+    assert cut.strip("…").replace("**", "") in plain or not plain
+    assert cut.count("**") % 2 == 0
+    assert ("**" in cut) or not [span for span in inside if content[slice(*span)].strip()]
