@@ -25,6 +25,7 @@ from tests.callers import KeysFile, caller
 from tests.client import Client, refused
 from tests.concurrency import Connection
 from tests.conftest import StartServer
+from tests.searching import found
 
 NAMES = [contract.path(method) for method in contract.METHODS]
 
@@ -184,6 +185,24 @@ def test_listings_have_what_is_the_callers_and_nothing_else(palaver: Client, ada
         listed() == listed(user_id="ada") == listed(metadata="!exists($.x)") == ["s1", "s3", "s5"]
     )
     assert listed(user_id=THEIRS) == []
+
+
+def test_searches_find_what_is_the_callers_and_nothing_else(palaver: Client, ada: Client) -> None:
+    for owner in OWNERS:
+        add_theirs(palaver, f"of {owner!r}", owner)
+    message = Message(message_id="m", role="user", content=f"not {THEIRS}")
+    palaver.memory.AddMemory(AddMemoryRequest(session_id="mine", user_id="ada", messages=[message]))
+
+    for text in (THEIRS, ""):
+        assert found(ada, text) == found(ada, text, user_id="ada") == [message.content]
+        assert found(ada, text, session_id="mine") == [message.content]
+        assert found(ada, text, user_id=THEIRS) == []
+        with refused(grpc.StatusCode.NOT_FOUND):
+            found(ada, text, session_id=f"of {THEIRS!r}")
+        assert len(found(palaver, text)) == len(OWNERS) + 1
+
+    palaver.sessions.UpdateSession(UpdateSessionRequest(session_id="mine", user_id=THEIRS))
+    assert found(ada, THEIRS) == []
 
 
 def test_what_a_bound_caller_creates_is_its_users(ada: Client, database: Connection) -> None:
