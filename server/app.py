@@ -70,8 +70,8 @@ def interceptors(
     return (
         telemetry.observation,  # sees the status that the others lead to
         ErrorMapping(),
+        time_limits,  # time runs while a caller is looked up, and waits for its turn
         *security.interceptors,
-        time_limits,  # time runs while a call waits for its turn
         ConcurrencyLimit(
             running=settings.max_running_calls,
             waiting=settings.max_waiting_calls,

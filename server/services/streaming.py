@@ -19,6 +19,8 @@ async def pages(
     while page.has_more:
         span = span.beyond(page.rows[-1].position)
         following = asyncio.create_task(fetch(span))
+        # Where the reader has gone, nobody asks how it ended.
+        following.add_done_callback(lambda task: task.cancelled() or task.exception())
         try:
             await asyncio.sleep(0)  # the statement is on its way before the page is encoded
             yield page

@@ -82,8 +82,8 @@ class FoundStore:
         FROM (
             SELECT m.*, number, row_number() OVER best AS place, sum({SIZE}) OVER best AS size
             FROM {KEYS} JOIN messages m USING (session_id, sequence)
-                JOIN sessions s USING (session_id)
-            WHERE m.deleted_at IS NULL AND {OWNED}
+            WHERE m.deleted_at IS NULL
+                AND EXISTS (SELECT FROM sessions s WHERE s.session_id = m.session_id AND {OWNED})
             WINDOW best AS (ORDER BY number)
         ) m
         WHERE place = 1 OR size <= {MAX_PAGE_BYTES}
