@@ -83,7 +83,9 @@ class FoundStore:
             SELECT m.*, number, row_number() OVER best AS place, sum({SIZE}) OVER best AS size
             FROM {KEYS} JOIN messages m USING (session_id, sequence)
             WHERE m.deleted_at IS NULL
-                AND EXISTS (SELECT FROM sessions s WHERE s.session_id = m.session_id AND {OWNED})
+                AND (%(bound_user)s::text IS NULL OR EXISTS (
+                    SELECT FROM sessions s WHERE s.session_id = m.session_id AND {OWNED}
+                ))
             WINDOW best AS (ORDER BY number)
         ) m
         WHERE place = 1 OR size <= {MAX_PAGE_BYTES}

@@ -30,7 +30,7 @@ from tests.searching import found
 NAMES = [contract.path(method) for method in contract.METHODS]
 
 # What is in everything that is not Ada's.
-THEIRS = "theirs"
+THEIRS = "bertha"  # as long as "nobody"
 
 # An id is taken or free in the deployment, so that taking it must tell.
 ELSE = {

@@ -141,6 +141,8 @@ def test_nothing_of_a_deleted_user_survives_whatever_happens_at_once(
             while not done.is_set():
                 audit_tables(connection)
 
+    callers[0].users.AddUser(AddUserRequest(user_id="bystander"))
+    callers[0].users.DeleteUser(DeleteUserRequest(user_id="bystander"))
     purge, audit = begin(purge_all_the_time), begin(audit_all_the_time)
     try:
         at_once([partial(work, number) for number in range(len(callers))]).all_succeeded()

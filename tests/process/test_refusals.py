@@ -55,6 +55,7 @@ BAD_SETTINGS = {
     "connection_age_seconds": "inf",
     "connection_grace_seconds": "0",
     "memory_window": "1001",
+    "search_timeout_seconds": "0",
     "purge_interval_seconds": "inf",
     "purge_retention_seconds": "1e300",
     "purge_batch_size": "0",
@@ -65,7 +66,14 @@ BAD_SETTINGS = {
 }
 
 # Any path may be good, and any text.
-NEVER_BAD = {"data_dir", "jwt_issuer", "jwt_audience", "jwt_role_claim", "jwt_user_id_claim"}
+NEVER_BAD = {
+    "data_dir",
+    "search_language",
+    "jwt_issuer",
+    "jwt_audience",
+    "jwt_role_claim",
+    "jwt_user_id_claim",
+}
 
 
 def refusal(ended: Ended, *, status: int = 1) -> str:

@@ -23,7 +23,7 @@ CONFIG = (ROOT / "clients" / "service_config.json").read_text()
 
 # What may be carried out twice unnoticed, beside what has no side effects. Not AddMemory: it may
 # come without ids; nor what a second time answers that it is there already, or gone.
-REPEATABLE = {"UpdateSession", "UpdateMessage", "UpdateUser", "PurgeDeleted"}
+REPEATABLE = {"UpdateSession", "UpdateMessage", "UpdateUser", "PurgeDeleted", "Reindex"}
 
 
 def methods() -> dict[tuple[str, str], set[str]]:

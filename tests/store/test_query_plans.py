@@ -21,7 +21,7 @@ from tests.plans import Explained, Plan, explained
 LIMIT = 5
 SESSIONS = 50_000  # 10,000 pages
 MESSAGES = 100_000
-A_FEW_PAGES = 120
+A_FEW_PAGES = 160
 
 # 500 sessions a user; 3 with another plan than the rest; created a second apart.
 FILL_SESSIONS = f"""
