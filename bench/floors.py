@@ -13,6 +13,7 @@ from bench import calls
 from bench.database import LONGS, Database
 from bench.measurement import Round, repeated
 from bench.streams import CHUNK_SIZE
+from server.store.embedding_queue import NO_QUEUE
 from server.store.memory import MemoryStore
 from server.store.messages import COLUMNS as MESSAGE_COLUMNS
 from server.store.messages import MessageRow, MessageStore
@@ -43,6 +44,7 @@ _REMOVE_COPIED = """
 def add_memory(database: Database, seconds: float) -> Round:
     """Adds one message a transaction to sessions from all over the database."""
     session_ids = iter(calls.many(database) * 100)
+    statement = MemoryStore.ADD_MEMORY.format(enqueue=NO_QUEUE.enqueue_written)
     with database.connected() as connection:
 
         def add() -> int:
@@ -53,7 +55,7 @@ def add_memory(database: Database, seconds: float) -> Round:
                 "contents": [calls.CONTENT], "token_counts": [0],
                 "metadatas": ['{"lang":"en"}'], "created_ats": [None],
             }  # fmt: skip
-            return len(connection.execute(MemoryStore.ADD_MEMORY, parameters).fetchall())
+            return len(connection.execute(statement, parameters).fetchall())
 
         added = repeated(add, seconds=seconds)
     database.added += added.done
@@ -97,7 +99,7 @@ def list_sessions(database: Database, seconds: float) -> Round:
 def list_messages(database: Database, seconds: float) -> Round:
     """Fetches the messages of a long session by the pages that StreamMessages fetches."""
     statement = MessageStore.LIST_MESSAGES.format(direction=Span().direction)
-    parameters = {"session_id": LONGS[0]}
+    parameters = {"session_id": LONGS[0], "bound_user": None}
     return _pages(
         database, statement, parameters, lambda row: MessageRow._make(row[1:]).sequence, seconds
     )

@@ -74,7 +74,9 @@ def _palaver() -> Iterator[grpc.Channel]:
         log = Path(directory, "server.log")
         with (
             EmbeddedPostgres(Path(directory)) as postgres,
-            servers.palaver(Database(postgres.url, sessions=0), log) as palaver,
+            servers.palaver(
+                Database(postgres.url, sessions=0), log, embedder="wordllama"
+            ) as palaver,
             grpc.insecure_channel(palaver.address) as channel,
         ):
             yield channel

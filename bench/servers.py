@@ -33,12 +33,12 @@ class Palaver:
 
 
 @contextmanager
-def palaver(database: Database, log: Path) -> Iterator[Palaver]:
+def palaver(database: Database, log: Path, *, embedder: str = "none") -> Iterator[Palaver]:
     """Runs `palaver serve` in the block, from when it is SERVING; its log goes to a file."""
     address = f"127.0.0.1:{_free_port()}"
     command = [
         "server", "serve", f"--listen={address}", f"--database-url={database.url}",
-        "--purge-interval-seconds=0",
+        "--purge-interval-seconds=0", f"--embedder={embedder}",
     ]  # fmt: skip
     with _process(command, log) as process:
         _wait_until_listening(process, address)
