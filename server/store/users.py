@@ -212,7 +212,10 @@ class UserStore:
             "limit": limit, "after": span.after, "before": span.before, "bound_user": user
         }  # fmt: skip
         async with self._pool.connection() as connection:
-            cursor = await connection.execute(statement, parameters)
+            # Planned for the one user whom a bound caller sees: one plan for all would read all.
+            cursor = await connection.execute(
+                statement, parameters, prepare=False if user else None
+            )
             return Page.of(UserRow._make, await cursor.fetchall())
 
     LAST_ID = last_position("users")

@@ -1,4 +1,4 @@
-"""What DeleteUser costs: what the user has, not what the tables hold."""
+"""What calls about a user cost: what the user has, not what the tables hold."""
 
 from itertools import count
 from typing import Any
@@ -6,7 +6,9 @@ from typing import Any
 import psycopg
 import pytest
 
+from server.principal import PRINCIPAL, Principal, Role
 from server.store.memory import MemoryStore, NewMessage
+from server.store.page import Span
 from server.store.sessions import SessionStore
 from server.store.users import UserStore
 from tests.conftest import Run
@@ -27,6 +29,25 @@ FILL = [
     """,
     "ANALYZE",
 ]
+
+
+def test_a_bound_caller_finds_itself_in_its_listing_without_reading_all_users(
+    database_url: str, database: psycopg.Connection[tuple[Any, ...]], run: Run
+) -> None:
+    if database.info.parameter_status("is_superuser") != "on":
+        pytest.skip("only a superuser may explain what others run")
+    for statement in FILL:
+        database.execute(statement.encode())
+    with explained(database_url, run) as filled:
+
+        async def list_users() -> None:
+            PRINCIPAL.set(Principal("ada's", Role.READER, "u4900"))
+            page = await UserStore(filled.pool).list_users(Span(), limit=5)
+            assert [user.user_id for user in page.rows] == ["u4900"]
+
+        plan = filled.costliest(list_users)
+
+    assert plan.rows == 1
 
 
 def test_a_user_is_deleted_at_the_cost_of_what_it_has(

@@ -38,6 +38,10 @@ class UserServiceStub:
     A deleted user is `NOT_FOUND` to every RPC but `AddUser`. Its id used again, by
     `AddUser` or by a session, starts anew: nothing of what it was is left. Errors
     carry the details that `SessionService` describes.
+
+    To the calls of a credential that is bound to a user no other user exists:
+    others are in no listing, and `NOT_FOUND`. To add another is
+    `PERMISSION_DENIED`.
     """
 
     def __init__(self, channel):
@@ -90,6 +94,10 @@ class UserServiceServicer:
     A deleted user is `NOT_FOUND` to every RPC but `AddUser`. Its id used again, by
     `AddUser` or by a session, starts anew: nothing of what it was is left. Errors
     carry the details that `SessionService` describes.
+
+    To the calls of a credential that is bound to a user no other user exists:
+    others are in no listing, and `NOT_FOUND`. To add another is
+    `PERMISSION_DENIED`.
     """
 
     def AddUser(self, request, context):
@@ -233,6 +241,10 @@ class UserService:
     A deleted user is `NOT_FOUND` to every RPC but `AddUser`. Its id used again, by
     `AddUser` or by a session, starts anew: nothing of what it was is left. Errors
     carry the details that `SessionService` describes.
+
+    To the calls of a credential that is bound to a user no other user exists:
+    others are in no listing, and `NOT_FOUND`. To add another is
+    `PERMISSION_DENIED`.
     """
 
     @staticmethod

@@ -39,6 +39,10 @@ class UserServiceStub:
     A deleted user is `NOT_FOUND` to every RPC but `AddUser`. Its id used again, by
     `AddUser` or by a session, starts anew: nothing of what it was is left. Errors
     carry the details that `SessionService` describes.
+
+    To the calls of a credential that is bound to a user no other user exists:
+    others are in no listing, and `NOT_FOUND`. To add another is
+    `PERMISSION_DENIED`.
     """
 
     @_typing.overload
@@ -123,6 +127,10 @@ class UserServiceAsyncStub(UserServiceStub):
     A deleted user is `NOT_FOUND` to every RPC but `AddUser`. Its id used again, by
     `AddUser` or by a session, starts anew: nothing of what it was is left. Errors
     carry the details that `SessionService` describes.
+
+    To the calls of a credential that is bound to a user no other user exists:
+    others are in no listing, and `NOT_FOUND`. To add another is
+    `PERMISSION_DENIED`.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -203,6 +211,10 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
     A deleted user is `NOT_FOUND` to every RPC but `AddUser`. Its id used again, by
     `AddUser` or by a session, starts anew: nothing of what it was is left. Errors
     carry the details that `SessionService` describes.
+
+    To the calls of a credential that is bound to a user no other user exists:
+    others are in no listing, and `NOT_FOUND`. To add another is
+    `PERMISSION_DENIED`.
     """
 
     @_abc_1.abstractmethod
