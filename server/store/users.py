@@ -182,13 +182,15 @@ class UserStore:
     async def delete_user(self, user_id: str) -> DeletedUser:
         """Soft-deletes a user, all its sessions and all their messages, at one instant.
 
-        Those of its sessions that were deleted before are forgotten with it.
+        Those of its sessions that were deleted before are forgotten with it. However long it
+        takes: who has very much must be forgotten too. The call's deadline bounds it.
 
         Raises:
             NotFound: There is no such live user.
         """
         parameters: dict[str, Any] = {"user_id": user_id}
         async with self._pool.connection() as connection, connection.transaction():
+            await connection.execute("SET LOCAL statement_timeout = 0")
             cursor = await connection.execute(self.LOCK_USER_ALONE, parameters)
             _found(user_id, await cursor.fetchone())
             cursor = await connection.execute(self.LOCK_SESSIONS, parameters)

@@ -86,9 +86,10 @@ class UserServiceStub:
     metadata and user, with a new `created_at` and listing position; only its
     sequences go on.
 
-    Takes a time that grows with what the user has. Meanwhile calls that write
-    to this user and its sessions wait, and reads find all of it; calls about
-    others go on. A call whose deadline ends before has deleted nothing.
+    Takes a time that grows with what the user has, as 20 to 30 seconds for a
+    million messages: give it a deadline that is long enough. Meanwhile calls
+    that write to this user and its sessions wait, and reads find all of it;
+    calls about others go on. `DEADLINE_EXCEEDED` has deleted all or nothing.
 
     Atomic. Safe to retry: an attempt that had succeeded unnoticed shows as
     `NOT_FOUND`. But the id may have been used again in between, and then a
@@ -171,9 +172,10 @@ class UserServiceAsyncStub(UserServiceStub):
     metadata and user, with a new `created_at` and listing position; only its
     sequences go on.
 
-    Takes a time that grows with what the user has. Meanwhile calls that write
-    to this user and its sessions wait, and reads find all of it; calls about
-    others go on. A call whose deadline ends before has deleted nothing.
+    Takes a time that grows with what the user has, as 20 to 30 seconds for a
+    million messages: give it a deadline that is long enough. Meanwhile calls
+    that write to this user and its sessions wait, and reads find all of it;
+    calls about others go on. `DEADLINE_EXCEEDED` has deleted all or nothing.
 
     Atomic. Safe to retry: an attempt that had succeeded unnoticed shows as
     `NOT_FOUND`. But the id may have been used again in between, and then a
@@ -277,9 +279,10 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         metadata and user, with a new `created_at` and listing position; only its
         sequences go on.
 
-        Takes a time that grows with what the user has. Meanwhile calls that write
-        to this user and its sessions wait, and reads find all of it; calls about
-        others go on. A call whose deadline ends before has deleted nothing.
+        Takes a time that grows with what the user has, as 20 to 30 seconds for a
+        million messages: give it a deadline that is long enough. Meanwhile calls
+        that write to this user and its sessions wait, and reads find all of it;
+        calls about others go on. `DEADLINE_EXCEEDED` has deleted all or nothing.
 
         Atomic. Safe to retry: an attempt that had succeeded unnoticed shows as
         `NOT_FOUND`. But the id may have been used again in between, and then a

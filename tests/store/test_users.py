@@ -1,0 +1,42 @@
+"""UserStore: what a delete may take that others may not."""
+
+import asyncio
+
+import psycopg
+import pytest
+
+from server.errors import DeadlineExceeded
+from server.store.memory import MemoryStore, NewMessage
+from server.store.pool import Pool
+from server.store.users import DeletedUser, UserStore
+from tests.concurrency import Connection, wait_until_blocked
+from tests.conftest import Run
+
+
+def test_deleting_a_user_may_take_longer_than_other_statements(
+    database_url: str, run: Run, database: Connection
+) -> None:
+    pool = Pool(database_url, min_size=1, max_size=2, timeout=10, statement_timeout=0.3)
+
+    async def add(user_id: str | None) -> None:
+        message = NewMessage(None, "user", "hello", 0, "{}", None)
+        memory = MemoryStore(pool)
+        await memory.add_memory("s", [message], user_id=user_id, expected_last_sequence=None)
+
+    async def delete() -> DeletedUser:
+        await pool.open()
+        await add("u")
+        with psycopg.connect(database_url) as rival:
+            rival.execute("SELECT FROM sessions FOR UPDATE")
+            deleting = asyncio.create_task(UserStore(pool).delete_user("u"))
+            await asyncio.to_thread(wait_until_blocked, database)
+            with pytest.raises(DeadlineExceeded):
+                await add(None)
+            assert not deleting.done()
+            rival.rollback()
+            return await deleting
+
+    deleted = run(delete())
+
+    assert (deleted.sessions_deleted, deleted.messages_deleted) == (1, 1)
+    run(pool.close())
