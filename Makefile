@@ -6,7 +6,7 @@ STUBS  ?= generated/python
 BIN    := $(VENV)/bin
 PROTOC  = PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc --proto_path=protos
 
-.PHONY: help run test bench bench-search check format protos lock clean
+.PHONY: help run test bench bench-search chaos check format protos lock clean
 
 help: ## What there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -22,6 +22,9 @@ bench: $(VENV)/dev.done ## Measure how fast it is; ARGS="--scale 1" measures the
 
 bench-search: $(VENV)/dev.done ## Measure what search finds, in the conversations in DATA=DIRECTORY
 	@$(BIN)/python -m bench.recall $(if $(DATA),--data "$(DATA)") $(ARGS)
+
+chaos: $(VENV)/dev.done ## Kill and freeze everything under load; ARGS="--seconds 60 --seed 1"
+	@$(BIN)/python -m chaos $(ARGS)
 
 check: $(VENV)/dev.done ## Check format, lint, types, and that the stubs are up to date
 	@$(BIN)/ruff format --check

@@ -1,0 +1,54 @@
+"""Channels to the servers, and the methods that are called over them."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import grpc
+from palaver.v1.admin_service_pb2_grpc import AdminServiceStub
+from palaver.v1.memory_service_pb2_grpc import MemoryServiceStub
+from palaver.v1.session_service_pb2_grpc import SessionServiceStub
+from palaver.v1.user_service_pb2_grpc import UserServiceStub
+
+from tests.processes import ROOT
+
+_SERVICE_CONFIG = (ROOT / "clients" / "service_config.json").read_text()
+
+# A server that comes back is found again at once.
+_OPTIONS = (
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 500),
+)
+
+
+class Stubs:
+    """The methods of all services on a channel, by name.
+
+    Args:
+        channel: To be connected.
+        heed_health: Whether it sends no calls to servers that are about to stop.
+    """
+
+    def __init__(self, channel: grpc.aio.Channel, *, heed_health: bool) -> None:
+        kinds: Any = (SessionServiceStub, MemoryServiceStub, UserServiceStub, AdminServiceStub)
+        self._stubs = [kind(channel) for kind in kinds]
+        self.heed_health = heed_health
+
+    def rpc(self, name: str) -> Any:
+        """Gives a method."""
+        return next(getattr(stub, name) for stub in self._stubs if hasattr(stub, name))
+
+
+@asynccontextmanager
+async def connected(addresses: Sequence[str]) -> AsyncIterator[Sequence[Stubs]]:
+    """Connects to each of the servers, and to all as a client does that has the config."""
+    balanced = (*_OPTIONS, ("grpc.service_config", _SERVICE_CONFIG))
+    async with AsyncExitStack() as stack:
+        stubs = []
+        for target in (*addresses, "ipv4:" + ",".join(addresses)):
+            heed_health = target not in addresses
+            options = balanced if heed_health else _OPTIONS
+            channel = await stack.enter_async_context(grpc.aio.insecure_channel(target, options))
+            stubs.append(Stubs(channel, heed_health=heed_health))
+        yield stubs

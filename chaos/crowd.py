@@ -1,0 +1,60 @@
+"""Callers who write to the same session at the same time."""
+
+from random import Random
+
+from chaos import writes
+from chaos.book import Book
+from chaos.caller import Caller
+from chaos.ledger import Ledger
+from chaos.reads import EVERY_READ, WORD
+
+
+class Crowd:
+    """A session at a time that many write to; when it is full, the next one is begun.
+
+    Each method is for tasks of its own. Nobody deletes the session.
+
+    Args:
+        deletes: Whether messages are deleted from it. Where none are, none may be missing
+            between the first and the last.
+    """
+
+    def __init__(self, caller: Caller, ledger: Ledger, random: Random, *, deletes: bool) -> None:
+        self._caller = caller
+        self._ledger = ledger
+        self._random = random
+        self._deletes = deletes
+        self._book = ledger.open_book()
+
+    async def add(self) -> None:
+        """Adds messages with ids."""
+        await writes.add(self._caller, self._open_book(), self._contents())
+
+    async def add_without_ids(self) -> None:
+        """Adds messages without."""
+        await writes.add_without_ids(self._caller, self._open_book(), self._contents())
+
+    async def merge(self) -> None:
+        """Merges a new key."""
+        book = self._open_book()
+        if book.exists:
+            await writes.merge(self._caller, book, self._ledger.new_name())
+
+    async def read(self) -> None:
+        """Reads, in one of the ways that there are."""
+        await self._random.choice(EVERY_READ)(self._caller, self._open_book(), self._random)
+
+    async def delete(self) -> None:
+        """Deletes a message, if any are to be deleted. For one task alone."""
+        book = self._open_book()
+        if self._deletes and book.live:
+            name = self._random.choice(list(book.live))
+            await writes.delete_messages(self._caller, book, [name])
+
+    def _open_book(self) -> Book:
+        if self._book.is_full:
+            self._book = self._ledger.open_book()
+        return self._book
+
+    def _contents(self) -> list[str]:
+        return [f"{self._ledger.new_name()} {WORD}" for _ in range(self._random.randint(1, 3))]

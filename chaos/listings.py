@@ -1,0 +1,78 @@
+"""Listings of all sessions, checked against all books; and the purge."""
+
+from collections import Counter
+from collections.abc import Sequence
+from random import Random
+
+from google.protobuf.duration_pb2 import Duration
+from palaver.v1.admin_service_pb2 import PurgeDeletedRequest
+from palaver.v1.session_pb2 import Session
+from palaver.v1.session_service_pb2 import ListAllSessionsRequest, ListSessionsRequest
+
+from chaos.book import BrokenPromise
+from chaos.caller import Caller
+from chaos.ledger import Ledger
+
+
+class Listing:
+    """Checks a listing that begins now."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._turns = {book: (book.exists, book.turns) for book in ledger.books}
+
+    def gives(self, sessions: Sequence[Session], *, newest_first: bool) -> None:
+        """Checks that all sessions that stayed are there, once, and none that stayed away.
+
+        Of others nothing is certain: one that starts anew meanwhile gets another position.
+
+        Raises:
+            BrokenPromise: That is not so.
+        """
+        positions = [session.id for session in sessions]
+        if positions != sorted(set(positions), reverse=newest_first):
+            raise BrokenPromise("the listing is out of order, or has a position twice")
+        listed = Counter(session.session_id for session in sessions)
+        for book, (existed, turns) in self._turns.items():
+            settled = existed is book.exists is not None and turns == book.turns
+            if settled and listed[book.session_id] != existed:
+                raise BrokenPromise(
+                    f"{book.session_id} is listed {listed[book.session_id]} times,"
+                    f" and is there: {existed}"
+                )
+
+
+class Lister:
+    """Lists all sessions, in each of the ways that there are; and purges."""
+
+    def __init__(self, caller: Caller, ledger: Ledger, random: Random) -> None:
+        self._caller = caller
+        self._ledger = ledger
+        self._random = random
+
+    async def page(self) -> None:
+        """Lists them page by page."""
+        listing, sessions = Listing(self._ledger), []
+        newest_first = self._random.random() < 0.5
+        request = ListSessionsRequest(limit=200, newest_first=newest_first)
+        while True:
+            page = await self._caller.answered(request)
+            sessions += page.sessions
+            if not page.next_cursor:
+                break
+            request.cursor = page.next_cursor
+        listing.gives(sessions, newest_first=newest_first)
+
+    async def stream(self) -> None:
+        """Lists them by streams, each from where the one before broke."""
+        listing = Listing(self._ledger)
+        newest_first = self._random.random() < 0.5
+        chunks = await self._caller.streamed(
+            ListAllSessionsRequest(chunk_size=50, newest_first=newest_first)
+        )
+        sessions = [session for chunk in chunks for session in chunk.sessions]
+        listing.gives(sessions, newest_first=newest_first)
+
+    async def purge(self) -> None:
+        """Has a server remove what was deleted, however short ago."""
+        seconds = self._random.choice((0, 0, 2))
+        await self._caller.answered(PurgeDeletedRequest(older_than=Duration(seconds=seconds)))

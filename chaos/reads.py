@@ -1,0 +1,142 @@
+"""Reads of a session, each checked against its book."""
+
+from collections.abc import Iterable
+from random import Random
+from typing import Any
+
+from google.protobuf.json_format import MessageToDict
+from palaver.v1.memory_pb2 import Message
+from palaver.v1.memory_service_pb2 import (
+    GetMemoryRequest,
+    GetMessageRequest,
+    ListMessagesRequest,
+    SearchMemoryRequest,
+    StreamMessagesRequest,
+)
+from palaver.v1.session_service_pb2 import GetSessionRequest
+
+from chaos.book import Book, BrokenPromise, Found, Place, name_of
+from chaos.caller import Caller, Refused, Request, rpc_of
+from chaos.reading import Reading
+
+# A word that every message has.
+WORD = "chaos"
+
+_MOST_FOUND = 100
+
+
+def found_in(messages: Iterable[Message]) -> list[Found]:
+    """Gives messages as books know them."""
+    return [Found(Place(one.message_id, one.sequence), one.content) for one in messages]
+
+
+async def get_session(caller: Caller, book: Book, _random: Random) -> None:
+    """Gets the session."""
+    reading, session = await _read(caller, book, GetSessionRequest(session_id=book.session_id))
+    if session:
+        reading.has(MessageToDict(session.metadata))
+
+
+async def get_memory(caller: Caller, book: Book, random: Random) -> None:
+    """Gets the newest messages."""
+    request = GetMemoryRequest(session_id=book.session_id, last_n=random.choice((5, 1000)))
+    reading, memory = await _read(caller, book, request)
+    if memory:
+        found = found_in(memory.messages)
+        after = found[0].place.sequence - 1 if memory.has_more else 0
+        reading.lists(found, after=after)
+        reading.has(MessageToDict(memory.metadata))
+
+
+async def list_messages(caller: Caller, book: Book, random: Random) -> None:
+    """Lists a page."""
+    cursor = random.choice((0, random.randrange(len(book.live) + 1)))
+    request = ListMessagesRequest(
+        session_id=book.session_id, limit=random.choice((5, 1000)), cursor=cursor
+    )
+    reading, page = await _read(caller, book, request)
+    if page:
+        until = page.next_cursor or float("inf")
+        reading.lists(found_in(page.messages), after=cursor, until=until)
+
+
+async def stream_messages(caller: Caller, book: Book, random: Random) -> None:
+    """Reads the whole history by streams, and goes on where one broke."""
+    reading = Reading(book, "StreamMessages")
+    chunk_size = random.choice((3, 50))
+    try:
+        chunks = await caller.streamed(
+            StreamMessagesRequest(session_id=book.session_id, chunk_size=chunk_size)
+        )
+    except Refused:
+        reading.finds_nothing()
+    else:
+        reading.lists(found_in(message for chunk in chunks for message in chunk.messages))
+
+
+async def get_message(caller: Caller, book: Book, random: Random) -> None:
+    """Gets one of the messages that are there or were."""
+    name = _any_name(book, random)
+    place = book.live.get(name, Place(name, 0))
+    reading = Reading(book, "GetMessage")
+    request = GetMessageRequest(session_id=book.session_id, message_id=place.message_id)
+    try:
+        found = found_in([await caller.answered(request)])
+    except Refused:
+        found = []
+    reading.finds(name, found)
+
+
+async def search_session(caller: Caller, book: Book, _random: Random) -> None:
+    """Searches the session for what every message says."""
+    request = SearchMemoryRequest(session_id=book.session_id, text=WORD, limit=_MOST_FOUND)
+    reading, response = await _read(caller, book, request)
+    if response:
+        _all_are_of(book, response.results)
+        found = found_in(result.message for result in response.results)
+        # Of more the best are chosen first, and then those left out that are deleted meanwhile.
+        if book.named <= _MOST_FOUND:
+            reading.lists(sorted(found, key=lambda one: one.place.sequence))
+        else:
+            reading.includes(found)
+
+
+async def search_everything(caller: Caller, book: Book, random: Random) -> None:
+    """Searches everything for one of the messages that are there or were, by its name."""
+    name = _any_name(book, random)
+    reading = Reading(book, "SearchMemory")
+    response = await caller.answered(SearchMemoryRequest(text=name))
+    results = [one for one in response.results if name_of(one.message.content) == name]
+    _all_are_of(book, results)
+    reading.finds(name, found_in(result.message for result in results))
+
+
+EVERY_READ = (
+    get_session,
+    get_memory,
+    list_messages,
+    stream_messages,
+    get_message,
+    search_session,
+    search_everything,
+)
+
+
+async def _read(caller: Caller, book: Book, request: Request) -> tuple[Reading, Any]:
+    """Makes a call; gives what checks the response, and the response if there is one."""
+    reading = Reading(book, rpc_of(request))
+    try:
+        return reading, await caller.answered(request)
+    except Refused:
+        reading.finds_nothing()
+        return reading, None
+
+
+def _any_name(book: Book, random: Random) -> str:
+    return random.choice([*book.live, *book.gone] or ["m0"])
+
+
+def _all_are_of(book: Book, results: Iterable[Any]) -> None:
+    for result in results:
+        if result.session_id != book.session_id:
+            raise BrokenPromise(f"a search of {book.session_id} found {result.session_id}")

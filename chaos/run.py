@@ -1,0 +1,134 @@
+"""A run: the servers, who calls them, what is done to them, and the audit."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from random import Random
+
+from rich.console import Console
+from rich.progress import Progress
+
+from chaos.audit import audit, serving_again
+from chaos.caller import Caller
+from chaos.channels import connected
+from chaos.crowd import Crowd
+from chaos.faults import PostgresFaults, ServerFaults, torment
+from chaos.ledger import Ledger
+from chaos.listings import Lister
+from chaos.owner import Owner
+from chaos.servers import Server, serving
+from chaos.users import UserOwner
+from server.embedded import EmbeddedPostgres
+
+_SERVERS = 2
+
+# Processes are killed, not machines: what the kernel has is as good as on the disk.
+_POSTGRES_SETTINGS = {"fsync": "off"}
+
+_OWNERS = 10
+_USER_OWNERS = 3
+
+# Seconds that a caller waits at the most before its next call.
+_LEISURE = 0.1
+_MUCH_LEISURE = 2.0
+
+Step = Callable[[], Awaitable[None]]
+
+
+class Run:
+    """A run of so many seconds, whose chances come from the seed.
+
+    Args:
+        directory: For data and logs.
+        console: Where the progress is shown.
+    """
+
+    def __init__(self, seed: int, seconds: float, directory: Path, console: Console) -> None:
+        self._seed = seed
+        self._seconds = seconds
+        self._directory = directory
+        self._console = console
+        self._stopping = asyncio.Event()
+        self.ledger = Ledger(str(seed))
+
+    async def __call__(self) -> None:
+        """Runs, and fills the ledger."""
+        with ExitStack() as stack:
+            data_dir = self._directory / "data"
+            postgres = stack.enter_context(EmbeddedPostgres(data_dir, _POSTGRES_SETTINGS))
+            servers = stack.enter_context(serving(postgres.url, self._directory, _SERVERS))
+            keeping = [asyncio.create_task(server.keep_running()) for server in servers]
+            await serving_again(servers)
+            addresses = [server.address for server in servers]
+            async with connected(addresses) as stubs:
+                caller = Caller(stubs, self.ledger, self._random("calls"))
+                await self._struggle(caller, servers, postgres)
+                with self.ledger.keeps():
+                    await serving_again(servers)
+                self._console.print("all is healed; the audit begins")
+                await audit(caller, self.ledger, postgres.url)
+            for task in keeping:
+                task.cancel()
+        for server in servers:
+            self.ledger.broken += server.signs_of_a_bug()
+
+    async def _struggle(
+        self, caller: Caller, servers: Sequence[Server], postgres: EmbeddedPostgres
+    ) -> None:
+        """Has everybody at work, and everything go wrong, until the time is over."""
+        victims = {
+            f"server {n}": ServerFaults(server, self.ledger).kinds
+            for n, server in enumerate(servers)
+        }
+        victims["PostgreSQL"] = PostgresFaults(postgres).kinds
+        async with asyncio.TaskGroup() as tasks:
+            for step, leisure in self._steps(caller):
+                tasks.create_task(self._repeat(step, leisure))
+            torments = [
+                tasks.create_task(torment(kinds, self._random(victim), self.ledger))
+                for victim, kinds in victims.items()
+            ]
+            await self._wait()
+            for task in torments:
+                task.cancel()
+            self._stopping.set()
+
+    def _steps(self, caller: Caller) -> Iterator[tuple[Step, float]]:
+        """Gives what each task does again and again, and how long it pauses at the most."""
+        for number in range(_OWNERS):
+            yield Owner(caller, self.ledger, self._random(f"owner {number}")).step, _LEISURE
+        for number in range(_USER_OWNERS):
+            yield UserOwner(caller, self.ledger, self._random(f"user {number}")).step, _LEISURE
+        for deletes in (False, True):
+            crowd = Crowd(caller, self.ledger, self._random(f"crowd {deletes}"), deletes=deletes)
+            yield from ((step, _LEISURE) for step in (crowd.add, crowd.add, crowd.add_without_ids))
+            yield from ((step, _LEISURE) for step in (crowd.merge, crowd.read, crowd.read))
+            yield crowd.delete, 5 * _LEISURE
+        lister = Lister(caller, self.ledger, self._random("lister"))
+        yield from ((step, _MUCH_LEISURE) for step in (lister.page, lister.stream, lister.purge))
+
+    async def _repeat(self, step: Step, leisure: float) -> None:
+        random = self._random("leisure")
+        while not self._stopping.is_set():
+            with self.ledger.keeps():
+                await step()
+            await asyncio.sleep(random.uniform(0, leisure))
+
+    async def _wait(self) -> None:
+        """Shows how far the run is, until its time is over."""
+        with Progress(console=self._console) as progress:
+            bar = progress.add_task("", total=self._seconds)
+            loop = asyncio.get_running_loop()
+            end = loop.time() + self._seconds
+            while (left := end - loop.time()) > 0:
+                calls, faults = self.ledger.calls.total(), self.ledger.faults.total()
+                text = (
+                    f"{calls:,} calls, {faults} faults, {len(self.ledger.broken)} broken promises"
+                )
+                progress.update(bar, completed=self._seconds - left, description=text)
+                await asyncio.sleep(min(left, 0.5))
+
+    def _random(self, whose: str) -> Random:
+        """Gives each its own chances: the faults do not depend on who calls how often."""
+        return Random(f"{self._seed} {whose}")

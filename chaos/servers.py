@@ -1,0 +1,115 @@
+"""The servers: real processes, each on a port that it keeps, started again when it ends."""
+
+import asyncio
+import re
+import socket
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+from chaos.book import BrokenPromise
+from tests.processes import PalaverProcess
+
+_SECONDS_BETWEEN_LOOKS = 0.2
+
+# The drain, the grace, and time enough for a busy machine.
+_SECONDS_TO_STOP = 30
+
+_ARGUMENTS = (
+    "--log-level=WARNING",
+    "--purge-interval-seconds=5",
+    "--shutdown-drain-seconds=1",
+    "--shutdown-grace-seconds=2",
+)
+
+# What the log of a server has only if there is a bug in it.
+_SIGNS_OF_A_BUG = re.compile(r".*(?:Traceback|incident| ERROR | CRITICAL |Exception ignored).*")
+
+
+class Server:
+    """`palaver serve`, which whoever keeps it running starts again.
+
+    Args:
+        directory: For the logs, one for each start.
+    """
+
+    def __init__(self, database_url: str, directory: Path) -> None:
+        directory.mkdir()
+        self.address = f"127.0.0.1:{_free_port()}"
+        self._arguments = (
+            "serve", f"--listen={self.address}", f"--database-url={database_url}", *_ARGUMENTS
+        )  # fmt: skip
+        self._directory = directory
+        self._palaver = self._start()
+
+    def _start(self) -> PalaverProcess:
+        return PalaverProcess(self._arguments, self._directory, {})
+
+    @property
+    def process(self) -> psutil.Process:
+        """The process that runs now."""
+        return psutil.Process(self._palaver.process.pid)
+
+    async def keep_running(self) -> None:
+        """Starts it again whenever it ends."""
+        while True:
+            if self._palaver.process.poll() is not None:
+                self._palaver = self._start()
+            await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
+
+    async def listens(self) -> None:
+        """Waits until it takes connections."""
+        host, _, port = self.address.rpartition(":")
+        while True:
+            try:
+                _, writer = await asyncio.open_connection(host, int(port))
+            except OSError:
+                await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
+            else:
+                writer.close()
+                return
+
+    async def stop(self) -> None:
+        """Ends it in order.
+
+        Raises:
+            BrokenPromise: It does not end, or not well.
+        """
+        process = self._palaver.process
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            await asyncio.to_thread(process.wait, _SECONDS_TO_STOP)
+        if process.returncode != 0:
+            raise BrokenPromise(f"{self._directory.name}: {process.returncode} after SIGTERM")
+
+    def kill(self) -> None:
+        """Ends it, whatever it is at."""
+        self._palaver.kill()
+
+    def signs_of_a_bug(self) -> Iterator[str]:
+        """Gives the lines of its logs that should not be there."""
+        for log in sorted(self._directory.glob("*.log")):
+            for line in _SIGNS_OF_A_BUG.findall(log.read_text(errors="replace")):
+                yield f"{self._directory.name}/{log.name}: {line}"
+
+
+@contextmanager
+def serving(database_url: str, directory: Path, count: int) -> Iterator[Sequence[Server]]:
+    """Runs so many servers on a database in the block."""
+    servers: list[Server] = []
+    try:
+        for number in range(count):
+            servers.append(Server(database_url, directory / f"server-{number}"))  # noqa: PERF401
+        yield servers
+    finally:
+        for server in servers:
+            server.kill()
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port: int = listening.getsockname()[1]
+        return port

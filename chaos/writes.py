@@ -1,0 +1,134 @@
+"""Calls that change a session, each noted in its book before and after."""
+
+from collections.abc import Sequence
+from random import Random
+
+from google.protobuf.struct_pb2 import Struct
+from palaver.v1.memory_pb2 import Message
+from palaver.v1.memory_service_pb2 import (
+    AddMemoryRequest,
+    AddMemoryResponse,
+    DeleteMemoryRequest,
+    DeleteMessagesRequest,
+    UpdateMessageRequest,
+)
+from palaver.v1.session_service_pb2 import DeleteSessionRequest, UpdateSessionRequest
+
+from chaos.book import Book, BrokenPromise, Place, name_of
+from chaos.caller import Caller, Refused
+from chaos.ledger import NO_ANSWER
+from chaos.reads import found_in
+
+
+async def add(
+    caller: Caller, book: Book, contents: Sequence[str], user_id: str | None = None
+) -> None:
+    """Adds messages under their names as ids, until that is acknowledged."""
+    names = [name_of(content) for content in contents]
+    messages = [
+        Message(message_id=name, role="user", content=content)
+        for name, content in zip(names, contents, strict=True)
+    ]
+    above = book.will_send(contents)
+    is_doubtful = False
+
+    def doubt() -> None:
+        nonlocal is_doubtful
+        is_doubtful = True
+        book.doubt(names)
+
+    request = AddMemoryRequest(session_id=book.session_id, messages=messages, user_id=user_id)
+    response = await caller.answered(request, doubt)
+    # A doubtful attempt may have created the session.
+    if response.session_created or (is_doubtful and response.messages[0].sequence == 1):
+        book.starts_over()
+        above = 0
+    _added(book, names, response, above)
+
+
+async def add_without_ids(caller: Caller, book: Book, contents: Sequence[str]) -> None:
+    """Adds messages to which the service gives ids; once, whatever becomes of it."""
+    names = [name_of(content) for content in contents]
+    messages = [Message(role="user", content=content) for content in contents]
+    above = book.will_send(contents)
+    try:
+        response = await caller.attempt(
+            AddMemoryRequest(session_id=book.session_id, messages=messages)
+        )
+    except Refused:
+        book.doubt(names)
+    else:
+        _added(book, names, response, above)
+
+
+def _added(book: Book, names: Sequence[str], response: AddMemoryResponse, above: int) -> None:
+    places = [Place(one.message_id, one.sequence) for one in response.messages]
+    book.added(dict(zip(names, places, strict=True)), above=above)
+
+
+async def update_message(caller: Caller, book: Book, content: str) -> None:
+    """Gives a live message another content."""
+    name = name_of(content)
+    book.will_send([content])
+    request = UpdateMessageRequest(
+        session_id=book.session_id, message_id=book.live[name].message_id, content=content
+    )
+    _, at_once = await caller.carried_out(request)
+    if not at_once:
+        book.doubt([name])
+
+
+async def merge(caller: Caller, book: Book, key: str) -> None:
+    """Merges a key of its own into the session's metadata."""
+    metadata = Struct()
+    metadata.update({key: key.upper()})
+    await caller.carried_out(UpdateSessionRequest(session_id=book.session_id, metadata=metadata))
+    book.merged[key] = key.upper()
+
+
+async def delete_messages(caller: Caller, book: Book, names: Sequence[str]) -> bool:
+    """Deletes live messages; tells whether it is certain that this will happen no more."""
+    ids = [book.live[name].message_id for name in names]
+    was_certain = book.is_certain
+    book.will_delete(names)
+    request = DeleteMessagesRequest(session_id=book.session_id, message_ids=ids)
+    response, at_once = await caller.carried_out(request)
+    deleted = {one.name for one in found_in(response.messages)}
+    if not deleted <= set(names) or (was_certain and at_once and deleted != set(names)):
+        raise BrokenPromise(f"{book.session_id}: deleted {deleted}, and was to delete {names}")
+    book.deleted(names)
+    return at_once
+
+
+async def pop(caller: Caller, book: Book) -> None:
+    """Deletes the newest message of a session of which all is known."""
+    newest = max(book.live, key=lambda name: book.live[name].sequence)
+    place = book.live[newest]
+    book.will_delete([newest])
+    try:
+        response = await caller.attempt(DeleteMessagesRequest(session_id=book.session_id, last_n=1))
+    except Refused as refused:
+        if refused.code in NO_ANSWER:
+            book.retire()  # it may yet happen, to whatever is the newest then
+        else:
+            book.live[newest] = place
+        return
+    popped = [one.name for one in found_in(response.messages)]
+    if popped != [newest]:
+        raise BrokenPromise(f"{book.session_id}: popped {popped}, and the newest was {newest}")
+    book.deleted(popped)
+
+
+async def delete_session(caller: Caller, book: Book, random: Random) -> None:
+    """Deletes the session, under one of the two names that this has."""
+    live = len(book.live) if book.is_certain else None
+    kind = random.choice((DeleteSessionRequest, DeleteMemoryRequest))
+    book.will_delete_all()
+    response, at_once = await caller.carried_out(kind(session_id=book.session_id), deletes=True)
+    if not at_once:
+        book.retire()  # it may yet happen again
+    elif live not in (None, response.messages_deleted):
+        raise BrokenPromise(
+            f"{book.session_id}: deleted {response.messages_deleted} messages of {live}"
+        )
+    book.all_deleted()
