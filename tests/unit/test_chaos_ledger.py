@@ -1,0 +1,193 @@
+"""The ledger of the chaos run: it finds what is wrong, and leaves alone what may be."""
+
+import time
+from itertools import islice
+from math import inf
+from random import Random
+
+import grpc
+import pytest
+from palaver.v1.session_pb2 import Session
+
+from chaos.book import Book, BrokenPromise, Found, Place
+from chaos.faults import faults
+from chaos.ledger import Ledger
+from chaos.listings import Listing
+from chaos.reading import Reading
+
+CANCELLED = grpc.StatusCode.CANCELLED
+
+
+@pytest.fixture
+def book() -> Book:
+    """A session to which a and b were added, and then c, whose answer was lost."""
+    book = Book("s")
+    above = book.will_send(["a", "b"])
+    book.added({"a": Place("a", 1), "b": Place("b", 2)}, above=above)
+    book.will_send(["c"])
+    book.doubt(["c"])
+    return book
+
+
+def found(*messages: tuple[str, int]) -> list[Found]:
+    return [Found(Place(content.split()[0], at), content) for content, at in messages]
+
+
+@pytest.mark.parametrize(
+    "messages", [[("a", 1), ("b", 2)], [("a", 1), ("b", 2), ("c", 3)]], ids=["without", "with"]
+)
+def test_what_had_no_answer_may_be_there_or_not(
+    book: Book, messages: list[tuple[str, int]]
+) -> None:
+    Reading(book, "R").lists(found(*messages))
+
+
+@pytest.mark.parametrize(
+    ("messages", "wrong"),
+    [
+        ([("a", 1)], "b is missing"),
+        ([("a", 1), ("b", 2), ("c", 3), ("c", 4)], "c is there twice"),
+        ([("b", 2), ("a", 1)], "out of order"),
+        ([("a", 1), ("b", 3)], "never so acknowledged"),
+        ([("a changed", 1), ("b", 2)], "never so acknowledged"),
+        ([("a", 1), ("b", 2), ("x", 3)], "never so acknowledged"),
+    ],
+    ids=["missing", "twice", "order", "moved", "changed", "unknown"],
+)
+def test_a_listing_that_is_wrong_is_found_out(
+    book: Book, messages: list[tuple[str, int]], wrong: str
+) -> None:
+    with pytest.raises(BrokenPromise, match=wrong):
+        Reading(book, "R").lists(found(*messages))
+
+
+def test_a_page_has_what_is_between_its_ends_alone(book: Book) -> None:
+    Reading(book, "R").lists(found(("b", 2)), after=1)
+    Reading(book, "R").lists(found(("a", 1)), until=1)
+    with pytest.raises(BrokenPromise, match="b is missing"):
+        Reading(book, "R").lists([], after=1)
+
+
+def test_a_deleted_message_that_is_back_is_found_out(book: Book) -> None:
+    book.will_delete(["a"])
+    Reading(book, "R").lists(found(("a", 1), ("b", 2)))  # until that is acknowledged
+    book.deleted(["a"])
+
+    with pytest.raises(BrokenPromise, match="the deleted message a is back"):
+        Reading(book, "R").lists(found(("a", 1), ("b", 2)))
+
+
+def test_a_message_that_is_deleted_during_a_read_may_be_in_it_or_not(book: Book) -> None:
+    with_it, without = Reading(book, "R"), Reading(book, "R")
+    book.will_delete(["a"])
+    book.deleted(["a"])
+
+    with_it.lists(found(("a", 1), ("b", 2)))
+    without.lists(found(("b", 2)))
+
+
+def test_a_deleted_session_that_is_back_is_found_out(book: Book) -> None:
+    book.will_delete_all()
+    book.all_deleted()
+    assert book.retired, "c may bring it back"
+    Reading(book, "R").lists(found(("c", 3)))
+    with pytest.raises(BrokenPromise, match="the deleted message b is back"):
+        Reading(book, "R").lists(found(("b", 2)))
+
+    certain = Book("s")
+    above = certain.will_send(["a"])
+    certain.added({"a": Place("a", 1)}, above=above)
+    certain.will_delete_all()
+    certain.all_deleted()
+    with pytest.raises(BrokenPromise, match="deleted, and there"):
+        Reading(certain, "R").lists([])
+
+
+def test_a_session_that_is_not_found_although_it_is_there_is_found_out(book: Book) -> None:
+    with pytest.raises(BrokenPromise, match="it is there"):
+        Reading(book, "R").finds_nothing()
+
+
+def test_a_lost_merge_is_found_out(book: Book) -> None:
+    book.merged["k"] = "v"
+
+    Reading(book, "R").has({"k": "v", "other": "w"})
+    with pytest.raises(BrokenPromise, match="k is missing"):
+        Reading(book, "R").has({"other": "w"})
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        {"d": Place("d", 2)},
+        {"d": Place("d", 4), "e": Place("e", 6)},
+        {"a": Place("a", 4)},
+    ],
+    ids=["reused", "gap", "moved"],
+)
+def test_sequences_that_are_wrong_are_found_out(book: Book, places: dict[str, Place]) -> None:
+    above = book.will_send(places)
+
+    with pytest.raises(BrokenPromise):
+        book.added(places, above=above)
+
+
+def test_a_code_that_is_not_expected_is_found_out() -> None:
+    ledger = Ledger("1")
+    ledger.called("AddMemory", grpc.StatusCode.UNAVAILABLE)
+    ledger.called("GetMemory", grpc.StatusCode.NOT_FOUND)
+
+    for rpc, code in (
+        ("AddMemory", grpc.StatusCode.NOT_FOUND),
+        ("GetMemory", grpc.StatusCode.INTERNAL),
+        ("GetMemory", grpc.StatusCode.UNKNOWN),
+    ):
+        with ledger.keeps():
+            ledger.called(rpc, code)
+
+    assert [line.partition(" ")[2] for line in ledger.broken] == [
+        "AddMemory ended with NOT_FOUND",
+        "GetMemory ended with INTERNAL",
+        "GetMemory ended with UNKNOWN",
+    ]
+
+
+def test_only_a_caller_that_heeds_no_health_may_be_cancelled_and_only_by_a_stop() -> None:
+    ledger = Ledger("1")
+    begun = time.monotonic()
+
+    for heedless_since in (inf, begun):
+        with pytest.raises(BrokenPromise):
+            ledger.called("AddMemory", CANCELLED, heedless_since=heedless_since)
+    with ledger.stopping():
+        ledger.called("AddMemory", CANCELLED, heedless_since=begun)
+        with pytest.raises(BrokenPromise):
+            ledger.called("AddMemory", CANCELLED)
+    ledger.called("AddMemory", CANCELLED, heedless_since=begun)
+    with pytest.raises(BrokenPromise):
+        ledger.called("AddMemory", CANCELLED, heedless_since=time.monotonic())
+
+
+def test_a_wrong_listing_of_sessions_is_found_out() -> None:
+    ledger = Ledger("1")
+    there, gone = ledger.open_book(), ledger.open_book()
+    there.exists, gone.exists = True, False
+
+    def listed(*session_ids: str) -> None:
+        sessions = [Session(session_id=id_, id=at) for at, id_ in enumerate(session_ids)]
+        Listing(ledger).gives(sessions, newest_first=False)
+
+    listed(there.session_id)
+    for wrong in ([], [there.session_id] * 2, [there.session_id, gone.session_id]):
+        with pytest.raises(BrokenPromise, match="is listed"):
+            listed(*wrong)
+
+
+def test_a_seed_has_the_same_faults_again() -> None:
+    kinds = ["killed", "frozen"]
+
+    def some(seed: int) -> list[object]:
+        return list(islice(faults(kinds, Random(seed)), 20))
+
+    assert some(1) == some(1)
+    assert some(1) != some(2)
