@@ -23,7 +23,6 @@ FOR_NOW = NO_ANSWER | {StatusCode.RESOURCE_EXHAUSTED}
 # What calls may end with beside OK and those: whether it is right then, the books know.
 # Those that are not named here, such as AddMemory, may not end with anything else.
 _EXPECTED = {
-    "AddSession": {StatusCode.ALREADY_EXISTS},
     "UpdateSession": {StatusCode.NOT_FOUND},
     "GetSession": {StatusCode.NOT_FOUND},
     "DeleteSession": {StatusCode.NOT_FOUND},
