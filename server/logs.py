@@ -1,18 +1,19 @@
 """The log: lines for people on a terminal, JSON elsewhere."""
 
+import asyncio
 import json
 import logging
+import sys
+from contextlib import nullcontext
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TextIO
+
+import orjson
 
 from server.call import running_call
 
 # They are in no line, and so need not be found out for each.
 logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-
-
-# Whatever a record carries can be written.
-_encode = json.JSONEncoder(default=str).encode
 
 
 def set_up(*, level: str, format: str) -> None:
@@ -22,10 +23,47 @@ def set_up(*, level: str, format: str) -> None:
         level: The least level logged.
         format: `text`, `json`, or `auto`: text on a terminal, JSON elsewhere.
     """
-    handler = logging.StreamHandler()
+    handler = BurstHandler(sys.stderr)
     is_text = handler.stream.isatty() if format == "auto" else format == "text"
     handler.setFormatter(TextFormatter() if is_text else JsonFormatter())
     logging.basicConfig(level=level, handlers=[handler])
+
+
+class BurstHandler(logging.StreamHandler[TextIO]):
+    """Writes what one turn of the event loop logs at once, up to INFO; all else immediately.
+
+    Each write lets the other threads have the interpreter, which costs more than the line.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes a record, or keeps its line until the end of the turn."""
+        try:
+            self._lines.append(self.format(record) + self.terminator)
+            if record.levelno > logging.INFO or not self._is_flushed_soon():
+                self.flush()
+        except Exception:  # noqa: BLE001 - as the handlers of `logging` do
+            self.handleError(record)
+
+    def flush(self) -> None:
+        """Writes the lines that were kept."""
+        with self.lock or nullcontext():
+            lines, self._lines = self._lines, []
+            if lines:
+                self.stream.write("".join(lines))
+            super().flush()
+
+    def _is_flushed_soon(self) -> bool:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # a thread that has none
+            return False
+        if len(self._lines) == 1:
+            loop.call_soon(self.flush)
+        return True
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
@@ -55,6 +93,13 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return _encode(line)
+
+
+def _encode(line: dict[str, Any]) -> str:
+    try:
+        return orjson.dumps(line, default=str).decode()
+    except TypeError:  # text that is no Unicode, as a name in a token may be
+        return json.dumps(line, default=str)
 
 
 class TextFormatter(logging.Formatter):

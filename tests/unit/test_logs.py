@@ -1,0 +1,88 @@
+"""The log's handler: what is written when, and in which order."""
+
+import asyncio
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from server.logs import BurstHandler, JsonFormatter
+
+
+class Stream(io.StringIO):
+    """Notes each write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[str] = []
+
+    def write(self, text: str) -> int:
+        self.writes.append(text)
+        return super().write(text)
+
+
+@pytest.fixture
+def stream() -> Stream:
+    return Stream()
+
+
+@pytest.fixture
+def logger(stream: Stream) -> Iterator[logging.Logger]:
+    logger = logging.getLogger(__name__)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    handler = BurstHandler(stream)
+    logger.addHandler(handler)
+    yield logger
+    logger.removeHandler(handler)
+
+
+def test_lines_of_one_turn_are_one_write(logger: logging.Logger, stream: Stream) -> None:
+    async def log() -> None:
+        logger.info("one")
+        logger.info("two")
+        assert stream.writes == []
+        await asyncio.sleep(0)
+        assert stream.writes == ["one\ntwo\n"]
+        logger.info("three")
+
+    asyncio.run(log())
+
+    assert stream.writes == ["one\ntwo\n", "three\n"]
+
+
+def test_a_warning_is_written_at_once_and_after_what_came_before(
+    logger: logging.Logger, stream: Stream
+) -> None:
+    async def log() -> None:
+        logger.info("one")
+        logger.warning("two")
+        assert stream.writes == ["one\ntwo\n"]
+        logger.info("three")
+
+    asyncio.run(log())
+
+    assert stream.getvalue() == "one\ntwo\nthree\n"
+
+
+def test_a_thread_without_a_loop_writes_at_once(logger: logging.Logger, stream: Stream) -> None:
+    async def log() -> None:
+        logger.info("one")
+        await asyncio.to_thread(logger.info, "two")
+        logger.info("three")
+
+    logger.info("zero")
+    assert stream.writes == ["zero\n"]
+    asyncio.run(log())
+
+    assert stream.getvalue() == "zero\none\ntwo\nthree\n"
+
+
+def test_text_that_is_no_unicode_is_written(logger: logging.Logger, stream: Stream) -> None:
+    logger.handlers[0].setFormatter(JsonFormatter())
+
+    logger.info("a name", extra={"fields": {"principal": "\ud800"}})
+
+    assert json.loads(stream.getvalue())["principal"] == "\ud800"
