@@ -24,9 +24,11 @@ class _Shared(Generic[WorkT, ResultT]):
 class Batch(Generic[WorkT, ResultT]):
     """Gathers the work of one round of the event loop, and has it done at once.
 
-    It waits for nobody: a single caller is a batch of one. It goes on for as long as anybody
-    waits for it. Callers who are bound to different users share nothing: their statements
-    find different sessions.
+    It waits for nobody: a single caller is a batch of one. While all come singly, it has
+    their work done without a turn of the event loop and a task in between, which take a
+    caller as long as all the rest of a read. A batch goes on for as long as anybody waits for
+    it. Callers who are bound to different users share nothing: their statements find
+    different sessions.
 
     Args:
         run: Does the work; gives the results in the same order. What it raises, all callers get.
@@ -39,10 +41,17 @@ class Batch(Generic[WorkT, ResultT]):
         self._run = run
         self._most = most
         self._gathered: dict[str | None, list[_Shared[WorkT, ResultT]]] = {}
-        self._running: set[asyncio.Task[None]] = set()  # or they might be collected as garbage
+        # A task that nobody refers to might be collected as garbage.
+        self._running: set[asyncio.Task[None] | None] = set()
+        self._is_single_running = False
+        self._last_size = 0
 
     async def do(self, work: WorkT) -> ResultT:
         """Does some work together with others; returns its result, raises what it raised."""
+        if self._last_size == 1 and not (
+            self._is_single_running or self._running or self._gathered
+        ):
+            return await self._do_singly(work)
         loop = asyncio.get_running_loop()
         user = bound_user()
         gathered = self._gathered.setdefault(user, [])
@@ -53,13 +62,22 @@ class Batch(Generic[WorkT, ResultT]):
         gathered.append(_Shared(work, result, running_call.get(None)))
         return await result
 
+    async def _do_singly(self, work: WorkT) -> ResultT:
+        self._is_single_running = True
+        try:
+            (result,) = await self._run([work])
+        finally:
+            self._is_single_running = False
+        return result
+
     def _start(self, user: str | None) -> None:
         gathered = self._gathered.pop(user)
+        self._last_size = len(gathered)
         for first in range(0, len(gathered), self._most):
             part = gathered[first : first + self._most]
             task = asyncio.create_task(self._finish(part))
             self._running.add(task)
-            task.add_done_callback(self._running.discard)
+            task.add_done_callback(self._running.discard)  # also if it never begins
             _cancel_with(task, [shared.result for shared in part])
 
     async def _finish(self, gathered: list[_Shared[WorkT, ResultT]]) -> None:
@@ -74,6 +92,8 @@ class Batch(Generic[WorkT, ResultT]):
             for shared, outcome in zip(gathered, results, strict=True):
                 if not shared.result.done():  # as those of cancelled calls are
                     shared.result.set_result(outcome)
+        finally:
+            self._running.discard(asyncio.current_task())
 
 
 def _cancel_with(task: asyncio.Task[None], results: Sequence[asyncio.Future[Any]]) -> None:

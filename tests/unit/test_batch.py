@@ -27,6 +27,61 @@ def test_what_starts_together_is_done_together_and_each_gets_its_own() -> None:
     assert batches == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
 
+def test_who_comes_singly_waits_for_no_turn_and_who_comes_meanwhile_shares() -> None:
+    turns: list[int] = []
+    batches: list[Sequence[int]] = []
+
+    async def work(numbers: Sequence[int]) -> list[int]:
+        batches.append(numbers)
+        await asyncio.sleep(0)
+        return list(numbers)
+
+    async def count_turns() -> None:
+        while True:
+            turns.append(0)
+            await asyncio.sleep(0)
+
+    async def main() -> list[int]:
+        batch = Batch(work, most=9)
+        await batch.do(1)
+        counting = asyncio.create_task(count_turns())
+        await batch.do(2)
+        assert len(turns) == 1, "the turn that the work itself takes"
+        counting.cancel()
+        return await asyncio.gather(*map(batch.do, (3, 4, 5)))
+
+    assert asyncio.run(main()) == [3, 4, 5]
+    assert batches == [[1], [2], [3], [4, 5]]
+
+
+def test_who_comes_singly_is_cancelled_and_fails_like_others() -> None:
+    entered = asyncio.Event()
+
+    async def work(numbers: Sequence[int]) -> list[int]:
+        if numbers == [2]:
+            raise Broken
+        if numbers == [3]:
+            entered.set()
+            await asyncio.Event().wait()
+        return list(numbers)
+
+    async def main() -> tuple[int | BaseException, ...]:
+        batch = Batch(work, most=9)
+        first = await batch.do(1)
+        (second,) = await asyncio.gather(batch.do(2), return_exceptions=True)
+        third = asyncio.create_task(batch.do(3))
+        await entered.wait()
+        third.cancel()
+        (gone,) = await asyncio.gather(third, return_exceptions=True)
+        return first, second, gone, await batch.do(4)
+
+    first, second, third, fourth = asyncio.run(main())
+
+    assert (first, fourth) == (1, 4)
+    assert isinstance(second, Broken)
+    assert isinstance(third, asyncio.CancelledError)
+
+
 def test_a_failure_is_everybodys() -> None:
     async def fail(_: Sequence[int]) -> list[int]:
         raise Broken
