@@ -1,10 +1,12 @@
 """The calls that ghz makes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 from bench.database import LONGS, THOUSANDS, Database
+from bench.text import two_words
 
 CONTENT = "The rains in Lagos end in November, and then the harmattan comes from the north. " * 2
 ROLE = "user"
@@ -12,6 +14,7 @@ METADATA = {"lang": "en"}
 
 # Requests in one round; then they come again. Each round has others.
 _REQUESTS = 10_000
+_SEARCHES = 1_000
 
 Requests = Callable[[Database], list[dict[str, Any]]]
 
@@ -64,6 +67,19 @@ def add_memory(
         ]
 
     return Call("palaver.v1.MemoryService/AddMemory", requests, in_flight, messages)
+
+
+def search(users: Sequence[str] | None = None) -> Call:
+    """Searches for two words, in the messages of one user after the other, or in all."""
+    scopes: list[dict[str, Any]] = [{"user_id": user} for user in users] if users else [{}]
+
+    def requests(_database: Database) -> list[dict[str, Any]]:
+        return [
+            {"text": text, "mode": "KEYWORD", **scope}
+            for text, scope in zip(two_words(_SEARCHES), cycle(scopes), strict=False)
+        ]
+
+    return Call("palaver.v1.MemoryService/SearchMemory", requests, in_flight=1)
 
 
 def many(database: Database) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 from google.protobuf.json_format import MessageToDict
 from palaver.v1.memory_pb2 import Message
-from palaver.v1.memory_service_pb2 import GetMemoryRequest
+from palaver.v1.memory_service_pb2 import GetMemoryRequest, SearchMemoryRequest
 from palaver.v1.memory_service_pb2_grpc import MemoryServiceStub
 from palaver.v1.session_pb2 import Session
 from palaver.v1.session_service_pb2 import GetSessionRequest
@@ -17,8 +17,11 @@ from bench import calls, streams
 from bench.database import LONGS, THOUSANDS
 from bench.measurement import WrongAnswer
 from bench.servers import Palaver
+from bench.text import two_words
 
 _SAMPLE = 100
+
+_KEYWORD = SearchMemoryRequest.KEYWORD
 
 _SESSIONS = """
     SELECT session_id, coalesce(user_id, ''), metadata::text, id, last_sequence
@@ -33,6 +36,12 @@ _EVERY_SESSION = """
 _MESSAGES = """
     SELECT sequence, message_id, role, content, metadata::text
     FROM messages WHERE deleted_at IS NULL AND session_id = %(session_id)s ORDER BY sequence
+"""
+
+_MATCHES = """
+    SELECT count(*), coalesce(bool_or(content ILIKE ALL (%(patterns)s)), false)::integer
+    FROM messages JOIN sessions USING (session_id)
+    WHERE user_id = %(user_id)s AND content ILIKE ANY (%(patterns)s)
 """
 
 _TOTALS = """
@@ -77,6 +86,25 @@ def memory(palaver: Palaver, session_ids: Iterable[str]) -> None:
             answer = stub.GetMemory(GetMemoryRequest(session_id=session_id, last_n=10))
             _compare("GetMemory", [_message_row(one) for one in answer.messages], expected)
             _compare("GetMemory's has_more", answer.has_more, len(rows) > 10)
+
+
+def found(palaver: Palaver) -> None:
+    """Checks that searches find messages with the words, first one with both."""
+    with (
+        palaver.database.connected() as connection,
+        grpc.insecure_channel(palaver.address) as channel,
+    ):
+        stub = MemoryServiceStub(channel)
+        for user_id, text in zip(THOUSANDS, two_words(_SAMPLE), strict=True):
+            words = text.split()
+            matches = {"user_id": user_id, "patterns": [f"%{word}%" for word in words]}
+            any_of_them, all_of_them = _row(connection.execute(_MATCHES, matches))
+            request = SearchMemoryRequest(text=text, user_id=user_id, mode=_KEYWORD)
+            results = stub.SearchMemory(request).results
+            has = [[word in one.message.content.lower() for word in words] for one in results]
+            _compare(f"how many {text!r} finds", len(has), min(any_of_them, 10))
+            _compare(f"how many have a word of {text!r}", sum(map(any, has)), len(has))
+            _compare(f"how many have all of {text!r} first", sum(map(all, has[:1])), all_of_them)
 
 
 def added_memory(palaver: Palaver) -> None:

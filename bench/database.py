@@ -11,6 +11,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 from psycopg.sql import SQL, Identifier
 
+from bench import text
 from server.store.migrate import migrate
 
 MESSAGES_A_SESSION = 10
@@ -32,27 +33,46 @@ _LOAD_SESSIONS = """
     FROM generate_series(%(first)s::integer, %(last)s::integer) n
 """
 
+# Each of a user of its own.
 _LOAD_SESSION = """
-    INSERT INTO sessions (session_id, metadata, last_sequence)
-    VALUES (%(session_id)s, '{"plan": "pro", "tags": {"lang": "en"}}', %(messages)s)
+    INSERT INTO sessions (session_id, user_id, metadata, last_sequence)
+    VALUES (%(session_id)s, %(session_id)s, '{"plan": "pro", "tags": {"lang": "en"}}', %(messages)s)
+"""
+
+_LOAD_USERS = """
+    INSERT INTO users (user_id) SELECT DISTINCT user_id FROM sessions WHERE user_id IS NOT NULL
+"""
+
+_CREATE_SENTENCES = """
+    CREATE TEMPORARY TABLE sentences AS
+        SELECT number - 1 AS number, text, search_words(text) AS words
+        FROM unnest(%(sentences)s::text[]) WITH ORDINALITY AS texts (text, number)
 """
 
 # In the order of the keys, which is the fastest for their indexes.
 _LOAD_MESSAGES = """
-    INSERT INTO messages (session_id, sequence, message_id, role, content, metadata)
+    INSERT INTO messages (session_id, sequence, message_id, role, content, words, metadata)
     SELECT session_id, sequence, 'm' || sequence, (ARRAY['assistant', 'user'])[1 + sequence %% 2],
-        'Message ' || sequence || ' of session ' || session_id || '. '
-        || repeat('The rains in Lagos end in November. ', 5), '{"lang": "en"}'
+        one.text || ' ' || other.text, one.words || other.words, '{"lang": "en"}'
     FROM (
         SELECT n %% %(messages)s::integer + 1 AS sequence,
-            coalesce(%(session_id)s::text, 's' || lpad((n / %(messages)s)::text, 7, '0'))
-                AS session_id
+            coalesce(nullif(%(session_id)s, ''), 's' || lpad((n / %(messages)s)::text, 7, '0'))
+                AS session_id,
+            hashtextextended(%(session_id)s, n) AS hash
         FROM generate_series(
             %(first)s::integer * %(messages)s,
             (%(last)s::integer + 1) * %(messages)s - 1
         ) n
     ) numbered
+        JOIN sentences one ON one.number = abs(hash %% %(sentences)s)
+        JOIN sentences other ON other.number = abs(hash / %(sentences)s %% %(sentences)s)
 """
+
+
+_SPAN = {
+    "first": 0, "last": 0, "messages": MESSAGES_A_SESSION, "session_id": "",
+    "sentences": text.SENTENCES,
+}  # fmt: skip
 
 
 @dataclass
@@ -107,13 +127,15 @@ def create(server_url: str, name: str, sessions: int, progress: Callable[[str], 
     database = Database(make_conninfo(server_url, dbname=name), sessions)
     asyncio.run(migrate(database.url))
     with database.connected() as connection:
+        connection.execute("SET default_text_search_config = 'pg_catalog.english'")
+        connection.execute(_CREATE_SENTENCES, {"sentences": list(text.sentences())})
+        connection.execute("ANALYZE sentences")
         _load_sessions(connection, sessions, lambda line: progress(f"{name}: {line}"))
         progress(f"{name}: loading the sessions of 1,000 and of {LONG_MESSAGES:,} messages")
         for messages, session_ids in ((1_000, THOUSANDS), (LONG_MESSAGES, LONGS)):
             for session_id in session_ids:
-                of_one = {"first": 0, "last": 0, "messages": messages, "session_id": session_id}
-                connection.execute(_LOAD_SESSION, of_one)
-                connection.execute(_LOAD_MESSAGES, of_one)
+                _load_session(connection, session_id, messages)
+        connection.execute(_LOAD_USERS)
         progress(f"{name}: VACUUM ANALYZE")
         connection.execute("VACUUM ANALYZE")
         connection.execute("CHECKPOINT")
@@ -128,6 +150,14 @@ def _load_sessions(
     for first in range(0, sessions, _SESSIONS_A_STATEMENT):
         progress(f"{first:,} of {sessions:,} sessions loaded")
         last = min(first + _SESSIONS_A_STATEMENT, sessions) - 1
-        span = {"first": first, "last": last, "messages": MESSAGES_A_SESSION, "session_id": None}
+        span = {**_SPAN, "first": first, "last": last}
         connection.execute(_LOAD_SESSIONS, span)
         connection.execute(_LOAD_MESSAGES, span)
+
+
+def _load_session(
+    connection: psycopg.Connection[tuple[Any, ...]], session_id: str, messages: int
+) -> None:
+    of_one = {**_SPAN, "messages": messages, "session_id": session_id}
+    connection.execute(_LOAD_SESSION, of_one)
+    connection.execute(_LOAD_MESSAGES, of_one)

@@ -72,9 +72,13 @@ def _of_length() -> list[Row]:
     asked = Asked(at_least=0.9)
     get_short = calls.get_memory(calls.as_many_as_longs, in_flight=64)
     add_short = works.ADD_MEMORY_ALONE.call
+    search_all = against_call(
+        works.SEARCH_ALL, "in a user of 1,000 messages", works.SEARCH_USER.call, Asked()
+    )
     return [
         against_call(works.GET_LONG_MEMORY, "last 10 of 10", get_short, asked),
         against_call(works.ADD_LONG_MEMORY, "in sessions of 10", add_short, asked),
+        search_all,
     ]
 
 

@@ -130,7 +130,21 @@ ADD_LONG_MEMORY = _called(
     checks.added_memory,
 )
 
+SEARCH_USER = _called(
+    "search_user",
+    "SearchMemory for two words, in a user of 1,000 messages",
+    calls.search(THOUSANDS),
+    checks.found,
+)
+
+SEARCH_ALL = _called(
+    "search_all",
+    "SearchMemory for two words, over all messages",
+    calls.search(),
+    checks.found,
+)
+
 OF_ANY_SIZE = (
     GET_SESSION, GET_SESSION_ALONE, ADD_MEMORY, ADD_MEMORY_ALONE, GET_MEMORY, ADD_MANY,
-    LIST_ALL, STREAM_MESSAGES,
+    LIST_ALL, STREAM_MESSAGES, SEARCH_USER,
 )  # fmt: skip
