@@ -27,6 +27,16 @@ def set_up(*, level: str, format: str) -> None:
     is_text = handler.stream.isatty() if format == "auto" else format == "text"
     handler.setFormatter(TextFormatter() if is_text else JsonFormatter())
     logging.basicConfig(level=level, handlers=[handler])
+    logging.getLogger("grpc._cython.cygrpc").addFilter(tell_of_gone_caller)
+
+
+def tell_of_gone_caller(record: logging.LogRecord) -> bool:
+    """Makes a plain line of gRPC's traceback for a caller who left just before its response."""
+    if record.exc_info and type(record.exc_info[1]).__name__ == "ExecuteBatchError":
+        record.msg = "the caller of %s was gone before its response"
+        record.levelno, record.levelname = logging.INFO, "INFO"
+        record.exc_info = None
+    return logging.getLogger(record.name).isEnabledFor(record.levelno)
 
 
 class BurstHandler(logging.StreamHandler[TextIO]):

@@ -8,7 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from server.logs import BurstHandler, JsonFormatter
+from server.logs import BurstHandler, JsonFormatter, tell_of_gone_caller
+
+
+class ExecuteBatchError(Exception):
+    """What gRPC raises, in a module without types."""
 
 
 class Stream(io.StringIO):
@@ -86,3 +90,14 @@ def test_text_that_is_no_unicode_is_written(logger: logging.Logger, stream: Stre
     logger.info("a name", extra={"fields": {"principal": "\ud800"}})
 
     assert json.loads(stream.getvalue())["principal"] == "\ud800"
+
+
+def test_a_caller_who_left_is_no_error(logger: logging.Logger, stream: Stream) -> None:
+    logger.addFilter(tell_of_gone_caller)
+
+    try:
+        raise ExecuteBatchError("SendMessageOperation")
+    except ExecuteBatchError:
+        logger.exception("raised in core by servicer method [%s]", "/palaver.v1.S/M")
+
+    assert stream.getvalue() == "the caller of /palaver.v1.S/M was gone before its response\n"
