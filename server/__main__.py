@@ -17,7 +17,7 @@ import uvloop
 from pydantic import ValidationError
 from rich.console import Console
 
-from server import app, logs, purge_command, reindex_command
+from server import app, logs, purge_command, reindex_command, workers
 from server.channel import Metadata, authorization, connected
 from server.config import DatabaseSettings, Settings
 from server.credentials.api_keys import key_hash, make_key
@@ -108,7 +108,8 @@ def serve(**flags: str | None) -> None:
     """Run the service, until SIGTERM or Ctrl-C."""
     settings = _settings(Settings, flags)
     with _reported_errors(), _database(settings) as url:
-        uvloop.run(app.serve(settings, url))
+        service = workers if settings.workers > 1 else app
+        uvloop.run(service.serve(settings, url))
 
 
 @main.command()

@@ -32,6 +32,12 @@ def _has_port(address: str) -> bool:
     return bool(host) and port.isdecimal() and int(port) <= 65535
 
 
+def split(address: str) -> tuple[str, int]:
+    """Gives the host and the port of an address that has them."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
 def with_port(address: str, port: int) -> str:
     """Gives an address with the port that was really taken."""
     return address if is_unix(address) else f"{address.rpartition(':')[0]}:{port}"

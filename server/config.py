@@ -21,7 +21,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from server.addresses import check_address, check_port_address, is_local
+from server.addresses import check_address, check_port_address, is_local, is_unix
 
 
 def _check_database_url(value: SecretStr) -> SecretStr:
@@ -142,6 +142,9 @@ class Settings(DatabaseSettings):
         "127.0.0.1:50051",
         description="Address to serve on, HOST:PORT or unix:PATH; port 0 takes a free one.",
     )
+    workers: PositiveInt = Field(
+        1, description="Processes that share the port; one keeps a core busy."
+    )
     tls_certificate: FilePath | None = Field(
         None, description="PEM file with the server's certificate and those below its root."
     )
@@ -246,6 +249,8 @@ class Settings(DatabaseSettings):
             raise ValueError("--tls-client-ca needs --tls-certificate and --tls-key")
         if self.jwt_keys and not (self.jwt_issuer and self.jwt_audience):
             raise ValueError("--jwt-keys needs --jwt-issuer and --jwt-audience")
+        if self.workers > 1 and is_unix(self.listen):
+            raise ValueError("--workers share a port, and a Unix socket has none")
         if not (self.insecure or is_local(self.listen) or self._is_guarded):
             raise ValueError(
                 f"--listen {self.listen} lets other machines in: give --tls-certificate and"

@@ -22,8 +22,8 @@ def server_options(settings: Settings) -> tuple[tuple[str, int], ...]:
         # tells nobody to retry; the limit of calls is to refuse them first.
         ("grpc.server.max_pending_requests", _MAX_UNSEEN_CALLS),
         ("grpc.server.max_pending_requests_hard_limit", 2 * _MAX_UNSEEN_CALLS),
-        # Two servers on one port are a mistake to report, not to share calls between.
-        ("grpc.so_reuseport", 0),
+        # Two servers on one port are a mistake to report, unless they are to share it.
+        ("grpc.so_reuseport", int(settings.workers > 1)),
         # Peers that are gone without a word, whether they have calls open or not.
         ("grpc.keepalive_time_ms", _milliseconds(settings.keepalive_seconds)),
         ("grpc.keepalive_timeout_ms", _milliseconds(settings.keepalive_seconds / 3)),

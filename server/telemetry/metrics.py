@@ -11,6 +11,7 @@ import prometheus_client
 from google.protobuf.descriptor import ServiceDescriptor
 from prometheus_client import CollectorRegistry, Gauge, Info
 
+from server.addresses import split
 from server.store.backlog import MeasureBacklog
 from server.telemetry.backlog_metrics import BacklogMetrics
 from server.telemetry.call_metrics import CallMetrics
@@ -63,11 +64,9 @@ class Metrics:
         Raises:
             RuntimeError: The address cannot be used.
         """
-        host, _, port = self._listen.rpartition(":")
+        host, port = split(self._listen)
         try:
-            server, thread = prometheus_client.start_http_server(
-                int(port), host.strip("[]"), self._registry
-            )
+            server, thread = prometheus_client.start_http_server(port, host, self._registry)
         except OSError as error:
             raise RuntimeError(
                 f"cannot serve metrics on {self._listen}: {error.strerror}"

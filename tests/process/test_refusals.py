@@ -32,6 +32,7 @@ BAD_SETTINGS = {
     "log_level": "LOUD",
     "log_format": "xml",
     "listen": "nowhere",
+    "workers": "0",
     "tls_certificate": "no/such/file",
     "tls_key": "no/such/file",
     "tls_client_ca": "no/such/file",
