@@ -13,8 +13,6 @@ from bench.table import Results, table
 
 _SESSIONS_AT_SCALE_1 = 1_000_000
 
-_NOT_MEASURED = "Not measured: `--workers 2` against one, which `palaver serve` does not have yet."
-
 
 @click.command()
 @click.option(
@@ -54,7 +52,6 @@ def _report(lines: list[str], results: Results, left_out: list[Row]) -> None:
             click.echo(f"Wrong answers: {row.name}: {result}")
     if left_out:
         click.echo(f"Not measured, because ghz is missing ({ghz.INSTALL}): {_names(left_out)}.")
-    click.echo(_NOT_MEASURED)
 
 
 def _chosen(rows: list[Row], only: tuple[str, ...]) -> list[Row]:

@@ -28,21 +28,25 @@ class Call:
         requests: Makes the requests of one round.
         in_flight: Calls at the same time.
         messages: How many a call adds.
+        connections: Over how many connections.
     """
 
     method: str
     requests: Requests
     in_flight: int
     messages: int = 0
+    connections: int = 1
 
 
-def get_session(*, in_flight: int) -> Call:
+def get_session(*, in_flight: int, connections: int = 1) -> Call:
     """Gets sessions from all over the database."""
 
     def requests(database: Database) -> list[dict[str, Any]]:
         return [{"session_id": session} for session in database.some_sessions(_REQUESTS)]
 
-    return Call("palaver.v1.SessionService/GetSession", requests, in_flight)
+    return Call(
+        "palaver.v1.SessionService/GetSession", requests, in_flight, connections=connections
+    )
 
 
 def get_memory(choose: Callable[[Database], list[str]], *, in_flight: int) -> Call:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.calls import Call
 from bench.measurement import Round, WrongAnswer
 from bench.servers import ROOT
 
@@ -45,21 +46,14 @@ class Ghz:
         )  # fmt: skip
 
     def load(
-        self,
-        address: str,
-        method: str,
-        requests: Sequence[dict[str, Any]],
-        *,
-        in_flight: int,
-        seconds: float,
+        self, address: str, call: Call, requests: Sequence[dict[str, Any]], *, seconds: float
     ) -> Round:
-        """Sends the requests in turn, over one connection, again and again.
+        """Sends the requests in turn, again and again.
 
         Args:
             address: HOST:PORT of the server.
-            method: Such as `palaver.v1.SessionService/GetSession`.
+            call: What to call, and how many calls at the same time.
             requests: As JSON objects.
-            in_flight: Calls at the same time.
             seconds: When to stop; calls in flight are waited for.
 
         Raises:
@@ -67,9 +61,10 @@ class Ghz:
         """
         self._data.write_text(json.dumps(requests))
         command = [
-            self._program, "--insecure", f"--protoset={self._protoset}", f"--call={method}",
-            f"--data-file={self._data}", f"--concurrency={in_flight}", f"--duration={seconds}s",
-            "--duration-stop=wait", "--format=json", address,
+            self._program, "--insecure", f"--protoset={self._protoset}", f"--call={call.method}",
+            f"--data-file={self._data}", f"--concurrency={call.in_flight}",
+            f"--connections={call.connections}", f"--duration={seconds}s", "--duration-stop=wait",
+            "--format=json", address,
         ]  # fmt: skip
         report = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
         return _round(report)

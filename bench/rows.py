@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from bench import calls, floors, startup, streams, works
 from bench.database import LONGS, MESSAGES_A_SESSION, THOUSANDS
-from bench.measurement import p50
+from bench.measurement import p50, rate
 from bench.row import (
     Asked,
     Result,
@@ -83,8 +83,12 @@ def _of_length() -> list[Row]:
 
 
 def _of_the_process(sessions: int) -> list[Row]:
+    work = works.GET_SESSION_BY_MANY
     text = f"memory of the server after streaming {sessions:,} sessions to a slow reader"
     return [
+        Row(
+            work.name, work.text, "one process", Asked(), _two_workers
+        ),
         Row(
             "slow_reader", text, "before", Asked(at_most=32, unit=" MiB"), _growth, needs_ghz=False
         ),
@@ -99,6 +103,14 @@ def _growth(stage: Stage) -> Result:
     """Measures a server of its own, whose memory nothing else has grown yet."""
     with stage.another_palaver() as palaver:
         return Result(streams.growth_with_slow_reader(palaver))
+
+
+def _two_workers(stage: Stage) -> Result:
+    work = works.GET_SESSION_BY_MANY
+    with stage.another_palaver(workers=2) as two:
+        compared = stage.compare(lambda: work.run(stage, two), lambda: work.run(stage, stage.full))
+        work.check(two)
+    return Result.of(compared, rate)
 
 
 def _startup(stage: Stage) -> Result:

@@ -33,12 +33,14 @@ class Palaver:
 
 
 @contextmanager
-def palaver(database: Database, log: Path, *, embedder: str = "none") -> Iterator[Palaver]:
+def palaver(
+    database: Database, log: Path, *, embedder: str = "none", workers: int = 1
+) -> Iterator[Palaver]:
     """Runs `palaver serve` in the block, from when it is SERVING; its log goes to a file."""
     address = f"127.0.0.1:{_free_port()}"
     command = [
         "server", "serve", f"--listen={address}", f"--database-url={database.url}",
-        "--purge-interval-seconds=0", f"--embedder={embedder}",
+        "--purge-interval-seconds=0", f"--embedder={embedder}", f"--workers={workers}",
     ]  # fmt: skip
     with _process(command, log) as process:
         _wait_until_listening(process, address)

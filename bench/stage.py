@@ -68,17 +68,14 @@ class Stage:
         """Where the servers log to."""
         return self.directory / "servers.log"
 
-    def another_palaver(self) -> AbstractContextManager[Palaver]:
+    def another_palaver(self, *, workers: int = 1) -> AbstractContextManager[Palaver]:
         """Runs one more over the full database, in a block."""
-        return servers.palaver(self.full.database, self.log)
+        return servers.palaver(self.full.database, self.log, workers=workers)
 
     def _load(self, call: Call, address: str, database: Database) -> Round:
         if self.ghz is None:
             raise RuntimeError("ghz is not installed")
-        requests = call.requests(database)
-        return self.ghz.load(
-            address, call.method, requests, in_flight=call.in_flight, seconds=self.seconds
-        )
+        return self.ghz.load(address, call, call.requests(database), seconds=self.seconds)
 
 
 def progress(line: str) -> None:

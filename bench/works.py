@@ -73,6 +73,13 @@ GET_SESSION_ALONE = _called(
     checks.sessions,
 )
 
+GET_SESSION_BY_MANY = _called(
+    "workers",
+    "GetSession, 64 calls in flight over 16 connections, --workers 2",
+    calls.get_session(in_flight=64, connections=16),
+    checks.sessions,
+)
+
 ADD_MEMORY = _called(
     "add_memory",
     "AddMemory, 1 message, 64 in flight, every commit durable",
