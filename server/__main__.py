@@ -108,8 +108,10 @@ def serve(**flags: str | None) -> None:
     """Run the service, until SIGTERM or Ctrl-C."""
     settings = _settings(Settings, flags)
     with _reported_errors(), _database(settings) as url:
-        service = workers if settings.workers > 1 else app
-        uvloop.run(service.serve(settings, url))
+        if settings.workers > 1:
+            uvloop.run(workers.share(app.serve, settings, url))
+        else:
+            uvloop.run(app.serve(settings, url))
 
 
 @main.command()

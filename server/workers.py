@@ -12,14 +12,15 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
+from typing import Any, TypeAlias
 
 import uvloop
 
-from server import app, logs
+from server import logs
 from server.addresses import split, with_port
 from server.config import Settings
 from server.errors import PalaverError
@@ -32,10 +33,14 @@ _SECONDS_BETWEEN_STARTS = 1
 _SPAWN = multiprocessing.get_context("spawn")
 
 
-async def serve(settings: Settings, database_url: str) -> None:
-    """Runs so many processes as the settings say, until SIGTERM or SIGINT.
+# What a process does: it serves by some settings on a database, until SIGTERM.
+Serve: TypeAlias = Callable[[Settings, str], Coroutine[Any, Any, None]]
 
-    One that a signal killed is replaced.
+
+async def share(serve: Serve, settings: Settings, database_url: str) -> None:
+    """Runs as many processes as the settings say, until SIGTERM or SIGINT.
+
+    Each runs `serve`, a function of a module. One that a signal killed is replaced.
 
     Raises:
         RuntimeError: The address is in use, or a process ended by itself; it has said why.
@@ -55,7 +60,7 @@ async def serve(settings: Settings, database_url: str) -> None:
         try:
             async with asyncio.TaskGroup() as group:
                 for worker in workers:
-                    group.create_task(worker.run(database_url))
+                    group.create_task(worker.run(serve, database_url))
         except* RuntimeError as errors:
             raise errors.exceptions[0] from None
 
@@ -96,14 +101,14 @@ class _Worker:
         self._process: SpawnProcess | None = None
         self._is_stopping = False
 
-    async def run(self, database_url: str) -> None:
+    async def run(self, serve: Serve, database_url: str) -> None:
         """Keeps the process running until it is stopped.
 
         Raises:
             RuntimeError: It ended by itself.
         """
         while not self._is_stopping:
-            status = await self._run_once(database_url)
+            status = await self._run_once(serve, database_url)
             if self._is_stopping:
                 return
             if status >= 0:
@@ -117,10 +122,10 @@ class _Worker:
         if self._process:
             self._process.terminate()
 
-    async def _run_once(self, database_url: str) -> int:
+    async def _run_once(self, serve: Serve, database_url: str) -> int:
         ours, theirs = _SPAWN.Pipe()
         with ours:
-            arguments = (self._settings, database_url, theirs)
+            arguments = (serve, self._settings, database_url, theirs)
             self._process = process = _SPAWN.Process(target=_work, args=arguments)
             process.start()
             theirs.close()
@@ -143,7 +148,7 @@ async def _readable(file_descriptor: int) -> None:
         loop.remove_reader(file_descriptor)
 
 
-def _work(settings: Settings, database_url: str, parent: Connection) -> None:
+def _work(serve: Serve, settings: Settings, database_url: str, parent: Connection) -> None:
     """Serves, in a process of its own, for as long as the one that started it is there."""
 
     def end_with_the_parent() -> None:
@@ -154,6 +159,6 @@ def _work(settings: Settings, database_url: str, parent: Connection) -> None:
     threading.Thread(target=end_with_the_parent, daemon=True).start()
     logs.set_up(level=settings.log_level, format=settings.log_format)
     try:
-        uvloop.run(app.serve(settings, database_url))
+        uvloop.run(serve(settings, database_url))
     except (PalaverError, RuntimeError) as error:
         sys.exit(f"Error: {error}")

@@ -18,7 +18,7 @@ STUBS = ("palaver", "google.protobuf")
 ALLOWED: dict[str, tuple[str, ...]] = {
     "server.errors": (),
     "server.call": (),
-    "server.logs": ("server.call",),
+    "server.logs": ("server.call", "orjson"),
     "server.principal": (),
     "server.addresses": (),
     "server.credentials": ("server.errors", "server.principal", "jwt", "cryptography", "pydantic"),
@@ -78,6 +78,13 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "psycopg",
         "google",
     ),
+    "server.telemetry.metrics": (
+        "server.telemetry",
+        "server.addresses",
+        "server.store",
+        "prometheus_client",
+        "google",
+    ),
     "server.telemetry.telemetry": (
         "server.telemetry",
         "server.interceptors",
@@ -95,6 +102,13 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "server.purge": ("server.store", "server.errors"),
     "server.shutdown": ("server.interceptors", "grpc", "grpc_health"),
     "server.transport": ("server.config",),
+    "server.workers": (
+        "server.addresses",
+        "server.config",
+        "server.errors",
+        "server.logs",
+        "uvloop",
+    ),
     "server.embedders": ("server.errors", "httpx2", "wordllama"),
     "server.embedders.choice": ("server.embedders", "server.config"),
     "server.embedding": ("server.embedders", "server.store", "server.errors"),
