@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -116,52 +116,45 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
     security = await Security.load(settings)
     database_url = with_patience(database_url)
     await migrate(database_url)
-    telemetry = Telemetry()
     await check_language(database_url, settings.search_language)
-    pool = Pool(
-        database_url,
-        min_size=settings.pool_min_size,
-        max_size=settings.pool_max_size,
-        timeout=settings.pool_timeout_seconds,
-        statement_timeout=settings.statement_timeout_seconds,
-        cursor_factory=telemetry.cursor_factory,
-        search_language=settings.search_language,
-        search_timeout=settings.search_timeout_seconds,
-    )
-    purger = Purger(
-        PurgeStore(pool), retention=settings.purge_retention, batch_size=settings.purge_batch_size
-    )
-    health_servicer = health.aio.HealthServicer()
-    database_health = DatabaseHealth(
-        health_servicer,
-        database_url,
-        pool,
-        services=SERVICES,
-        interval=settings.health_interval_seconds,
-    )
-    if settings.metrics_listen:
-        telemetry.measure(
-            settings.metrics_listen,
-            services=_DESCRIPTORS,
-            pool_stats=pool.stats,
-            is_serving=lambda: database_health.is_serving,
-            backlogs={"purge": purger.backlog},
-        )
-    time_limits = TimeLimits(
-        default_deadline=settings.default_deadline_seconds,
-        reader_patience=settings.reader_patience_seconds,
-    )
-    chain = InterceptorChain(interceptors(settings, telemetry, security, time_limits))
-    server = grpc.aio.server(interceptors=(chain,), options=server_options(settings))
-    closing = AsyncExitStack()
-    background: list[asyncio.Task[None]] = []
-    await pool.open()
-    try:
-        semantics = await closing.enter_async_context(
+    # Whatever is begun here is ended in the opposite order.
+    async with AsyncExitStack() as stack:
+        telemetry = Telemetry()
+        stack.push_async_callback(telemetry.stop)
+        pool = _pool(settings, database_url, telemetry)
+        await pool.open()
+        stack.push_async_callback(pool.close)
+        semantics = await stack.enter_async_context(
             prepared_semantics(settings, database_url, pool)
         )
-        for own_pool in semantics.own_pools:
-            database_health.keep_in_step(own_pool)
+        purger = Purger(
+            PurgeStore(pool),
+            retention=settings.purge_retention,
+            batch_size=settings.purge_batch_size,
+        )
+        health_servicer = health.aio.HealthServicer()
+        database_health = DatabaseHealth(
+            health_servicer,
+            database_url,
+            (pool, *semantics.own_pools),
+            services=SERVICES,
+            interval=settings.health_interval_seconds,
+        )
+        stack.push_async_callback(database_health.close)
+        if settings.metrics_listen:
+            telemetry.measure(
+                settings.metrics_listen,
+                services=_DESCRIPTORS,
+                pool_stats=pool.stats,
+                is_serving=lambda: database_health.is_serving,
+                backlogs={"purge": purger.backlog, "embedding": semantics.embedding.backlog},
+            )
+        time_limits = TimeLimits(
+            default_deadline=settings.default_deadline_seconds,
+            reader_patience=settings.reader_patience_seconds,
+        )
+        chain = InterceptorChain(interceptors(settings, telemetry, security, time_limits))
+        server = grpc.aio.server(interceptors=(chain,), options=server_options(settings))
         register_services(
             server,
             settings,
@@ -172,41 +165,57 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
         )
         port = security.add_port(server, settings.listen)
         await database_health.check()
-        background.append(_in_background(database_health.watch()))
-        background.extend(_in_background(watched.watch()) for watched in security.watched)
-        background.extend(_in_background(work) for work in telemetry.start())
+        work = [
+            *telemetry.start(),
+            database_health.watch(),
+            *(watched.watch() for watched in security.watched),
+            semantics.embedding.run(),
+        ]
         if settings.purge_interval:
-            background.append(_in_background(purger.run_every(settings.purge_interval)))
-        background.append(_in_background(semantics.embedding.run()))
-        await server.start()
-        yield with_port(settings.listen, port)
-    finally:
-        await shut_down(
+            work.append(purger.run_every(settings.purge_interval))
+        await stack.enter_async_context(_in_background(work))
+        stack.push_async_callback(
+            shut_down,
             server,
             health_servicer,
             time_limits,
             drain=settings.shutdown_drain_seconds,
             grace=settings.shutdown_grace_seconds,
         )
-        for task in background:
-            task.cancel()
-        await asyncio.gather(*background, return_exceptions=True)
-        await database_health.close()
-        await closing.aclose()
-        await pool.close()
-        await telemetry.stop()
+        await server.start()
+        yield with_port(settings.listen, port)
 
 
-def _in_background(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    """Starts work that ends only by being cancelled; that it fails is a bug, and logged."""
+def _pool(settings: Settings, database_url: str, telemetry: Telemetry) -> Pool:
+    return Pool(
+        database_url,
+        min_size=settings.pool_min_size,
+        max_size=settings.pool_max_size,
+        timeout=settings.pool_timeout_seconds,
+        statement_timeout=settings.statement_timeout_seconds,
+        cursor_factory=telemetry.cursor_factory,
+        search_language=settings.search_language,
+        search_timeout=settings.search_timeout_seconds,
+    )
+
+
+@asynccontextmanager
+async def _in_background(work: Iterable[Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
+    """Runs work beside the block; that it ends by itself is a bug, and logged."""
 
     def log_failure(task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()):
             _LOGGER.error("%s ended", task.get_coro(), exc_info=error)
 
-    task = asyncio.create_task(work)
-    task.add_done_callback(log_failure)
-    return task
+    tasks = [asyncio.create_task(each) for each in work]
+    for task in tasks:
+        task.add_done_callback(log_failure)
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def register_services(  # noqa: PLR0913 - what all services are given

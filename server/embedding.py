@@ -13,6 +13,7 @@ from server.errors import (
     NoConnectionInTime,
     TextsRefused,
 )
+from server.store.backlog import Backlog
 from server.store.embedding_backlog import EmbeddingBacklog
 from server.store.embedding_queue import EmbeddingQueue
 
@@ -62,6 +63,10 @@ class Embedding:
             else:
                 await self._queue.wait(_SECONDS_BETWEEN_LOOKS)
                 await asyncio.sleep(_SECONDS_TO_GATHER)
+
+    async def backlog(self) -> dict[str, Backlog]:
+        """Counts the messages that wait for a vector, up to 100,000."""
+        return {"messages": await self._backlog.measure()}
 
     async def _pause_after(self, reason: str, pause: float) -> float:
         pause = min(max(2 * pause, _LEAST_PAUSE), _LONGEST_PAUSE)
@@ -113,6 +118,10 @@ class NoEmbedding:
 
     async def run(self) -> None:
         """Has nothing to do."""
+
+    async def backlog(self) -> dict[str, Backlog]:
+        """Has nothing that waits."""
+        return {}
 
     async def reindex(self) -> AsyncIterator[ReindexProgress]:
         """Has nothing to report."""

@@ -34,11 +34,12 @@ class DatabaseState(Enum):
 
 
 class DatabaseHealth:
-    """Keeps the health of all services at what the database's is, and the pool in step.
+    """Keeps the health of all services at what the database's is, and the pools in step.
 
     It has a connection of its own: a busy pool is no lost database.
 
     Args:
+        pools: That of the calls first.
         services: Full names of the services; the overall health, "", follows too.
         interval: Seconds between checks.
     """
@@ -47,15 +48,14 @@ class DatabaseHealth:
         self,
         servicer: health.aio.HealthServicer,
         database_url: str,
-        pool: Pool,
+        pools: Sequence[Pool],
         *,
         services: Sequence[str],
         interval: float,
     ) -> None:
         self._servicer = servicer
         self._database_url = database_url
-        self._pool = pool
-        self._pools = [pool]
+        self._pools = pools
         self._services = ("", *services)
         self._interval = interval
         self._connection: Connection | None = None
@@ -65,10 +65,6 @@ class DatabaseHealth:
     def is_serving(self) -> bool:
         """Whether the database answered when it was last asked."""
         return self._state is DatabaseState.SERVING
-
-    def keep_in_step(self, pool: Pool) -> None:
-        """Keeps another pool in step with the database too."""
-        self._pools.append(pool)
 
     async def watch(self) -> None:
         """Checks for ever."""
@@ -84,7 +80,7 @@ class DatabaseHealth:
         """Checks once, and sets the health if it changed."""
         old = self._connection
         over_old = state = await _ask(old) if old else DatabaseState.AWAY
-        if state is not DatabaseState.SERVING or not self._pool.connects:
+        if state is not DatabaseState.SERVING or not self._pools[0].connects:
             # An old connection may be lost alone, or lead to what was the primary.
             state = await self._ask_anew(over_old)
         if old and over_old is DatabaseState.AWAY and state is DatabaseState.SERVING:

@@ -7,14 +7,13 @@ from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from server.store.backlog import Backlog
+from server.store.backlog import MOST_COUNTED, Backlog
 from server.store.purge import PurgeStore, PurgeTurn
 
 _LOGGER = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_TRIES = 0.5
 _SECONDS_BETWEEN_REPORTS = 0.5
-_MOST_COUNTED = 100_000
 
 
 class PurgeProgress(NamedTuple):
@@ -55,7 +54,7 @@ class Purger:
     async def backlog(self) -> dict[str, Backlog]:
         """Counts the rows of each kind that the next purge is to remove, up to 100,000."""
         return await self._store.backlog(
-            await self._store.cutoff(self._retention), limit=_MOST_COUNTED
+            await self._store.cutoff(self._retention), limit=MOST_COUNTED
         )
 
     async def run_every(self, interval: timedelta) -> None:

@@ -14,6 +14,7 @@ from palaver.v1.session_service_pb2 import GetSessionRequest
 
 from tests.client import Client, refused, wait_until
 from tests.conftest import StartServer
+from tests.endpoint import Endpoint
 from tests.processes import ROOT
 from tests.scrapes import Scrape, metrics_url, scraped
 
@@ -43,15 +44,17 @@ def expressions() -> Iterator[tuple[str, str]]:
 
 
 @pytest.fixture
-def scrape(start_server: StartServer, caplog: pytest.LogCaptureFixture) -> Scrape:
+def scrape(
+    start_server: StartServer, endpoint: Endpoint, caplog: pytest.LogCaptureFixture
+) -> Scrape:
     """What a server shows that has had a call that succeeded, and one that failed."""
     caplog.set_level(logging.INFO)
-    palaver: Client = start_server(metrics_listen="127.0.0.1:0")
+    palaver: Client = start_server(metrics_listen="127.0.0.1:0", **endpoint.settings)
     palaver.add("s", "hello")
     with refused(grpc.StatusCode.NOT_FOUND):
         palaver.sessions.GetSession(GetSessionRequest(session_id="none"))
     url = metrics_url(caplog.text)
-    wait_until(lambda: bool(scraped(url).matching("palaver_backlog_rows")))
+    wait_until(lambda: bool(scraped(url).matching("palaver_backlog_rows", work="embedding")))
     wait_until(lambda: scraped(url).value("palaver_calls_in_flight") == 0)
     return scraped(url)
 

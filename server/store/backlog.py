@@ -3,6 +3,9 @@
 from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple, TypeAlias
 
+# An end to what counting costs.
+MOST_COUNTED = 100_000
+
 
 class Backlog(NamedTuple):
     """How much work of one kind waits: rows, and the seconds for which the oldest has waited."""

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from psycopg import AsyncConnection
 
+from server.store.backlog import MOST_COUNTED, Backlog
 from server.store.embedding_models import VectorSpace
 from server.store.halfvecs import Halfvecs
 from server.store.pool import Pool
@@ -68,6 +69,18 @@ class EmbeddingBacklog:
             take = self.TAKE.format(**self._space.names)
             rows = await (await connection.execute(take, parameters)).fetchall()
             yield EmbeddingBatch(connection, self._space, rows)
+
+    BACKLOG = """
+        SELECT count(*), extract(epoch FROM statement_timestamp() - min(queued_at))::float8
+        FROM (SELECT queued_at FROM embedding_queue ORDER BY id LIMIT %(limit)s) waiting
+    """
+
+    async def measure(self) -> Backlog:
+        """Counts what waits, up to 100,000."""
+        async with self._pool.connection() as connection:
+            cursor = await connection.execute(self.BACKLOG, {"limit": MOST_COUNTED})
+            rows, age = await cursor.fetchone() or (0, None)
+            return Backlog(rows, age or 0)
 
     GET_WALK = """
         SELECT walk_session_id, walk_sequence FROM embedding_models

@@ -18,6 +18,7 @@ from palaver.v1.session_service_pb2 import (
 from tests.client import Client, refused, wait_until
 from tests.concurrency import begin, wait_until_blocked
 from tests.conftest import StartServer
+from tests.endpoint import Endpoint
 from tests.scrapes import Scrape, metrics_url, scraped
 
 SESSIONS = "palaver.v1.SessionService"
@@ -185,6 +186,33 @@ def test_the_backlog_of_the_purge_is_what_is_overdue(
     assert 3.5 * 3600 <= oldest < 3.6 * 3600
     oldest = scrape().value("palaver_backlog_oldest_seconds", work="purge", kind="sessions")
     assert oldest == 0
+
+
+def test_the_backlog_of_the_embedding_is_what_waits_for_a_vector(
+    start_measured: StartMeasured, database: Database, endpoint: Endpoint
+) -> None:
+    database.execute(
+        """
+        INSERT INTO messages (session_id, sequence, message_id, role, content)
+        SELECT 's', i, i, 'user', 'text' FROM generate_series(1, 3) i
+        """
+    )
+    database.execute(
+        """
+        INSERT INTO embedding_queue (session_id, sequence, queued_at)
+        SELECT session_id, sequence, now() - sequence * interval '1 hour' FROM messages
+        """
+    )
+    endpoint.hold()
+
+    _, scrape = start_measured(**endpoint.settings)
+
+    of_embedding = {"work": "embedding", "kind": "messages"}
+    wait_until(lambda: bool(scrape().matching("palaver_backlog_rows", **of_embedding)))
+    assert scrape().value("palaver_backlog_rows", **of_embedding) == 3
+    oldest = scrape().value("palaver_backlog_oldest_seconds", **of_embedding)
+    assert 3 * 3600 <= oldest < 3.1 * 3600
+    endpoint.release()
 
 
 def test_the_process_and_its_version_are_named(start_measured: StartMeasured) -> None:
