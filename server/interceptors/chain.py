@@ -83,11 +83,10 @@ class InterceptorChain(grpc.aio.ServerInterceptor):
 def _unary(handler: Handler) -> UnaryCall:
     call: Any = handler.unary_unary
     deserialize: Any = handler.request_deserializer
-    serialize: Any = handler.response_serializer
+    serialize = _serializer(handler)
 
     async def unary(request: bytes, context: Context) -> bytes:
-        response: bytes = serialize(await call(_decoded(deserialize, request), context))
-        return response
+        return serialize(await call(_decoded(deserialize, request), context))
 
     return unary
 
@@ -95,7 +94,7 @@ def _unary(handler: Handler) -> UnaryCall:
 def _stream(handler: Handler) -> StreamCall:
     stream: Any = handler.unary_stream
     deserialize: Any = handler.request_deserializer
-    serialize: Any = handler.response_serializer
+    serialize = _serializer(handler)
 
     async def encoded(request: bytes, context: Context) -> AsyncGenerator[bytes, None]:
         async with aclosing(stream(_decoded(deserialize, request), context)) as responses:
@@ -119,6 +118,16 @@ def _written(stream: StreamCall) -> Callable[[bytes, Context], Awaitable[None]]:
                 await context.write(response)
 
     return written
+
+
+def _serializer(handler: Handler) -> Callable[[Any], bytes]:
+    """Gives what writes the responses; those that handlers have encoded are left as they are."""
+    serialize: Any = handler.response_serializer
+
+    def encoded(response: Message | bytes) -> bytes:
+        return response if type(response) is bytes else serialize(response)
+
+    return encoded
 
 
 def _decoded(deserialize: Callable[[bytes], Message], request: bytes) -> Message:

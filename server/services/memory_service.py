@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterable
 from functools import partial
+from typing import cast
 
 from palaver.v1 import memory_pb2
 from palaver.v1 import memory_service_pb2 as pb
@@ -172,8 +173,9 @@ class MemoryService(MemoryServiceServicer):
         response = pb.DeleteMessagesResponse()
 
         def check(rows: list[MessageRow]) -> None:
-            with_messages(response, rows)
-            if response.ByteSize() > MAX_RESPONSE_BYTES:
+            nonlocal response
+            response = with_messages(pb.DeleteMessagesResponse(), rows)
+            if len(cast(bytes, response)) > MAX_RESPONSE_BYTES:
                 raise InvalidRequest(too_many_to_delete(by_id=bool(message_ids)))
 
         await self._messages.delete_messages(
