@@ -1,4 +1,8 @@
-"""The command line: `palaver serve` and the commands beside it."""
+"""The command line: `palaver serve` and the commands beside it.
+
+What only some commands or settings need is imported where it is wanted: a start would take
+half as long again.
+"""
 
 import asyncio
 import logging
@@ -15,14 +19,12 @@ import click
 import grpc
 import uvloop
 from pydantic import ValidationError
-from rich.console import Console
 
-from server import app, logs, purge_command, reindex_command, workers
+from server import app, logs
 from server.channel import Metadata, authorization, connected
 from server.config import DatabaseSettings, Settings
 from server.credentials.api_keys import key_hash, make_key
 from server.credentials.registry import key_entry
-from server.embedded import EmbeddedPostgres
 from server.errors import PalaverError
 from server.principal import Principal, Role
 from server.store.database_url import without_password
@@ -90,6 +92,8 @@ def _database(settings: DatabaseSettings) -> Iterator[str]:
     # Until the service's loop takes the signal over, it unwinds as Ctrl-C does.
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     try:
+        from server.embedded import EmbeddedPostgres  # noqa: PLC0415
+
         with EmbeddedPostgres(settings.data_dir) as postgres:
             yield postgres.url
     finally:
@@ -109,6 +113,8 @@ def serve(**flags: str | None) -> None:
     settings = _settings(Settings, flags)
     with _reported_errors(), _database(settings) as url:
         if settings.workers > 1:
+            from server import workers  # noqa: PLC0415
+
             uvloop.run(workers.share(app.serve, settings, url))
         else:
             uvloop.run(app.serve(settings, url))
@@ -198,6 +204,10 @@ def purge(address: str, older_than: timedelta | None, **tls: Path | None) -> Non
     The variable PALAVER_API_KEY has the API key or token to do so. (No flag has it: other
     users of the machine can see those.)
     """
+    from rich.console import Console  # noqa: PLC0415
+
+    from server import purge_command  # noqa: PLC0415
+
     with _server(address, **tls) as (channel, metadata):
         purge_command.purge(channel, older_than, Console(), metadata)
 
@@ -210,6 +220,10 @@ def reindex(address: str, **tls: Path | None) -> None:
     The variable PALAVER_API_KEY has the API key or token to do so. (No flag has it: other
     users of the machine can see those.)
     """
+    from rich.console import Console  # noqa: PLC0415
+
+    from server import reindex_command  # noqa: PLC0415
+
     with _server(address, **tls) as (channel, metadata):
         reindex_command.reindex(channel, Console(), metadata)
 

@@ -3,22 +3,25 @@
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from server.config import Settings
 from server.credentials import sources
 from server.credentials.authenticator import Authenticator
-from server.credentials.identity import ServerIdentity
-from server.credentials.jwks import KeySet
 from server.credentials.registry import Registry
 from server.credentials.reloaded import Reloaded
-from server.credentials.tokens import TokenRules, Tokens
 from server.interceptors.authentication import Authentication
 from server.interceptors.authorization import Authorization
 from server.interceptors.chain import Interceptor
 from server.tls import server_credentials
+
+# They come with a library that takes long to load, and are imported where they are wanted.
+if TYPE_CHECKING:
+    from server.credentials.identity import ServerIdentity
+    from server.credentials.jwks import KeySet
+    from server.credentials.tokens import Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,7 @@ class Security:
 
     interceptors: tuple[Interceptor, ...]
     watched: tuple[Reloaded[Any], ...]
-    _identity: Reloaded[ServerIdentity] | None
+    _identity: "Reloaded[ServerIdentity] | None"
 
     @classmethod
     async def load(cls, settings: Settings) -> "Security":
@@ -46,7 +49,7 @@ class Security:
         keys = await _key_set(settings)
         interceptors: tuple[Interceptor, ...] = ()
         if registry or keys:
-            tokens = Tokens(keys, _token_rules(settings)) if keys else None
+            tokens = _tokens(keys, settings) if keys else None
             interceptors = (Authentication(Authenticator(registry, tokens)), Authorization())
         watched = tuple(each for each in (identity, registry, keys) if each)
         return cls(interceptors, watched, identity)
@@ -62,10 +65,14 @@ class Security:
         return server.add_secure_port(address, server_credentials(self._identity))
 
 
-async def _identity(settings: Settings) -> Reloaded[ServerIdentity] | None:
+async def _identity(settings: Settings) -> "Reloaded[ServerIdentity] | None":
     paths = (settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
     given = [path for path in paths if path]
-    return await Reloaded.load(sources.files("TLS", *given), ServerIdentity) if given else None
+    if not given:
+        return None
+    from server.credentials.identity import ServerIdentity  # noqa: PLC0415
+
+    return await Reloaded.load(sources.files("TLS", *given), ServerIdentity)
 
 
 async def _registry(settings: Settings) -> Reloaded[Registry] | None:
@@ -74,9 +81,11 @@ async def _registry(settings: Settings) -> Reloaded[Registry] | None:
     return await Reloaded.load(sources.files("credentials", settings.credentials), Registry.parse)
 
 
-async def _key_set(settings: Settings) -> Reloaded[KeySet] | None:
+async def _key_set(settings: Settings) -> "Reloaded[KeySet] | None":
     if settings.jwt_keys is None:
         return None
+    from server.credentials.jwks import KeySet  # noqa: PLC0415
+
     is_url = "://" in settings.jwt_keys
     source = (
         sources.document("JWT keys", settings.jwt_keys)
@@ -86,11 +95,14 @@ async def _key_set(settings: Settings) -> Reloaded[KeySet] | None:
     return await Reloaded.load(source, partial(KeySet.parse, with_secrets=not is_url))
 
 
-def _token_rules(settings: Settings) -> TokenRules:
-    return TokenRules(
+def _tokens(keys: "Reloaded[KeySet]", settings: Settings) -> "Tokens":
+    from server.credentials.tokens import TokenRules, Tokens  # noqa: PLC0415
+
+    rules = TokenRules(
         issuer=settings.jwt_issuer,
         audience=settings.jwt_audience,
         leeway=settings.jwt_leeway_seconds,
         role_claim=settings.jwt_role_claim,
         user_id_claim=settings.jwt_user_id_claim,
     )
+    return Tokens(keys, rules)

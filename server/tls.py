@@ -1,12 +1,16 @@
 """TLS on the side of the server."""
 
+from typing import TYPE_CHECKING
+
 import grpc
 
-from server.credentials.identity import ServerIdentity
 from server.credentials.reloaded import Reloaded
 
+if TYPE_CHECKING:
+    from server.credentials.identity import ServerIdentity
 
-def server_credentials(identity: Reloaded[ServerIdentity]) -> grpc.ServerCredentials:
+
+def server_credentials(identity: "Reloaded[ServerIdentity]") -> grpc.ServerCredentials:
     """Makes gRPC's credentials of an identity, and lets new connections have its newest value.
 
     Connections that are there go on with the one that they began with.
@@ -28,7 +32,7 @@ def server_credentials(identity: Reloaded[ServerIdentity]) -> grpc.ServerCredent
     )
 
 
-def _configuration(identity: ServerIdentity) -> grpc.ServerCertificateConfiguration:
+def _configuration(identity: "ServerIdentity") -> grpc.ServerCertificateConfiguration:
     return grpc.ssl_server_certificate_configuration(
         [(identity.key, identity.certificates)], root_certificates=identity.client_ca
     )

@@ -1,11 +1,15 @@
 """Finds out whom a call's credential stands for."""
 
+from typing import TYPE_CHECKING
+
 from server.credentials.api_keys import PREFIX
 from server.credentials.registry import Registry
 from server.credentials.reloaded import Reloaded
-from server.credentials.tokens import Tokens
 from server.errors import Unauthenticated
 from server.principal import Principal
+
+if TYPE_CHECKING:
+    from server.credentials.tokens import Tokens
 
 
 class Authenticator:
@@ -16,7 +20,7 @@ class Authenticator:
         tokens: What verifies tokens, if there are keys for it.
     """
 
-    def __init__(self, registry: Reloaded[Registry] | None, tokens: Tokens | None) -> None:
+    def __init__(self, registry: Reloaded[Registry] | None, tokens: "Tokens | None") -> None:
         self._registry = registry
         self._tokens = tokens
 
