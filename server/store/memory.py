@@ -78,8 +78,10 @@ class MemoryStore:
         self._appends = Batch(self._append, most=_MOST_APPENDS_AT_ONCE)
         self._reads = Batch(self._get, most=_MOST_READS_AT_ONCE)
 
-    # `kept` are the live messages that the request names again: they keep their
-    # sequences, and those that it would not change are not written. Everybody else
+    # `named` looks each message up by its key: where sessions are short, a join would read
+    # them whole, and the rare long one too. `kept` are the live messages that the request
+    # names again: they keep their sequences, and those that it would not change are not
+    # written. Everybody else
     # gets the sequences that the session's row hands out under its lock, in order;
     # the row of a deleted message comes back to life under its id.
     #
@@ -94,13 +96,18 @@ class MemoryStore:
                 %(created_ats)s::timestamptz[]
             ) WITH ORDINALITY AS input
                 (message_id, role, content, token_count, metadata, created_at, position)
+        ), named AS MATERIALIZED (
+            SELECT input.*, (
+                SELECT m FROM messages m
+                WHERE m.session_id = %(session_id)s AND m.message_id = input.message_id
+                    AND m.deleted_at IS NULL
+            ) AS m
+            FROM input WHERE %(locked)s
         ), kept AS (
-            SELECT m.message_id, m.sequence, m.created_at,
-                (m.role, m.content, m.token_count, m.metadata)
-                    IS DISTINCT FROM (i.role, i.content, i.token_count, i.metadata) AS changed
-            FROM messages m JOIN input i USING (message_id)
-            WHERE %(locked)s AND m.session_id = %(session_id)s AND m.deleted_at IS NULL
-                AND m.message_id = ANY(%(message_ids)s::text[])
+            SELECT message_id, (m).sequence, (m).created_at,
+                ((m).role, (m).content, (m).token_count, (m).metadata)
+                    IS DISTINCT FROM (role, content, token_count, metadata) AS changed
+            FROM named WHERE (m).sequence IS NOT NULL
         ), session AS (
             INSERT INTO sessions AS s (session_id, user_id, last_sequence, created_at, updated_at)
             SELECT %(session_id)s, %(user_id)s,

@@ -187,10 +187,19 @@ class MessageStore:
             cursor = await connection.execute(self._update_message, parameters)
             return MessageRow._make(await cursor.fetchone() or ())
 
+    # Each by its key: where sessions are short, `= ANY` would read them whole, and the rare
+    # long one too.
     CHOOSE_MESSAGES = """
-        SELECT sequence, octet_length(content) + octet_length(metadata::text) FROM messages
-        WHERE session_id = %(session_id)s AND message_id = ANY(%(message_ids)s)
-            AND deleted_at IS NULL
+        WITH named AS MATERIALIZED (
+            SELECT (
+                SELECT m FROM messages m
+                WHERE m.session_id = %(session_id)s AND m.message_id = names.message_id
+                    AND m.deleted_at IS NULL
+            ) AS m
+            FROM (SELECT DISTINCT unnest(%(message_ids)s::text[]) AS message_id) names
+        )
+        SELECT (m).sequence, octet_length((m).content) + octet_length((m).metadata::text)
+        FROM named WHERE (m).sequence IS NOT NULL
     """
 
     CHOOSE_NEWEST_MESSAGES = """

@@ -1,0 +1,80 @@
+"""What calls about the one long session cost where all others are short.
+
+PostgreSQL takes every session for a short one, whose messages are read at a glance.
+"""
+
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from server.store.memory import MemoryStore, NewMessage
+from server.store.messages import MessageStore
+from server.store.page import Span
+from tests.conftest import Run
+from tests.plans import Explained, explained
+
+NAMED = 20
+
+FILL = [
+    """
+    INSERT INTO sessions (session_id, last_sequence)
+    SELECT 's' || i, 2 FROM generate_series(1, 10000) i UNION ALL SELECT 'long', 10000
+    """,
+    """
+    INSERT INTO messages (session_id, sequence, message_id, role, content)
+    SELECT session_id, i, 'm' || i, 'user', 'hello'
+    FROM sessions, LATERAL generate_series(1, last_sequence) i
+    """,
+    "VACUUM ANALYZE",
+]
+
+
+@pytest.fixture
+def filled(
+    database_url: str, database: psycopg.Connection[tuple[Any, ...]], run: Run
+) -> Iterator[Explained]:
+    if database.info.parameter_status("is_superuser") != "on":
+        pytest.skip("only a superuser may explain what others run")
+    for statement in FILL:
+        database.execute(statement.encode())
+    with explained(database_url, run) as filled:
+        yield filled
+
+
+def add_memory(filled: Explained) -> Coroutine[Any, Any, Any]:
+    messages = [NewMessage(f"m{7 * i}", "user", "new", 0, "{}", None) for i in range(NAMED)]
+    return MemoryStore(filled.pool).add_memory(
+        "long", messages, user_id=None, expected_last_sequence=None
+    )
+
+
+def delete_messages(filled: Explained) -> Coroutine[Any, Any, Any]:
+    message_ids = [f"m{7 * i}" for i in range(NAMED)]
+    return MessageStore(filled.pool).delete_messages(
+        "long", lambda _: None, message_ids=message_ids
+    )
+
+
+CALLS: dict[str, Callable[[Explained], Coroutine[Any, Any, Any]]] = {
+    "AddMemory": add_memory,
+    "DeleteMessages": delete_messages,
+    "GetMessage": lambda filled: MessageStore(filled.pool).get_message("long", "m777"),
+    "UpdateMessage": lambda filled: MessageStore(filled.pool).update_message(
+        "long", "m777", lambda row: row._replace(content="changed")
+    ),
+    "GetMemory": lambda filled: MemoryStore(filled.pool).get_memory(
+        "long", last_n=NAMED, max_tokens=0
+    ),
+    "ListMessages": lambda filled: MessageStore(filled.pool).list_messages(
+        "long", Span.from_cursor(777), limit=NAMED
+    ),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_call_costs_what_it_names(filled: Explained, call: str) -> None:
+    plan = filled.costliest(lambda: CALLS[call](filled))
+
+    assert plan.rows <= 3 * NAMED
