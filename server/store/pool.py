@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
-from psycopg import AsyncConnection, AsyncCursor, Error
+from psycopg import AsyncConnection, AsyncCursor, Error, Rollback
 from psycopg.pq import Format
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
@@ -127,6 +127,8 @@ class Pool:
                 if connection.broken:  # whatever the driver made of it
                     raise DatabaseUnavailable from error
                 raise
+            except Rollback as error:  # which a transaction keeps in, unless it was lost
+                raise DatabaseUnavailable from error
             finally:
                 self._lent.discard(connection)
                 await pool.putconn(connection)

@@ -148,3 +148,15 @@ def test_a_connection_comes_back_whatever_happens_in_the_block(
     run(misuse())
     asleep = database.execute("SELECT FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)'")
     assert not [row for row in asleep if row]
+
+
+def test_a_rollback_on_a_connection_that_was_lost_is_no_success(small_pool: Pool, run: Run) -> None:
+    async def roll_back_what_is_lost() -> None:
+        async with small_pool.connection() as connection, connection.transaction() as transaction:
+            await connection.execute("SELECT 1")
+            await connection.close()
+            raise psycopg.Rollback(transaction)
+
+    with pytest.raises(DatabaseUnavailable):
+        run(roll_back_what_is_lost())
+    run(use(small_pool))
