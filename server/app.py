@@ -24,6 +24,7 @@ from palaver.v1 import (
 from server.addresses import is_unix, with_port
 from server.config import DatabaseSettings, Settings
 from server.health import DatabaseHealth
+from server.health_service import HealthService
 from server.interceptors.chain import Interceptor, InterceptorChain
 from server.interceptors.concurrency_limit import ConcurrencyLimit
 from server.interceptors.error_mapping import ErrorMapping
@@ -132,7 +133,7 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
             retention=settings.purge_retention,
             batch_size=settings.purge_batch_size,
         )
-        health_servicer = health.aio.HealthServicer()
+        health_servicer = HealthService()
         database_health = DatabaseHealth(
             health_servicer,
             database_url,

@@ -125,6 +125,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "server.snippet": (),
     "server.semantic_search": ("server.embedders", "server.store", "server.errors"),
     "server.health": ("server.store", "server.errors", "psycopg", "grpc_health"),
+    "server.health_service": ("grpc_health",),
     "server.channel": ("server.addresses", "server.errors", "grpc"),
     "server.progress_display": ("rich",),
     "server.purge_command": ("server.channel", "server.progress_display", "grpc", "rich", *STUBS),

@@ -5,6 +5,8 @@ from typing import Any
 import grpc
 import psycopg
 import pytest
+from google.protobuf.descriptor_pool import Default as DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 from palaver.v1.session_service_pb2 import GetSessionRequest
 
@@ -12,6 +14,7 @@ from server import app
 from tests.client import Client
 from tests.concurrency import begin, wait_until_blocked
 from tests.conftest import StartServer
+from tests.contract import send
 from tests.watching import SERVING, health_of, watch_health, watched_health
 
 
@@ -29,6 +32,20 @@ def test_an_unknown_service_is_not_found_and_its_watch_waits_for_it(palaver: Cli
     assert next(watch).status == HealthCheckResponse.SERVICE_UNKNOWN
     assert watch.is_active()
     watch.cancel()
+
+
+def test_the_health_of_all_services_is_listed(palaver: Client) -> None:
+    statuses = list_health(palaver)
+
+    assert statuses == dict.fromkeys(("", *app.SERVICES), SERVING)
+
+
+def list_health(palaver: Client) -> dict[str, int]:
+    """Calls `List`, which the types of the stubs do not know of yet."""
+    method = DescriptorPool().FindMethodByName("grpc.health.v1.Health.List")
+    (response,) = send(palaver.channel, method, GetMessageClass(method.input_type)())
+    statuses: Any = response
+    return {service: answer.status for service, answer in statuses.statuses.items()}
 
 
 def test_a_busy_pool_is_no_lost_database(
