@@ -27,6 +27,7 @@ from server.health import DatabaseHealth
 from server.health_service import HealthService
 from server.interceptors.chain import Interceptor, InterceptorChain
 from server.interceptors.concurrency_limit import ConcurrencyLimit
+from server.interceptors.decoding import Decoding
 from server.interceptors.error_mapping import ErrorMapping
 from server.interceptors.gathering import Gathering
 from server.interceptors.time_limits import TimeLimits
@@ -155,7 +156,8 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
             reader_patience=settings.reader_patience_seconds,
         )
         chain = InterceptorChain(interceptors(settings, telemetry, security, time_limits))
-        server = grpc.aio.server(interceptors=(chain,), options=server_options(settings))
+        decoding = Decoding(health.SERVICE_NAME, reflection.SERVICE_NAME)
+        server = grpc.aio.server(interceptors=(chain, decoding), options=server_options(settings))
         register_services(
             server,
             settings,

@@ -86,7 +86,7 @@ def _unary(handler: Handler) -> UnaryCall:
     serialize = _serializer(handler)
 
     async def unary(request: bytes, context: Context) -> bytes:
-        return serialize(await call(_decoded(deserialize, request), context))
+        return serialize(await call(decoded(deserialize, request), context))
 
     return unary
 
@@ -97,7 +97,7 @@ def _stream(handler: Handler) -> StreamCall:
     serialize = _serializer(handler)
 
     async def encoded(request: bytes, context: Context) -> AsyncGenerator[bytes, None]:
-        async with aclosing(stream(_decoded(deserialize, request), context)) as responses:
+        async with aclosing(stream(decoded(deserialize, request), context)) as responses:
             async for response in responses:
                 yield serialize(response)
 
@@ -130,7 +130,12 @@ def _serializer(handler: Handler) -> Callable[[Any], bytes]:
     return encoded
 
 
-def _decoded(deserialize: Callable[[bytes], Message], request: bytes) -> Message:
+def decoded(deserialize: Callable[[bytes], Message], request: bytes) -> Message:
+    """Decodes a request.
+
+    Raises:
+        InvalidRequest: It is no message.
+    """
     try:
         return deserialize(request)
     except DecodeError as error:

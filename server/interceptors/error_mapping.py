@@ -37,7 +37,7 @@ class ErrorMapping:
             try:
                 return await call(request, context)
             except Exception as error:  # noqa: BLE001 - the boundary
-                return await _abort(context, error)
+                return await abort(context, error)
 
         return mapped
 
@@ -50,12 +50,13 @@ class ErrorMapping:
                     async for response in responses:
                         yield response
             except Exception as error:  # noqa: BLE001 - the boundary
-                await _abort(context, error)
+                await abort(context, error)
 
         return mapped
 
 
-async def _abort(context: Context, error: Exception) -> NoReturn:
+async def abort(context: Context, error: Exception) -> NoReturn:
+    """Ends a call with the status that an error stands for."""
     status = rpc_status.to_status(status_of(error))
     trailing_metadata = (*context.trailing_metadata(), *status.trailing_metadata)
     await context.abort(status.code, status.details, trailing_metadata)
