@@ -6,7 +6,7 @@ STUBS  ?= generated/python
 BIN    := $(VENV)/bin
 PROTOC  = PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc --proto_path=protos
 
-.PHONY: help run test bench bench-search chaos check format protos lock clean
+.PHONY: help run test bench bench-search chaos fuzz check format protos lock clean
 
 help: ## What there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -25,6 +25,9 @@ bench-search: $(VENV)/dev.done ## Measure what search finds, in the conversation
 
 chaos: $(VENV)/dev.done ## Kill and freeze everything under load; ARGS="--seconds 60 --seed 1"
 	@$(BIN)/python -m chaos $(ARGS)
+
+fuzz: $(VENV)/dev.done ## Try to break it; ARGS="--cases 1000 --seed 1" tries the same again
+	@$(BIN)/python -m fuzz $(ARGS)
 
 check: $(VENV)/dev.done ## Check format, lint, types, and that the stubs are up to date
 	@$(BIN)/ruff format --check

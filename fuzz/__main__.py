@@ -1,0 +1,73 @@
+"""The fuzzer: `python -m fuzz`, or `make fuzz`."""
+
+import asyncio
+import secrets
+import sys
+
+import click
+
+from fuzz.run import Tally, run
+from fuzz.servers import Fuzzed, fuzzed_server
+
+_MOST_GROWTH = 256  # MiB; as much as some of the largest requests at once
+
+_CASES_TO_WARM_UP = 2_000
+
+
+@click.command()
+@click.option("--cases", type=click.IntRange(min=1), default=100_000, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), help="Draws the same cases; else, others.")
+@click.option("--in-flight", type=click.IntRange(min=1), default=64, show_default=True)
+def main(cases: int, seed: int | None, in_flight: int) -> None:
+    """Send requests that nobody would send to every method, and see that nothing breaks.
+
+    Ends with status 1 if a call ended as none may end, or hung; if the log tells of a bug; if
+    the server does not serve any more, or its memory grew and grew.
+    """
+    seed = secrets.randbelow(2**32) if seed is None else seed
+    click.echo(f"{cases:,} cases of the seed {seed}, {in_flight} at a time")
+    with fuzzed_server() as server:
+        found = _fuzz(server, cases, seed, in_flight)
+    click.echo("\n".join(found) if found else "Nothing broke.")
+    sys.exit(bool(found))
+
+
+def _fuzz(server: Fuzzed, cases: int, seed: int, in_flight: int) -> list[str]:
+    """Runs the cases, and gives what was found."""
+    memory = [server.memory]
+
+    def done(number: int) -> None:
+        if number <= _CASES_TO_WARM_UP:
+            memory[0] = server.memory
+        click.echo(f"{number:,} begun; {server.memory:.0f} MiB", err=True)
+
+    tally = asyncio.run(
+        run(server.address, number=cases, seed=seed, in_flight=in_flight, done=done)
+    )
+    click.echo(_counts(tally))
+    growth = server.memory - memory[0]
+    click.echo(f"memory grew by {growth:.0f} MiB to {server.memory:.0f} MiB after the warm-up")
+    found = [
+        f"{method}: {wrong}\n  request: {case.request.hex()}"
+        for (method, _), (case, wrong) in tally.faults.items()
+    ]
+    found += [f"in the log: {line}" for line in server.troubles()]
+    if not server.is_serving:
+        found.append("the server does not serve any more")
+    if growth > _MOST_GROWTH:
+        found.append(f"memory grew by {growth:.0f} MiB, more than {_MOST_GROWTH}")
+    return found
+
+
+def _counts(tally: Tally) -> str:
+    """Lays out the counts by method, and by code."""
+    lines = []
+    for method in sorted({method for method, _ in tally.codes}):
+        ends = {code: count for (of, code), count in tally.codes.items() if of == method}
+        text = ", ".join(f"{code} {ends[code]:,}" for code in sorted(ends))
+        lines.append(f"{method}: {text}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""The cases: any method that the server has, with any request."""
+
+from typing import NamedTuple
+
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.descriptor_pool import Default as DescriptorPool
+from grpc_health.v1 import health
+from grpc_reflection.v1alpha import reflection
+from hypothesis import strategies as st
+
+from fuzz.chance import chance
+from fuzz.damage import damaged
+from fuzz.messages import Encoded, messages
+from server import app
+
+SERVICES = (*app.SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+
+# From the descriptors, so that none is forgotten when it is new.
+METHODS: list[MethodDescriptor] = [
+    method for service in SERVICES for method in DescriptorPool().FindServiceByName(service).methods
+]
+
+
+class Case(NamedTuple):
+    """A request of a method.
+
+    Attributes:
+        method: What is called.
+        request: As it travels.
+    """
+
+    method: MethodDescriptor
+    request: bytes
+
+    @property
+    def path(self) -> str:
+        """The method's full name, as it travels."""
+        return f"/{self.method.containing_service.full_name}/{self.method.name}"
+
+
+def _requests(method: MethodDescriptor) -> Encoded:
+    """Requests of a method: half of them as they should be, others odd, others damaged."""
+    usual = messages(method.input_type, odd=False)
+    odd = messages(method.input_type, odd=True)
+    no_message = chance(20, st.binary(max_size=64), damaged(chance(50, odd, usual)))
+    return chance(25, no_message, chance(33, odd, usual))
+
+
+_REQUESTS = {method.full_name: _requests(method) for method in METHODS}
+
+# What is added is to be there for a while.
+_OFTEN = [method for method in METHODS if method.name.startswith("Add")] * 6
+_SELDOM = [method for method in METHODS if method.name.startswith(("Delete", "Purge", "Reindex"))]
+_NOT_SELDOM = [method for method in METHODS if method not in _SELDOM] * 3
+
+_methods = st.sampled_from(_OFTEN + _NOT_SELDOM + _SELDOM)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    """Draws a case."""
+    method = draw(_methods)
+    return Case(method, draw(_REQUESTS[method.full_name]))

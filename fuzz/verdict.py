@@ -1,0 +1,31 @@
+"""What may come of a call, and what never may."""
+
+from fuzz.calls import Outcome
+from fuzz.cases import Case
+
+_EVERYWHERE = frozenset({"OK", "INVALID_ARGUMENT"})
+
+# What a service may answer beside that, by the start of the method's name. The deadline
+# counts where callers write programs of their own: searches, and JSON paths.
+_ALSO = {
+    "palaver.v1.SessionService.": {"NOT_FOUND"},
+    "palaver.v1.SessionService.AddSession": {"ALREADY_EXISTS"},
+    "palaver.v1.SessionService.List": {"DEADLINE_EXCEEDED"},
+    "palaver.v1.UserService.": {"NOT_FOUND"},
+    "palaver.v1.UserService.AddUser": {"ALREADY_EXISTS"},
+    "palaver.v1.MemoryService.": {"NOT_FOUND"},
+    "palaver.v1.MemoryService.AddMemory": {"ABORTED"},
+    "palaver.v1.MemoryService.SearchMemory": {"DEADLINE_EXCEEDED", "FAILED_PRECONDITION"},
+    "grpc.health.v1.Health.Check": {"NOT_FOUND"},
+}
+
+
+def fault(case: Case, outcome: Outcome) -> str:
+    """Tells what is wrong with the outcome of a case; nothing, if it may be."""
+    if outcome.code in _allowed(case.method.full_name):
+        return ""
+    return f"{outcome.code}: {outcome.details}"
+
+
+def _allowed(method: str) -> frozenset[str]:
+    return _EVERYWHERE.union(*(codes for start, codes in _ALSO.items() if method.startswith(start)))

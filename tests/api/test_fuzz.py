@@ -1,0 +1,46 @@
+"""Whatever is sent to a method, its answer is one of those that it may give."""
+
+import logging
+
+import grpc
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from fuzz.calls import call
+from fuzz.cases import METHODS, Case, cases
+from fuzz.verdict import fault
+from tests.client import Client
+from tests.conftest import Run
+
+# `make fuzz` tries as many as one has time for.
+some = settings(
+    max_examples=300,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+async def fault_of(palaver: Client, case: Case) -> str:
+    async with grpc.aio.insecure_channel(palaver.address) as channel:
+        return fault(case, await call(channel, case, seconds=20))
+
+
+@some
+@given(case=cases())
+def test_any_request_gets_an_answer_that_it_may_get(
+    palaver: Client, run: Run, caplog: pytest.LogCaptureFixture, case: Case
+) -> None:
+    assert not run(fault_of(palaver, case))
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def test_every_service_is_tried() -> None:
+    assert {method.containing_service.full_name for method in METHODS} == {
+        "palaver.v1.SessionService",
+        "palaver.v1.MemoryService",
+        "palaver.v1.UserService",
+        "palaver.v1.AdminService",
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1alpha.ServerReflection",
+    }
