@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,32 @@ from bench.servers import ROOT
 INSTALL = "go install github.com/bojand/ghz/cmd/ghz@latest"
 
 _NANOSECONDS_A_MILLISECOND = 1_000_000
+_NANOSECONDS_A_SECOND = 1_000_000_000
+
+# How calls may end where there are too many: refused, also by the transport, or in vain.
+_REFUSED = {"ResourceExhausted", "Unavailable", "DeadlineExceeded"}
 
 
 def find() -> str | None:
     """Finds the program, on the path or where Go installs it."""
     return shutil.which("ghz") or shutil.which("ghz", path=os.fspath(Path.home() / "go" / "bin"))
+
+
+@dataclass(frozen=True, slots=True)
+class Flood:
+    """Calls that come whether others are answered or not.
+
+    Args:
+        rate: How many a second.
+        connections: Over how many.
+        deadline: Seconds that a caller waits.
+        seconds: For how long they come.
+    """
+
+    rate: float
+    connections: int
+    deadline: float
+    seconds: float
 
 
 class Ghz:
@@ -59,23 +81,59 @@ class Ghz:
         Raises:
             WrongAnswer: A call failed.
         """
+        options = [
+            f"--concurrency={call.in_flight}", f"--connections={call.connections}",
+            f"--duration={seconds}s", "--duration-stop=wait",
+        ]  # fmt: skip
+        report = self._run(address, call, requests, options)
+        _check_codes(report, {"OK"})
+        return _round(report)
+
+    def flood(
+        self, address: str, call: Call, requests: Sequence[dict[str, Any]], flood: Flood
+    ) -> Round:
+        """Sends the requests in turn, however long the answers take.
+
+        Returns:
+            The calls that were answered well; a second, until the last one was answered.
+
+        Raises:
+            WrongAnswer: A call ended otherwise than well, refused, or at its deadline.
+        """
+        options = [
+            "--async", f"--rps={round(flood.rate)}", f"--connections={flood.connections}",
+            f"--concurrency={flood.connections}", f"--timeout={flood.deadline}s",
+            f"--duration={flood.seconds}s", "--duration-stop=wait",
+        ]  # fmt: skip
+        report = self._run(address, call, requests, options)
+        _check_codes(report, {"OK", *_REFUSED})
+        return _round(report)
+
+    def _run(
+        self, address: str, call: Call, requests: Sequence[dict[str, Any]], options: list[str]
+    ) -> dict[str, Any]:
         self._data.write_text(json.dumps(requests))
         command = [
             self._program, "--insecure", f"--protoset={self._protoset}", f"--call={call.method}",
-            f"--data-file={self._data}", f"--concurrency={call.in_flight}",
-            f"--connections={call.connections}", f"--duration={seconds}s", "--duration-stop=wait",
-            "--format=json", address,
+            f"--data-file={self._data}", "--format=json", *options, address,
         ]  # fmt: skip
-        report = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-        return _round(report)
+        report: dict[str, Any] = json.loads(
+            subprocess.run(command, check=True, capture_output=True).stdout
+        )
+        return report
+
+
+def _check_codes(report: dict[str, Any], allowed: set[str]) -> None:
+    codes = report["statusCodeDistribution"]
+    if "OK" not in codes or not set(codes) <= allowed:
+        raise WrongAnswer(f"calls ended as {codes}: {report['errorDistribution']}")
 
 
 def _round(report: dict[str, Any]) -> Round:
-    codes = report["statusCodeDistribution"]
-    if set(codes) != {"OK"}:
-        raise WrongAnswer(f"calls ended as {codes}: {report['errorDistribution']}")
+    done = report["statusCodeDistribution"]["OK"]
     latencies = {
         at["percentage"]: at["latency"] / _NANOSECONDS_A_MILLISECOND
         for at in report["latencyDistribution"]
     }
-    return Round(codes["OK"], report["rps"], latencies[50], latencies[95], latencies[99])
+    seconds = report["total"] / _NANOSECONDS_A_SECOND
+    return Round(done, done / seconds, latencies[50], latencies[95], latencies[99])

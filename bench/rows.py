@@ -1,8 +1,9 @@
 """The rows of the table, in the order in which they are measured."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
-from bench import calls, floors, startup, streams, works
+from bench import calls, floors, idle, overload, startup, streams, works
 from bench.database import LONGS, MESSAGES_A_SESSION, THOUSANDS
 from bench.measurement import p50, rate
 from bench.row import (
@@ -14,6 +15,7 @@ from bench.row import (
     against_floor,
     against_small,
 )
+from bench.servers import Palaver
 from bench.stage import Stage
 
 _SAME_PAGES = "psycopg fetching the same pages by the same SQL"
@@ -28,6 +30,7 @@ def every_row(sessions: int) -> list[Row]:
         *_against_floors(sessions),
         *(against_small(work, full, small, same) for work in works.OF_ANY_SIZE),
         *_of_length(),
+        *_of_too_much(),
         *_of_the_process(sessions),
     ]
 
@@ -82,16 +85,44 @@ def _of_length() -> list[Row]:
     ]
 
 
-def _of_the_process(sessions: int) -> list[Row]:
-    work = works.GET_SESSION_BY_MANY
-    text = f"memory of the server after streaming {sessions:,} sessions to a slow reader"
+def _of_too_much() -> list[Row]:
+    too_much = f"GetSession at {overload.TIMES} times the load that it sustains"
     return [
         Row(
-            work.name, work.text, "one process", Asked(), _two_workers
+            "overload", f"{too_much}, answered well", "GetSession, 64 in flight",
+            Asked(at_least=0.8), _overload,
         ),
         Row(
-            "slow_reader", text, "before", Asked(at_most=32, unit=" MiB"), _growth, needs_ghz=False
+            "overload_memory", f"memory of the server after {too_much}", "after 64 in flight",
+            Asked(at_most=1.5), _overload_memory,
         ),
+    ]  # fmt: skip
+
+
+def _overload(stage: Stage) -> Result:
+    with stage.another_palaver() as palaver:
+        return Result.of(overload.flooded(stage, palaver), rate)
+
+
+def _overload_memory(stage: Stage) -> Result:
+    with stage.another_palaver() as palaver:
+        return Result(overload.growth(stage, palaver))
+
+
+def _of_the_process(sessions: int) -> list[Row]:
+    streamed = f"memory of the server after streaming {sessions:,} sessions to a slow reader"
+    connection = f"memory of the server for each of {idle.CONNECTIONS:,} idle connections"
+    stream = f"memory of the server for each of {idle.STREAMS} streams that nobody reads on"
+    workers = works.GET_SESSION_BY_MANY
+    return [
+        Row(workers.name, workers.text, "one process", Asked(), _two_workers),
+        _of_memory(
+            "slow_reader", streamed, Asked(at_most=32, unit=" MiB"), streams.growth_with_slow_reader
+        ),
+        _of_memory(
+            "idle_connections", connection, Asked(unit=" KiB"), idle.memory_a_connection
+        ),
+        _of_memory("idle_streams", stream, Asked(unit=" KiB"), idle.memory_a_stream),
         Row(
             "startup", "time from start to SERVING, database up, nothing to migrate",
             "importing grpc and psycopg alone", Asked(at_most=2.5), _startup, needs_ghz=False,
@@ -99,10 +130,14 @@ def _of_the_process(sessions: int) -> list[Row]:
     ]  # fmt: skip
 
 
-def _growth(stage: Stage) -> Result:
+def _of_memory(name: str, text: str, asked: Asked, growth: Callable[[Palaver], float]) -> Row:
     """Measures a server of its own, whose memory nothing else has grown yet."""
-    with stage.another_palaver() as palaver:
-        return Result(streams.growth_with_slow_reader(palaver))
+
+    def measure(stage: Stage) -> Result:
+        with stage.another_palaver() as palaver:
+            return Result(growth(palaver))
+
+    return Row(name, text, "before", asked, measure, needs_ghz=False)
 
 
 def _two_workers(stage: Stage) -> Result:

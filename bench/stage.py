@@ -12,7 +12,7 @@ import click
 from bench import servers
 from bench.calls import Call
 from bench.database import Database, create
-from bench.ghz import Ghz
+from bench.ghz import Flood, Ghz
 from bench.measurement import Comparison, Round, interleaved
 from bench.servers import Palaver
 from server.embedded import EmbeddedPostgres
@@ -59,6 +59,11 @@ class Stage:
         """Loads the empty server with the same."""
         return self._load(call, self.empty_address, self.full.database)
 
+    def flood(self, call: Call, palaver: Palaver, flood: Flood) -> Round:
+        """Floods a Palaver with calls, which add nothing."""
+        requests = call.requests(palaver.database)
+        return self._installed.flood(palaver.address, call, requests, flood)
+
     def compare(self, work: Callable[[], Round], floor: Callable[[], Round]) -> Comparison:
         """Measures two things in turns."""
         return interleaved(work, floor, rounds=self.rounds)
@@ -73,9 +78,13 @@ class Stage:
         return servers.palaver(self.full.database, self.log, workers=workers)
 
     def _load(self, call: Call, address: str, database: Database) -> Round:
+        return self._installed.load(address, call, call.requests(database), seconds=self.seconds)
+
+    @property
+    def _installed(self) -> Ghz:
         if self.ghz is None:
             raise RuntimeError("ghz is not installed")
-        return self.ghz.load(address, call, call.requests(database), seconds=self.seconds)
+        return self.ghz
 
 
 def progress(line: str) -> None:

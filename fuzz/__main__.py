@@ -13,6 +13,8 @@ _MOST_GROWTH = 256  # MiB; as much as some of the largest requests at once
 
 _CASES_TO_WARM_UP = 2_000
 
+_MOST_BYTES = 4096
+
 
 @click.command()
 @click.option("--cases", type=click.IntRange(min=1), default=100_000, show_default=True)
@@ -48,7 +50,7 @@ def _fuzz(server: Fuzzed, cases: int, seed: int, in_flight: int) -> list[str]:
     growth = server.memory - memory[0]
     click.echo(f"memory grew by {growth:.0f} MiB to {server.memory:.0f} MiB after the warm-up")
     found = [
-        f"{method}: {wrong}\n  request: {case.request.hex()}"
+        f"{method}: {wrong}\n  request: {_hex(case.request)}"
         for (method, _), (case, wrong) in tally.faults.items()
     ]
     found += [f"in the log: {line}" for line in server.troubles()]
@@ -57,6 +59,12 @@ def _fuzz(server: Fuzzed, cases: int, seed: int, in_flight: int) -> list[str]:
     if growth > _MOST_GROWTH:
         found.append(f"memory grew by {growth:.0f} MiB, more than {_MOST_GROWTH}")
     return found
+
+
+def _hex(request: bytes) -> str:
+    """Writes a request; of a long one its start, since the seed draws it again."""
+    text = request[:_MOST_BYTES].hex()
+    return text if len(request) <= _MOST_BYTES else f"{text}… ({len(request):,} bytes)"
 
 
 def _counts(tally: Tally) -> str:
