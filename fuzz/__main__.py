@@ -2,7 +2,10 @@
 
 import asyncio
 import secrets
+import shutil
 import sys
+import tempfile
+from pathlib import Path
 
 import click
 
@@ -30,6 +33,9 @@ def main(cases: int, seed: int | None, in_flight: int) -> None:
     click.echo(f"{cases:,} cases of the seed {seed}, {in_flight} at a time")
     with fuzzed_server() as server:
         found = _fuzz(server, cases, seed, in_flight)
+        if found:
+            kept = shutil.copy(server.log, Path(tempfile.gettempdir()) / f"palaver-fuzz-{seed}.log")
+            found.append(f"the server's log is kept as {kept}")
     click.echo("\n".join(found) if found else "Nothing broke.")
     sys.exit(bool(found))
 
