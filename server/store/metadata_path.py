@@ -19,6 +19,10 @@ _TRY_PATH = """
     SELECT %(metadata)s::jsonpath::text, '{}'::jsonb @@ %(metadata)s::jsonpath
 """
 
+# The database compiles the regular expressions of a path as it reads it, which may take
+# minutes, whatever the path is to be applied to.
+_BOUND = "SELECT set_config('statement_timeout', '2s', true)"
+
 
 @asynccontextmanager
 async def checked_path(
@@ -28,13 +32,17 @@ async def checked_path(
 
     Raises:
         InvalidRequest: It is no path, or the block shows that it cannot be applied.
+        QueryCanceled: It takes too long to read.
     """
     if path is None:
         yield
         return
     try:
-        cursor = await connection.execute(_TRY_PATH, {"metadata": path})
-        _refuse_variables(*(await cursor.fetchone() or ()))
+        # Rolled back, since the bound is not for the block.
+        async with connection.transaction(force_rollback=True):
+            await connection.execute(_BOUND)
+            cursor = await connection.execute(_TRY_PATH, {"metadata": path})
+            _refuse_variables(*(await cursor.fetchone() or ()))
         yield
     except _PATH_ERRORS as error:
         reason = (error.diag.message_primary or "is not a SQL/JSON path")[:200]

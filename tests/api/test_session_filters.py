@@ -1,5 +1,6 @@
 """SessionFilter: what narrows ListSessions and ListAllSessions."""
 
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,6 +9,7 @@ import psycopg
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.error_details_pb2 import BadRequest
+from palaver.v1.memory_service_pb2 import MessageFilter, SearchMemoryRequest
 from palaver.v1.session_pb2 import SessionFilter
 from palaver.v1.session_service_pb2 import (
     AddSessionRequest,
@@ -188,3 +190,21 @@ def test_a_bad_path_is_refused_where_there_is_no_session_to_try_it_on(
 
             (violation,) = refusal.detail(BadRequest).field_violations
             assert violation.field == "filter.metadata"
+
+
+def test_a_path_that_takes_long_to_read_holds_up_nobody(
+    palaver: Client, subtests: pytest.Subtests
+) -> None:
+    palaver.add("s", "hello")
+    path = f'$.a like_regex "{"(a|" * 1000}a{")" * 1000}"'
+
+    for request in (
+        ListSessionsRequest(filter=SessionFilter(metadata=path)),
+        ListAllSessionsRequest(filter=SessionFilter(metadata=path)),
+        SearchMemoryRequest(text="hello", filter=MessageFilter(metadata=path)),
+    ):
+        with subtests.test(type(request).__name__):
+            started = time.monotonic()
+            with refused(grpc.StatusCode.DEADLINE_EXCEEDED):
+                palaver.send(request)
+            assert time.monotonic() - started < 4

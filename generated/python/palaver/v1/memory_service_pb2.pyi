@@ -621,7 +621,8 @@ class MessageFilter(_message.Message):
     """Optional. Only messages whose metadata satisfies this SQL/JSON path
     predicate (PostgreSQL's `@@`), such as `$.topic == "travel"`. Up to 4,096
     bytes; no variables. One that is not a path is `INVALID_ARGUMENT`, with the
-    reason.
+    reason. One that takes over 2 seconds to read, as large regular expressions
+    do, is `DEADLINE_EXCEEDED`.
     """
     @_builtins.property
     def roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

@@ -98,7 +98,8 @@ class SessionFilter(_message.Message):
     metadata: _builtins.str
     """Optional. A SQL/JSON path predicate that the session's metadata fulfils
     (PostgreSQL's operator `@@`), such as `$.plan == "pro"`. Up to 4,096 bytes
-    of UTF-8, any characters but NUL. Empty: any metadata.
+    of UTF-8, any characters but NUL. Empty: any metadata. One that takes over
+    2 seconds to read, as large regular expressions do, is `DEADLINE_EXCEEDED`.
     """
     @_builtins.property
     def created_after(self) -> _timestamp_pb2.Timestamp:
