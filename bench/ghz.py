@@ -19,8 +19,8 @@ INSTALL = "go install github.com/bojand/ghz/cmd/ghz@latest"
 _NANOSECONDS_A_MILLISECOND = 1_000_000
 _NANOSECONDS_A_SECOND = 1_000_000_000
 
-# How calls may end where there are too many: refused, also by the transport, or in vain.
-_REFUSED = {"ResourceExhausted", "Unavailable", "DeadlineExceeded"}
+# How calls may end where there are too many: refused by the limit of calls, or by HTTP/2.
+_REFUSED = {"ResourceExhausted", "Unavailable"}
 
 
 def find() -> str | None:
@@ -98,7 +98,7 @@ class Ghz:
             The calls that were answered well; a second, until the last one was answered.
 
         Raises:
-            WrongAnswer: A call ended otherwise than well, refused, or at its deadline.
+            WrongAnswer: A call was neither answered well nor refused.
         """
         options = [
             "--async", f"--rps={round(flood.rate)}", f"--connections={flood.connections}",
