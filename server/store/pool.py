@@ -1,5 +1,6 @@
 """The pool of database connections that all stores share."""
 
+import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator
@@ -131,7 +132,9 @@ class Pool:
                 raise DatabaseUnavailable from error
             finally:
                 self._lent.discard(connection)
-                await pool.putconn(connection)
+                # In a task of its own: cancelled amid it, as a call may be, the driver
+                # would lose the connection, and forget who is next to get it.
+                await asyncio.shield(asyncio.create_task(pool.putconn(connection)))
 
     async def _acquire(
         self, pool: AsyncConnectionPool[AsyncConnection[tuple[Any, ...]]]

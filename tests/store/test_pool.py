@@ -160,3 +160,30 @@ def test_a_rollback_on_a_connection_that_was_lost_is_no_success(small_pool: Pool
     with pytest.raises(DatabaseUnavailable):
         run(roll_back_what_is_lost())
     run(use(small_pool))
+
+
+def test_who_is_cancelled_while_giving_a_connection_back_takes_it_from_nobody(
+    database_url: str, run: Run
+) -> None:
+    async def give_back_and_cancel() -> None:
+        pool = Pool(database_url, min_size=1, max_size=1, timeout=2)
+        await pool.open()
+        taken, done = asyncio.Event(), asyncio.Event()
+
+        async def use_until_done() -> None:
+            async with pool.connection():
+                taken.set()
+                await done.wait()
+
+        try:
+            first = asyncio.create_task(use_until_done())
+            await taken.wait()
+            following = asyncio.create_task(use(pool))
+            done.set()
+            await asyncio.sleep(0)  # the one begins to wait, the other to give back
+            first.cancel()
+            await following
+        finally:
+            await pool.close()
+
+    run(give_back_and_cancel())
