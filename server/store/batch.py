@@ -67,8 +67,12 @@ class Batch(Generic[WorkT, ResultT]):
         try:
             (result,) = await self._run([work])
         finally:
-            self._is_single_running = False
+            # Not before the next turn: who comes in this one did not come singly.
+            asyncio.get_running_loop().call_soon(self._end_single)
         return result
+
+    def _end_single(self) -> None:
+        self._is_single_running = False
 
     def _start(self, user: str | None) -> None:
         gathered = self._gathered.pop(user)

@@ -54,6 +54,22 @@ def test_who_comes_singly_waits_for_no_turn_and_who_comes_meanwhile_shares() -> 
     assert batches == [[1], [2], [3], [4, 5]]
 
 
+def test_who_comes_with_others_shares_with_them_though_the_first_is_done_at_once() -> None:
+    batches: list[Sequence[int]] = []
+
+    async def work(numbers: Sequence[int]) -> list[int]:
+        batches.append(numbers)
+        return list(numbers)
+
+    async def main() -> None:
+        batch = Batch(work, most=9)
+        await batch.do(1)
+        await asyncio.gather(*map(batch.do, (2, 3, 4)))
+
+    asyncio.run(main())
+    assert batches == [[1], [2], [3, 4]]
+
+
 def test_who_comes_singly_is_cancelled_and_fails_like_others() -> None:
     entered = asyncio.Event()
 
