@@ -7,17 +7,19 @@ and a few callers must not be kept waiting:
 - A group leaves when all the callers that are known of are in it or still running, and a
   third of them are in it; or when its window is over.
 - Known of are as many as were seen in flight at once, in the last 16 groups.
-- Where a window ends with a few calls in flight, they are few: from then on calls pass at
-  once. A window is tried after 64 calls, and, as long as they stay few, half as often each
-  time, down to once in 1,024 calls. So a few callers wait for next to nothing.
+- Where four windows in a row end with a few calls in flight, the callers are few: from then
+  on calls pass at once. (One such window may just have found the event loop busy.) Then a
+  window is tried after 64 calls, and, as long as they stay few, half as often each time, down
+  to once in 1,024 calls. So a few callers wait for next to nothing.
 """
 
 import asyncio
 
 from server.interceptors.chain import Context, StreamCall, UnaryCall
 
-_WINDOW = 0.006  # seconds
+_WINDOW = 0.01  # seconds
 _FEW = 6
+_WINDOWS_TO_BE_FEW = 4
 _GROUPS_A_COUNT = 16
 _CALLS_A_TRIAL = 64
 _MOST_CALLS_A_TRIAL = 1024
@@ -30,6 +32,7 @@ class Gathering:
         self._held: list[asyncio.Future[None]] = []
         self._running = 0
         self._callers = 0  # 0: few; calls pass at once
+        self._few_in_a_row = 0  # windows
         self._most_seen = 0  # in flight, since the callers were counted
         self._groups_left = _GROUPS_A_COUNT
         self._calls_a_trial = _CALLS_A_TRIAL
@@ -67,6 +70,7 @@ class Gathering:
             self._callers = max(self._callers, in_flight)
             if in_flight == self._callers and 3 * len(self._held) >= in_flight:
                 self._window.cancel()
+                self._few_in_a_row = 0
                 self._let_through()
         await turn
 
@@ -74,8 +78,11 @@ class Gathering:
         in_flight = len(self._held) + self._running
         if in_flight > _FEW:
             self._callers = max(self._callers, in_flight)
+            self._few_in_a_row = 0
         else:
-            self._pass_at_once()
+            self._few_in_a_row += 1
+            if not self._callers or self._few_in_a_row == _WINDOWS_TO_BE_FEW:
+                self._pass_at_once()
         self._let_through()
 
     def _pass_at_once(self) -> None:
@@ -83,7 +90,7 @@ class Gathering:
         longer = min(2 * self._calls_a_trial, _MOST_CALLS_A_TRIAL)
         self._calls_a_trial = longer if was_trial else _CALLS_A_TRIAL
         self._calls_left = self._calls_a_trial
-        self._callers = 0
+        self._callers = self._few_in_a_row = 0
 
     def _let_through(self) -> None:
         self._window = None
