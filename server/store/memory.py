@@ -91,8 +91,8 @@ class MemoryStore:
     ADD_MEMORY = f"""
         WITH input AS (
             SELECT * FROM unnest(
-                %(message_ids)s::text[], %(roles)s::text[], %(contents)s::text[],
-                %(token_counts)s::integer[], %(metadatas)s::jsonb[],
+                %(message_ids)b::text[], %(roles)b::text[], %(contents)b::text[],
+                %(token_counts)s::integer[], %(metadatas)b::text[]::jsonb[],
                 %(created_ats)s::timestamptz[]
             ) WITH ORDINALITY AS input
                 (message_id, role, content, token_count, metadata, created_at, position)
@@ -111,7 +111,7 @@ class MemoryStore:
         ), session AS (
             INSERT INTO sessions AS s (session_id, user_id, last_sequence, created_at, updated_at)
             SELECT %(session_id)s, %(user_id)s,
-                cardinality(%(message_ids)s::text[]) - (SELECT count(*) FROM kept),
+                cardinality(%(message_ids)b::text[]) - (SELECT count(*) FROM kept),
                 statement_timestamp(), statement_timestamp()
             WHERE %(may_create)s OR EXISTS (
                 SELECT FROM sessions WHERE session_id = %(session_id)s FOR NO KEY UPDATE
@@ -263,14 +263,14 @@ class MemoryStore:
         WITH input AS (
             SELECT *, row_number() OVER (PARTITION BY session_id ORDER BY position) AS number
             FROM unnest(
-                %(session_ids)s::text[], %(message_ids)s::text[], %(roles)s::text[],
-                %(contents)s::text[], %(token_counts)s::integer[], %(metadatas)s::jsonb[],
+                %(session_ids)b::text[], %(message_ids)b::text[], %(roles)b::text[],
+                %(contents)b::text[], %(token_counts)s::integer[], %(metadatas)b::text[]::jsonb[],
                 %(created_ats)s::timestamptz[]
             ) WITH ORDINALITY AS input
                 (session_id, message_id, role, content, token_count, metadata, created_at, position)
         ), locked AS (
             SELECT session_id FROM sessions s
-            WHERE session_id = ANY(%(session_ids)s::text[]) AND deleted_at IS NULL AND {OWNED}
+            WHERE session_id = ANY(%(session_ids)b::text[]) AND deleted_at IS NULL AND {OWNED}
             ORDER BY session_id
             FOR NO KEY UPDATE SKIP LOCKED
         ), session AS (
