@@ -1,5 +1,9 @@
 """Three times the load that a server sustains: what it still does, and what that costs it."""
 
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
 import psutil
 
 from bench import calls
@@ -20,12 +24,38 @@ _SECONDS = 2.0
 _CALL = calls.get_session(in_flight=64)
 
 
+@contextmanager
+def served(stage: Stage) -> Iterator[Palaver]:
+    """Runs a server for the block that leaves a core to those who flood it."""
+    with ExitStack() as stack:
+        with _on_cores(slice(None, -1)):
+            palaver = stack.enter_context(stage.another_palaver())
+        yield palaver
+
+
+@contextmanager
+def _on_cores(which: slice) -> Iterator[None]:
+    """Has what is started in the block run on these cores alone, where there are several.
+
+    Who makes three times as many calls would else take the cores that answer them.
+    """
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if len(cores) < 2:
+        yield
+        return
+    os.sched_setaffinity(0, cores[which])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
 def flooded(stage: Stage, palaver: Palaver) -> Comparison:
     """Compares the calls that are answered well where there are too many, and just enough."""
     rates: list[float] = []
 
     def enough() -> Round:
-        loaded = stage.load(_CALL, palaver)
+        loaded = _sustained(stage, palaver)
         rates.append(loaded.rate)
         return loaded
 
@@ -36,13 +66,19 @@ def flooded(stage: Stage, palaver: Palaver) -> Comparison:
 def growth(stage: Stage, palaver: Palaver) -> float:
     """Gives the server's resident memory after too many calls, to that after just enough."""
     process = psutil.Process(palaver.pid)
-    sustained = stage.load(_CALL, palaver)
+    sustained = _sustained(stage, palaver)
     before = process.memory_info().rss
     for _ in range(stage.rounds):
         _flood(stage, palaver, sustained.rate)
     return float(process.memory_info().rss / before)
 
 
+def _sustained(stage: Stage, palaver: Palaver) -> Round:
+    with _on_cores(slice(-1, None)):
+        return stage.load(_CALL, palaver)
+
+
 def _flood(stage: Stage, palaver: Palaver, sustained: float) -> Round:
     flood = Flood(TIMES * sustained, _CONNECTIONS, _DEADLINE, _SECONDS)
-    return stage.flood(_CALL, palaver, flood)
+    with _on_cores(slice(-1, None)):
+        return stage.flood(_CALL, palaver, flood)

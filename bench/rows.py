@@ -100,12 +100,12 @@ def _of_too_much() -> list[Row]:
 
 
 def _overload(stage: Stage) -> Result:
-    with stage.another_palaver() as palaver:
+    with overload.served(stage) as palaver:
         return Result.of(overload.flooded(stage, palaver), rate)
 
 
 def _overload_memory(stage: Stage) -> Result:
-    with stage.another_palaver() as palaver:
+    with overload.served(stage) as palaver:
         return Result(overload.growth(stage, palaver))
 
 
