@@ -82,7 +82,7 @@ class EmbeddingStore:
         statement = self.NEAREST.format(nearest=nearest.format(**names), **names)
         parameters = {**filter.given, **scope.parameters, "vector": str(list(vector))}
         async with (
-            self._pool.searching() as connection,
+            self._pool.searching(everything=scope.is_everything) as connection,
             checked_path(connection, filter.metadata),
         ):
             await connection.execute(self.SET_UP_SCAN)

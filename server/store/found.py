@@ -56,7 +56,7 @@ class FoundStore:
         statement = self.NEWEST.format(**scope.sql._asdict(), filters=filter.sql)
         parameters = {**scope.parameters, **filter.given, "limit": limit}
         async with (
-            self._pool.searching() as connection,
+            self._pool.searching(everything=scope.is_everything) as connection,
             checked_path(connection, filter.metadata),
         ):
             cursor = await connection.execute(statement, parameters, prepare=False)

@@ -149,18 +149,29 @@ class Pool:
             raise DatabaseUnavailable from error
 
     # What a search costs depends on what a caller asks for, and must have an end; and but
-    # for the largest, to compile a statement takes longer than to run it.
+    # for the largest, to compile a statement takes longer than to run it. Several processes
+    # pay where all messages are searched. Elsewhere they are a reason for the planner to
+    # read all sessions at once, in place of the few of the scope.
     BOUND = """
         SELECT set_config('statement_timeout', %(timeout)s, true),
-            set_config('jit', 'off', true)
+            set_config('jit', 'off', true),
+            set_config('max_parallel_workers_per_gather', CASE
+                WHEN %(everything)s THEN current_setting('max_parallel_workers_per_gather')
+                ELSE '0' END, true)
     """
 
     @asynccontextmanager
-    async def searching(self) -> AsyncIterator[AsyncConnection[tuple[Any, ...]]]:
-        """Lends a connection in a transaction for a search, and raises what `connection` does."""
+    async def searching(
+        self, *, everything: bool
+    ) -> AsyncIterator[AsyncConnection[tuple[Any, ...]]]:
+        """Lends a connection in a transaction for a search, and raises what `connection` does.
+
+        Args:
+            everything: Whether all messages are searched, and not those of a scope.
+        """
         async with self.connection() as connection, connection.transaction():
             timeout = _milliseconds(self._search_timeout)
-            await connection.execute(self.BOUND, {"timeout": timeout})
+            await connection.execute(self.BOUND, {"timeout": timeout, "everything": everything})
             yield connection
 
     # UTC, since timestamps of other zones cannot show the years 1 and 9999 whole. And a

@@ -194,7 +194,7 @@ class WordStore:
         )
         parameters = {**query._asdict(), **scope.parameters, **filter.given, "limit": limit}
         async with (
-            self._pool.searching() as connection,
+            self._pool.searching(everything=scope.is_everything) as connection,
             checked_path(connection, filter.metadata),
         ):
             # Planned anew for each query: one plan for all would be none for most.
