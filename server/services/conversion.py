@@ -38,18 +38,19 @@ _LAST_SEQUENCE = wire.integer_tag(session_pb2.Session, "last_sequence")
 
 def _encoded_session(row: SessionRow) -> bytes:
     session_id = row.session_id.encode()
-    user_id = (row.user_id or "").encode()
+    user_id = wire.delimited(_USER_ID, row.user_id.encode()) if row.user_id else b""
+    last_sequence = _LAST_SEQUENCE + varint(row.last_sequence) if row.last_sequence else b""
     metadata = _encoded_metadata(row.metadata)
     created_at, updated_at = _encoded_times(row)
     return b"".join(
         (
             _SESSION_ID, varint(len(session_id)), session_id,
-            _USER_ID, varint(len(user_id)), user_id,
+            user_id,
             _SESSION_METADATA, varint(len(metadata)), metadata,
             _SESSION_CREATED_AT, varint(len(created_at)), created_at,
             _SESSION_UPDATED_AT, varint(len(updated_at)), updated_at,
             _ID, varint(row.id),
-            _LAST_SEQUENCE, varint(row.last_sequence),
+            last_sequence,
         )
     )  # fmt: skip
 
@@ -67,6 +68,7 @@ _MESSAGE_UPDATED_AT = wire.tag(memory_pb2.Message, "updated_at")
 def _encoded_message(row: MessageRow) -> bytes:
     message_id, role, content = row.message_id.encode(), row.role.encode(), row.content.encode()
     metadata = _encoded_metadata(row.metadata)
+    token_count = _TOKEN_COUNT + varint(row.token_count) if row.token_count else b""
     created_at, updated_at = _encoded_times(row)
     return b"".join(
         (
@@ -74,7 +76,7 @@ def _encoded_message(row: MessageRow) -> bytes:
             _ROLE, varint(len(role)), role,
             _CONTENT, varint(len(content)), content,
             _MESSAGE_METADATA, varint(len(metadata)), metadata,
-            _TOKEN_COUNT, varint(row.token_count),
+            token_count,
             _SEQUENCE, varint(row.sequence),
             _MESSAGE_CREATED_AT, varint(len(created_at)), created_at,
             _MESSAGE_UPDATED_AT, varint(len(updated_at)), updated_at,
