@@ -187,3 +187,20 @@ def test_who_is_cancelled_while_giving_a_connection_back_takes_it_from_nobody(
             await pool.close()
 
     run(give_back_and_cancel())
+
+
+def test_a_scope_is_searched_by_one_process_and_everything_by_as_many_as_it_takes(
+    small_pool: Pool, run: Run, database: Connection
+) -> None:
+    async def processes(*, everything: bool) -> int:
+        async with small_pool.searching(everything=everything) as connection:
+            cursor = await connection.execute(
+                "SELECT current_setting('max_parallel_workers_per_gather')::integer"
+            )
+            (number,) = await cursor.fetchone() or ()
+            return int(number)
+
+    (usual,) = database.execute("SHOW max_parallel_workers_per_gather").fetchone() or ()
+
+    assert run(processes(everything=False)) == 0
+    assert run(processes(everything=True)) == int(usual) > 0

@@ -1,6 +1,5 @@
 """What searches by words cost: in a scope what the scope holds, among all what matches."""
 
-import json
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -85,23 +84,6 @@ def test_a_scope_costs_what_it_holds_whatever_the_words_are(
     assert "messages_words" not in plan.ways
     # Once to look for the words, and once beside those that have one.
     assert plan.rows <= 3 * holds + SESSIONS // USERS * 4
-
-
-def test_no_scope_is_searched_by_several_processes(filled: Explained, run: Run) -> None:
-    tempting = ("parallel_setup_cost", "parallel_tuple_cost", "min_parallel_table_scan_size")
-
-    async def set_all(how: str) -> None:
-        async with filled.pool.connection() as connection:
-            for name in tempting:
-                await connection.execute(how.format(name).encode())
-
-    run(set_all("SET {} = 0"))
-    try:
-        plan = search(filled, run, "all", Scope(user_id="u7"))
-    finally:
-        run(set_all("RESET {}"))
-
-    assert "Workers Planned" not in json.dumps(plan.root)
 
 
 def test_among_all_the_index_of_words_is_used(filled: Explained, run: Run) -> None:
