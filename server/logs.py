@@ -27,13 +27,18 @@ def set_up(*, level: str, format: str) -> None:
     is_text = handler.stream.isatty() if format == "auto" else format == "text"
     handler.setFormatter(TextFormatter() if is_text else JsonFormatter())
     logging.basicConfig(level=level, handlers=[handler])
-    logging.getLogger("grpc._cython.cygrpc").addFilter(tell_of_gone_caller)
+    logging.getLogger("grpc._cython.cygrpc").addFilter(tell_of_ended_call)
 
 
-def tell_of_gone_caller(record: logging.LogRecord) -> bool:
-    """Makes a plain line of gRPC's traceback for a caller who left just before its response."""
-    if record.exc_info and type(record.exc_info[1]).__name__ == "ExecuteBatchError":
-        record.msg = "the caller of %s was gone before its response"
+# What gRPC logs with a traceback where a caller is gone at the moment of its response, or the
+# server at its end while somebody watches its health.
+_NO_FAULTS = frozenset({"ExecuteBatchError", "CancelledError"})
+
+
+def tell_of_ended_call(record: logging.LogRecord) -> bool:
+    """Makes a plain line of a traceback of gRPC's for a call that was over before its response."""
+    if record.exc_info and type(record.exc_info[1]).__name__ in _NO_FAULTS:
+        record.msg = "a call of %s was over before its response"
         record.levelno, record.levelname = logging.INFO, "INFO"
         record.exc_info = None
     return logging.getLogger(record.name).isEnabledFor(record.levelno)

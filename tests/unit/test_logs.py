@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from server.logs import BurstHandler, JsonFormatter, tell_of_gone_caller
+from server.logs import BurstHandler, JsonFormatter, tell_of_ended_call
 
 
 class ExecuteBatchError(Exception):
@@ -92,12 +92,12 @@ def test_text_that_is_no_unicode_is_written(logger: logging.Logger, stream: Stre
     assert json.loads(stream.getvalue())["principal"] == "\ud800"
 
 
-def test_a_caller_who_left_is_no_error(logger: logging.Logger, stream: Stream) -> None:
-    logger.addFilter(tell_of_gone_caller)
+@pytest.mark.parametrize("error", [ExecuteBatchError("SendMessage"), asyncio.CancelledError()])
+def test_a_call_that_was_over_is_no_error(
+    logger: logging.Logger, stream: Stream, error: BaseException
+) -> None:
+    logger.addFilter(tell_of_ended_call)
 
-    try:
-        raise ExecuteBatchError("SendMessageOperation")
-    except ExecuteBatchError:
-        logger.exception("raised in core by servicer method [%s]", "/palaver.v1.S/M")
+    logger.error("raised by servicer method [%s]", "/palaver.v1.S/M", exc_info=error)
 
-    assert stream.getvalue() == "the caller of /palaver.v1.S/M was gone before its response\n"
+    assert stream.getvalue() == "a call of /palaver.v1.S/M was over before its response\n"
