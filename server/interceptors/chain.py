@@ -8,11 +8,10 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from server.errors import FieldViolation, InvalidRequest
+from server.interceptors.wrapping import Handler, Wrapping
 
-# Strings, since at run time these classes are not generic.
+# A string, since at run time this class is not generic.
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-FoundHandler: TypeAlias = "Handler | None"
 
 UnaryCall: TypeAlias = Callable[[bytes, Context], Awaitable[bytes]]
 StreamCall: TypeAlias = Callable[[bytes, Context], AsyncGenerator[bytes, None]]
@@ -36,35 +35,18 @@ class Interceptor(Protocol):
         ...
 
 
-class InterceptorChain(grpc.aio.ServerInterceptor):
+class InterceptorChain(Wrapping):
     """Runs every call of our services through interceptors.
 
-    gRPC would ask each interceptor anew at each call. Here a method's wrappers are made at
-    its first one.
+    Health and reflection have ways of their own.
 
     Args:
         interceptors: Outermost first.
     """
 
     def __init__(self, interceptors: Sequence[Interceptor]) -> None:
+        super().__init__(_OUR_METHODS)
         self._interceptors = tuple(reversed(interceptors))
-        self._wrapped: dict[str, Handler] = {}
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[FoundHandler]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> FoundHandler:
-        """Gives the handler of a call, wrapped."""
-        method = handler_call_details.method
-        wrapped = self._wrapped.get(method)
-        if wrapped is not None:
-            return wrapped
-        handler = await continuation(handler_call_details)
-        if handler is None or not method.startswith(_OUR_METHODS):
-            return handler  # health and reflection have ways of their own
-        self._wrapped[method] = wrapped = self._wrap(method, handler)
-        return wrapped
 
     def _wrap(self, method: str, handler: Handler) -> Handler:
         if handler.unary_unary:

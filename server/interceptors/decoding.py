@@ -4,7 +4,7 @@ gRPC would take bytes that are no message for a bug of the server: `UNKNOWN`, an
 in the log, for whoever reaches the port.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
@@ -12,11 +12,12 @@ import grpc
 from google.protobuf.message import Message
 
 from server.errors import InvalidRequest
-from server.interceptors.chain import Context, FoundHandler, Handler, decoded
+from server.interceptors.chain import Context, decoded
 from server.interceptors.error_mapping import abort
+from server.interceptors.wrapping import Handler, Wrapping
 
 
-class Decoding(grpc.aio.ServerInterceptor):
+class Decoding(Wrapping):
     """Ends calls whose requests are no messages with `INVALID_ARGUMENT`.
 
     It stands inside of the chain, and so is asked for each of our methods only once.
@@ -26,43 +27,25 @@ class Decoding(grpc.aio.ServerInterceptor):
     """
 
     def __init__(self, *services: str) -> None:
-        self._starts = tuple(f"/{service}/" for service in services)
-        self._wrapped: dict[str, Handler] = {}
+        super().__init__(*(f"/{service}/" for service in services))
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[FoundHandler]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> FoundHandler:
-        """Gives the handler of a call, wrapped if it is of such a service."""
-        method = handler_call_details.method
-        wrapped = self._wrapped.get(method)
-        if wrapped is not None:
-            return wrapped
-        handler = await continuation(handler_call_details)
-        if handler is None or not method.startswith(self._starts):
-            return handler
-        self._wrapped[method] = wrapped = _wrap(method, handler)
-        return wrapped
-
-
-def _wrap(method: str, handler: Handler) -> Handler:
-    call: Any = handler.unary_unary or handler.unary_stream or handler.stream_stream
-    decoded_call = _DecodedCall(call, handler.request_deserializer)
-    serialize: Any = handler.response_serializer
-    if handler.unary_unary:
-        return grpc.unary_unary_rpc_method_handler(
-            decoded_call.with_one, response_serializer=serialize
-        )
-    if handler.unary_stream:  # which writes its responses, and is no generator
-        return grpc.unary_stream_rpc_method_handler(
-            decoded_call.with_one, response_serializer=serialize
-        )
-    if handler.stream_stream:
-        return grpc.stream_stream_rpc_method_handler(
-            decoded_call.with_many, response_serializer=serialize
-        )
-    raise NotImplementedError(method)
+    def _wrap(self, method: str, handler: Handler) -> Handler:
+        call: Any = handler.unary_unary or handler.unary_stream or handler.stream_stream
+        decoded_call = _DecodedCall(call, handler.request_deserializer)
+        serialize: Any = handler.response_serializer
+        if handler.unary_unary:
+            return grpc.unary_unary_rpc_method_handler(
+                decoded_call.with_one, response_serializer=serialize
+            )
+        if handler.unary_stream:  # which writes its responses, and is no generator
+            return grpc.unary_stream_rpc_method_handler(
+                decoded_call.with_one, response_serializer=serialize
+            )
+        if handler.stream_stream:
+            return grpc.stream_stream_rpc_method_handler(
+                decoded_call.with_many, response_serializer=serialize
+            )
+        raise NotImplementedError(method)
 
 
 class _DecodedCall:
