@@ -37,7 +37,7 @@ def palaver(
     database: Database, log: Path, *, embedder: str = "none", workers: int = 1
 ) -> Iterator[Palaver]:
     """Runs `palaver serve` in the block, from when it is SERVING; its log goes to a file."""
-    address = f"127.0.0.1:{_free_port()}"
+    address = f"127.0.0.1:{free_port()}"
     command = [
         "server", "serve", f"--listen={address}", f"--database-url={database.url}",
         "--purge-interval-seconds=0", f"--embedder={embedder}", f"--workers={workers}",
@@ -51,7 +51,7 @@ def palaver(
 @contextmanager
 def empty_server(log: Path) -> Iterator[str]:
     """Runs the empty server in the block; gives its address."""
-    port = _free_port()
+    port = free_port()
     with _process(["bench.empty_server", str(port)], log) as process:
         _wait_until_listening(process, f"127.0.0.1:{port}")
         yield f"127.0.0.1:{port}"
@@ -75,7 +75,8 @@ def _process(module: Sequence[str], log: Path) -> Iterator[subprocess.Popen[byte
             process.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Finds a port of this machine that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port: int = listening.getsockname()[1]
         return port

@@ -20,23 +20,25 @@ NO_ANSWER = frozenset({StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED, Sta
 # What calls may end with while servers and the database come and go; they are made again.
 FOR_NOW = NO_ANSWER | {StatusCode.RESOURCE_EXHAUSTED}
 
-# What calls may end with beside OK and those: whether it is right then, the books know.
-# Those that are not named here, such as AddMemory, may not end with anything else.
-_EXPECTED = {
-    "UpdateSession": {StatusCode.NOT_FOUND},
-    "GetSession": {StatusCode.NOT_FOUND},
-    "DeleteSession": {StatusCode.NOT_FOUND},
-    "DeleteMemory": {StatusCode.NOT_FOUND},
-    "GetMemory": {StatusCode.NOT_FOUND},
-    "ListMessages": {StatusCode.NOT_FOUND},
-    "StreamMessages": {StatusCode.NOT_FOUND},
-    "GetMessage": {StatusCode.NOT_FOUND},
-    "UpdateMessage": {StatusCode.NOT_FOUND},
-    "DeleteMessages": {StatusCode.NOT_FOUND},
-    "SearchMemory": {StatusCode.NOT_FOUND},
-    "GetUser": {StatusCode.NOT_FOUND},
-    "DeleteUser": {StatusCode.NOT_FOUND},
-}
+# Calls that may end with NOT_FOUND beside OK and those: whether it is right then, the books
+# know. Those that are not named here, such as AddMemory, may not end with anything else.
+_MAY_FIND_NOTHING = frozenset(
+    {
+        "UpdateSession",
+        "GetSession",
+        "DeleteSession",
+        "DeleteMemory",
+        "GetMemory",
+        "ListMessages",
+        "StreamMessages",
+        "GetMessage",
+        "UpdateMessage",
+        "DeleteMessages",
+        "SearchMemory",
+        "GetUser",
+        "DeleteUser",
+    }
+)
 
 
 class Ledger:
@@ -103,8 +105,9 @@ class Ledger:
         self.calls[rpc, code] += 1
         met_a_stop = heedless_since < (inf if self._stopping else self._stopped_at)
         may_be_cancelled = code is StatusCode.CANCELLED and met_a_stop
-        expected = (FOR_NOW - {StatusCode.CANCELLED}) | _EXPECTED.get(rpc, set())
-        if not (code is StatusCode.OK or may_be_cancelled or code in expected):
+        may_find_nothing = code is StatusCode.NOT_FOUND and rpc in _MAY_FIND_NOTHING
+        expected = {StatusCode.OK, *FOR_NOW} - {StatusCode.CANCELLED}
+        if not (code in expected or may_be_cancelled or may_find_nothing):
             raise BrokenPromise(f"{rpc} ended with {code.name}")
 
     @contextmanager

@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import socket
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -10,7 +9,9 @@ from pathlib import Path
 
 import psutil
 
+from bench.servers import free_port
 from chaos.book import BrokenPromise
+from server.addresses import split
 from tests.processes import PalaverProcess
 
 _SECONDS_BETWEEN_LOOKS = 0.2
@@ -38,7 +39,7 @@ class Server:
 
     def __init__(self, database_url: str, directory: Path) -> None:
         directory.mkdir()
-        self.address = f"127.0.0.1:{_free_port()}"
+        self.address = f"127.0.0.1:{free_port()}"
         self._arguments = (
             "serve", f"--listen={self.address}", f"--database-url={database_url}", *_ARGUMENTS
         )  # fmt: skip
@@ -62,10 +63,10 @@ class Server:
 
     async def listens(self) -> None:
         """Waits until it takes connections."""
-        host, _, port = self.address.rpartition(":")
+        host, port = split(self.address)
         while True:
             try:
-                _, writer = await asyncio.open_connection(host, int(port))
+                _, writer = await asyncio.open_connection(host, port)
             except OSError:
                 await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
             else:
@@ -107,9 +108,3 @@ def serving(database_url: str, directory: Path, count: int) -> Iterator[Sequence
     finally:
         for server in servers:
             server.kill()
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port: int = listening.getsockname()[1]
-        return port
