@@ -13,7 +13,7 @@ from server.principal import bound_user
 from server.store.batch import Batch
 from server.store.embedding_queue import NO_QUEUE, EmbeddingQueue
 from server.store.held_user import hold_user
-from server.store.messages import COLUMNS, SIZE, MessageRow
+from server.store.messages import COLUMNS, LIVE_BY_ID, SIZE, MessageRow
 from server.store.ownership import OWNED
 from server.store.page import MAX_PAGE_BYTES, Page
 from server.store.pool import Pool
@@ -78,10 +78,8 @@ class MemoryStore:
         self._appends = Batch(self._append, most=_MOST_APPENDS_AT_ONCE)
         self._reads = Batch(self._get, most=_MOST_READS_AT_ONCE)
 
-    # `named` looks each message up by its key: where sessions are short, a join would read
-    # them whole, and the rare long one too. `kept` are the live messages that the request
-    # names again: they keep their sequences, and those that it would not change are not
-    # written. Everybody else
+    # `kept` are the live messages that the request names again: they keep their
+    # sequences, and those that it would not change are not written. Everybody else
     # gets the sequences that the session's row hands out under its lock, in order;
     # the row of a deleted message comes back to life under its id.
     #
@@ -97,12 +95,7 @@ class MemoryStore:
             ) WITH ORDINALITY AS input
                 (message_id, role, content, token_count, metadata, created_at, position)
         ), named AS MATERIALIZED (
-            SELECT input.*, (
-                SELECT m FROM messages m
-                WHERE m.session_id = %(session_id)s AND m.message_id = input.message_id
-                    AND m.deleted_at IS NULL
-            ) AS m
-            FROM input WHERE %(locked)s
+            SELECT ids.*, {LIVE_BY_ID} AS m FROM input ids WHERE %(locked)s
         ), kept AS (
             SELECT message_id, (m).sequence, (m).created_at,
                 ((m).role, (m).content, (m).token_count, (m).metadata)

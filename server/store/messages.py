@@ -43,6 +43,15 @@ def key_parameters(keys: Sequence[Key]) -> dict[str, list[Any]]:
     }
 
 
+# The live message, as a row, that one of `ids` names; looked up by its key. Where sessions are
+# short, a join or `= ANY` would read them whole, and the rare long one too.
+LIVE_BY_ID = """(
+    SELECT m FROM messages m
+    WHERE m.session_id = %(session_id)s AND m.message_id = ids.message_id
+        AND m.deleted_at IS NULL
+)"""
+
+
 class MessageRow(NamedTuple):
     """A live message. `metadata` is JSON text; a `token_count` of 0 is unknown."""
 
@@ -187,16 +196,10 @@ class MessageStore:
             cursor = await connection.execute(self._update_message, parameters)
             return MessageRow._make(await cursor.fetchone() or ())
 
-    # Each by its key: where sessions are short, `= ANY` would read them whole, and the rare
-    # long one too.
-    CHOOSE_MESSAGES = """
+    CHOOSE_MESSAGES = f"""
         WITH named AS MATERIALIZED (
-            SELECT (
-                SELECT m FROM messages m
-                WHERE m.session_id = %(session_id)s AND m.message_id = names.message_id
-                    AND m.deleted_at IS NULL
-            ) AS m
-            FROM (SELECT DISTINCT unnest(%(message_ids)s::text[]) AS message_id) names
+            SELECT {LIVE_BY_ID} AS m
+            FROM (SELECT DISTINCT unnest(%(message_ids)s::text[]) AS message_id) ids
         )
         SELECT (m).sequence, octet_length((m).content) + octet_length((m).metadata::text)
         FROM named WHERE (m).sequence IS NOT NULL
