@@ -196,7 +196,7 @@ def _pool(settings: Settings, database_url: str, telemetry: Telemetry) -> Pool:
         max_size=settings.pool_max_size,
         timeout=settings.pool_timeout_seconds,
         statement_timeout=settings.statement_timeout_seconds,
-        cursor_factory=telemetry.cursor_factory,
+        trace=telemetry.trace_statement,
         search_language=settings.search_language,
         search_timeout=settings.search_timeout_seconds,
     )

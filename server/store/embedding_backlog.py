@@ -4,9 +4,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
-from psycopg import AsyncConnection
-
 from server.store.backlog import MOST_COUNTED, Backlog
+from server.store.connection import Connection
 from server.store.embedding_models import VectorSpace
 from server.store.halfvecs import Halfvecs
 from server.store.pool import Pool
@@ -50,7 +49,7 @@ class EmbeddingBacklog:
         )
         SELECT ids, session_id, sequence, {text_hash}, CASE
             WHEN content ~ '\\S' AND text_hash IS DISTINCT FROM {text_hash}
-            THEN left({text}, %(max_characters)s) END
+            THEN left({text}, %(max_characters)s::integer) END
         FROM waiting
             LEFT JOIN (SELECT * FROM messages WHERE deleted_at IS NULL) m
                 USING (session_id, sequence)
@@ -67,7 +66,7 @@ class EmbeddingBacklog:
         parameters = {"limit": limit, "max_characters": self._max_characters}
         async with self._pool.connection() as connection, connection.transaction():
             take = self.TAKE.format(**self._space.names)
-            rows = await (await connection.execute(take, parameters)).fetchall()
+            rows = await connection.fetch(take, parameters)
             yield EmbeddingBatch(connection, self._space, rows)
 
     BACKLOG = """
@@ -78,8 +77,8 @@ class EmbeddingBacklog:
     async def measure(self) -> Backlog:
         """Counts what waits, up to 100,000."""
         async with self._pool.connection() as connection:
-            cursor = await connection.execute(self.BACKLOG, {"limit": MOST_COUNTED})
-            rows, age = await cursor.fetchone() or (0, None)
+            counted = await connection.fetch_one(self.BACKLOG, {"limit": MOST_COUNTED})
+            rows, age = counted or (0, None)
             return Backlog(rows, age or 0)
 
     GET_WALK = """
@@ -122,13 +121,12 @@ class EmbeddingBacklog:
         """
         names = self._space.names
         async with self._pool.connection() as connection, connection.transaction():
-            cursor = await connection.execute(self.GET_WALK.format(**names))
-            position = await cursor.fetchone()
+            position = await connection.fetch_one(self.GET_WALK.format(**names))
             if position is None:
                 return False
             parameters = {"session_id": position[0], "sequence": position[1], "limit": limit}
-            cursor = await connection.execute(self.WALK.format(**names), parameters)
-            last = await cursor.fetchone() or (None, 0, 0)
+            step = await connection.fetch_one(self.WALK.format(**names), parameters)
+            last = step or (None, 0, 0)
             moved = dict(zip(("session_id", "sequence", "count"), last, strict=True))
             await connection.execute(self.MOVE_WALK.format(**names), moved)
             return True
@@ -145,8 +143,8 @@ class EmbeddingBacklog:
         """Starts a walk if none is under way; gives how many messages there are."""
         async with self._pool.connection() as connection, connection.transaction():
             await connection.execute(self.START_WALK.format(**self._space.names))
-            row = await (await connection.execute(self.COUNT_MESSAGES)).fetchone() or (0,)
-            return int(row[0])
+            row = await connection.fetch_one(self.COUNT_MESSAGES)
+            return int(row[0]) if row else 0
 
     MEASURE_WALK = """
         SELECT walk_count, walk_session_id IS NULL,
@@ -160,7 +158,7 @@ class EmbeddingBacklog:
         parameters = {"last_id": 2**63 - 1 if last_id is None else last_id}
         async with self._pool.connection() as connection:
             statement = self.MEASURE_WALK.format(**self._space.names)
-            row = await (await connection.execute(statement, parameters)).fetchone()
+            row = await connection.fetch_one(statement, parameters)
             return WalkProgress._make(row or (0, True, 0, 0))
 
     GET_OTHER_MODELS = "SELECT id FROM embedding_models WHERE id <> {model}"
@@ -172,8 +170,8 @@ class EmbeddingBacklog:
         """Removes the vectors of all other models."""
         async with self._pool.connection() as connection, connection.transaction():
             names = self._space.names
-            cursor = await connection.execute(self.GET_OTHER_MODELS.format(**names))
-            others = [model_id for (model_id,) in await cursor.fetchall()]
+            rows = await connection.fetch(self.GET_OTHER_MODELS.format(**names))
+            others = [model_id for (model_id,) in rows]
             if not others:
                 return
             await connection.execute(self.DELETE_VECTORS.format(**names))
@@ -203,7 +201,7 @@ class EmbeddingBatch:
 
     def __init__(
         self,
-        connection: AsyncConnection[tuple[Any, ...]],
+        connection: Connection,
         space: VectorSpace,
         rows: Sequence[tuple[Any, ...]],
     ) -> None:
@@ -268,8 +266,8 @@ class EmbeddingBatch:
             "vectors": Halfvecs(self._space.type_oid, [vector for _, vector in embedded]),
         }
         statement = self.STORE.format(**self._space.names)
-        cursor = await self._connection.execute(statement, parameters)
-        return {(session_id, sequence) for session_id, sequence in await cursor.fetchall()}
+        rows = await self._connection.fetch(statement, parameters)
+        return {(session_id, sequence) for session_id, sequence in rows}
 
     async def _settle(self, statement: str, keys: set[tuple[str, int]]) -> None:
         ids = [entry_id for key in keys for entry_id in self._entry_ids[key]]

@@ -3,9 +3,10 @@
 import logging
 from typing import Any, NamedTuple
 
-from psycopg import AsyncConnection, errors
+from psycopg import errors
 
 from server.errors import VectorsUnusable
+from server.store.connection import Connection
 from server.store.pool import Pool
 
 _LOGGER = logging.getLogger(__name__)
@@ -103,8 +104,8 @@ async def prepare_model(pool: Pool, name: str, dimensions: int) -> VectorSpace:
     """
     parameters = {"name": name, "dimensions": dimensions}
     async with pool.connection() as connection:
-        pgvector = await _fetch(connection, _GET_PGVECTOR)
-        found = await _fetch(connection, _GET_MODEL, parameters)
+        pgvector = await connection.fetch_one(_GET_PGVECTOR)
+        found = await connection.fetch_one(_GET_MODEL, parameters)
         if pgvector and found:  # so no right to make anything is needed
             return _space(found[0], dimensions, pgvector)
         try:
@@ -118,23 +119,21 @@ async def prepare_model(pool: Pool, name: str, dimensions: int) -> VectorSpace:
             ) from error
 
 
-async def _make(
-    connection: AsyncConnection[tuple[Any, ...]], parameters: dict[str, Any]
-) -> VectorSpace:
-    if not await _fetch(connection, _GET_PGVECTOR):
+async def _make(connection: Connection, parameters: dict[str, Any]) -> VectorSpace:
+    if not await connection.fetch_one(_GET_PGVECTOR):
         await _create_pgvector(connection)
-    pgvector = await _fetch(connection, _GET_PGVECTOR)
+    pgvector = await connection.fetch_one(_GET_PGVECTOR) or ()
     space = _space(0, parameters["dimensions"], pgvector)
     await connection.execute(_CREATE_TABLE.format(**space.names))
-    found = await _fetch(connection, _GET_MODEL, parameters)
-    (model_id,) = found or await _fetch(connection, _ADD_MODEL, parameters)
+    found = await connection.fetch_one(_GET_MODEL, parameters)
+    (model_id,) = found or await connection.fetch_one(_ADD_MODEL, parameters) or ()
     space = space._replace(model_id=model_id)
     await connection.execute(_CREATE_INDEX.format(**space.names))
     _LOGGER.info("made ready for vectors of %(name)s, of %(dimensions)s dimensions", parameters)
     return space
 
 
-async def _create_pgvector(connection: AsyncConnection[tuple[Any, ...]]) -> None:
+async def _create_pgvector(connection: Connection) -> None:
     try:
         async with connection.transaction():
             await connection.execute(_CREATE_PGVECTOR)
@@ -158,11 +157,3 @@ def _space(model_id: int, dimensions: int, pgvector: tuple[Any, ...]) -> VectorS
             " ALTER EXTENSION vector UPDATE, then restart Palaver"
         )
     return VectorSpace(model_id, dimensions, schema, type_oid)
-
-
-async def _fetch(
-    connection: AsyncConnection[tuple[Any, ...]],
-    query: str,
-    parameters: dict[str, Any] | None = None,
-) -> tuple[Any, ...]:
-    return await (await connection.execute(query, parameters)).fetchone() or ()

@@ -85,12 +85,10 @@ class EmbeddingStore:
             self._pool.searching(everything=scope.is_everything) as connection,
             checked_path(connection, filter.metadata),
         ):
-            await connection.execute(self.SET_UP_SCAN)
+            await connection.fetch(self.SET_UP_SCAN)
             # Planned anew for each scope and filter: one plan for all would be none for most.
-            cursor = await connection.execute(
-                statement, {**parameters, "limit": limit}, prepare=False
-            )
-            return {Key(*row[:2]): row[2] for row in await cursor.fetchall()}
+            rows = await connection.fetch(statement, {**parameters, "limit": limit}, prepare=False)
+            return {Key(*row[:2]): row[2] for row in rows}
 
     GET_SIMILARITIES = f"""
         SELECT session_id, sequence, -(embedding {{distance}} %(vector)s::{{halfvec}}) AS similarity
@@ -105,5 +103,5 @@ class EmbeddingStore:
         statement = self.GET_SIMILARITIES.format(**self._space.names)
         parameters = {"vector": str(list(vector)), **key_parameters(keys)}
         async with self._pool.connection() as connection:
-            cursor = await connection.execute(statement, parameters)
-            return {Key(*row[:2]): row[2] for row in await cursor.fetchall()}
+            rows = await connection.fetch(statement, parameters)
+            return {Key(*row[:2]): row[2] for row in rows}

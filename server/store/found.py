@@ -59,8 +59,8 @@ class FoundStore:
             self._pool.searching(everything=scope.is_everything) as connection,
             checked_path(connection, filter.metadata),
         ):
-            cursor = await connection.execute(statement, parameters, prepare=False)
-            return [Key._make(row) for row in await cursor.fetchall()]
+            rows = await connection.fetch(statement, parameters, prepare=False)
+            return [Key._make(row) for row in rows]
 
     GET_WORDS = f"""
         SELECT session_id, sequence, tsvector_to_array(words)
@@ -70,8 +70,8 @@ class FoundStore:
     async def get_words(self, keys: Sequence[Key]) -> dict[Key, frozenset[str]]:
         """Gets the different words of messages."""
         async with self._pool.connection() as connection:
-            cursor = await connection.execute(self.GET_WORDS, key_parameters(keys))
-            return {Key(*row[:2]): frozenset(row[2]) for row in await cursor.fetchall()}
+            rows = await connection.fetch(self.GET_WORDS, key_parameters(keys))
+            return {Key(*row[:2]): frozenset(row[2]) for row in rows}
 
     # ts_headline looks for words as the index has them: in the content as it was indexed.
     GET_MESSAGES = f"""
@@ -99,6 +99,6 @@ class FoundStore:
         """
         async with self._pool.connection() as connection:
             parameters = {**key_parameters(keys), "query": query, "bound_user": bound_user()}
-            cursor = await connection.execute(self.GET_MESSAGES, parameters)
-            rows = [(*row[:2], MessageRow._make(row[2:])) for row in await cursor.fetchall()]
+            found = await connection.fetch(self.GET_MESSAGES, parameters)
+            rows = [(*row[:2], MessageRow._make(row[2:])) for row in found]
             return [FoundMessage(Key(row[0], row[2].sequence), row[1], row[2]) for row in rows]

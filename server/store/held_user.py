@@ -7,9 +7,7 @@ user waits for all of them, and then knows every session that there is; from the
 session that is not forgotten is found by its user_id, live or deleted, and waited for.
 """
 
-from typing import Any
-
-from psycopg import AsyncConnection
+from server.store.connection import Connection
 
 # A lock that those who name the same user share: only a delete excludes it. One that is
 # not there is created, or starts anew, and its row is locked by that.
@@ -34,9 +32,9 @@ HOLD_USER = """
 """
 
 
-async def hold_user(connection: AsyncConnection[tuple[Any, ...]], user_id: str) -> None:
+async def hold_user(connection: Connection, user_id: str) -> None:
     """Sees to it that a user is live until the transaction ends, a bare one if need be.
 
     The transaction may not have locked a session before.
     """
-    await connection.execute(HOLD_USER, {"user_id": user_id})
+    await connection.fetch(HOLD_USER, {"user_id": user_id})

@@ -6,11 +6,12 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from psycopg import AsyncConnection, Error, Rollback
+from psycopg import Error, Rollback
 
 from server.errors import NotFound, StaleLastSequence
 from server.principal import bound_user
 from server.store.batch import Batch
+from server.store.connection import Connection
 from server.store.embedding_queue import NO_QUEUE, EmbeddingQueue
 from server.store.held_user import hold_user
 from server.store.messages import COLUMNS, LIVE_BY_ID, SIZE, MessageRow
@@ -202,7 +203,7 @@ class MemoryStore:
 
     async def _add_locked(
         self,
-        connection: AsyncConnection[tuple[Any, ...]],
+        connection: Connection,
         parameters: dict[str, Any],
         expected_last_sequence: int | None,
         *,
@@ -219,7 +220,7 @@ class MemoryStore:
         async with connection.transaction() as transaction:
             if user_id is not None and forgotten:
                 await hold_user(connection, user_id)
-            session = await (await connection.execute(self.LOCK_SESSION, parameters)).fetchone()
+            session = await connection.fetch_one(self.LOCK_SESSION, parameters)
             last_sequence, deleted_at, is_forgotten, is_owned = session or (0, None, False, True)
             if not is_owned:
                 raise NotFound("Session", parameters["session_id"])
@@ -230,7 +231,7 @@ class MemoryStore:
             if user_id is not None and session is None:
                 await hold_user(connection, user_id)
             if forgotten:
-                await connection.execute(SessionStore.ADD_SESSION, {**parameters, "metadata": "{}"})
+                await connection.fetch(SessionStore.ADD_SESSION, {**parameters, "metadata": "{}"})
             rows = await self._add(connection, parameters, locked=session is not None)
             if session is None and not (rows and rows[0][0]):
                 raise Rollback(transaction)
@@ -240,15 +241,14 @@ class MemoryStore:
 
     async def _add(
         self,
-        connection: AsyncConnection[tuple[Any, ...]],
+        connection: Connection,
         parameters: dict[str, Any],
         *,
         locked: bool = False,
         may_create: bool = True,
     ) -> list[tuple[Any, ...]]:
         given = {**parameters, "locked": locked, "may_create": may_create}
-        cursor = await connection.execute(self._add_memory, given)
-        return await cursor.fetchall()
+        return await connection.fetch(self._add_memory, given)
 
     # Of live sessions alone, and only of those that nobody has locked: one that is would
     # keep the others waiting, and their sessions locked meanwhile. In the order of their ids.
@@ -304,7 +304,7 @@ class MemoryStore:
         parameters = {"session_ids": session_ids, "bound_user": bound_user(), **_columns(messages)}
         try:
             async with self._queue.filling(), self._pool.connection() as connection:
-                rows = await (await connection.execute(self._append_all, parameters)).fetchall()
+                rows = await connection.fetch(self._append_all, parameters)
         except Error:  # of one of them, which is to get it alone
             return alone
         added: dict[str, AddedMemory | None] = {
@@ -373,8 +373,8 @@ class MemoryStore:
                     "max_tokens": max_tokens,
                     "bound_user": bound_user(),
                 }
-                cursor = await connection.execute(self.GET_MEMORY, parameters)
-                for session_id, of_session in groupby(await cursor.fetchall(), key=itemgetter(0)):
+                rows = await connection.fetch(self.GET_MEMORY, parameters)
+                for session_id, of_session in groupby(rows, key=itemgetter(0)):
                     found[session_id, last_n, max_tokens] = [row[1:] for row in of_session]
         return [found.get(read) for read in reads]
 

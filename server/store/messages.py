@@ -11,10 +11,9 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from psycopg import AsyncConnection
-
 from server.errors import FieldViolation, InvalidRequest, NotFound
 from server.principal import bound_user
+from server.store.connection import Connection
 from server.store.embedding_queue import NO_QUEUE, EmbeddingQueue
 from server.store.ownership import OWNED
 from server.store.page import MAX_PAGE_BYTES, Page, Span
@@ -143,7 +142,7 @@ class MessageStore:
             "bound_user": bound_user(),
         }
         async with self._pool.connection() as connection:
-            rows = await (await connection.execute(statement, parameters)).fetchall()
+            rows = await connection.fetch(statement, parameters)
         if not rows:
             raise NotFound("Session", session_id)
         is_empty = rows[0][0] is None
@@ -193,8 +192,8 @@ class MessageStore:
         async with self._queue.filling(), self._locked_session(session_id) as connection:
             row = change(await self._get_message(connection, session_id, message_id))
             parameters = {**row._asdict(), "session_id": session_id}
-            cursor = await connection.execute(self._update_message, parameters)
-            return MessageRow._make(await cursor.fetchone() or ())
+            updated = await connection.fetch_one(self._update_message, parameters)
+            return MessageRow._make(updated or ())
 
     CHOOSE_MESSAGES = f"""
         WITH named AS MATERIALIZED (
@@ -245,25 +244,25 @@ class MessageStore:
             "last_n": last_n,
         }
         async with self._locked_session(session_id) as connection:
-            chosen = await (await connection.execute(choose, parameters)).fetchall()
+            chosen = await connection.fetch(choose, parameters)
             if not chosen:
                 return
             if sum(size for _, size in chosen) > _MAX_DELETED_BYTES:
                 raise InvalidRequest(too_many_to_delete(by_id=bool(message_ids)))
             parameters["sequences"] = [sequence for sequence, _ in chosen]
-            cursor = await connection.execute(self.DELETE_MESSAGES, parameters)
-            deleted = [MessageRow._make(row) for row in await cursor.fetchall()]
+            rows = await connection.fetch(self.DELETE_MESSAGES, parameters)
+            deleted = [MessageRow._make(row) for row in rows]
             check(sorted(deleted, key=lambda message: message.sequence))
 
     async def _get_message(
-        self, connection: AsyncConnection[tuple[Any, ...]], session_id: str, message_id: str
+        self, connection: Connection, session_id: str, message_id: str
     ) -> MessageRow:
         parameters = {
             "session_id": session_id,
             "message_id": message_id,
             "bound_user": bound_user(),
         }
-        row = await (await connection.execute(self.GET_MESSAGE, parameters)).fetchone()
+        row = await connection.fetch_one(self.GET_MESSAGE, parameters)
         if row is None:
             raise NotFound("Session", session_id)
         if row[0] is None:
@@ -277,13 +276,10 @@ class MessageStore:
     """
 
     @asynccontextmanager
-    async def _locked_session(
-        self, session_id: str
-    ) -> AsyncIterator[AsyncConnection[tuple[Any, ...]]]:
+    async def _locked_session(self, session_id: str) -> AsyncIterator[Connection]:
         """Begins a transaction in which nobody else writes to the session."""
         parameters = {"session_id": session_id, "bound_user": bound_user()}
         async with self._pool.connection() as connection, connection.transaction():
-            cursor = await connection.execute(self.LOCK_SESSION, parameters)
-            if cursor.rowcount == 0:
+            if await connection.fetch_one(self.LOCK_SESSION, parameters) is None:
                 raise NotFound("Session", session_id)
             yield connection

@@ -3,12 +3,11 @@
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import psycopg
-from psycopg import AsyncConnection
 
 from server.errors import FieldViolation, InvalidRequest
+from server.store.connection import Connection
 
 _FIELD = "filter.metadata"
 
@@ -25,9 +24,7 @@ _BOUND = "SELECT set_config('statement_timeout', '2s', true)"
 
 
 @asynccontextmanager
-async def checked_path(
-    connection: AsyncConnection[tuple[Any, ...]], path: str | None
-) -> AsyncIterator[None]:
+async def checked_path(connection: Connection, path: str | None) -> AsyncIterator[None]:
     """Tries a path, if one is given, before the block that filters by it.
 
     Raises:
@@ -41,8 +38,8 @@ async def checked_path(
         # Rolled back, since the bound is not for the block.
         async with connection.transaction(force_rollback=True):
             await connection.execute(_BOUND)
-            cursor = await connection.execute(_TRY_PATH, {"metadata": path})
-            _refuse_variables(*(await cursor.fetchone() or ()))
+            tried = await connection.fetch_one(_TRY_PATH, {"metadata": path})
+            _refuse_variables(*(tried or ()))
         yield
     except _PATH_ERRORS as error:
         reason = (error.diag.message_primary or "is not a SQL/JSON path")[:200]

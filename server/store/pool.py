@@ -8,24 +8,16 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
-from psycopg import AsyncConnection, AsyncCursor, Error, Rollback
-from psycopg.pq import Format
+from psycopg import Error, Rollback
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from server.errors import DatabaseUnavailable, NoConnectionInTime
+from server.store.connection import Connection, Trace, untraced
 from server.store.error_translation import translated_errors
 
 # Seconds after which the pool tries no longer to make a connection that failed, until
 # somebody needs one: its pauses between tries grow to about half of it.
 _RECONNECT_SECONDS = 10
-
-
-class BinaryCursor(AsyncCursor[tuple[Any, ...]]):
-    """Takes results as PostgreSQL keeps them, which are cheaper to read than text."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.format = Format.BINARY
 
 
 class Pool:
@@ -37,7 +29,7 @@ class Pool:
         max_size: Connections open at the most.
         timeout: Seconds that a call waits for a connection.
         statement_timeout: Seconds that a statement may take, and a transaction may pause.
-        cursor_factory: What runs the statements.
+        trace: Is told of each statement while it runs.
         search_language: The text search configuration that makes words of contents.
         search_timeout: Seconds that a statement of a search may take.
 
@@ -53,7 +45,7 @@ class Pool:
         max_size: int,
         timeout: float,
         statement_timeout: float = 60,
-        cursor_factory: type[BinaryCursor] = BinaryCursor,
+        trace: Trace = untraced,
         search_language: str = "english",
         search_timeout: float = 5,
     ) -> None:
@@ -61,12 +53,13 @@ class Pool:
         self._statement_timeout = statement_timeout
         self._search_language = search_language
         self._search_timeout = search_timeout
-        self._lent: set[AsyncConnection[tuple[Any, ...]]] = set()
+        self._trace = trace
+        self._lent: set[Connection] = set()
+        self._returning: set[asyncio.Task[None]] = set()
         self._make = partial(
-            AsyncConnectionPool[AsyncConnection[tuple[Any, ...]]],
+            AsyncConnectionPool[Connection],
             database_url,
             connection_class=self._connection_class(),
-            kwargs={"autocommit": True, "cursor_factory": cursor_factory},
             min_size=min(min_size, max_size),
             max_size=max_size,
             timeout=timeout,
@@ -83,6 +76,7 @@ class Pool:
 
     async def close(self) -> None:
         """Closes the pool and its connections."""
+        await asyncio.gather(*self._returning)
         await self._pool.close(timeout=1)
 
     def stats(self) -> dict[str, int]:
@@ -110,7 +104,7 @@ class Pool:
             _sever(connection)
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[AsyncConnection[tuple[Any, ...]]]:
+    async def connection(self) -> AsyncIterator[Connection]:
         """Lends a connection, and translates the driver's errors of the block.
 
         Raises:
@@ -132,13 +126,13 @@ class Pool:
                 raise DatabaseUnavailable from error
             finally:
                 self._lent.discard(connection)
-                # In a task of its own: cancelled amid it, as a call may be, the driver
-                # would lose the connection, and forget who is next to get it.
-                await asyncio.shield(asyncio.create_task(pool.putconn(connection)))
+                # In a task of its own, for which nobody need wait. Cancelled amid it, as a call
+                # may be, the driver would lose the connection, and forget who is next to get it.
+                returning = asyncio.create_task(pool.putconn(connection))
+                self._returning.add(returning)
+                returning.add_done_callback(self._returning.discard)
 
-    async def _acquire(
-        self, pool: AsyncConnectionPool[AsyncConnection[tuple[Any, ...]]]
-    ) -> AsyncConnection[tuple[Any, ...]]:
+    async def _acquire(self, pool: AsyncConnectionPool[Connection]) -> Connection:
         try:
             return await pool.getconn()
         except PoolTimeout as error:
@@ -161,9 +155,7 @@ class Pool:
     """
 
     @asynccontextmanager
-    async def searching(
-        self, *, everything: bool
-    ) -> AsyncIterator[AsyncConnection[tuple[Any, ...]]]:
+    async def searching(self, *, everything: bool) -> AsyncIterator[Connection]:
         """Lends a connection in a transaction for a search, and raises what `connection` does.
 
         Args:
@@ -171,7 +163,7 @@ class Pool:
         """
         async with self.connection() as connection, connection.transaction():
             timeout = _milliseconds(self._search_timeout)
-            await connection.execute(self.BOUND, {"timeout": timeout, "everything": everything})
+            await connection.fetch(self.BOUND, {"timeout": timeout, "everything": everything})
             yield connection
 
     # UTC, since timestamps of other zones cannot show the years 1 and 9999 whole. And a
@@ -183,17 +175,20 @@ class Pool:
             set_config('idle_in_transaction_session_timeout', %(timeout)s, false)
     """
 
-    async def _configure(self, connection: AsyncConnection[tuple[Any, ...]]) -> None:
+    async def _configure(self, connection: Connection) -> None:
         parameters = {
             "language": self._search_language,
             "timeout": _milliseconds(self._statement_timeout),
         }
-        await connection.execute(self.CONFIGURE, parameters)
+        await connection.fetch(self.CONFIGURE, parameters)
 
-    def _connection_class(self) -> type[AsyncConnection[tuple[Any, ...]]]:
+    def _connection_class(self) -> type[Connection]:
         """Makes a class of connections that note whether the last one could be made."""
+        pool_trace = self._trace
 
-        class NotingConnection(AsyncConnection[tuple[Any, ...]]):
+        class NotingConnection(Connection):
+            trace = staticmethod(pool_trace)
+
             @classmethod
             async def connect(cls, *args: Any, **kwargs: Any) -> Any:
                 try:
@@ -211,7 +206,7 @@ def _milliseconds(seconds: float) -> str:
     return str(min(int(seconds * 1000) or 1, 2**31 - 1))
 
 
-def _sever(connection: AsyncConnection[tuple[Any, ...]]) -> None:
+def _sever(connection: Connection) -> None:
     """Ends a connection as its other end would: who waits for an answer learns it at once."""
     with suppress(Error, OSError), socket.socket(fileno=os.dup(connection.fileno())) as end:
         end.shutdown(socket.SHUT_RDWR)

@@ -3,11 +3,9 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
-from typing import Any
-
-from psycopg import AsyncConnection
 
 from server.store.backlog import Backlog
+from server.store.connection import Connection
 from server.store.pool import Pool
 
 # Far enough to reach no row, near enough for the time to have a date in Python.
@@ -38,8 +36,8 @@ class PurgeStore:
         """Gets the time before which a row must have been deleted, by the database's clock."""
         parameters = {"older_than": min(older_than, _LONGEST_AGE)}
         async with self._pool.connection() as connection:
-            row = await (await connection.execute(self.CUTOFF, parameters)).fetchone() or ()
-        (cutoff,) = row
+            row = await connection.fetch_one(self.CUTOFF, parameters)
+        (cutoff,) = row or ()
         return cutoff  # type: ignore[no-any-return]
 
     # Costs no more than the rows that it counts, each found by the index of the purge.
@@ -58,19 +56,19 @@ class PurgeStore:
         """Counts the rows of each kind that were deleted at `before` or earlier, up to `limit`."""
         parameters = {"before": before, "limit": limit}
         async with self._pool.connection() as connection:
-            cursor = await connection.execute(self.BACKLOG, parameters)
-            return {kind: Backlog(rows, age or 0) async for kind, rows, age in cursor}
+            counted = await connection.fetch(self.BACKLOG, parameters)
+            return {kind: Backlog(rows, age or 0) for kind, rows, age in counted}
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator["PurgeTurn | None"]:
         """Takes the turn to purge for the block, or gives None while another purger has it."""
         async with self._pool.connection() as connection:
             try:
-                row = await (await connection.execute(self.TAKE_TURN)).fetchone()
+                row = await connection.fetch_one(self.TAKE_TURN)
                 taken = row is not None and row[0]
                 yield PurgeTurn(connection) if taken else None
                 if taken:
-                    await connection.execute(self.END_TURN)
+                    await connection.fetch(self.END_TURN)
             except BaseException:
                 # Whether the turn is taken or ended may be unknown: it ends with this.
                 await connection.close()
@@ -80,7 +78,7 @@ class PurgeStore:
 class PurgeTurn:
     """The purge of one purger. Each method is one transaction."""
 
-    def __init__(self, connection: AsyncConnection[tuple[Any, ...]]) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     @property
@@ -105,8 +103,8 @@ class PurgeTurn:
         """
         async with self._connection.transaction():
             await self._connection.execute("SET LOCAL statement_timeout = 0")
-            cursor = await self._connection.execute(self.MEASURE, {"before": before})
-            return dict(zip(self.batches, await cursor.fetchone() or (), strict=True))
+            counts = await self._connection.fetch_one(self.MEASURE, {"before": before})
+            return dict(zip(self.batches, counts or (), strict=True))
 
     # What somebody brings back at this moment is locked, and skipped; what came back
     # before this statement locked it is deleted no more, and not chosen.
@@ -150,8 +148,8 @@ class PurgeTurn:
         """
         async with self._connection.transaction():
             parameters = {"before": before, "limit": limit}
-            cursor = await self._connection.execute(self.CHOOSE_SESSIONS, parameters)
-            session_ids = [row[0] for row in await cursor.fetchall()]
+            rows = await self._connection.fetch(self.CHOOSE_SESSIONS, parameters)
+            session_ids = [row[0] for row in rows]
             cursor = await self._connection.execute(
                 self.PURGE_SESSIONS, {"session_ids": session_ids}
             )

@@ -120,7 +120,7 @@ class SessionStore:
         ):
             if user_id:
                 await hold_user(connection, user_id)
-            row = await (await connection.execute(self.ADD_SESSION, parameters)).fetchone()
+            row = await connection.fetch_one(self.ADD_SESSION, parameters)
             if row is None:
                 raise AlreadyExists("Session", session_id)
             return SessionRow._make(row)
@@ -146,9 +146,9 @@ class SessionStore:
     async def _get_sessions(self, session_ids: Sequence[str]) -> list[tuple[Any, ...] | None]:
         parameters = {"session_ids": list(set(session_ids)), "bound_user": bound_user()}
         async with self._pool.connection() as connection:
-            cursor = await connection.execute(self.GET_SESSIONS, parameters)
-            rows = {row[0]: row for row in await cursor.fetchall()}
-        return [rows.get(session_id) for session_id in session_ids]
+            rows = await connection.fetch(self.GET_SESSIONS, parameters)
+        found = {row[0]: row for row in rows}
+        return [found.get(session_id) for session_id in session_ids]
 
     # The row lock is for concurrent merges: each reads what the one before it wrote.
     LOCK_SESSION = GET_SESSION + " FOR NO KEY UPDATE"
@@ -180,10 +180,10 @@ class SessionStore:
         async with self._pool.connection() as connection, connection.transaction():
             if user_id is not None:
                 await hold_user(connection, user_id)
-            cursor = await connection.execute(self.LOCK_SESSION, _named(session_id))
-            row = change(_found(session_id, await cursor.fetchone()))
-            cursor = await connection.execute(self.UPDATE_SESSION, row._asdict())
-            return _found(session_id, await cursor.fetchone())
+            locked = await connection.fetch_one(self.LOCK_SESSION, _named(session_id))
+            row = change(_found(session_id, locked))
+            updated = await connection.fetch_one(self.UPDATE_SESSION, row._asdict())
+            return _found(session_id, updated)
 
     # A statement after the one that takes the lock, and so are its time and what it
     # sees: the delete comes after what it waited for, and takes the messages added
@@ -208,10 +208,9 @@ class SessionStore:
         """
         parameters = _named(session_id)
         async with self._pool.connection() as connection, connection.transaction():
-            cursor = await connection.execute(self.LOCK_SESSION, parameters)
-            _found(session_id, await cursor.fetchone())
-            cursor = await connection.execute(self.DELETE_SESSION, parameters)
-            return DeletedSession._make(await cursor.fetchone() or ())
+            _found(session_id, await connection.fetch_one(self.LOCK_SESSION, parameters))
+            deleted = await connection.fetch_one(self.DELETE_SESSION, parameters)
+            return DeletedSession._make(deleted or ())
 
     LIST_SESSIONS = listing("sessions", COLUMNS, size=SIZE)
 
@@ -234,17 +233,15 @@ class SessionStore:
             checked_path(connection, filter.metadata),
         ):
             # Planned anew for each filter: one plan for all values would be none for most.
-            cursor = await connection.execute(
-                statement, parameters, prepare=False if given else None
-            )
-            return Page.of(SessionRow._make, await cursor.fetchall())
+            rows = await connection.fetch(statement, parameters, prepare=not given)
+            return Page.of(SessionRow._make, rows)
 
     LAST_ID = last_position("sessions")
 
     async def last_id(self) -> int:
         """Gets the last listing position in use, 0 if there is none."""
         async with self._pool.connection() as connection:
-            row = await (await connection.execute(self.LAST_ID)).fetchone()
+            row = await connection.fetch_one(self.LAST_ID)
         return int(row[0]) if row else 0
 
 

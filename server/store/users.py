@@ -94,7 +94,7 @@ class UserStore:
             "metadata": metadata,
         }
         async with self._pool.connection() as connection:
-            row = await (await connection.execute(self.ADD_USER, parameters)).fetchone()
+            row = await connection.fetch_one(self.ADD_USER, parameters)
         if row is None:
             raise AlreadyExists("User", user_id)
         return UserRow._make(row)
@@ -111,8 +111,8 @@ class UserStore:
             NotFound: There is none.
         """
         async with self._pool.connection() as connection:
-            cursor = await connection.execute(self.GET_USER, {"user_id": user_id})
-            return _found(user_id, await cursor.fetchone())
+            row = await connection.fetch_one(self.GET_USER, {"user_id": user_id})
+            return _found(user_id, row)
 
     # The row lock is for concurrent merges: each reads what the one before it wrote.
     LOCK_USER = GET_USER + " FOR NO KEY UPDATE"
@@ -136,10 +136,10 @@ class UserStore:
             NotFound: There is no such live user.
         """
         async with self._pool.connection() as connection, connection.transaction():
-            cursor = await connection.execute(self.LOCK_USER, {"user_id": user_id})
-            row = change(_found(user_id, await cursor.fetchone()))
-            cursor = await connection.execute(self.UPDATE_USER, row._asdict())
-            return _found(user_id, await cursor.fetchone())
+            locked = await connection.fetch_one(self.LOCK_USER, {"user_id": user_id})
+            row = change(_found(user_id, locked))
+            updated = await connection.fetch_one(self.UPDATE_USER, row._asdict())
+            return _found(user_id, updated)
 
     # Excludes those who hold the user to give it a session.
     LOCK_USER_ALONE = GET_USER + " FOR UPDATE"
@@ -191,12 +191,9 @@ class UserStore:
         parameters: dict[str, Any] = {"user_id": user_id}
         async with self._pool.connection() as connection, connection.transaction():
             await connection.execute("SET LOCAL statement_timeout = 0")
-            cursor = await connection.execute(self.LOCK_USER_ALONE, parameters)
-            _found(user_id, await cursor.fetchone())
-            cursor = await connection.execute(self.LOCK_SESSIONS, parameters)
-            (sessions_deleted,) = await cursor.fetchone() or ()
-            cursor = await connection.execute(self.DELETE_USER, parameters)
-            (deleted_at,) = await cursor.fetchone() or ()
+            _found(user_id, await connection.fetch_one(self.LOCK_USER_ALONE, parameters))
+            (sessions_deleted,) = await connection.fetch_one(self.LOCK_SESSIONS, parameters) or ()
+            (deleted_at,) = await connection.fetch_one(self.DELETE_USER, parameters) or ()
             parameters["deleted_at"] = deleted_at
             messages_deleted = (await connection.execute(self.DELETE_MESSAGES, parameters)).rowcount
             await connection.execute(self.FORGET_SESSIONS, parameters)
@@ -215,17 +212,15 @@ class UserStore:
         }  # fmt: skip
         async with self._pool.connection() as connection:
             # Planned for the one user whom a bound caller sees: one plan for all would read all.
-            cursor = await connection.execute(
-                statement, parameters, prepare=False if user else None
-            )
-            return Page.of(UserRow._make, await cursor.fetchall())
+            rows = await connection.fetch(statement, parameters, prepare=user is None)
+            return Page.of(UserRow._make, rows)
 
     LAST_ID = last_position("users")
 
     async def last_id(self) -> int:
         """Gets the last listing position in use, 0 if there is none."""
         async with self._pool.connection() as connection:
-            row = await (await connection.execute(self.LAST_ID)).fetchone()
+            row = await connection.fetch_one(self.LAST_ID)
         return int(row[0]) if row else 0
 
 

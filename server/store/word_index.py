@@ -79,8 +79,8 @@ class WordIndex:
     async def count_messages(self) -> int:
         """Counts the live messages."""
         async with self._pool.connection() as connection:
-            row = await (await connection.execute(self.COUNT_MESSAGES)).fetchone() or (0,)
-            return int(row[0])
+            row = await connection.fetch_one(self.COUNT_MESSAGES)
+            return int(row[0]) if row else 0
 
     # What somebody writes at this moment is locked, and skipped: they write its words too.
     REINDEX = """
@@ -111,7 +111,7 @@ class WordIndex:
         """
         parameters = {**after._asdict(), "limit": limit}
         async with self._pool.connection() as connection:
-            row = await (await connection.execute(self.REINDEX, parameters)).fetchone()
+            row = await connection.fetch_one(self.REINDEX, parameters)
             return Step(row[0], Key(*row[1:])) if row else None
 
     SET_LANGUAGE = """

@@ -76,8 +76,8 @@ class WordStore:
         phrases = [*(phrase for choice in asked.required for phrase in choice), *asked.excluded]
         parameters = {**scope.parameters, "words": asked.words, "phrases": phrases}
         async with self._pool.connection() as connection:
-            cursor = await connection.execute(self.READ_TEXT, parameters)
-            found, words, queries, grams = await cursor.fetchone() or ()
+            read = await connection.fetch_one(self.READ_TEXT, parameters)
+            found, words, queries, grams = read or ()
         if not found:
             raise NotFound("Session", scope.session_id or "")
         return _word_query(asked, words, dict(zip(phrases, queries, strict=True)), grams)
@@ -198,8 +198,8 @@ class WordStore:
             checked_path(connection, filter.metadata),
         ):
             # Planned anew for each query: one plan for all would be none for most.
-            cursor = await connection.execute(statement, parameters, prepare=False)
-            return [Hit(Key(*row[:2]), row[2]) for row in await cursor.fetchall()]
+            rows = await connection.fetch(statement, parameters, prepare=False)
+            return [Hit(Key(*row[:2]), row[2]) for row in rows]
 
 
 def _word_query(

@@ -1,18 +1,19 @@
 """The spans of calls and of their SQL statements, with names and statuses, never contents."""
 
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from opentelemetry import propagate, trace
 from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer
 from psycopg import Error
 
 from server.call import FAULTS, Call, Metadata, calls_served
-from server.store.pool import BinaryCursor
+from server.store.connection import Trace
 
-# Statements run in methods of the stores, which name their spans.
+# Statements run in methods of the stores, which name their spans; by way of a connection.
 _STORES = "server.store."
+_CONNECTION = "server.store.connection"
 
 _NANOSECONDS = 1_000_000_000
 
@@ -51,34 +52,34 @@ class CallSpans:
             span.end(int(call.ended * _NANOSECONDS))
 
 
-def traced_cursor(tracer: Tracer) -> type[BinaryCursor]:
-    """Makes a class of cursors that make a span of each statement, in each call it serves."""
+def statement_trace(tracer: Tracer) -> Trace:
+    """Makes what makes a span of each statement while it runs, in each call it serves."""
 
-    class TracedCursor(BinaryCursor):
-        async def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
-            spans = [
-                _statement_span(tracer, call, query)
-                for call in calls_served()
-                if call.span.is_recording()
-            ]
-            try:
-                return await super().execute(query, *args, **kwargs)
-            except Error as error:
-                for span in spans:
-                    # Not its text: that may quote contents.
-                    span.set_attribute("error.type", error.sqlstate or type(error).__name__)
-                    span.set_status(StatusCode.ERROR)
-                raise
-            finally:
-                for span in spans:
-                    span.end()
+    @contextmanager
+    def trace_statement(statement: str) -> Iterator[None]:
+        spans = [
+            _statement_span(tracer, call, statement)
+            for call in calls_served()
+            if call.span.is_recording()
+        ]
+        try:
+            yield
+        except Error as error:
+            for span in spans:
+                # Not its text: that may quote contents.
+                span.set_attribute("error.type", error.sqlstate or type(error).__name__)
+                span.set_status(StatusCode.ERROR)
+            raise
+        finally:
+            for span in spans:
+                span.end()
 
-    return TracedCursor
+    return trace_statement
 
 
-def _statement_span(tracer: Tracer, call: Call, query: object) -> Span:
+def _statement_span(tracer: Tracer, call: Call, statement: str) -> Span:
     # Without its parameters the statement tells nothing of what is stored.
-    attributes = {"db.system.name": "postgresql", "db.query.text": str(query)}
+    attributes = {"db.system.name": "postgresql", "db.query.text": statement}
     within = trace.set_span_in_context(call.span)
     return tracer.start_span(_store_method(), within, SpanKind.CLIENT, attributes)
 
@@ -86,6 +87,10 @@ def _statement_span(tracer: Tracer, call: Call, query: object) -> Span:
 def _store_method() -> str:
     """Names the method of a store that runs the statement, such as `SessionStore.get_session`."""
     frame = sys._getframe(1)  # noqa: SLF001 - as `logging` finds its caller
-    while frame.f_back and not frame.f_globals.get("__name__", "").startswith(_STORES):
+    while frame.f_back and not _is_of_store(frame.f_globals.get("__name__", "")):
         frame = frame.f_back
     return frame.f_code.co_qualname
+
+
+def _is_of_store(module: str) -> bool:
+    return module.startswith(_STORES) and module != _CONNECTION

@@ -10,7 +10,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 
 from server.interceptors.observation import Observation
 from server.store.backlog import MeasureBacklog
-from server.store.pool import BinaryCursor
+from server.store.connection import Trace, untraced
 from server.telemetry.call_log import log_calls
 
 # What is imported here is not imported at run time before it is wanted: that takes time.
@@ -65,9 +65,9 @@ class Telemetry:
         )
 
     @property
-    def cursor_factory(self) -> type[BinaryCursor]:
-        """What the pool is to run its statements by."""
-        return self._traces.cursor_factory if self._traces else BinaryCursor
+    def trace_statement(self) -> Trace:
+        """What the pool is to tell of its statements."""
+        return self._traces.trace_statement if self._traces else untraced
 
     @cached_property
     def observation(self) -> Observation:

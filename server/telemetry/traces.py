@@ -11,7 +11,7 @@ from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 
-from server.telemetry.spans import CallSpans, traced_cursor
+from server.telemetry.spans import CallSpans, statement_trace
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Traces:
             self._provider.add_span_processor(BatchSpanProcessor(_exporter(name)))
         tracer = self._provider.get_tracer("palaver")
         self.calls = CallSpans(tracer)
-        self.cursor_factory = traced_cursor(tracer)
+        self.trace_statement = statement_trace(tracer)
 
     async def stop(self) -> None:
         """Exports what is left, if that can be done soon."""

@@ -13,7 +13,7 @@ from server.call import Call, running_call
 from server.errors import NotFound
 from server.store.pool import Pool
 from server.store.sessions import SessionStore
-from server.telemetry.spans import CallSpans, traced_cursor
+from server.telemetry.spans import CallSpans, statement_trace
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -32,8 +32,8 @@ def provider(exporter: InMemorySpanExporter) -> TracerProvider:
 
 @pytest.fixture
 def traced_pool(provider: TracerProvider, database_url: str, run: Run) -> Iterator[Pool]:
-    cursor_factory = traced_cursor(provider.get_tracer("test"))
-    pool = Pool(database_url, min_size=1, max_size=2, timeout=10, cursor_factory=cursor_factory)
+    trace = statement_trace(provider.get_tracer("test"))
+    pool = Pool(database_url, min_size=1, max_size=2, timeout=10, trace=trace)
     run(pool.open())
     yield pool
     run(pool.close())

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from server.store.pool import BinaryCursor
+from server.store.connection import untraced
 from server.telemetry.telemetry import Telemetry
 from tests.processes import ROOT
 
@@ -34,7 +34,7 @@ def test_a_start_does_not_import_what_nobody_wants() -> None:
 def test_without_metrics_and_traces_nothing_runs() -> None:
     telemetry = Telemetry()
 
-    assert telemetry.cursor_factory is BinaryCursor
+    assert telemetry.trace_statement is untraced
     assert telemetry.start() == []
 
 
@@ -48,5 +48,5 @@ def test_traces_that_cannot_be_made_are_said_to_be_missing(
 
     telemetry = Telemetry()
 
-    assert telemetry.cursor_factory is BinaryCursor
+    assert telemetry.trace_statement is untraced
     assert "install palaver[tracing]" in caplog.text
