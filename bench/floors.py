@@ -44,13 +44,14 @@ _REMOVE_COPIED = """
 def add_memory(database: Database, seconds: float) -> Round:
     """Adds one message a transaction to sessions from all over the database."""
     session_ids = iter(calls.many(database) * 100)
-    statement = MemoryStore.ADD_MEMORY.format(enqueue=NO_QUEUE.enqueue_written)
+    statement = MemoryStore.ADD_MEMORY.format(
+        enqueue=NO_QUEUE.enqueue_written, locked=False, may_create=True
+    )
     with database.connected() as connection:
 
         def add() -> int:
             parameters = {
                 "session_id": next(session_ids), "user_id": None, "bound_user": None,
-                "locked": False, "may_create": True,
                 "message_ids": [str(uuid4())], "roles": [calls.ROLE],
                 "contents": [calls.CONTENT], "token_counts": [0],
                 "metadatas": ['{"lang":"en"}'], "created_ats": [None],

@@ -1,8 +1,8 @@
 """Observes each call: times it, weighs it, and reports how it ended."""
 
 import asyncio
+import random
 import re
-import secrets
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from time import perf_counter, time
@@ -134,4 +134,4 @@ def _ids(metadata: Metadata) -> tuple[str, str]:
             request_id = str(value)
         elif key == "traceparent" and (parent := _TRACE_PARENT.fullmatch(str(value))):
             trace_id = parent[1]
-    return request_id or secrets.token_hex(16), trace_id
+    return request_id or f"{random.getrandbits(128):032x}", trace_id

@@ -16,7 +16,7 @@ from server.purge import PurgeProgress
 from server.search import Results
 from server.services import wire
 from server.services.wire import varint
-from server.store.memory import AddedMessage
+from server.store.memory import AddedMemory, AddedMessage
 from server.store.messages import MessageRow
 from server.store.sessions import SessionRow
 from server.store.users import UserRow
@@ -96,8 +96,8 @@ def _encoded_metadata(text: str) -> bytes:
 
 
 def session_message(row: SessionRow) -> session_pb2.Session:
-    """Converts a session."""
-    return session_pb2.Session.FromString(_encoded_session(row))
+    """Converts a session; gives it encoded, as it is to be sent."""
+    return cast(session_pb2.Session, _encoded_session(row))
 
 
 def user_message(row: UserRow) -> user_pb2.User:
@@ -115,8 +115,8 @@ def user_message(row: UserRow) -> user_pb2.User:
 
 
 def message_message(row: MessageRow) -> memory_pb2.Message:
-    """Converts a message."""
-    return memory_pb2.Message.FromString(_encoded_message(row))
+    """Converts a message; gives it encoded, as it is to be sent."""
+    return cast(memory_pb2.Message, _encoded_message(row))
 
 
 ListT = TypeVar("ListT", bound=ProtobufMessage)
@@ -145,7 +145,7 @@ def search_response(found: Results) -> memory_service_pb2.SearchMemoryResponse:
     return memory_service_pb2.SearchMemoryResponse(
         results=[
             memory_service_pb2.SearchResult(
-                message=message_message(result.message),
+                message=memory_pb2.Message.FromString(_encoded_message(result.message)),
                 session_id=result.session_id,
                 score=result.score,
                 snippet=result.snippet,
@@ -156,13 +156,27 @@ def search_response(found: Results) -> memory_service_pb2.SearchMemoryResponse:
     )
 
 
-def added_message(row: AddedMessage) -> memory_service_pb2.AddedMessage:
-    """Converts what became of a message."""
-    return memory_service_pb2.AddedMessage(
-        message_id=row.message_id,
-        sequence=row.sequence,
-        created_at=timestamp_message(row.created_at),
+_ADDED_MESSAGE_ID = wire.tag(memory_service_pb2.AddedMessage, "message_id")
+_ADDED_SEQUENCE = wire.integer_tag(memory_service_pb2.AddedMessage, "sequence")
+_ADDED_CREATED_AT = wire.tag(memory_service_pb2.AddedMessage, "created_at")
+
+
+def added_memory(added: AddedMemory) -> memory_service_pb2.AddMemoryResponse:
+    """Converts what adding memory did; gives it encoded, as it is to be sent."""
+    response = memory_service_pb2.AddMemoryResponse(
+        session_created=added.session_created, session_undeleted=added.session_undeleted
     )
+    return _with_items(response, "messages", map(_encoded_added_message, added.messages))
+
+
+def _encoded_added_message(row: AddedMessage) -> bytes:
+    return b"".join(
+        (
+            wire.delimited(_ADDED_MESSAGE_ID, row.message_id.encode()),
+            _ADDED_SEQUENCE, varint(row.sequence),
+            wire.delimited(_ADDED_CREATED_AT, wire.timestamp(row.created_at)),
+        )
+    )  # fmt: skip
 
 
 def purge_progress_message(progress: PurgeProgress) -> admin_service_pb2.PurgeDeletedResponse:

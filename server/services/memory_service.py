@@ -12,7 +12,7 @@ from server.errors import InvalidRequest
 from server.search import Searcher
 from server.services.context import Context
 from server.services.conversion import (
-    added_message,
+    added_memory,
     message_message,
     search_response,
     struct_from_json,
@@ -66,11 +66,7 @@ class MemoryService(MemoryServiceServicer):
             user_id=new_owner(user_id),
             expected_last_sequence=expected if request.HasField("expected_last_sequence") else None,
         )
-        return pb.AddMemoryResponse(
-            session_created=added.session_created,
-            session_undeleted=added.session_undeleted,
-            messages=map(added_message, added.messages),
-        )
+        return added_memory(added)
 
     async def GetMemory(self, request: pb.GetMemoryRequest, context: Context) -> memory_pb2.Memory:
         with Fields() as fields:

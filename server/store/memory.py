@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from itertools import groupby
+from itertools import groupby, product
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -74,7 +74,12 @@ class MemoryStore:
     def __init__(self, pool: Pool, queue: EmbeddingQueue = NO_QUEUE) -> None:
         self._pool = pool
         self._queue = queue
-        self._add_memory = self.ADD_MEMORY.format(enqueue=queue.enqueue_written)
+        self._add_memory = {
+            flags: self.ADD_MEMORY.format(
+                enqueue=queue.enqueue_written, locked=flags[0], may_create=flags[1]
+            )
+            for flags in product((False, True), repeat=2)
+        }
         self._append_all = self.APPEND.format(enqueue=queue.enqueue_written)
         self._appends = Batch(self._append, most=_MOST_APPENDS_AT_ONCE)
         self._reads = Batch(self._get, most=_MOST_READS_AT_ONCE)
@@ -86,7 +91,9 @@ class MemoryStore:
     #
     # The statement sees the messages as they were when it began, before it waited for
     # the session's row. Where that matters, it must be `locked` beforehand. A session that
-    # is not there gives no rows if the statement may not create it.
+    # is not there gives no rows if the statement may not create it. Both flags are part of the
+    # statement: as parameters they would have PostgreSQL plan it anew each time, which takes
+    # it as long as to run it.
     ADD_MEMORY = f"""
         WITH input AS (
             SELECT * FROM unnest(
@@ -96,7 +103,7 @@ class MemoryStore:
             ) WITH ORDINALITY AS input
                 (message_id, role, content, token_count, metadata, created_at, position)
         ), named AS MATERIALIZED (
-            SELECT ids.*, {LIVE_BY_ID} AS m FROM input ids WHERE %(locked)s
+            SELECT ids.*, {LIVE_BY_ID} AS m FROM input ids WHERE {{locked}}
         ), kept AS (
             SELECT message_id, (m).sequence, (m).created_at,
                 ((m).role, (m).content, (m).token_count, (m).metadata)
@@ -107,7 +114,7 @@ class MemoryStore:
             SELECT %(session_id)s, %(user_id)s,
                 cardinality(%(message_ids)b::text[]) - (SELECT count(*) FROM kept),
                 statement_timestamp(), statement_timestamp()
-            WHERE %(may_create)s OR EXISTS (
+            WHERE {{may_create}} OR EXISTS (
                 SELECT FROM sessions WHERE session_id = %(session_id)s FOR NO KEY UPDATE
             )
             ON CONFLICT (session_id) DO UPDATE SET
@@ -116,7 +123,7 @@ class MemoryStore:
                     WHEN excluded.last_sequence > 0 OR (SELECT bool_or(changed) FROM kept)
                     THEN greatest(s.updated_at, excluded.updated_at) ELSE s.updated_at END,
                 deleted_at = NULL
-            WHERE (s.deleted_at IS NULL OR %(locked)s) AND {OWNED}
+            WHERE (s.deleted_at IS NULL OR {{locked}}) AND {OWNED}
             RETURNING last_sequence, updated_at, xmax = 0 AS created
         ), numbered AS (
             SELECT input.*, session.updated_at, kept.created_at AS kept_created_at,
@@ -247,8 +254,7 @@ class MemoryStore:
         locked: bool = False,
         may_create: bool = True,
     ) -> list[tuple[Any, ...]]:
-        given = {**parameters, "locked": locked, "may_create": may_create}
-        return await connection.fetch(self._add_memory, given)
+        return await connection.fetch(self._add_memory[locked, may_create], parameters)
 
     # Of live sessions alone, and only of those that nobody has locked: one that is would
     # keep the others waiting, and their sessions locked meanwhile. In the order of their ids.

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from server.errors import AlreadyExists, NotFound
 from server.principal import bound_user
 from server.store.batch import Batch
+from server.store.connection import Row
 from server.store.held_user import hold_user
 from server.store.metadata_path import checked_path
 from server.store.ownership import OWNED
@@ -143,9 +144,11 @@ class SessionStore:
         WHERE session_id = ANY(%(session_ids)s) AND deleted_at IS NULL AND {OWNED}
     """
 
-    async def _get_sessions(self, session_ids: Sequence[str]) -> list[tuple[Any, ...] | None]:
-        parameters = {"session_ids": list(set(session_ids)), "bound_user": bound_user()}
+    async def _get_sessions(self, session_ids: Sequence[str]) -> list[Row | None]:
         async with self._pool.connection() as connection:
+            if len(session_ids) == 1:  # of this PostgreSQL keeps the plan
+                return [await connection.fetch_one(self.GET_SESSION, _named(session_ids[0]))]
+            parameters = {"session_ids": list(set(session_ids)), "bound_user": bound_user()}
             rows = await connection.fetch(self.GET_SESSIONS, parameters)
         found = {row[0]: row for row in rows}
         return [found.get(session_id) for session_id in session_ids]
@@ -250,7 +253,7 @@ def _named(session_id: str) -> dict[str, str | None]:
     return {"session_id": session_id, "bound_user": bound_user()}
 
 
-def _found(session_id: str, row: tuple[Any, ...] | None) -> SessionRow:
+def _found(session_id: str, row: Row | None) -> SessionRow:
     if row is None:
         raise NotFound("Session", session_id)
     return SessionRow._make(row)

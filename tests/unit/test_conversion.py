@@ -9,6 +9,8 @@ from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from palaver.v1.memory_pb2 import Message
+from palaver.v1.session_pb2 import Session
 
 from server.services.conversion import (
     datetime_from_timestamp,
@@ -141,10 +143,16 @@ def test_a_timestamp_outside_the_years_1_to_9999_overflows(seconds: int) -> None
         datetime_from_timestamp(Timestamp(seconds=seconds))
 
 
+def sent(response: object) -> bytes:
+    """What is already as it is to be sent."""
+    assert isinstance(response, bytes)
+    return response
+
+
 def test_a_session_is_converted_whole() -> None:
     row = SessionRow("s", 7, "u", '{"plan": "pro"}', 3, NOON, NOON + timedelta(seconds=1))
 
-    message = session_message(row)
+    message = Session.FromString(sent(session_message(row)))
 
     assert (message.session_id, message.id, message.user_id) == ("s", 7, "u")
     assert (message.metadata, message.last_sequence) == (struct(plan="pro"), 3)
@@ -153,7 +161,9 @@ def test_a_session_is_converted_whole() -> None:
 
 
 def test_a_session_without_user_and_metadata_has_empty_ones() -> None:
-    message = session_message(SessionRow("s", 7, None, "{}", 0, NOON, NOON))
+    row = SessionRow("s", 7, None, "{}", 0, NOON, NOON)
+
+    message = Session.FromString(sent(session_message(row)))
 
     assert message.user_id == ""
     assert message.HasField("metadata")
@@ -163,7 +173,7 @@ def test_a_session_without_user_and_metadata_has_empty_ones() -> None:
 def test_a_message_is_converted_whole() -> None:
     row = MessageRow("m", 4, "user", "hello", 5, '{"a": 1}', NOON, NOON + timedelta(seconds=1))
 
-    message = message_message(row)
+    message = Message.FromString(sent(message_message(row)))
 
     assert (message.message_id, message.sequence, message.role) == ("m", 4, "user")
     assert (message.content, message.token_count) == ("hello", 5)
