@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
+from itertools import count
 from typing import Any, NamedTuple, Self, TypeAlias
 
 from psycopg import AsyncConnection, AsyncCursor
@@ -52,6 +53,7 @@ class Connection(AsyncConnection[Row]):
             self.adapters.register_dumper(int, dumper)
         self._adapter = Transformer(self)
         self._names: dict[tuple[str, tuple[int, ...]], bytes] = {}
+        self._numbers = count()
 
     async def fetch(
         self, statement: str, parameters: Mapping[str, Any] | None = None, *, prepare: bool = True
@@ -95,7 +97,8 @@ class Connection(AsyncConnection[Row]):
             return await super().execute(query, *args, **kwargs)
 
     async def _prepare(self, statement: str, query: "_Query", types: tuple[int, ...]) -> bytes:
-        name = b"palaver_%d" % len(self._names)
+        # Never the same again: whether one was prepared that was cancelled amid it is not known.
+        name = b"palaver_%d" % next(self._numbers)
         self.pgconn.send_prepare(name, query.text, types)
         await self._rows()
         self._names[statement, types] = name

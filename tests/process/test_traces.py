@@ -111,7 +111,7 @@ def test_a_trace_goes_from_the_caller_through_the_call_to_the_statement(
     assert (call.kind, statement.kind) == (Span.SPAN_KIND_SERVER, Span.SPAN_KIND_CLIENT)
     assert attributes(call)["rpc.response.status_code"] == "OK"
     assert attributes(statement) == {
-        "db.system.name": "postgresql", "db.query.text": SessionStore.GET_SESSIONS
+        "db.system.name": "postgresql", "db.query.text": SessionStore.GET_SESSION
     }  # fmt: skip
     assert call.start_time_unix_nano <= statement.start_time_unix_nano
     assert statement.end_time_unix_nano <= call.end_time_unix_nano

@@ -1,0 +1,133 @@
+"""Connections: statements that are prepared once, and what becomes of them in trouble."""
+
+import asyncio
+import random
+from collections.abc import Coroutine, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from server.store.connection import Connection
+from tests.conftest import Run
+
+PREPARED = "SELECT statement FROM pg_prepared_statements"
+
+
+@pytest.fixture
+def connection(database_url: str, run: Run) -> Iterator[Connection]:
+    connection = run(connect(database_url))
+    yield connection
+    run(connection.close())
+
+
+async def connect(database_url: str) -> Connection:
+    return await Connection.connect(database_url)
+
+
+def prepared(connection: Connection, run: Run) -> list[str]:
+    """What is prepared, beside the statement that asks for it."""
+    return [text for (text,) in run(connection.fetch(PREPARED, prepare=False))]
+
+
+def test_parameters_have_names_that_may_come_again(connection: Connection, run: Run) -> None:
+    statement = "SELECT %(a)s::int - %(b)s::int, %(a)s::int, 7 %% 4, %(c)b::text"
+
+    rows = run(connection.fetch(statement, {"a": 5, "b": 3, "c": "%(a)s", "unused": 1}))
+
+    assert rows == [(2, 5, 3, "%(a)s")]
+
+
+def test_the_first_row_or_none_is_given(connection: Connection, run: Run) -> None:
+    statement = "SELECT n FROM generate_series(1, %(n)s) n ORDER BY n"
+
+    assert run(connection.fetch_one(statement, {"n": 3})) == (1,)
+    assert run(connection.fetch_one(statement, {"n": 0})) is None
+
+
+def test_a_statement_without_rows_gives_none(connection: Connection, run: Run) -> None:
+    assert run(connection.fetch("SET application_name = 'x'", prepare=False)) == []
+
+
+@pytest.mark.parametrize("values", [(1, 40_000, 2**31, 2**62), ("a", None, "b", "")])
+def test_a_statement_is_prepared_once_for_all_values(
+    connection: Connection, run: Run, values: tuple[Any, ...]
+) -> None:
+    type_of = "bigint" if isinstance(values[0], int) else "text"
+    statement = f"SELECT %(value)s::{type_of}, %(values)s::{type_of}[]"
+
+    for value in values:
+        row = run(connection.fetch_one(statement, {"value": value, "values": [value, value]}))
+        assert row == (value, [value, value])
+
+    assert len(prepared(connection, run)) == 1
+
+
+def test_what_is_to_be_planned_anew_is_not_prepared(connection: Connection, run: Run) -> None:
+    assert run(connection.fetch("SELECT %(n)s::int", {"n": 1}, prepare=False)) == [(1,)]
+
+    assert prepared(connection, run) == []
+
+
+def test_an_error_is_raised_as_psycopg_does_and_hurts_no_other_statement(
+    connection: Connection, run: Run
+) -> None:
+    statement = "SELECT 1 / %(n)s::int"
+
+    with pytest.raises(psycopg.errors.DivisionByZero) as raised:
+        run(connection.fetch(statement, {"n": 0}))
+    with pytest.raises(psycopg.errors.UndefinedTable):
+        run(connection.fetch("SELECT FROM no_such_table"))
+
+    assert raised.value.diag.message_primary == "division by zero"
+    assert run(connection.fetch(statement, {"n": 1})) == [(1,)]
+
+
+def test_what_is_prepared_outlives_a_rollback(connection: Connection, run: Run) -> None:
+    async def fetch_and_roll_back() -> None:
+        async with connection.transaction(force_rollback=True):
+            for _ in range(10):  # as often as psycopg would prepare it too
+                await connection.execute("SELECT %(n)s::int", {"n": 1})
+            await connection.fetch("SELECT %(n)s::int", {"n": 1})
+
+    run(fetch_and_roll_back())
+
+    assert run(connection.fetch("SELECT %(n)s::int", {"n": 2})) == [(2,)]
+    assert len(prepared(connection, run)) == 1
+
+
+def test_a_statement_that_is_cancelled_at_any_moment_can_be_run_again(
+    connection: Connection, run: Run
+) -> None:
+    choose = random.Random(7)
+
+    async def cancel(work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.create_task(work)
+        await asyncio.sleep(choose.random() / 1000)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    async def cancel_and_run_again() -> None:
+        for number in range(200):
+            statement = f"SELECT %(n)s::int + {number}"
+            await cancel(connection.fetch(statement, {"n": 1}))
+            assert await connection.fetch(statement, {"n": 1}) == [(1 + number,)]
+
+    run(cancel_and_run_again())
+
+
+def test_a_connection_that_is_lost_says_so(database_url: str, run: Run) -> None:
+    async def lose_and_fetch() -> None:
+        lost, other = await connect(database_url), await connect(database_url)
+        await other.fetch("SELECT pg_terminate_backend(%(pid)s::integer)", {"pid": lost.info.backend_pid})
+        await other.close()
+        try:
+            with pytest.raises(psycopg.OperationalError):
+                await lost.fetch("SELECT 1")
+            assert lost.broken
+            with pytest.raises(psycopg.OperationalError):
+                await lost.fetch("SELECT 1")
+        finally:
+            await lost.close()
+
+    run(lose_and_fetch())
