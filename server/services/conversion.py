@@ -37,20 +37,20 @@ _LAST_SEQUENCE = wire.integer_tag(session_pb2.Session, "last_sequence")
 
 
 def _encoded_session(row: SessionRow) -> bytes:
-    session_id = row.session_id.encode()
-    user_id = wire.delimited(_USER_ID, row.user_id.encode()) if row.user_id else b""
-    last_sequence = _LAST_SEQUENCE + varint(row.last_sequence) if row.last_sequence else b""
-    metadata = _encoded_metadata(row.metadata)
-    created_at, updated_at = _encoded_times(row)
+    session_id, position, user_id, metadata, last_sequence, created_at, updated_at = row
+    id_ = session_id.encode()
+    struct = _encoded_metadata(metadata)
+    created = wire.timestamp(created_at)
+    updated = created if updated_at == created_at else wire.timestamp(updated_at)
     return b"".join(
         (
-            _SESSION_ID, varint(len(session_id)), session_id,
-            user_id,
-            _SESSION_METADATA, varint(len(metadata)), metadata,
-            _SESSION_CREATED_AT, varint(len(created_at)), created_at,
-            _SESSION_UPDATED_AT, varint(len(updated_at)), updated_at,
-            _ID, varint(row.id),
-            last_sequence,
+            _SESSION_ID, varint(len(id_)), id_,
+            wire.delimited(_USER_ID, user_id.encode()) if user_id else b"",
+            _SESSION_METADATA, varint(len(struct)), struct,
+            _SESSION_CREATED_AT, varint(len(created)), created,
+            _SESSION_UPDATED_AT, varint(len(updated)), updated,
+            _ID, varint(position),
+            _LAST_SEQUENCE + varint(last_sequence) if last_sequence else b"",
         )
     )  # fmt: skip
 
@@ -66,33 +66,27 @@ _MESSAGE_UPDATED_AT = wire.tag(memory_pb2.Message, "updated_at")
 
 
 def _encoded_message(row: MessageRow) -> bytes:
-    message_id, role, content = row.message_id.encode(), row.role.encode(), row.content.encode()
-    metadata = _encoded_metadata(row.metadata)
-    token_count = _TOKEN_COUNT + varint(row.token_count) if row.token_count else b""
-    created_at, updated_at = _encoded_times(row)
+    message_id, sequence, role, content, token_count, metadata, created_at, updated_at = row
+    id_, role_, text = message_id.encode(), role.encode(), content.encode()
+    struct = _encoded_metadata(metadata)
+    created = wire.timestamp(created_at)
+    updated = created if updated_at == created_at else wire.timestamp(updated_at)
     return b"".join(
         (
-            _MESSAGE_ID, varint(len(message_id)), message_id,
-            _ROLE, varint(len(role)), role,
-            _CONTENT, varint(len(content)), content,
-            _MESSAGE_METADATA, varint(len(metadata)), metadata,
-            token_count,
-            _SEQUENCE, varint(row.sequence),
-            _MESSAGE_CREATED_AT, varint(len(created_at)), created_at,
-            _MESSAGE_UPDATED_AT, varint(len(updated_at)), updated_at,
+            _MESSAGE_ID, varint(len(id_)), id_,
+            _ROLE, varint(len(role_)), role_,
+            _CONTENT, varint(len(text)), text,
+            _MESSAGE_METADATA, varint(len(struct)), struct,
+            _TOKEN_COUNT + varint(token_count) if token_count else b"",
+            _SEQUENCE, varint(sequence),
+            _MESSAGE_CREATED_AT, varint(len(created)), created,
+            _MESSAGE_UPDATED_AT, varint(len(updated)), updated,
         )
     )  # fmt: skip
 
 
-def _encoded_times(row: SessionRow | MessageRow) -> tuple[bytes, bytes]:
-    created_at = wire.timestamp(row.created_at)
-    # The same for all that was never changed.
-    unchanged = row.updated_at == row.created_at
-    return created_at, created_at if unchanged else wire.timestamp(row.updated_at)
-
-
 def _encoded_metadata(text: str) -> bytes:
-    return b"" if text == "{}" else wire.struct(object_from_json(text))
+    return b"" if text == "{}" else wire.struct(orjson.loads(text))
 
 
 def session_message(row: SessionRow) -> session_pb2.Session:

@@ -15,6 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 _INTEGER, _FIXED64, _LENGTH_DELIMITED = 0, 1, 2
 
+_MOST_IN_FOUR_BYTES: Final = 2**28
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECONDS_A_DAY = 86_400
 
@@ -66,7 +67,13 @@ def _start_of_timestamp(days: int, seconds: int) -> bytes:
 def timestamp(moment: datetime) -> bytes:
     """Encodes a time as a `google.protobuf.Timestamp`."""
     since = moment - _EPOCH
-    return _start_of_timestamp(since.days, since.seconds) + varint(since.microseconds * 1000)
+    start = _start_of_timestamp(since.days, since.seconds)
+    nanos = since.microseconds * 1000
+    if nanos < _MOST_IN_FOUR_BYTES:
+        return start + varint(nanos)
+    # As `varint` would do it. Most are of this length.
+    rest = nanos // _DIGIT
+    return start + _DIGITS[nanos % _DIGIT] + _DIGITS[rest % _DIGIT] + _LAST_DIGITS[rest // _DIGIT]
 
 
 _ENTRY = tag(Struct, "fields")
@@ -81,7 +88,8 @@ _NULL = integer_tag(Value, "null_value") + varint(0)
 _FALSE, _TRUE = (integer_tag(Value, "bool_value") + varint(number) for number in (0, 1))
 
 
-# What is said again and again is kept: short keys, and short strings under them.
+# What is said again and again is kept: short keys, short strings under them, and the lengths
+# of others.
 _SHORT = 64
 _KEPT = 4096
 
@@ -91,12 +99,15 @@ def struct(fields: dict[str, Any]) -> bytes:
     entries = []
     for key, item in fields.items():
         kind = type(item)
-        if len(key) > _SHORT:
-            entry = _entry(key, _value(item))
-        elif kind is str and len(item) <= _SHORT:
+        if kind is str and len(item) <= _SHORT and len(key) <= _SHORT:
             entry = _string_entry(key, item)
+        elif len(key) > _SHORT:
+            entry = _entry(key, _value(item))
         elif kind is int or kind is float:
             entry = _start_of_number(key) + _double(item)
+        elif kind is dict:
+            encoded = struct(item)
+            entry = _start_of_object(key, len(encoded)) + encoded
         else:
             entry = _entry(key, _value(item))
         entries.append(entry)
@@ -115,6 +126,11 @@ def _string_entry(key: str, item: str) -> bytes:
 @lru_cache(_KEPT)
 def _start_of_number(key: str) -> bytes:
     return _entry(key, _number(0)).removesuffix(_double(0))
+
+
+@lru_cache(_KEPT)
+def _start_of_object(key: str, length: int) -> bytes:
+    return _entry(key, delimited(_OBJECT, bytes(length)))[: -length or None]
 
 
 def _string(item: str) -> bytes:

@@ -360,7 +360,7 @@ class MemoryStore:
         if not rows:
             raise NotFound("Session", session_id)
         metadata, newest_fits = rows[0][:2]
-        page = Page.of(MessageRow._make, [row[2:] for row in reversed(rows) if row[1]])
+        page = Page.of(MessageRow, [row[2:] for row in reversed(rows) if row[1]])
         has_more = newest_fits is False or bool(rows[-1][2])
         return MemoryRow(Page(page.rows, has_more), metadata)
 

@@ -146,7 +146,7 @@ class MessageStore:
         if not rows:
             raise NotFound("Session", session_id)
         is_empty = rows[0][0] is None
-        return Page.of(MessageRow._make, [] if is_empty else rows)
+        return Page.of(MessageRow, [] if is_empty else rows)
 
     GET_MESSAGE = f"""
         SELECT {COLUMNS}

@@ -1,6 +1,5 @@
 """Paging by position (keyset paging), the same for every table."""
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -99,9 +98,15 @@ class Page(Generic[RowT]):
     has_more: bool
 
     @classmethod
-    def of(cls, make: Callable[[Iterable[Any]], RowT], rows: list[tuple[Any, ...]]) -> "Page[RowT]":
-        """Builds a page from rows whose first column says whether another row follows."""
-        return cls([make(row[1:]) for row in rows], bool(rows) and bool(rows[-1][0]))
+    def of(cls, kind: type[RowT], rows: list[tuple[Any, ...]]) -> "Page[RowT]":
+        """Builds a page from rows whose first column says whether another row follows.
+
+        Args:
+            kind: What the rest of a row is; a named tuple.
+            rows: What was fetched.
+        """
+        new: Any = tuple.__new__  # what `_make` calls, at a third of the cost
+        return cls([new(kind, row[1:]) for row in rows], bool(rows) and bool(rows[-1][0]))
 
     @property
     def next_cursor(self) -> int:

@@ -237,7 +237,7 @@ class SessionStore:
         ):
             # Planned anew for each filter: one plan for all values would be none for most.
             rows = await connection.fetch(statement, parameters, prepare=not given)
-            return Page.of(SessionRow._make, rows)
+            return Page.of(SessionRow, rows)
 
     LAST_ID = last_position("sessions")
 

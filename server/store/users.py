@@ -213,7 +213,7 @@ class UserStore:
         async with self._pool.connection() as connection:
             # Planned for the one user whom a bound caller sees: one plan for all would read all.
             rows = await connection.fetch(statement, parameters, prepare=user is None)
-            return Page.of(UserRow._make, rows)
+            return Page.of(UserRow, rows)
 
     LAST_ID = last_position("users")
 

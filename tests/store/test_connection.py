@@ -119,7 +119,9 @@ def test_a_statement_that_is_cancelled_at_any_moment_can_be_run_again(
 def test_a_connection_that_is_lost_says_so(database_url: str, run: Run) -> None:
     async def lose_and_fetch() -> None:
         lost, other = await connect(database_url), await connect(database_url)
-        await other.fetch("SELECT pg_terminate_backend(%(pid)s::integer)", {"pid": lost.info.backend_pid})
+        await other.fetch(
+            "SELECT pg_terminate_backend(%(pid)s::integer)", {"pid": lost.info.backend_pid}
+        )
         await other.close()
         try:
             with pytest.raises(psycopg.OperationalError):

@@ -43,7 +43,7 @@ def test_up_to_includes_its_position_and_never_widens_the_span() -> None:
 
 
 def test_a_page_takes_its_rows_and_whether_more_follow() -> None:
-    page = Page.of(Row._make, [(True, 3), (True, 5)])
+    page = Page.of(Row, [(True, 3), (True, 5)])
 
     assert page.rows == [Row(3), Row(5)]
     assert page.has_more
@@ -51,14 +51,14 @@ def test_a_page_takes_its_rows_and_whether_more_follow() -> None:
 
 
 def test_the_last_page_has_no_next_cursor() -> None:
-    page = Page.of(Row._make, [(True, 3), (False, 5)])
+    page = Page.of(Row, [(True, 3), (False, 5)])
 
     assert not page.has_more
     assert page.next_cursor == 0
 
 
 def test_an_empty_page_is_the_last_one() -> None:
-    page = Page.of(Row._make, [])
+    page = Page.of(Row, [])
 
     assert page == Page([], has_more=False)
     assert page.next_cursor == 0
