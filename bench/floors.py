@@ -29,9 +29,11 @@ _SELECT_MESSAGES = f"""
 """  # noqa: S608
 
 _COPY_MESSAGES = """
-    COPY messages (session_id, sequence, message_id, role, content, token_count, metadata,
+    COPY messages (session_id, sequence, message_id, role, content, words, token_count, metadata,
         created_at, updated_at) FROM STDIN
 """
+
+_WORDS = "SELECT search_words(%(content)s)::text"
 
 # Beyond all sequences there are, so that what was copied can be told and removed.
 _FIRST_COPIED = 1_000_000_000
@@ -69,8 +71,10 @@ def copy_messages(database: Database, seconds: float) -> Round:
     sequences = count(_FIRST_COPIED)
     took: list[float] = []
     with database.connected() as connection:
+        connection.execute("SET default_text_search_config = 'pg_catalog.english'")
+        (words,) = connection.execute(_WORDS, {"content": calls.CONTENT}).fetchone() or ()
         while sum(took) < seconds:
-            rows = _rows(session_ids, sequences)
+            rows = _rows(session_ids, sequences, words)
             start = time.perf_counter()
             with connection.cursor() as cursor, cursor.copy(_COPY_MESSAGES) as copy:
                 for row in rows:
@@ -81,9 +85,9 @@ def copy_messages(database: Database, seconds: float) -> Round:
     return Round.of(100 * len(session_ids) * len(took), took)
 
 
-def _rows(session_ids: list[str], sequences: "count[int]") -> list[tuple[Any, ...]]:
+def _rows(session_ids: list[str], sequences: "count[int]", words: str) -> list[tuple[Any, ...]]:
     metadata, now = Jsonb(calls.METADATA), datetime.now(UTC)
-    values = (calls.ROLE, calls.CONTENT, 0, metadata, now, now)
+    values = (calls.ROLE, calls.CONTENT, words, 0, metadata, now, now)
     return [
         (session_id, next(sequences), str(uuid4()), *values)
         for session_id in session_ids
