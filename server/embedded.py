@@ -25,6 +25,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from server.errors import EmbeddedPostgresError
+from server.held_signals import held_signals
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -141,15 +142,18 @@ class EmbeddedPostgres:
         unfinished = Path(tempfile.mkdtemp(prefix="postgres.unfinished-", dir=self._data_dir))
         self._give_away(unfinished)
         # PostgreSQL's own locale: the same sorting and case rules on every machine.
-        initdb = self._popen(
-            "initdb", f"--pgdata={unfinished}", "--username=palaver", "--auth=trust",
-            "--encoding=UTF8", "--locale=C", "--locale-provider=builtin",
-            "--builtin-locale=C.UTF-8", "--no-instructions",
-        )  # fmt: skip
+        initdb: subprocess.Popen[bytes] | None = None
         try:
+            with held_signals():
+                initdb = self._popen(
+                    "initdb", f"--pgdata={unfinished}", "--username=palaver", "--auth=trust",
+                    "--encoding=UTF8", "--locale=C", "--locale-provider=builtin",
+                    "--builtin-locale=C.UTF-8", "--no-instructions",
+                )  # fmt: skip
             status = initdb.wait()
         except BaseException:
-            os.killpg(initdb.pid, signal.SIGKILL)  # with the server that it runs
+            if initdb:
+                os.killpg(initdb.pid, signal.SIGKILL)  # with the server that it runs
             raise
         if status != 0:
             raise self._failure("PostgreSQL's initdb failed")
@@ -164,7 +168,7 @@ class EmbeddedPostgres:
             **self._settings,
         }
         flags = [f"-c{name}={value}" for name, value in settings.items()]
-        with self._starting:
+        with held_signals(), self._starting:
             if self._stopping.is_set():
                 return
             process = self._process = self._popen("postgres", "-D", str(self._cluster), *flags)

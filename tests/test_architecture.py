@@ -130,7 +130,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "server.progress_display": ("rich",),
     "server.purge_command": ("server.channel", "server.progress_display", "grpc", "rich", *STUBS),
     "server.reindex_command": ("server.channel", "server.progress_display", "grpc", "rich", *STUBS),
-    "server.embedded": ("server.errors", "psycopg", "psutil"),
+    "server.held_signals": (),
+    "server.embedded": ("server.errors", "server.held_signals", "psycopg", "psutil"),
     "server.config": (
         "server.addresses",
         "pydantic",

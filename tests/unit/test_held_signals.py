@@ -1,0 +1,55 @@
+"""Signals that come at a bad moment."""
+
+import signal
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from server.held_signals import held_signals
+
+
+@pytest.fixture(autouse=True)
+def raising_handler() -> Iterator[None]:
+    """Has SIGTERM raise, as SIGINT does."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("way", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_interrupts_after_the_block(way: signal.Signals) -> None:
+    steps = []
+
+    def work() -> None:
+        with held_signals():
+            signal.raise_signal(way)
+            steps.append("done")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+
+    assert steps == ["done"]
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(way)
+
+
+def test_the_error_of_the_block_comes_first() -> None:
+    with pytest.raises(ZeroDivisionError), held_signals():
+        raise ZeroDivisionError
+
+    assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+
+
+def test_other_threads_need_no_protection() -> None:
+    steps = []
+
+    def work() -> None:
+        with held_signals():
+            steps.append("done")
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+
+    assert steps == ["done"]
