@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
+import psutil
 
 from bench import servers
 from bench.calls import Call
@@ -17,8 +18,10 @@ from bench.measurement import Comparison, Round, interleaved
 from bench.servers import Palaver
 from server.embedded import EmbeddedPostgres
 
-# Durable commits, which are PostgreSQL's defaults; and no checkpoint amid a round.
+# A quarter of the memory for PostgreSQL, as its documentation advises for a server of its own;
+# durable commits, which are its defaults; and no checkpoint amid a round.
 POSTGRES_SETTINGS = {
+    "shared_buffers": f"{psutil.virtual_memory().total // 4 // 2**20}MB",
     "fsync": "on",
     "synchronous_commit": "on",
     "checkpoint_timeout": "1h",
