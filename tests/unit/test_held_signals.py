@@ -8,16 +8,19 @@ import pytest
 
 from server.held_signals import held_signals
 
+WAYS = (signal.SIGTERM, signal.SIGINT)
+
 
 @pytest.fixture(autouse=True)
 def raising_handler() -> Iterator[None]:
-    """Has SIGTERM raise, as SIGINT does."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Has the signals raise, whatever those who run the tests do with them."""
+    before = {way: signal.signal(way, signal.default_int_handler) for way in WAYS}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for way, handler in before.items():
+        signal.signal(way, handler)
 
 
-@pytest.mark.parametrize("way", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("way", WAYS)
 def test_a_signal_interrupts_after_the_block(way: signal.Signals) -> None:
     steps = []
 
