@@ -24,6 +24,9 @@ _SESSIONS_A_STATEMENT = 100_000
 # A prime: steps of this size visit every session once before they come back.
 _STRIDE = 618_034_003
 
+# The default of Palaver's.
+_LANGUAGE = "-c default_text_search_config=pg_catalog.english"
+
 _LOAD_SESSIONS = """
     INSERT INTO sessions (session_id, user_id, metadata, last_sequence)
     SELECT 's' || lpad(n::text, 7, '0'), 'u' || n %% 1000,
@@ -108,8 +111,8 @@ class Database:
 
     @contextmanager
     def connected(self) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
-        """Connects for the block, in autocommit mode."""
-        with psycopg.connect(self.url, autocommit=True) as connection:
+        """Connects for the block, in autocommit mode and in the language of searches."""
+        with psycopg.connect(self.url, autocommit=True, options=_LANGUAGE) as connection:
             yield connection
 
 
@@ -127,7 +130,6 @@ def create(server_url: str, name: str, sessions: int, progress: Callable[[str], 
     database = Database(make_conninfo(server_url, dbname=name), sessions)
     asyncio.run(migrate(database.url))
     with database.connected() as connection:
-        connection.execute("SET default_text_search_config = 'pg_catalog.english'")
         connection.execute(_CREATE_SENTENCES, {"sentences": list(text.sentences())})
         connection.execute("ANALYZE sentences")
         _load_sessions(connection, sessions, lambda line: progress(f"{name}: {line}"))

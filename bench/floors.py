@@ -71,7 +71,6 @@ def copy_messages(database: Database, seconds: float) -> Round:
     sequences = count(_FIRST_COPIED)
     took: list[float] = []
     with database.connected() as connection:
-        connection.execute("SET default_text_search_config = 'pg_catalog.english'")
         (words,) = connection.execute(_WORDS, {"content": calls.CONTENT}).fetchone() or ()
         while sum(took) < seconds:
             rows = _rows(session_ids, sequences, words)

@@ -15,7 +15,6 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 _INTEGER, _FIXED64, _LENGTH_DELIMITED = 0, 1, 2
 
-_MOST_IN_FOUR_BYTES: Final = 2**28
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECONDS_A_DAY = 86_400
 
@@ -67,13 +66,7 @@ def _start_of_timestamp(days: int, seconds: int) -> bytes:
 def timestamp(moment: datetime) -> bytes:
     """Encodes a time as a `google.protobuf.Timestamp`."""
     since = moment - _EPOCH
-    start = _start_of_timestamp(since.days, since.seconds)
-    nanos = since.microseconds * 1000
-    if nanos < _MOST_IN_FOUR_BYTES:
-        return start + varint(nanos)
-    # As `varint` would do it. Most are of this length.
-    rest = nanos // _DIGIT
-    return start + _DIGITS[nanos % _DIGIT] + _DIGITS[rest % _DIGIT] + _LAST_DIGITS[rest // _DIGIT]
+    return _start_of_timestamp(since.days, since.seconds) + varint(since.microseconds * 1000)
 
 
 _ENTRY = tag(Struct, "fields")
@@ -99,10 +92,10 @@ def struct(fields: dict[str, Any]) -> bytes:
     entries = []
     for key, item in fields.items():
         kind = type(item)
-        if kind is str and len(item) <= _SHORT and len(key) <= _SHORT:
-            entry = _string_entry(key, item)
-        elif len(key) > _SHORT:
+        if len(key) > _SHORT:
             entry = _entry(key, _value(item))
+        elif kind is str and len(item) <= _SHORT:
+            entry = _string_entry(key, item)
         elif kind is int or kind is float:
             entry = _start_of_number(key) + _double(item)
         elif kind is dict:

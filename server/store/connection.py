@@ -92,7 +92,7 @@ class Connection(AsyncConnection[Row]):
         return rows[0] if rows else None
 
     async def execute(self, query: Any, *args: Any, **kwargs: Any) -> AsyncCursor[Row]:
-        """Runs a statement for what it does."""
+        """Runs a statement for the number of rows that it changes, or one that is run seldom."""
         with self.trace(str(query)):
             return await super().execute(query, *args, **kwargs)
 

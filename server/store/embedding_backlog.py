@@ -2,10 +2,10 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from server.store.backlog import MOST_COUNTED, Backlog
-from server.store.connection import Connection
+from server.store.connection import Connection, Row
 from server.store.embedding_models import VectorSpace
 from server.store.halfvecs import Halfvecs
 from server.store.pool import Pool
@@ -128,7 +128,7 @@ class EmbeddingBacklog:
             step = await connection.fetch_one(self.WALK.format(**names), parameters)
             last = step or (None, 0, 0)
             moved = dict(zip(("session_id", "sequence", "count"), last, strict=True))
-            await connection.execute(self.MOVE_WALK.format(**names), moved)
+            await connection.fetch(self.MOVE_WALK.format(**names), moved)
             return True
 
     # One that is under way is left alone: it comes by the rest, and started with nothing.
@@ -142,7 +142,7 @@ class EmbeddingBacklog:
     async def start_walk(self) -> int:
         """Starts a walk if none is under way; gives how many messages there are."""
         async with self._pool.connection() as connection, connection.transaction():
-            await connection.execute(self.START_WALK.format(**self._space.names))
+            await connection.fetch(self.START_WALK.format(**self._space.names))
             row = await connection.fetch_one(self.COUNT_MESSAGES)
             return int(row[0]) if row else 0
 
@@ -203,7 +203,7 @@ class EmbeddingBatch:
         self,
         connection: Connection,
         space: VectorSpace,
-        rows: Sequence[tuple[Any, ...]],
+        rows: Sequence[Row],
     ) -> None:
         self._connection = connection
         self._space = space
@@ -272,4 +272,4 @@ class EmbeddingBatch:
     async def _settle(self, statement: str, keys: set[tuple[str, int]]) -> None:
         ids = [entry_id for key in keys for entry_id in self._entry_ids[key]]
         if ids:
-            await self._connection.execute(statement, {"ids": ids})
+            await self._connection.fetch(statement, {"ids": ids})

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from psycopg import errors
 
 from server.errors import VectorsUnusable
-from server.store.connection import Connection
+from server.store.connection import Connection, Row
 from server.store.pool import Pool
 
 _LOGGER = logging.getLogger(__name__)
@@ -149,7 +149,7 @@ async def _create_pgvector(connection: Connection) -> None:
         ) from error
 
 
-def _space(model_id: int, dimensions: int, pgvector: tuple[Any, ...]) -> VectorSpace:
+def _space(model_id: int, dimensions: int, pgvector: Row) -> VectorSpace:
     version, schema, type_oid = pgvector
     if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST_PGVECTOR:
         raise VectorsUnusable(

@@ -11,7 +11,7 @@ from psycopg import Error, Rollback
 from server.errors import NotFound, StaleLastSequence
 from server.principal import bound_user
 from server.store.batch import Batch
-from server.store.connection import Connection
+from server.store.connection import Connection, Row
 from server.store.embedding_queue import NO_QUEUE, EmbeddingQueue
 from server.store.held_user import hold_user
 from server.store.messages import COLUMNS, LIVE_BY_ID, SIZE, MessageRow
@@ -253,7 +253,7 @@ class MemoryStore:
         *,
         locked: bool = False,
         may_create: bool = True,
-    ) -> list[tuple[Any, ...]]:
+    ) -> list[Row]:
         return await connection.fetch(self._add_memory[locked, may_create], parameters)
 
     # Of live sessions alone, and only of those that nobody has locked: one that is would
@@ -364,11 +364,9 @@ class MemoryStore:
         has_more = newest_fits is False or bool(rows[-1][2])
         return MemoryRow(Page(page.rows, has_more), metadata)
 
-    async def _get(
-        self, reads: Sequence[tuple[str, int, int]]
-    ) -> list[list[tuple[Any, ...]] | None]:
+    async def _get(self, reads: Sequence[tuple[str, int, int]]) -> list[list[Row] | None]:
         """Gets the rows of each read; None where there is no such live session."""
-        found: dict[tuple[str, int, int], list[tuple[Any, ...]]] = {}
+        found: dict[tuple[str, int, int], list[Row]] = {}
         async with self._pool.connection() as connection:
             for last_n, max_tokens in {read[1:] for read in reads}:
                 parameters = {
@@ -403,5 +401,5 @@ def _columns(messages: Sequence[NewMessage]) -> dict[str, list[Any]]:
     }
 
 
-def _added(rows: list[tuple[Any, ...]], *, created: bool, undeleted: bool) -> AddedMemory:
+def _added(rows: list[Row], *, created: bool, undeleted: bool) -> AddedMemory:
     return AddedMemory(created, undeleted, [AddedMessage._make(row[1:]) for row in rows])

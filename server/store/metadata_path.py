@@ -37,7 +37,7 @@ async def checked_path(connection: Connection, path: str | None) -> AsyncIterato
     try:
         # Rolled back, since the bound is not for the block.
         async with connection.transaction(force_rollback=True):
-            await connection.execute(_BOUND)
+            await connection.fetch(_BOUND)
             tried = await connection.fetch_one(_TRY_PATH, {"metadata": path})
             _refuse_variables(*(tried or ()))
         yield

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
 
+from server.store.connection import Row
+
 
 class Positioned(Protocol):
     """A row that has a position in its listing."""
@@ -98,7 +100,7 @@ class Page(Generic[RowT]):
     has_more: bool
 
     @classmethod
-    def of(cls, kind: type[RowT], rows: list[tuple[Any, ...]]) -> "Page[RowT]":
+    def of(cls, kind: type[RowT], rows: list[Row]) -> "Page[RowT]":
         """Builds a page from rows whose first column says whether another row follows.
 
         Args:

@@ -53,13 +53,12 @@ class Pool:
         self._statement_timeout = statement_timeout
         self._search_language = search_language
         self._search_timeout = search_timeout
-        self._trace = trace
         self._lent: set[Connection] = set()
         self._returning: set[asyncio.Task[None]] = set()
         self._make = partial(
             AsyncConnectionPool[Connection],
             database_url,
-            connection_class=self._connection_class(),
+            connection_class=self._connection_class(trace),
             min_size=min(min_size, max_size),
             max_size=max_size,
             timeout=timeout,
@@ -182,9 +181,8 @@ class Pool:
         }
         await connection.fetch(self.CONFIGURE, parameters)
 
-    def _connection_class(self) -> type[Connection]:
+    def _connection_class(self, pool_trace: Trace) -> type[Connection]:
         """Makes a class of connections that note whether the last one could be made."""
-        pool_trace = self._trace
 
         class NotingConnection(Connection):
             trace = staticmethod(pool_trace)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from server.errors import AlreadyExists, NotFound
 from server.principal import bound_user
+from server.store.connection import Row
 from server.store.ownership import OWNED
 from server.store.page import Page, Span, last_position, listing
 from server.store.pool import Pool
@@ -196,7 +197,7 @@ class UserStore:
             (deleted_at,) = await connection.fetch_one(self.DELETE_USER, parameters) or ()
             parameters["deleted_at"] = deleted_at
             messages_deleted = (await connection.execute(self.DELETE_MESSAGES, parameters)).rowcount
-            await connection.execute(self.FORGET_SESSIONS, parameters)
+            await connection.fetch(self.FORGET_SESSIONS, parameters)
         return DeletedUser(deleted_at, sessions_deleted, messages_deleted)
 
     LIST_USERS = listing("users", COLUMNS, size=SIZE)
@@ -224,7 +225,7 @@ class UserStore:
         return int(row[0]) if row else 0
 
 
-def _found(user_id: str, row: tuple[Any, ...] | None) -> UserRow:
+def _found(user_id: str, row: Row | None) -> UserRow:
     if row is None:
         raise NotFound("User", user_id)
     return UserRow._make(row)

@@ -16,13 +16,9 @@ PREPARED = "SELECT statement FROM pg_prepared_statements"
 
 @pytest.fixture
 def connection(database_url: str, run: Run) -> Iterator[Connection]:
-    connection = run(connect(database_url))
+    connection = run(Connection.connect(database_url))
     yield connection
     run(connection.close())
-
-
-async def connect(database_url: str) -> Connection:
-    return await Connection.connect(database_url)
 
 
 def prepared(connection: Connection, run: Run) -> list[str]:
@@ -118,7 +114,8 @@ def test_a_statement_that_is_cancelled_at_any_moment_can_be_run_again(
 
 def test_a_connection_that_is_lost_says_so(database_url: str, run: Run) -> None:
     async def lose_and_fetch() -> None:
-        lost, other = await connect(database_url), await connect(database_url)
+        lost = await Connection.connect(database_url)
+        other = await Connection.connect(database_url)
         await other.fetch(
             "SELECT pg_terminate_backend(%(pid)s::integer)", {"pid": lost.info.backend_pid}
         )
