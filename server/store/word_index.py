@@ -1,11 +1,12 @@
 """The index of words: the SQL that makes words of contents anew, in another language."""
 
 import logging
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from psycopg import AsyncConnection, Error, errors
+from psycopg import Error, errors
 
 from server.errors import DatabaseUnusable
+from server.store.connection import Connection
 from server.store.messages import Key
 from server.store.pool import Pool
 
@@ -30,16 +31,16 @@ async def check_language(database_url: str, language: str) -> None:
         DatabaseUnusable: It has not, or cannot be asked.
     """
     try:
-        async with await AsyncConnection.connect(database_url, autocommit=True) as connection:
+        async with await Connection.connect(database_url) as connection:
             try:
-                cursor = await connection.execute(_GET_LANGUAGE, {"language": language})
+                row = await connection.fetch_one(_GET_LANGUAGE, {"language": language})
             except (errors.UndefinedObject, errors.InvalidName, errors.SyntaxError):
-                (languages,) = await _fetch(connection, _LANGUAGES)
+                (languages,) = await connection.fetch_one(_LANGUAGES) or ()
                 raise DatabaseUnusable(
                     f"the database has no text search configuration {language!r}; set"
                     f" PALAVER_SEARCH_LANGUAGE to one of {languages}"
                 ) from None
-            indexed, is_same, has_messages = await cursor.fetchone() or ()
+            indexed, is_same, has_messages = row or ()
             if not is_same and not has_messages:
                 await connection.execute(_SET_LANGUAGE, {"language": language})
             elif not is_same:
@@ -52,10 +53,6 @@ async def check_language(database_url: str, language: str) -> None:
     except Error as error:
         reason = error.diag.message_primary or str(error)
         raise DatabaseUnusable(f"cannot use the database: {reason}") from error
-
-
-async def _fetch(connection: AsyncConnection[tuple[Any, ...]], query: str) -> tuple[Any, ...]:
-    return await (await connection.execute(query)).fetchone() or ()
 
 
 class Step(NamedTuple):
