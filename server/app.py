@@ -1,6 +1,7 @@
 """The composition root: pool, stores, services, server; start and shutdown."""
 
 import asyncio
+import gc
 import logging
 import signal
 from collections.abc import AsyncIterator, Coroutine, Iterable
@@ -9,7 +10,7 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from palaver.v1 import (
     admin_service_pb2,
     admin_service_pb2_grpc,
@@ -27,9 +28,10 @@ from server.health import DatabaseHealth
 from server.health_service import HealthService
 from server.interceptors.chain import Interceptor, InterceptorChain
 from server.interceptors.concurrency_limit import ConcurrencyLimit
-from server.interceptors.decoding import Decoding
+from server.interceptors.decoding import decoding
 from server.interceptors.error_mapping import ErrorMapping
 from server.interceptors.gathering import Gathering
+from server.interceptors.methods import Methods
 from server.interceptors.time_limits import TimeLimits
 from server.purge import Purger
 from server.reindexing import Reindexer
@@ -156,16 +158,11 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
             reader_patience=settings.reader_patience_seconds,
         )
         chain = InterceptorChain(interceptors(settings, telemetry, security, time_limits))
-        decoding = Decoding(health.SERVICE_NAME, reflection.SERVICE_NAME)
-        server = grpc.aio.server(interceptors=(chain, decoding), options=server_options(settings))
-        register_services(
-            server,
-            settings,
-            pool,
-            purger=purger,
-            semantics=semantics,
-            health_servicer=health_servicer,
-        )
+        ours, grpcs = Methods(chain.wrap), Methods(decoding)
+        add_services(ours, settings, pool, purger=purger, semantics=semantics)
+        add_grpc_services(grpcs, settings, health_servicer)
+        server = grpc.aio.server(options=server_options(settings))
+        server.add_generic_rpc_handlers((ours, grpcs))
         port = security.add_port(server, settings.listen)
         await database_health.check()
         work = [
@@ -221,18 +218,12 @@ async def _in_background(work: Iterable[Coroutine[Any, Any, None]]) -> AsyncIter
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def register_services(  # noqa: PLR0913 - what all services are given
-    server: grpc.aio.Server,
-    settings: Settings,
-    pool: Pool,
-    *,
-    purger: Purger,
-    semantics: Semantics,
-    health_servicer: health.aio.HealthServicer,
+def add_services(
+    methods: Any, settings: Settings, pool: Pool, *, purger: Purger, semantics: Semantics
 ) -> None:
-    """Registers every service that the server has."""
+    """Adds every service of ours."""
     sessions = SessionStore(pool)
-    session_service_pb2_grpc.add_SessionServiceServicer_to_server(SessionService(sessions), server)
+    session_service_pb2_grpc.add_SessionServiceServicer_to_server(SessionService(sessions), methods)
     memory_service_pb2_grpc.add_MemoryServiceServicer_to_server(
         MemoryService(
             sessions,
@@ -245,17 +236,23 @@ def register_services(  # noqa: PLR0913 - what all services are given
             ),
             window=settings.memory_window,
         ),
-        server,
+        methods,
     )
-    user_service_pb2_grpc.add_UserServiceServicer_to_server(UserService(UserStore(pool)), server)
+    user_service_pb2_grpc.add_UserServiceServicer_to_server(UserService(UserStore(pool)), methods)
     admin_service_pb2_grpc.add_AdminServiceServicer_to_server(
-        AdminService(purger, Reindexer(WordIndex(pool), semantics.embedding)), server
+        AdminService(purger, Reindexer(WordIndex(pool), semantics.embedding)), methods
     )
-    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+
+
+def add_grpc_services(
+    methods: Any, settings: Settings, health_servicer: health.aio.HealthServicer
+) -> None:
+    """Adds those of gRPC's own services that the server has."""
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, methods)
     if settings.reflection:
-        reflection.enable_server_reflection(
-            (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server
-        )
+        shown = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        add_reflection: Any = reflection_pb2_grpc.add_ServerReflectionServicer_to_server
+        add_reflection(reflection.aio.ReflectionServicer(shown), methods)
 
 
 async def serve(settings: Settings, database_url: str) -> None:
@@ -273,6 +270,8 @@ async def serve(settings: Settings, database_url: str) -> None:
     try:
         async with running(settings, database_url) as address:
             starting = None
+            # Or each full collection would look again at all that the start has made.
+            gc.freeze()
             _LOGGER.info("listening on %s", address)
             if settings.reflection and not (settings.tls_key or is_unix(address)):
                 _LOGGER.info("next: grpcurl -plaintext %s list", address)

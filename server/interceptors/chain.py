@@ -8,15 +8,13 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from server.errors import FieldViolation, InvalidRequest
-from server.interceptors.wrapping import Handler, Wrapping
+from server.interceptors.methods import Handler
 
 # A string, since at run time this class is not generic.
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 
 UnaryCall: TypeAlias = Callable[[bytes, Context], Awaitable[bytes]]
 StreamCall: TypeAlias = Callable[[bytes, Context], AsyncGenerator[bytes, None]]
-
-_OUR_METHODS = "/palaver."
 
 
 class Interceptor(Protocol):
@@ -35,20 +33,18 @@ class Interceptor(Protocol):
         ...
 
 
-class InterceptorChain(Wrapping):
-    """Runs every call of our services through interceptors.
-
-    Health and reflection have ways of their own.
+class InterceptorChain:
+    """Runs every call of a method through interceptors.
 
     Args:
         interceptors: Outermost first.
     """
 
     def __init__(self, interceptors: Sequence[Interceptor]) -> None:
-        super().__init__(_OUR_METHODS)
         self._interceptors = tuple(reversed(interceptors))
 
-    def _wrap(self, method: str, handler: Handler) -> Handler:
+    def wrap(self, method: str, handler: Handler) -> Handler:
+        """Wraps the handler of a method, given its full name."""
         if handler.unary_unary:
             call = _unary(handler)
             for interceptor in self._interceptors:

@@ -14,38 +14,27 @@ from google.protobuf.message import Message
 from server.errors import InvalidRequest
 from server.interceptors.chain import Context, decoded
 from server.interceptors.error_mapping import abort
-from server.interceptors.wrapping import Handler, Wrapping
+from server.interceptors.methods import Handler
 
 
-class Decoding(Wrapping):
-    """Ends calls whose requests are no messages with `INVALID_ARGUMENT`.
-
-    It stands inside of the chain, and so is asked for each of our methods only once.
-
-    Args:
-        services: Full names of those whose requests it decodes.
-    """
-
-    def __init__(self, *services: str) -> None:
-        super().__init__(*(f"/{service}/" for service in services))
-
-    def _wrap(self, method: str, handler: Handler) -> Handler:
-        call: Any = handler.unary_unary or handler.unary_stream or handler.stream_stream
-        decoded_call = _DecodedCall(call, handler.request_deserializer)
-        serialize: Any = handler.response_serializer
-        if handler.unary_unary:
-            return grpc.unary_unary_rpc_method_handler(
-                decoded_call.with_one, response_serializer=serialize
-            )
-        if handler.unary_stream:  # which writes its responses, and is no generator
-            return grpc.unary_stream_rpc_method_handler(
-                decoded_call.with_one, response_serializer=serialize
-            )
-        if handler.stream_stream:
-            return grpc.stream_stream_rpc_method_handler(
-                decoded_call.with_many, response_serializer=serialize
-            )
-        raise NotImplementedError(method)
+def decoding(method: str, handler: Handler) -> Handler:
+    """Wraps the handler of a method: requests that are no messages end with `INVALID_ARGUMENT`."""
+    call: Any = handler.unary_unary or handler.unary_stream or handler.stream_stream
+    decoded_call = _DecodedCall(call, handler.request_deserializer)
+    serialize: Any = handler.response_serializer
+    if handler.unary_unary:
+        return grpc.unary_unary_rpc_method_handler(
+            decoded_call.with_one, response_serializer=serialize
+        )
+    if handler.unary_stream:  # which writes its responses, and is no generator
+        return grpc.unary_stream_rpc_method_handler(
+            decoded_call.with_one, response_serializer=serialize
+        )
+    if handler.stream_stream:
+        return grpc.stream_stream_rpc_method_handler(
+            decoded_call.with_many, response_serializer=serialize
+        )
+    raise NotImplementedError(method)
 
 
 class _DecodedCall:
