@@ -5,7 +5,8 @@ which saves the event loop most of its wake-ups. But what waits at the socket is
 and a few callers must not be kept waiting:
 
 - A group leaves when all the callers that are known of are in it or still running, and a
-  third of them are in it; or when its window is over.
+  third of them are in it; or when its window is over: when nobody has come for a while, or
+  the first has waited for long enough.
 - Known of are as many as were seen in flight at once, in the last 16 groups.
 - Where four windows in a row end with a few calls in flight, the callers are few: from then
   on calls pass at once. (One such window may just have found the event loop busy.) Then a
@@ -17,7 +18,9 @@ import asyncio
 
 from server.interceptors.chain import Context, StreamCall, UnaryCall
 
-_WINDOW = 0.01  # seconds
+_PAUSE = 0.003  # seconds after the last call
+_WINDOW = 0.01  # seconds after the first
+_TICK = 0.001  # as exact as the event loop's timers are
 _FEW = 6
 _WINDOWS_TO_BE_FEW = 4
 _GROUPS_A_COUNT = 16
@@ -38,6 +41,7 @@ class Gathering:
         self._calls_a_trial = _CALLS_A_TRIAL
         self._calls_left = _CALLS_A_TRIAL
         self._window: asyncio.TimerHandle | None = None
+        self._first_came = self._last_came = 0.0  # by the event loop's clock
 
     def unary(self, _method: str, call: UnaryCall) -> UnaryCall:
         """Wraps a method with one response."""
@@ -63,8 +67,10 @@ class Gathering:
         loop = asyncio.get_running_loop()
         turn = loop.create_future()
         self._held.append(turn)
+        self._last_came = loop.time()
         if self._window is None:
-            self._window = loop.call_later(_WINDOW, self._end_window)
+            self._first_came = self._last_came
+            self._window = loop.call_later(_PAUSE, self._look_at_window, loop)
         elif self._callers:
             in_flight = len(self._held) + self._running
             self._callers = max(self._callers, in_flight)
@@ -73,6 +79,13 @@ class Gathering:
                 self._few_in_a_row = 0
                 self._let_through()
         await turn
+
+    def _look_at_window(self, loop: asyncio.AbstractEventLoop) -> None:
+        end = min(self._last_came + _PAUSE, self._first_came + _WINDOW)
+        if loop.time() + _TICK < end:
+            self._window = loop.call_at(end, self._look_at_window, loop)
+        else:
+            self._end_window()
 
     def _end_window(self) -> None:
         in_flight = len(self._held) + self._running

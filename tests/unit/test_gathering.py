@@ -79,6 +79,32 @@ def test_many_callers_start_together() -> None:
     assert most == 20
 
 
+def test_a_group_leaves_when_nobody_comes_for_a_while() -> None:
+    async def main() -> bool:
+        call = gathering(echo)
+        await one_after_the_other(call, 64)
+        window_is_over = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_later(0.01, window_is_over.set_result, None)
+        await call(b"", CONTEXT)
+        return window_is_over.done()
+
+    assert asyncio.run(main()) is False
+
+
+def test_a_group_leaves_though_others_go_on_coming() -> None:
+    async def main() -> None:
+        call = gathering(echo)
+        await one_after_the_other(call, 64)
+        first = asyncio.create_task(call(b"", CONTEXT))
+        calls = []
+        while not first.done():
+            calls.append(asyncio.create_task(call(b"", CONTEXT)))
+            await asyncio.sleep(0)
+        await asyncio.gather(*calls)
+
+    asyncio.run(main())
+
+
 def test_when_the_many_have_gone_the_few_wait_no_longer() -> None:
     async def main() -> list[bool]:
         call = gathering(echo)
