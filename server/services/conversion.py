@@ -18,6 +18,7 @@ from server.services import wire
 from server.services.wire import varint
 from server.store.memory import AddedMemory, AddedMessage
 from server.store.messages import MessageRow
+from server.store.moment import Moment
 from server.store.sessions import SessionRow
 from server.store.users import UserRow
 
@@ -198,8 +199,8 @@ def reindex_response(progress: Mapping[str, ReindexProgress]) -> admin_service_p
     )
 
 
-def timestamp_message(moment: datetime) -> Timestamp:
-    """Converts a time in UTC, to the microsecond."""
+def timestamp_message(moment: Moment) -> Timestamp:
+    """Converts a time."""
     return Timestamp.FromString(wire.timestamp(moment))
 
 

@@ -4,7 +4,6 @@ Source: https://protobuf.dev/programming-guides/encoding, and struct.proto for J
 """
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import lru_cache
 from struct import Struct as Packer
 from typing import Any, Final
@@ -13,10 +12,12 @@ from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from server.store.moment import EPOCH, Moment
+
 _INTEGER, _FIXED64, _LENGTH_DELIMITED = 0, 1, 2
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_SECONDS_A_DAY = 86_400
+# A Timestamp's epoch is that of Unix.
+_SECONDS_TO_EPOCH = int(EPOCH.timestamp())
 
 _double = Packer("<d").pack
 
@@ -59,14 +60,14 @@ _SECONDS = integer_tag(Timestamp, "seconds")
 
 
 @lru_cache(1024)  # rows that are read together were often written together
-def _start_of_timestamp(days: int, seconds: int) -> bytes:
-    return _SECONDS + varint((days * _SECONDS_A_DAY + seconds) % 2**64) + _NANOS
+def _start_of_timestamp(seconds: int) -> bytes:
+    return _SECONDS + varint((_SECONDS_TO_EPOCH + seconds) % 2**64) + _NANOS
 
 
-def timestamp(moment: datetime) -> bytes:
+def timestamp(moment: Moment) -> bytes:
     """Encodes a time as a `google.protobuf.Timestamp`."""
-    since = moment - _EPOCH
-    return _start_of_timestamp(since.days, since.seconds) + varint(since.microseconds * 1000)
+    seconds, microseconds = divmod(moment, 1_000_000)
+    return _start_of_timestamp(seconds) + varint(microseconds * 1000)
 
 
 _ENTRY = tag(Struct, "fields")

@@ -12,7 +12,7 @@ from psycopg.adapt import PyFormat, Transformer
 from psycopg.errors import error_from_result
 from psycopg.generators import execute
 from psycopg.pq import ExecStatus, Format
-from psycopg.types.numeric import Int8BinaryDumper, Int8Dumper
+from psycopg.types.numeric import Int8BinaryDumper, Int8BinaryLoader, Int8Dumper
 
 Row: TypeAlias = tuple[Any, ...]
 
@@ -51,6 +51,7 @@ class Connection(AsyncConnection[Row]):
         # Of one type, whatever its size: a statement would be prepared for each.
         for dumper in (Int8Dumper, Int8BinaryDumper):  # text, for arrays, and binary
             self.adapters.register_dumper(int, dumper)
+        self.adapters.register_loader("timestamptz", Int8BinaryLoader)  # a Moment
         self._adapter = Transformer(self)
         self._names: dict[tuple[str, tuple[int, ...]], bytes] = {}
         self._numbers = count()
@@ -58,7 +59,7 @@ class Connection(AsyncConnection[Row]):
     async def fetch(
         self, statement: str, parameters: Mapping[str, Any] | None = None, *, prepare: bool = True
     ) -> list[Row]:
-        """Runs a statement, and gives its rows.
+        """Runs a statement, and gives its rows, their times as Moments.
 
         Args:
             statement: SQL, with parameters as `%(name)s`.

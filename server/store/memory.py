@@ -15,6 +15,7 @@ from server.store.connection import Connection, Row
 from server.store.embedding_queue import NO_QUEUE, EmbeddingQueue
 from server.store.held_user import hold_user
 from server.store.messages import COLUMNS, LIVE_BY_ID, SIZE, MessageRow
+from server.store.moment import Moment
 from server.store.ownership import OWNED
 from server.store.page import MAX_PAGE_BYTES, Page
 from server.store.pool import Pool
@@ -44,7 +45,7 @@ class AddedMessage(NamedTuple):
 
     message_id: str
     sequence: int
-    created_at: datetime
+    created_at: Moment
 
 
 class AddedMemory(NamedTuple):

@@ -8,13 +8,13 @@ A live message belongs to a live session: what deletes a session deletes its mes
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime
 from typing import Any, NamedTuple
 
 from server.errors import FieldViolation, InvalidRequest, NotFound
 from server.principal import bound_user
 from server.store.connection import Connection
 from server.store.embedding_queue import NO_QUEUE, EmbeddingQueue
+from server.store.moment import Moment
 from server.store.ownership import OWNED
 from server.store.page import MAX_PAGE_BYTES, Page, Span
 from server.store.pool import Pool
@@ -60,8 +60,8 @@ class MessageRow(NamedTuple):
     content: str
     token_count: int
     metadata: str
-    created_at: datetime
-    updated_at: datetime
+    created_at: Moment
+    updated_at: Moment
 
     @property
     def position(self) -> int:

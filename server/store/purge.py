@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from server.store.backlog import Backlog
 from server.store.connection import Connection
+from server.store.moment import as_datetime
 from server.store.pool import Pool
 
 # Far enough to reach no row, near enough for the time to have a date in Python.
@@ -38,7 +39,7 @@ class PurgeStore:
         async with self._pool.connection() as connection:
             row = await connection.fetch_one(self.CUTOFF, parameters)
         (cutoff,) = row or ()
-        return cutoff  # type: ignore[no-any-return]
+        return as_datetime(cutoff)
 
     # Costs no more than the rows that it counts, each found by the index of the purge.
     BACKLOG = " UNION ALL ".join(

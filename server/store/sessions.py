@@ -11,6 +11,7 @@ from server.store.batch import Batch
 from server.store.connection import Row
 from server.store.held_user import hold_user
 from server.store.metadata_path import checked_path
+from server.store.moment import Moment
 from server.store.ownership import OWNED
 from server.store.page import Page, Span, last_position, listing
 from server.store.pool import Pool
@@ -24,8 +25,8 @@ class SessionRow(NamedTuple):
     user_id: str | None
     metadata: str
     last_sequence: int
-    created_at: datetime
-    updated_at: datetime
+    created_at: Moment
+    updated_at: Moment
 
     @property
     def position(self) -> int:
@@ -45,7 +46,7 @@ class SessionFilter(NamedTuple):
 class DeletedSession(NamedTuple):
     """What a delete did."""
 
-    deleted_at: datetime
+    deleted_at: Moment
     messages_deleted: int
 
 

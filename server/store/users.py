@@ -1,12 +1,12 @@
 """Users: the table and its SQL. What holds a user for its sessions is in `held_user.py`."""
 
 from collections.abc import Callable
-from datetime import datetime
 from typing import Any, NamedTuple
 
 from server.errors import AlreadyExists, NotFound
 from server.principal import bound_user
 from server.store.connection import Row
+from server.store.moment import Moment, as_datetime
 from server.store.ownership import OWNED
 from server.store.page import Page, Span, last_position, listing
 from server.store.pool import Pool
@@ -21,8 +21,8 @@ class UserRow(NamedTuple):
     first_name: str
     last_name: str
     metadata: str
-    created_at: datetime
-    updated_at: datetime
+    created_at: Moment
+    updated_at: Moment
 
     @property
     def position(self) -> int:
@@ -33,7 +33,7 @@ class UserRow(NamedTuple):
 class DeletedUser(NamedTuple):
     """What a delete did."""
 
-    deleted_at: datetime
+    deleted_at: Moment
     sessions_deleted: int
     messages_deleted: int
 
@@ -195,7 +195,7 @@ class UserStore:
             _found(user_id, await connection.fetch_one(self.LOCK_USER_ALONE, parameters))
             (sessions_deleted,) = await connection.fetch_one(self.LOCK_SESSIONS, parameters) or ()
             (deleted_at,) = await connection.fetch_one(self.DELETE_USER, parameters) or ()
-            parameters["deleted_at"] = deleted_at
+            parameters["deleted_at"] = as_datetime(deleted_at)
             messages_deleted = (await connection.execute(self.DELETE_MESSAGES, parameters)).rowcount
             await connection.fetch(self.FORGET_SESSIONS, parameters)
         return DeletedUser(deleted_at, sessions_deleted, messages_deleted)

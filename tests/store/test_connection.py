@@ -3,12 +3,14 @@
 import asyncio
 import random
 from collections.abc import Coroutine, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
 import pytest
 
 from server.store.connection import Connection
+from server.store.moment import as_datetime
 from tests.conftest import Run
 
 PREPARED = "SELECT statement FROM pg_prepared_statements"
@@ -43,6 +45,17 @@ def test_the_first_row_or_none_is_given(connection: Connection, run: Run) -> Non
 
 def test_a_statement_without_rows_gives_none(connection: Connection, run: Run) -> None:
     assert run(connection.fetch("SET application_name = 'x'", prepare=False)) == []
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Kolkata"])
+def test_times_are_moments_whatever_the_zone(connection: Connection, run: Run, zone: str) -> None:
+    time = datetime(2026, 11, 21, 12, 30, 0, 123_456, UTC)
+    run(connection.fetch(f"SET TimeZone = '{zone}'", prepare=False))
+
+    row = run(connection.fetch_one("SELECT %(time)s::timestamptz", {"time": time}))
+
+    assert row is not None
+    assert as_datetime(row[0]) == time
 
 
 @pytest.mark.parametrize("values", [(1, 40_000, 2**31, 2**62), ("a", None, "b", "")])
