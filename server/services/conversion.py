@@ -165,11 +165,13 @@ def added_memory(added: AddedMemory) -> memory_service_pb2.AddMemoryResponse:
 
 
 def _encoded_added_message(row: AddedMessage) -> bytes:
+    message_id, sequence, created_at = row
+    id_, created = message_id.encode(), wire.timestamp(created_at)
     return b"".join(
         (
-            wire.delimited(_ADDED_MESSAGE_ID, row.message_id.encode()),
-            _ADDED_SEQUENCE, varint(row.sequence),
-            wire.delimited(_ADDED_CREATED_AT, wire.timestamp(row.created_at)),
+            _ADDED_MESSAGE_ID, varint(len(id_)), id_,
+            _ADDED_SEQUENCE, varint(sequence),
+            _ADDED_CREATED_AT, varint(len(created)), created,
         )
     )  # fmt: skip
 
@@ -243,10 +245,8 @@ def object_from_struct(struct: Struct, *, max_levels: int) -> dict[str, Any]:
     """
     if max_levels == 0:
         raise ValueError("has too many levels")
-    return {
-        _text(key): _object_from_value(value, max_levels - 1)
-        for key, value in struct.fields.items()
-    }
+    fields = struct.fields  # whose `items` are found in Python, one by one
+    return {_text(key): _object_from_value(fields[key], max_levels - 1) for key in fields}
 
 
 def _object_from_value(value: Value, max_levels: int) -> Any:

@@ -2,7 +2,9 @@
 
 import os
 import time
-from uuid import UUID
+
+# The variant is the first two bits of its digit, 10; the other two are random.
+_VARIANT = {digit: "89ab"[int(digit, 16) & 0b11] for digit in "0123456789abcdef"}
 
 
 def uuid7() -> str:
@@ -10,9 +12,8 @@ def uuid7() -> str:
 
     Source: RFC 9562, section 5.7. (The standard library has it from Python 3.14 on.)
     """
-    milliseconds = time.time_ns() // 1_000_000
-    random = int.from_bytes(os.urandom(10), "big")
-    value = (milliseconds & (2**48 - 1)) << 80 | random
-    value = value & ~(0xF << 76) | 0x7 << 76  # version
-    value = value & ~(0x3 << 62) | 0x2 << 62  # variant
-    return str(UUID(int=value))
+    at = f"{time.time_ns() // 1_000_000 & 2**48 - 1:012x}"
+    random = os.urandom(10).hex()
+    # Each part of the random digits has a first one that is not random, or not wholly.
+    high, low = random[1:4], _VARIANT[random[4]] + random[5:8]
+    return f"{at[:8]}-{at[8:]}-7{high}-{low}-{random[8:]}"
