@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from server.call import Call, running_call, sharing_calls
 from server.principal import bound_user
@@ -12,13 +12,22 @@ WorkT = TypeVar("WorkT")
 ResultT = TypeVar("ResultT")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, slots=True)
 class _Shared(Generic[WorkT, ResultT]):
-    """Some work of a call, and what is to get the result."""
+    """Some work of a call, and what is to get the result; what does it, once that has begun."""
 
     work: WorkT
     result: asyncio.Future[ResultT]
     call: Call | None
+    doing: "_Doing | None" = None
+
+
+@dataclass(eq=False, slots=True)
+class _Doing:
+    """The task that does some shared work, and how many wait for it."""
+
+    task: asyncio.Task[None]
+    waiting: int
 
 
 class Batch(Generic[WorkT, ResultT]):
@@ -59,8 +68,13 @@ class Batch(Generic[WorkT, ResultT]):
             # In the context of this caller, so that to `run` the bound user is the same.
             loop.call_soon(self._start, user)
         result: asyncio.Future[ResultT] = loop.create_future()
-        gathered.append(_Shared(work, result, running_call.get(None)))
-        return await result
+        shared = _Shared(work, result, running_call.get(None))
+        gathered.append(shared)
+        try:
+            return await result
+        except asyncio.CancelledError:
+            _leave(shared.doing)
+            raise
 
     async def _do_singly(self, work: WorkT) -> ResultT:
         self._is_single_running = True
@@ -75,14 +89,16 @@ class Batch(Generic[WorkT, ResultT]):
         self._is_single_running = False
 
     def _start(self, user: str | None) -> None:
-        gathered = self._gathered.pop(user)
+        gathered = [shared for shared in self._gathered.pop(user) if not shared.result.done()]
         self._last_size = len(gathered)
         for first in range(0, len(gathered), self._most):
             part = gathered[first : first + self._most]
             task = asyncio.create_task(self._finish(part))
             self._running.add(task)
             task.add_done_callback(self._running.discard)  # also if it never begins
-            _cancel_with(task, [shared.result for shared in part])
+            doing = _Doing(task, len(part))
+            for shared in part:
+                shared.doing = doing
 
     async def _finish(self, gathered: list[_Shared[WorkT, ResultT]]) -> None:
         sharing_calls.set([shared.call for shared in gathered if shared.call])
@@ -100,12 +116,9 @@ class Batch(Generic[WorkT, ResultT]):
             self._running.discard(asyncio.current_task())
 
 
-def _cancel_with(task: asyncio.Task[None], results: Sequence[asyncio.Future[Any]]) -> None:
-    """Cancels a task once nobody waits for any of its results."""
-
-    def cancel_if_alone(result: asyncio.Future[Any]) -> None:
-        if result.cancelled() and all(result.cancelled() for result in results):
-            task.cancel()
-
-    for result in results:
-        result.add_done_callback(cancel_if_alone)
+def _leave(doing: _Doing | None) -> None:
+    """Cancels work for which nobody waits any more."""
+    if doing is not None:
+        doing.waiting -= 1
+        if not doing.waiting:
+            doing.task.cancel()
