@@ -5,6 +5,15 @@ from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
 
+from google.protobuf import message as protobuf
+from palaver.v1.memory_pb2 import Message
+from palaver.v1.memory_service_pb2 import (
+    AddMemoryRequest,
+    GetMemoryRequest,
+    SearchMemoryRequest,
+)
+from palaver.v1.session_service_pb2 import GetSessionRequest
+
 from bench.database import LONGS, THOUSANDS, Database
 from bench.text import two_words
 
@@ -16,7 +25,7 @@ METADATA = {"lang": "en"}
 _REQUESTS = 10_000
 _SEARCHES = 1_000
 
-Requests = Callable[[Database], list[dict[str, Any]]]
+Requests = Callable[[Database], Sequence[protobuf.Message]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +50,8 @@ class Call:
 def get_session(*, in_flight: int, connections: int = 1) -> Call:
     """Gets sessions from all over the database."""
 
-    def requests(database: Database) -> list[dict[str, Any]]:
-        return [{"session_id": session} for session in database.some_sessions(_REQUESTS)]
+    def requests(database: Database) -> list[GetSessionRequest]:
+        return [GetSessionRequest(session_id=each) for each in database.some_sessions(_REQUESTS)]
 
     return Call(
         "palaver.v1.SessionService/GetSession", requests, in_flight, connections=connections
@@ -52,8 +61,8 @@ def get_session(*, in_flight: int, connections: int = 1) -> Call:
 def get_memory(choose: Callable[[Database], list[str]], *, in_flight: int) -> Call:
     """Gets the last 10 messages of sessions."""
 
-    def requests(database: Database) -> list[dict[str, Any]]:
-        return [{"session_id": session, "last_n": 10} for session in choose(database)]
+    def requests(database: Database) -> list[GetMemoryRequest]:
+        return [GetMemoryRequest(session_id=session, last_n=10) for session in choose(database)]
 
     return Call("palaver.v1.MemoryService/GetMemory", requests, in_flight)
 
@@ -62,11 +71,12 @@ def add_memory(
     choose: Callable[[Database], list[str]], *, messages: int = 1, in_flight: int
 ) -> Call:
     """Adds messages to sessions that exist."""
-    message = {"role": ROLE, "content": CONTENT, "metadata": METADATA}
+    message = Message(role=ROLE, content=CONTENT)
+    message.metadata.update(METADATA)
 
-    def requests(database: Database) -> list[dict[str, Any]]:
+    def requests(database: Database) -> list[AddMemoryRequest]:
         return [
-            {"session_id": session, "messages": [message] * messages}
+            AddMemoryRequest(session_id=session, messages=[message] * messages)
             for session in choose(database)
         ]
 
@@ -77,9 +87,9 @@ def search(users: Sequence[str] | None = None) -> Call:
     """Searches for two words, in the messages of one user after the other, or in all."""
     scopes: list[dict[str, Any]] = [{"user_id": user} for user in users] if users else [{}]
 
-    def requests(_database: Database) -> list[dict[str, Any]]:
+    def requests(_database: Database) -> list[SearchMemoryRequest]:
         return [
-            {"text": text, "mode": "KEYWORD", **scope}
+            SearchMemoryRequest(text=text, mode=SearchMemoryRequest.KEYWORD, **scope)
             for text, scope in zip(two_words(_SEARCHES), cycle(scopes), strict=False)
         ]
 

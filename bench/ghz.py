@@ -11,12 +11,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from google.protobuf import descriptor_pool
-from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
-from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.proto import serialize_length_prefixed
-from palaver.v1 import memory_service_pb2, session_service_pb2  # noqa: F401 - found by name
 
 from bench.calls import Call
 from bench.measurement import Round, WrongAnswer
@@ -76,14 +72,14 @@ class Ghz:
         )  # fmt: skip
 
     def load(
-        self, address: str, call: Call, requests: Sequence[dict[str, Any]], *, seconds: float
+        self, address: str, call: Call, requests: Sequence[Message], *, seconds: float
     ) -> Round:
         """Sends the requests in turn, again and again.
 
         Args:
             address: HOST:PORT of the server.
             call: What to call, and how many calls at the same time.
-            requests: As JSON objects.
+            requests: Of the call.
             seconds: When to stop; calls in flight are waited for.
 
         Raises:
@@ -97,9 +93,7 @@ class Ghz:
         _check_codes(report, {"OK"})
         return _round(report)
 
-    def flood(
-        self, address: str, call: Call, requests: Sequence[dict[str, Any]], flood: Flood
-    ) -> Round:
+    def flood(self, address: str, call: Call, requests: Sequence[Message], flood: Flood) -> Round:
         """Sends the requests in turn, however long the answers take.
 
         Returns:
@@ -118,13 +112,12 @@ class Ghz:
         return _round(report)
 
     def _run(
-        self, address: str, call: Call, requests: Sequence[dict[str, Any]], options: list[str]
+        self, address: str, call: Call, requests: Sequence[Message], options: list[str]
     ) -> dict[str, Any]:
         # As messages, which ghz reads before it begins; of JSON it would parse each amid the load.
-        kind = _request_class(call.method)
         messages = BytesIO()
         for request in requests:
-            serialize_length_prefixed(ParseDict(request, kind()), messages)
+            serialize_length_prefixed(request, messages)
         self._data.write_bytes(messages.getvalue())
         command = [
             self._program, "--insecure", f"--protoset={self._protoset}", f"--call={call.method}",
@@ -134,11 +127,6 @@ class Ghz:
             subprocess.run(command, check=True, capture_output=True).stdout
         )
         return report
-
-
-def _request_class(method: str) -> type[Message]:
-    found = descriptor_pool.Default().FindMethodByName(method.replace("/", "."))
-    return GetMessageClass(found.input_type)
 
 
 def _check_codes(report: dict[str, Any], allowed: set[str]) -> None:
