@@ -1,6 +1,7 @@
 """Three times the load that a server sustains: what it still does, and what that costs it."""
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -11,6 +12,7 @@ from bench.ghz import Flood
 from bench.measurement import Comparison, Round, interleaved
 from bench.servers import Palaver
 from bench.stage import Stage
+from server.memory_trim import SECONDS_BETWEEN_TRIMS
 
 TIMES = 3
 
@@ -64,12 +66,16 @@ def flooded(stage: Stage, palaver: Palaver) -> Comparison:
 
 
 def growth(stage: Stage, palaver: Palaver) -> float:
-    """Gives the server's resident memory after too many calls, to that after just enough."""
+    """Gives the server's resident memory after too many calls, to that after just enough.
+
+    What the floods left unused counts no more: the server has had the time to give it back.
+    """
     process = psutil.Process(palaver.pid)
     sustained = _sustained(stage, palaver)
     before = process.memory_info().rss
     for _ in range(stage.rounds):
         _flood(stage, palaver, sustained.rate)
+    time.sleep(SECONDS_BETWEEN_TRIMS + _SECONDS)
     return float(process.memory_info().rss / before)
 
 

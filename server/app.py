@@ -33,6 +33,7 @@ from server.interceptors.error_mapping import ErrorMapping
 from server.interceptors.gathering import Gathering
 from server.interceptors.methods import Methods
 from server.interceptors.time_limits import TimeLimits
+from server.memory_trim import trim_memory
 from server.purge import Purger
 from server.reindexing import Reindexer
 from server.search import Searcher
@@ -170,6 +171,7 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
             database_health.watch(),
             *(watched.watch() for watched in security.watched),
             semantics.embedding.run(),
+            trim_memory(),
         ]
         if settings.purge_interval:
             work.append(purger.run_every(settings.purge_interval))

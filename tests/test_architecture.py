@@ -131,6 +131,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "server.purge_command": ("server.channel", "server.progress_display", "grpc", "rich", *STUBS),
     "server.reindex_command": ("server.channel", "server.progress_display", "grpc", "rich", *STUBS),
     "server.held_signals": (),
+    "server.memory_trim": (),
     "server.embedded": ("server.errors", "server.held_signals", "psycopg", "psutil"),
     "server.config": (
         "server.addresses",
