@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from itertools import count
 from typing import Any
 from uuid import uuid4
 
+import psycopg
 from psycopg.types.json import Jsonb
 
 from bench import calls
@@ -20,6 +22,10 @@ from server.store.messages import MessageRow, MessageStore
 from server.store.page import Span
 from server.store.sessions import COLUMNS as SESSION_COLUMNS
 from server.store.sessions import SessionRow, SessionStore
+
+ADD_MEMORY = MemoryStore.ADD_MEMORY.format(
+    enqueue=NO_QUEUE.enqueue_written, locked=False, may_create=True
+)
 
 _SELECT_SESSIONS = f"SELECT {SESSION_COLUMNS} FROM sessions WHERE deleted_at IS NULL ORDER BY id"  # noqa: S608
 
@@ -44,11 +50,21 @@ _REMOVE_COPIED = """
 
 
 def add_memory(database: Database, seconds: float) -> Round:
-    """Adds one message a transaction to sessions from all over the database."""
+    """Adds one message a transaction, from BEGIN to COMMIT, to sessions from all over."""
+    return _added_memory(database, seconds, lambda connection: connection.transaction())
+
+
+def add_memory_by_statement(database: Database, seconds: float) -> Round:
+    """Adds one message a statement, in autocommit mode: in one round trip in place of three."""
+    return _added_memory(database, seconds, lambda _connection: nullcontext())
+
+
+def _added_memory(
+    database: Database,
+    seconds: float,
+    transaction: Callable[[psycopg.Connection[Any]], AbstractContextManager[object]],
+) -> Round:
     session_ids = iter(calls.many(database) * 100)
-    statement = MemoryStore.ADD_MEMORY.format(
-        enqueue=NO_QUEUE.enqueue_written, locked=False, may_create=True
-    )
     with database.connected() as connection:
 
         def add() -> int:
@@ -58,7 +74,8 @@ def add_memory(database: Database, seconds: float) -> Round:
                 "contents": [calls.CONTENT], "token_counts": [0],
                 "metadatas": ['{"lang":"en"}'], "created_ats": [None],
             }  # fmt: skip
-            return len(connection.execute(statement, parameters).fetchall())
+            with transaction(connection):
+                return len(connection.execute(ADD_MEMORY, parameters).fetchall())
 
         added = repeated(add, seconds=seconds)
     database.added += added.done

@@ -29,6 +29,7 @@ def every_row(sessions: int) -> list[Row]:
     return [
         *_against_floors(sessions),
         *(against_small(work, full, small, same) for work in works.OF_ANY_SIZE),
+        _of_size_without_server(full, small),
         *_of_length(),
         *_of_too_much(),
         *_of_the_process(sessions),
@@ -37,6 +38,20 @@ def every_row(sessions: int) -> list[Row]:
 
 def _size(sessions: int) -> str:
     return f"{sessions:,} sessions and {sessions * MESSAGES_A_SESSION:,} messages"
+
+
+def _of_size_without_server(full_size: str, small_size: str) -> Row:
+    def measure(stage: Stage) -> Result:
+        compared = stage.compare(
+            lambda: floors.add_memory_by_statement(stage.full.database, stage.seconds),
+            lambda: floors.add_memory_by_statement(stage.small.database, stage.seconds),
+        )
+        return Result.of(compared, rate)
+
+    return Row(
+        "size_psycopg", f"psycopg, the SQL of AddMemory in autocommit mode, with {full_size}",
+        f"with {small_size}", Asked(), measure, needs_ghz=False,
+    )  # fmt: skip
 
 
 def _against_floors(sessions: int) -> list[Row]:
@@ -49,11 +64,10 @@ def _against_floors(sessions: int) -> list[Row]:
     return [
         against_empty(works.GET_SESSION, Asked(at_least=1.0)),
         against_empty(works.GET_SESSION_ALONE, Asked(at_most=1.8), p50),
+        against_empty(works.bare(works.GET_SESSION_ALONE), just_told, p50),
         against_empty(works.ADD_MEMORY, half),
-        against_floor(
-            works.ADD_MEMORY_ALONE, "a psycopg transaction of the same SQL, p50",
-            floors.add_memory, Asked(at_most=2.0), p50,
-        ),
+        against_empty(works.after_checkpoint(works.ADD_MEMORY), just_told),
+        *_of_lone_writes(),
         against_empty(works.GET_MEMORY, half),
         against_floor(
             works.ADD_MANY, "COPY of the same rows", floors.copy_messages, Asked(at_least=0.4)
@@ -69,6 +83,20 @@ def _against_floors(sessions: int) -> list[Row]:
             floors.select_messages, just_told,
         ),
     ]  # fmt: skip
+
+
+def _of_lone_writes() -> list[Row]:
+    alone = works.ADD_MEMORY_ALONE
+    by_statement = replace(alone, name=f"{alone.name}_statement")
+    transaction = "a psycopg transaction of the same SQL, p50"
+    statement = "psycopg, the same SQL in autocommit mode, p50"
+    return [
+        against_floor(alone, transaction, floors.add_memory, Asked(at_most=2.0), p50),
+        against_floor(by_statement, statement, floors.add_memory_by_statement, Asked(), p50),
+        against_floor(
+            works.bare(by_statement), statement, floors.add_memory_by_statement, Asked(), p50
+        ),
+    ]
 
 
 def _of_length() -> list[Row]:

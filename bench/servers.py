@@ -1,4 +1,4 @@
-"""The processes that are measured: `palaver serve` and the empty server."""
+"""The processes that are measured: `palaver serve`, the bare and the empty server."""
 
 import socket
 import subprocess
@@ -25,7 +25,7 @@ _SECONDS_BETWEEN_TRIES = 0.002
 
 @dataclass(frozen=True, slots=True)
 class Palaver:
-    """A running `palaver serve` and its database."""
+    """A running `palaver serve`, or what stands in for it, and its database."""
 
     address: str
     pid: int
@@ -46,6 +46,15 @@ def palaver(
         _wait_until_listening(process, address)
         _wait_until_serving(address)
         yield Palaver(address, process.pid, database)
+
+
+@contextmanager
+def bare_server(database: Database, log: Path) -> Iterator[Palaver]:
+    """Runs the bare server in the block."""
+    port = free_port()
+    with _process(["bench.bare_server", str(port), database.url], log) as process:
+        _wait_until_listening(process, f"127.0.0.1:{port}")
+        yield Palaver(f"127.0.0.1:{port}", process.pid, database)
 
 
 @contextmanager

@@ -12,8 +12,9 @@ import psutil
 
 from bench import servers
 from bench.calls import Call
-from bench.database import Database, create
+from bench.database import Database
 from bench.ghz import Flood, Ghz
+from bench.loading import create
 from bench.measurement import Comparison, Round, interleaved
 from bench.servers import Palaver
 from server.embedded import EmbeddedPostgres
@@ -25,7 +26,7 @@ POSTGRES_SETTINGS = {
     "fsync": "on",
     "synchronous_commit": "on",
     "checkpoint_timeout": "1h",
-    "max_wal_size": "4GB",
+    "max_wal_size": "16GB",
 }
 
 
@@ -37,6 +38,7 @@ class Stage:
         directory: For files and logs; gone afterwards.
         full: A Palaver over the database of full size.
         small: One over a hundredth of that.
+        bare: The bare server over the database of full size.
         empty_address: Of the empty server.
         ghz: None if it is not installed.
         rounds: How many of each, after one to warm up.
@@ -46,6 +48,7 @@ class Stage:
     directory: Path
     full: Palaver
     small: Palaver
+    bare: Palaver
     empty_address: str
     ghz: Ghz | None
     rounds: int
@@ -112,6 +115,7 @@ def set_up(
             directory=directory,
             full=stack.enter_context(servers.palaver(full, log)),
             small=stack.enter_context(servers.palaver(small, log)),
+            bare=stack.enter_context(servers.bare_server(full, log)),
             empty_address=stack.enter_context(servers.empty_server(log)),
             ghz=Ghz(ghz_program, directory) if ghz_program else None,
             rounds=rounds,

@@ -1,7 +1,7 @@
 """The work that is measured, each with the check of its answers."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench import calls, checks, streams
 from bench.calls import Call
@@ -42,6 +42,27 @@ class CalledWork(Work):
 
 def _called(name: str, text: str, call: Call, check: Callable[[Palaver], None]) -> CalledWork:
     return CalledWork(name, text, lambda stage, palaver: stage.load(call, palaver), check, call)
+
+
+def bare(work: CalledWork) -> CalledWork:
+    """Makes the same calls to the bare server."""
+    return replace(
+        work,
+        name=f"{work.name}_bare",
+        text=f"{work.text}, of the bare server",
+        run=lambda stage, _palaver: work.run(stage, stage.bare),
+    )
+
+
+def after_checkpoint(work: CalledWork) -> CalledWork:
+    """Makes the same calls right after a checkpoint, each time."""
+
+    def run(stage: Stage, palaver: Palaver) -> Round:
+        palaver.database.checkpoint()
+        return work.run(stage, palaver)
+
+    name, text = f"{work.name}_after_checkpoint", f"{work.text}, right after a checkpoint"
+    return replace(work, name=name, text=text, run=run)
 
 
 def _streamed(name: str, text: str, stream: Stream, check: Callable[[Palaver], None]) -> Work:

@@ -1,0 +1,80 @@
+"""The bare server: runs the statement of a call on its one connection, and nothing around it.
+
+    python -m bench.bare_server PORT DATABASE_URL
+
+It has the runtime, options, statements and conversions of Palaver, but no pool, limits, log, errors
+or groups: it is what a lone call takes a Python gRPC service over PostgreSQL at the least.
+"""
+
+import asyncio
+import sys
+from typing import Any
+
+import grpc
+import uvloop
+from palaver.v1.memory_service_pb2 import AddMemoryRequest, AddMemoryResponse
+from palaver.v1.session_pb2 import Session
+from palaver.v1.session_service_pb2 import GetSessionRequest
+
+from bench.database import LANGUAGE
+from bench.floors import ADD_MEMORY
+from server.config import Settings
+from server.services.conversion import (
+    added_memory,
+    json_from_object,
+    object_from_struct,
+    session_message,
+)
+from server.store.connection import Connection
+from server.store.memory import AddedMemory, AddedMessage
+from server.store.sessions import SessionRow, SessionStore
+from server.store.uuid7 import uuid7
+from server.transport import server_options
+
+
+class _BareMethods(grpc.GenericRpcHandler):
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        # Without serializers: the conversions give responses encoded.
+        self._handlers = {
+            "/palaver.v1.SessionService/GetSession": grpc.unary_unary_rpc_method_handler(
+                self._get_session, GetSessionRequest.FromString
+            ),
+            "/palaver.v1.MemoryService/AddMemory": grpc.unary_unary_rpc_method_handler(
+                self._add_memory, AddMemoryRequest.FromString
+            ),
+        }
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        """Gives the handler of a call."""
+        return self._handlers.get(handler_call_details.method)
+
+    async def _get_session(self, request: GetSessionRequest, _context: object) -> Session:
+        parameters = {"session_id": request.session_id, "bound_user": None}
+        row = await self._connection.fetch_one(SessionStore.GET_SESSION, parameters)
+        return session_message(SessionRow._make(row or ()))
+
+    async def _add_memory(self, request: AddMemoryRequest, _context: object) -> AddMemoryResponse:
+        (message,) = request.messages
+        metadata = json_from_object(object_from_struct(message.metadata, max_levels=9))
+        parameters = {
+            "session_id": request.session_id, "user_id": None, "bound_user": None,
+            "message_ids": [uuid7()], "roles": [message.role], "contents": [message.content],
+            "token_counts": [message.token_count], "metadatas": [metadata], "created_ats": [None],
+        }  # fmt: skip
+        created, *added = await self._connection.fetch_one(ADD_MEMORY, parameters) or ()
+        return added_memory(AddedMemory(created, False, [AddedMessage._make(added)]))  # noqa: FBT003
+
+
+async def serve(port: int, database_url: str) -> None:
+    """Serves until the process ends."""
+    connection = await Connection.connect(database_url, options=LANGUAGE)
+    server = grpc.aio.server(options=server_options(Settings.model_construct()))
+    server.add_generic_rpc_handlers((_BareMethods(connection),))
+    server.add_insecure_port(f"127.0.0.1:{port}")
+    await server.start()
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    uvloop.run(serve(int(sys.argv[1]), sys.argv[2]))

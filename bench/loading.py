@@ -1,0 +1,188 @@
+"""Filling the databases that are measured."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+from psycopg.sql import SQL, Identifier
+
+from bench import text
+from bench.database import LONG_MESSAGES, LONGS, MESSAGES_A_SESSION, THOUSANDS, Database
+from server.store.migrate import migrate
+
+_SESSIONS_A_STATEMENT = 100_000
+
+# In how many turns the sessions get their last message: as many as there are others between
+# two of one turn.
+_TURNS = 10
+
+_LOAD_SESSIONS = """
+    INSERT INTO sessions (session_id, user_id, metadata, last_sequence)
+    SELECT 's' || lpad(n::text, 7, '0'), 'u' || n %% 1000,
+        jsonb_build_object('plan', (ARRAY['free', 'pro', 'team'])[1 + n %% 3], 'turns', n,
+            'tags', jsonb_build_object('lang', 'en', 'city', 'Lagos')),
+        %(last_sequence)s
+    FROM generate_series(%(first)s::integer, %(last)s::integer) n
+"""
+
+# Each of a user of its own.
+_LOAD_SESSION = """
+    INSERT INTO sessions (session_id, user_id, metadata, last_sequence)
+    VALUES (%(session_id)s, %(session_id)s, '{"plan": "pro", "tags": {"lang": "en"}}', %(messages)s)
+"""
+
+_RAISE_LAST_SEQUENCES = """
+    UPDATE sessions SET last_sequence = last_sequence + 1, updated_at = now()
+    FROM generate_series(%(first)s::integer, %(last)s::integer, %(step)s::integer) n
+    WHERE session_id = 's' || lpad(n::text, 7, '0')
+"""
+
+_LOAD_USERS = """
+    INSERT INTO users (user_id) SELECT DISTINCT user_id FROM sessions WHERE user_id IS NOT NULL
+"""
+
+_CREATE_SENTENCES = """
+    CREATE TEMPORARY TABLE sentences AS
+        SELECT number - 1 AS number, text, search_words(text) AS words
+        FROM unnest(%(sentences)s::text[]) WITH ORDINALITY AS texts (text, number)
+"""
+
+# All messages are numbered, one session's after the other's: in the order of the keys, which is
+# the fastest for their indexes.
+_LOAD_MESSAGES = """
+    INSERT INTO messages (session_id, sequence, message_id, role, content, words, metadata)
+    SELECT session_id, sequence, 'm' || sequence, (ARRAY['assistant', 'user'])[1 + sequence %% 2],
+        one.text || ' ' || other.text, one.words || other.words, '{"lang": "en"}'
+    FROM (
+        SELECT n %% %(messages)s::integer + 1 AS sequence,
+            coalesce(nullif(%(session_id)s, ''), 's' || lpad((n / %(messages)s)::text, 7, '0'))
+                AS session_id,
+            hashtextextended(%(session_id)s, n) AS hash
+        FROM generate_series(%(first)s::integer, %(last)s::integer, %(step)s::integer) n
+        WHERE n %% %(messages)s < %(last_sequence)s
+    ) numbered
+        JOIN sentences one ON one.number = abs(hash %% %(sentences)s)
+        JOIN sentences other ON other.number = abs(hash / %(sentences)s %% %(sentences)s)
+"""
+
+_WARM_UP = """
+    SELECT pg_prewarm(oid) FROM (
+        SELECT oid FROM pg_class
+        WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'i')
+        ORDER BY pg_relation_size(oid) DESC
+        OFFSET 0
+    ) largest_first
+"""
+
+
+def create(server_url: str, name: str, sessions: int, progress: Callable[[str], None]) -> Database:
+    """Creates and fills a database, and leaves it as one that is in use.
+
+    Since the last checkpoint each session has got a message, some time after its neighbours;
+    and what there is room for in memory is there.
+
+    Args:
+        server_url: Any database of the server.
+        name: That of the new one.
+        sessions: How many of 10 messages it is to have.
+        progress: Told what is done next.
+    """
+    with psycopg.connect(server_url, autocommit=True) as connection:
+        connection.execute(SQL("CREATE DATABASE {}").format(Identifier(name)))
+    database = Database(make_conninfo(server_url, dbname=name), sessions)
+    asyncio.run(migrate(database.url))
+    with database.connected() as connection:
+        connection.execute(_CREATE_SENTENCES, {"sentences": list(text.sentences())})
+        connection.execute("ANALYZE sentences")
+        load = _Load(connection, sessions, lambda line: progress(f"{name}: {line}"))
+        load.sessions()
+        load.long_sessions()
+        load.users()
+        load.vacuum()
+        connection.execute("CHECKPOINT")
+        load.last_messages()
+        load.vacuum()
+        load.warm_up()
+    return database
+
+
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """The steps in which a database is filled."""
+
+    connection: psycopg.Connection[tuple[Any, ...]]
+    count: int  # of sessions
+    progress: Callable[[str], None]
+
+    def sessions(self) -> None:
+        """Loads the sessions of 10 messages, but for the last of each."""
+        last_sequence = MESSAGES_A_SESSION - 1
+        for first in range(0, self.count, _SESSIONS_A_STATEMENT):
+            self.progress(f"{first:,} of {self.count:,} sessions loaded")
+            last = min(first + _SESSIONS_A_STATEMENT, self.count) - 1
+            self.connection.execute(
+                _LOAD_SESSIONS, {"first": first, "last": last, "last_sequence": last_sequence}
+            )
+            numbers = range(first * MESSAGES_A_SESSION, (last + 1) * MESSAGES_A_SESSION)
+            self._messages(numbers, last_sequence=last_sequence)
+
+    def last_messages(self) -> None:
+        """Adds the last message to each session of 10."""
+        self.progress("adding a last message to each session")
+        last_sequence = MESSAGES_A_SESSION
+        for turn in range(_TURNS):
+            turn_of_sessions = {"first": turn, "last": self.count - 1, "step": _TURNS}
+            self.connection.execute(_RAISE_LAST_SEQUENCES, turn_of_sessions)
+            numbers = range(
+                turn * MESSAGES_A_SESSION + last_sequence - 1,
+                self.count * MESSAGES_A_SESSION,
+                _TURNS * MESSAGES_A_SESSION,
+            )
+            self._messages(numbers, last_sequence=last_sequence)
+
+    def long_sessions(self) -> None:
+        """Loads the sessions of 1,000 and of 100,000 messages."""
+        self.progress(f"loading the sessions of 1,000 and of {LONG_MESSAGES:,} messages")
+        for messages, session_ids in ((1_000, THOUSANDS), (LONG_MESSAGES, LONGS)):
+            for session_id in session_ids:
+                of_one = {"session_id": session_id, "messages": messages}
+                self.connection.execute(_LOAD_SESSION, of_one)
+                self._messages(
+                    range(messages),
+                    last_sequence=messages,
+                    messages=messages,
+                    session_id=session_id,
+                )
+
+    def users(self) -> None:
+        """Loads the users of all sessions."""
+        self.connection.execute(_LOAD_USERS)
+
+    def vacuum(self) -> None:
+        """Does what autovacuum would do amid the measuring."""
+        self.progress("VACUUM ANALYZE")
+        self.connection.execute("VACUUM ANALYZE")
+
+    def warm_up(self) -> None:
+        """Reads all into memory, and of what is more than PostgreSQL's own the smallest last."""
+        self.progress("reading it into memory")
+        self.connection.execute("CREATE EXTENSION pg_prewarm")
+        self.connection.execute(_WARM_UP)
+
+    def _messages(
+        self,
+        numbers: range,
+        *,
+        last_sequence: int,
+        messages: int = MESSAGES_A_SESSION,
+        session_id: str = "",
+    ) -> None:
+        parameters = {
+            "first": numbers.start, "last": numbers.stop - 1, "step": numbers.step,
+            "last_sequence": last_sequence, "messages": messages, "session_id": session_id,
+            "sentences": text.SENTENCES,
+        }  # fmt: skip
+        self.connection.execute(_LOAD_MESSAGES, parameters)
