@@ -1,6 +1,7 @@
 """Filling the databases that are measured."""
 
 import asyncio
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -82,7 +83,8 @@ def create(server_url: str, name: str, sessions: int, progress: Callable[[str], 
     """Creates and fills a database, and leaves it as one that is in use.
 
     Since the last checkpoint each session has got a message, some time after its neighbours;
-    and what there is room for in memory is there.
+    what there is room for in memory is there; and the file system has nothing left to write
+    for which commits would have to wait.
 
     Args:
         server_url: Any database of the server.
@@ -106,6 +108,7 @@ def create(server_url: str, name: str, sessions: int, progress: Callable[[str], 
         load.last_messages()
         load.vacuum()
         load.warm_up()
+    os.sync()
     return database
 
 

@@ -107,8 +107,9 @@ def set_up(
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="palaver-bench-")))
         progress(f"starting PostgreSQL in {directory}")
         postgres = stack.enter_context(EmbeddedPostgres(directory, POSTGRES_SETTINGS))
-        full = create(postgres.url, "full", sessions, progress)
+        # The full one last: a checkpoint is one of all databases.
         small = create(postgres.url, "small", max(1, sessions // 100), progress)
+        full = create(postgres.url, "full", sessions, progress)
         progress("starting the servers")
         log = directory / "servers.log"
         yield Stage(
