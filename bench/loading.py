@@ -16,8 +16,10 @@ from server.store.migrate import migrate
 
 _SESSIONS_A_STATEMENT = 100_000
 
-# In how many turns the sessions get their last message: as many as there are others between
-# two of one turn.
+# The messages of a session that come when all others are there, in as many turns as there are
+# sessions between two of one turn. So many leave the pages of an index, nine tenths full of what
+# came in order, about as full as random inserts do.
+_LATE_MESSAGES = 3
 _TURNS = 10
 
 _LOAD_SESSIONS = """
@@ -32,11 +34,14 @@ _LOAD_SESSIONS = """
 # Each of a user of its own.
 _LOAD_SESSION = """
     INSERT INTO sessions (session_id, user_id, metadata, last_sequence)
-    VALUES (%(session_id)s, %(session_id)s, '{"plan": "pro", "tags": {"lang": "en"}}', %(messages)s)
+    VALUES (
+        %(session_id)s, %(session_id)s, '{"plan": "pro", "tags": {"lang": "en"}}',
+        %(last_sequence)s
+    )
 """
 
 _RAISE_LAST_SEQUENCES = """
-    UPDATE sessions SET last_sequence = last_sequence + 1, updated_at = now()
+    UPDATE sessions SET last_sequence = %(last_sequence)s, updated_at = now()
     FROM generate_series(%(first)s::integer, %(last)s::integer, %(step)s::integer) n
     WHERE session_id = 's' || lpad(n::text, 7, '0')
 """
@@ -62,8 +67,10 @@ _LOAD_MESSAGES = """
             coalesce(nullif(%(session_id)s, ''), 's' || lpad((n / %(messages)s)::text, 7, '0'))
                 AS session_id,
             hashtextextended(%(session_id)s, n) AS hash
-        FROM generate_series(%(first)s::integer, %(last)s::integer, %(step)s::integer) n
-        WHERE n %% %(messages)s < %(last_sequence)s
+        FROM generate_series(%(first)s::integer, %(last)s::integer, %(step)s::integer) session,
+            generate_series(
+                session * %(messages)s + %(after)s, session * %(messages)s + %(last_sequence)s - 1
+            ) n
     ) numbered
         JOIN sentences one ON one.number = abs(hash %% %(sentences)s)
         JOIN sentences other ON other.number = abs(hash / %(sentences)s %% %(sentences)s)
@@ -82,7 +89,7 @@ _WARM_UP = """
 def create(server_url: str, name: str, sessions: int, progress: Callable[[str], None]) -> Database:
     """Creates and fills a database, and leaves it as one that is in use.
 
-    Since the last checkpoint each session has got a message, some time after its neighbours;
+    Since the last checkpoint each session has got messages, some time after its neighbours;
     what there is room for in memory is there; and the file system has nothing left to write
     for which commits would have to wait.
 
@@ -105,7 +112,7 @@ def create(server_url: str, name: str, sessions: int, progress: Callable[[str], 
         load.users()
         load.vacuum()
         connection.execute("CHECKPOINT")
-        load.last_messages()
+        load.late_messages()
         load.vacuum()
         load.warm_up()
     os.sync()
@@ -121,44 +128,30 @@ class _Load:
     progress: Callable[[str], None]
 
     def sessions(self) -> None:
-        """Loads the sessions of 10 messages, but for the last of each."""
-        last_sequence = MESSAGES_A_SESSION - 1
+        """Loads the sessions of 10 messages, but for the late ones of each."""
+        early = range(MESSAGES_A_SESSION - _LATE_MESSAGES)
         for first in range(0, self.count, _SESSIONS_A_STATEMENT):
             self.progress(f"{first:,} of {self.count:,} sessions loaded")
-            last = min(first + _SESSIONS_A_STATEMENT, self.count) - 1
-            self.connection.execute(
-                _LOAD_SESSIONS, {"first": first, "last": last, "last_sequence": last_sequence}
-            )
-            numbers = range(first * MESSAGES_A_SESSION, (last + 1) * MESSAGES_A_SESSION)
-            self._messages(numbers, last_sequence=last_sequence)
+            sessions = range(first, min(first + _SESSIONS_A_STATEMENT, self.count))
+            self._run(_LOAD_SESSIONS, sessions, early)
+            self._run(_LOAD_MESSAGES, sessions, early)
 
-    def last_messages(self) -> None:
-        """Adds the last message to each session of 10."""
-        self.progress("adding a last message to each session")
-        last_sequence = MESSAGES_A_SESSION
+    def late_messages(self) -> None:
+        """Adds the late messages to the sessions of 10."""
+        self.progress(f"adding the last {_LATE_MESSAGES} messages of each session")
+        late = range(MESSAGES_A_SESSION - _LATE_MESSAGES, MESSAGES_A_SESSION)
         for turn in range(_TURNS):
-            turn_of_sessions = {"first": turn, "last": self.count - 1, "step": _TURNS}
-            self.connection.execute(_RAISE_LAST_SEQUENCES, turn_of_sessions)
-            numbers = range(
-                turn * MESSAGES_A_SESSION + last_sequence - 1,
-                self.count * MESSAGES_A_SESSION,
-                _TURNS * MESSAGES_A_SESSION,
-            )
-            self._messages(numbers, last_sequence=last_sequence)
+            sessions = range(turn, self.count, _TURNS)
+            self._run(_RAISE_LAST_SEQUENCES, sessions, late)
+            self._run(_LOAD_MESSAGES, sessions, late)
 
     def long_sessions(self) -> None:
         """Loads the sessions of 1,000 and of 100,000 messages."""
         self.progress(f"loading the sessions of 1,000 and of {LONG_MESSAGES:,} messages")
         for messages, session_ids in ((1_000, THOUSANDS), (LONG_MESSAGES, LONGS)):
             for session_id in session_ids:
-                of_one = {"session_id": session_id, "messages": messages}
-                self.connection.execute(_LOAD_SESSION, of_one)
-                self._messages(
-                    range(messages),
-                    last_sequence=messages,
-                    messages=messages,
-                    session_id=session_id,
-                )
+                self._run(_LOAD_SESSION, range(1), range(messages), session_id)
+                self._run(_LOAD_MESSAGES, range(1), range(messages), session_id)
 
     def users(self) -> None:
         """Loads the users of all sessions."""
@@ -175,17 +168,15 @@ class _Load:
         self.connection.execute("CREATE EXTENSION pg_prewarm")
         self.connection.execute(_WARM_UP)
 
-    def _messages(
-        self,
-        numbers: range,
-        *,
-        last_sequence: int,
-        messages: int = MESSAGES_A_SESSION,
-        session_id: str = "",
-    ) -> None:
+    def _run(self, statement: str, sessions: range, messages: range, session_id: str = "") -> None:
+        """Runs a statement for some messages of some sessions, by their numbers from 0 on.
+
+        Or of one session, if its id is given.
+        """
         parameters = {
-            "first": numbers.start, "last": numbers.stop - 1, "step": numbers.step,
-            "last_sequence": last_sequence, "messages": messages, "session_id": session_id,
-            "sentences": text.SENTENCES,
+            "first": sessions.start, "last": sessions.stop - 1, "step": sessions.step,
+            "after": messages.start, "last_sequence": messages.stop,
+            "messages": messages.stop if session_id else MESSAGES_A_SESSION,
+            "session_id": session_id, "sentences": text.SENTENCES,
         }  # fmt: skip
-        self.connection.execute(_LOAD_MESSAGES, parameters)
+        self.connection.execute(statement, parameters)
