@@ -6,7 +6,6 @@ It has the runtime, options, statements and conversions of Palaver, but no pool,
 or groups: it is what a lone call takes a Python gRPC service over PostgreSQL at the least.
 """
 
-import asyncio
 import sys
 from typing import Any
 
@@ -17,8 +16,8 @@ from palaver.v1.session_pb2 import Session
 from palaver.v1.session_service_pb2 import GetSessionRequest
 
 from bench.database import LANGUAGE
+from bench.empty_server import serve
 from bench.floors import ADD_MEMORY
-from server.config import Settings
 from server.services.conversion import (
     added_memory,
     json_from_object,
@@ -29,7 +28,6 @@ from server.store.connection import Connection
 from server.store.memory import AddedMemory, AddedMessage
 from server.store.sessions import SessionRow, SessionStore
 from server.store.uuid7 import uuid7
-from server.transport import server_options
 
 
 class _BareMethods(grpc.GenericRpcHandler):
@@ -66,15 +64,11 @@ class _BareMethods(grpc.GenericRpcHandler):
         return added_memory(AddedMemory(created, False, [AddedMessage._make(added)]))  # noqa: FBT003
 
 
-async def serve(port: int, database_url: str) -> None:
-    """Serves until the process ends."""
+async def main(port: int, database_url: str) -> None:
+    """Connects, and serves until the process ends."""
     connection = await Connection.connect(database_url, options=LANGUAGE)
-    server = grpc.aio.server(options=server_options(Settings.model_construct()))
-    server.add_generic_rpc_handlers((_BareMethods(connection),))
-    server.add_insecure_port(f"127.0.0.1:{port}")
-    await server.start()
-    await asyncio.Event().wait()
+    await serve(port, _BareMethods(connection))
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(int(sys.argv[1]), sys.argv[2]))
+    uvloop.run(main(int(sys.argv[1]), sys.argv[2]))

@@ -34,14 +34,14 @@ class _EveryMethod(grpc.GenericRpcHandler):
         return self._handler
 
 
-async def serve(port: int) -> None:
-    """Serves until the process ends."""
+async def serve(port: int, methods: grpc.GenericRpcHandler) -> None:
+    """Serves methods, by the runtime and options of Palaver's, until the process ends."""
     server = grpc.aio.server(options=server_options(Settings.model_construct()))
-    server.add_generic_rpc_handlers((_EveryMethod(),))
+    server.add_generic_rpc_handlers((methods,))
     server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()
     await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(int(sys.argv[1])))
+    uvloop.run(serve(int(sys.argv[1]), _EveryMethod()))

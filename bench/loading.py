@@ -81,7 +81,6 @@ _WARM_UP = """
         SELECT oid FROM pg_class
         WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'i')
         ORDER BY pg_relation_size(oid) DESC
-        OFFSET 0
     ) largest_first
 """
 
@@ -111,7 +110,7 @@ def create(server_url: str, name: str, sessions: int, progress: Callable[[str], 
         load.long_sessions()
         load.users()
         load.vacuum()
-        connection.execute("CHECKPOINT")
+        database.checkpoint()
         load.late_messages()
         load.vacuum()
         load.warm_up()
