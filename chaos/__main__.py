@@ -14,7 +14,7 @@ from rich.console import Console
 
 from chaos.report import show
 from chaos.run import Run
-from tests.processes import scratch_directory
+from tests.support.processes import scratch_directory
 
 _MOST_SEEDS = 10**6
 

@@ -18,8 +18,8 @@ from chaos.listings import Lister
 from chaos.reads import get_session, stream_messages
 from chaos.servers import Server
 from chaos.users import user_exists
-from tests.concurrency import Connection
-from tests.ledger import audit_tables
+from tests.support.concurrency import Connection
+from tests.support.ledger import audit_tables
 
 _SECONDS_TO_HEAL = 60
 

@@ -10,7 +10,7 @@ from palaver.v1.memory_service_pb2_grpc import MemoryServiceStub
 from palaver.v1.session_service_pb2_grpc import SessionServiceStub
 from palaver.v1.user_service_pb2_grpc import UserServiceStub
 
-from tests.processes import ROOT
+from tests.support.processes import ROOT
 
 _SERVICE_CONFIG = (ROOT / "clients" / "service_config.json").read_text()
 

@@ -20,9 +20,9 @@ from server.config import Settings
 from server.embedded import EmbeddedPostgres
 from server.store.migrate import migrate
 from server.store.pool import Pool
-from tests.client import Client, connected
-from tests.endpoint import Endpoint, running_endpoint
-from tests.processes import scratch_directory
+from tests.support.client import Client, connected
+from tests.support.endpoint import Endpoint, running_endpoint
+from tests.support.processes import scratch_directory
 
 T = TypeVar("T")
 

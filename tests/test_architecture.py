@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from server import app
-from tests.processes import ROOT
+from tests.support.processes import ROOT
 
 STUBS = ("palaver", "google.protobuf")
 

@@ -11,8 +11,8 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from server.store.migrate import migrate
-from tests.client import Client
 from tests.conftest import Run, StartServer
+from tests.support.client import Client
 
 
 class Administrator:

@@ -12,11 +12,11 @@ import pytest
 import yaml
 from palaver.v1.session_service_pb2 import GetSessionRequest
 
-from tests.client import Client, refused, wait_until
 from tests.conftest import StartServer
-from tests.endpoint import Endpoint
-from tests.processes import ROOT
-from tests.scrapes import Scrape, metrics_url, scraped
+from tests.support.client import Client, refused, wait_until
+from tests.support.endpoint import Endpoint
+from tests.support.processes import ROOT
+from tests.support.scrapes import Scrape, metrics_url, scraped
 
 DASHBOARD = ROOT / "deploy" / "grafana" / "palaver.json"
 RULES = ROOT / "deploy" / "prometheus" / "palaver.yml"

@@ -16,8 +16,8 @@ from server.errors import DatabaseTooNew
 from server.store import migrate as migrations
 from server.store.migrate import Migration, known_migrations, migrate
 from tests.conftest import Run
-from tests.ledger import audit_tables
-from tests.processes import ROOT
+from tests.support.ledger import audit_tables
+from tests.support.processes import ROOT
 
 KNOWN = known_migrations()
 NAMES = [migration.name for migration in KNOWN]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import ROOT, scratch_directory
+from tests.support.processes import ROOT, scratch_directory
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ from palaver.v1.memory_service_pb2 import SearchMemoryRequest
 from psycopg.conninfo import make_conninfo
 
 from server.store.migrate import migrate
-from tests.client import Client, refused, wait_until
 from tests.conftest import Run, StartServer
-from tests.endpoint import Endpoint
+from tests.support.client import Client, refused, wait_until
+from tests.support.endpoint import Endpoint
 from tests.test_database_users import Administrator, live_a_session
 
 Connection = psycopg.Connection[tuple[Any, ...]]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from server.config import Settings
-from tests.client import Client
+from tests.support.client import Client
 
 README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
 ADDRESS = "127.0.0.1:50051"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from server.credentials import sources
-from tests.callers import KeysFile
+from tests.support.callers import KeysFile
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from palaver.v1.session_service_pb2 import (
     ListSessionsRequest,
 )
 
-from tests.client import Client, refused, struct
+from tests.support.client import Client, refused, struct
 
 
 def get_session(palaver: Client) -> Session:

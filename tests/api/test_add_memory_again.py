@@ -18,7 +18,7 @@ from palaver.v1.memory_service_pb2 import (
 from palaver.v1.session_pb2 import Session
 from palaver.v1.session_service_pb2 import GetSessionRequest
 
-from tests.client import Client, refused, struct
+from tests.support.client import Client, refused, struct
 
 OLD = Timestamp(seconds=1_000_000_000)
 OLDER = Timestamp(seconds=900_000_000)

@@ -17,8 +17,8 @@ from palaver.v1.session_service_pb2 import (
 )
 
 from server.store.purge import PurgeStore
-from tests.client import Client, wait_until
 from tests.conftest import StartServer
+from tests.support.client import Client, wait_until
 
 Database = psycopg.Connection[tuple[Any, ...]]
 

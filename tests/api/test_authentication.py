@@ -18,13 +18,13 @@ from palaver.v1.session_service_pb2 import AddSessionRequest, GetSessionRequest
 from server.credentials.api_keys import make_key
 from server.interceptors.authorization import POLICY
 from server.principal import Role
-from tests import contract
-from tests.callers import KeysFile, caller
-from tests.certificates import Authority
-from tests.client import Client, refused, wait_until
-from tests.concurrency import Connection
 from tests.conftest import StartServer
-from tests.watching import SERVING, health_of
+from tests.support import contract
+from tests.support.callers import KeysFile, caller
+from tests.support.certificates import Authority
+from tests.support.client import Client, refused, wait_until
+from tests.support.concurrency import Connection
+from tests.support.watching import SERVING, health_of
 
 pytestmark = pytest.mark.usefixtures("quick_looks")
 

@@ -16,10 +16,10 @@ from palaver.v1.user_service_pb2 import (
 )
 
 from server.principal import Role
-from tests.callers import KeysFile, caller
-from tests.client import Client, refused
-from tests.concurrency import Connection
 from tests.conftest import StartServer
+from tests.support.callers import KeysFile, caller
+from tests.support.client import Client, refused
+from tests.support.concurrency import Connection
 
 
 @pytest.fixture

@@ -14,11 +14,11 @@ from palaver.v1.session_service_pb2 import AddSessionRequest, UpdateSessionReque
 
 from server.interceptors.authorization import POLICY
 from server.principal import Role
-from tests import contract
-from tests.callers import KeysFile, caller
-from tests.client import Client, refused
-from tests.concurrency import PATIENCE, Connection, begin, wait_until_blocked
 from tests.conftest import StartServer
+from tests.support import contract
+from tests.support.callers import KeysFile, caller
+from tests.support.client import Client, refused
+from tests.support.concurrency import PATIENCE, Connection, begin, wait_until_blocked
 
 MOVE = "UPDATE sessions SET user_id = %s WHERE session_id = 's'"
 

@@ -20,12 +20,12 @@ from palaver.v1.session_service_pb2 import (
 )
 
 from server.principal import Role
-from tests import contract
-from tests.callers import KeysFile, caller
-from tests.client import Client, refused
-from tests.concurrency import Connection
 from tests.conftest import StartServer
-from tests.searching import found
+from tests.support import contract
+from tests.support.callers import KeysFile, caller
+from tests.support.client import Client, refused
+from tests.support.concurrency import Connection
+from tests.support.searching import found
 
 NAMES = [contract.path(method) for method in contract.METHODS]
 

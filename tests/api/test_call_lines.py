@@ -12,9 +12,9 @@ from palaver.v1.session_service_pb2 import GetSessionRequest
 
 from server.call import Call
 from server.telemetry.call_log import log_calls
-from tests.callers import KeysFile, caller
-from tests.client import Client, wait_until
 from tests.conftest import StartServer
+from tests.support.callers import KeysFile, caller
+from tests.support.client import Client, wait_until
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 

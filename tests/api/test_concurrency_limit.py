@@ -8,11 +8,11 @@ from google.rpc.error_details_pb2 import RetryInfo
 from palaver.v1.memory_service_pb2 import StreamMessagesRequest, StreamMessagesResponse
 from palaver.v1.session_service_pb2 import DeleteSessionRequest, GetSessionRequest
 
-from tests.client import Client, connected, refused, wait_until
-from tests.concurrency import Connection, count_blocked, unless_refused, wait_until_blocked
 from tests.conftest import StartServer
-from tests.locks import locked
-from tests.watching import SERVING, health_of
+from tests.support.client import Client, connected, refused, wait_until
+from tests.support.concurrency import Connection, count_blocked, unless_refused, wait_until_blocked
+from tests.support.locks import locked
+from tests.support.watching import SERVING, health_of
 
 DEADLINE_EXCEEDED = grpc.StatusCode.DEADLINE_EXCEEDED
 RESOURCE_EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -11,8 +11,9 @@ from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import AddMemoryRequest, StreamMessagesRequest
 from palaver.v1.session_service_pb2 import GetSessionRequest
 
-from tests.client import Client, refused
-from tests.concurrency import (
+from tests.conftest import StartServer
+from tests.support.client import Client, refused
+from tests.support.concurrency import (
     PATIENCE,
     Connection,
     begin,
@@ -20,8 +21,7 @@ from tests.concurrency import (
     unless_refused,
     wait_until_blocked,
 )
-from tests.conftest import StartServer
-from tests.locks import locked
+from tests.support.locks import locked
 
 DEADLINE_EXCEEDED = grpc.StatusCode.DEADLINE_EXCEEDED
 

@@ -11,11 +11,11 @@ from palaver.v1.memory_service_pb2 import DeleteMessagesRequest, UpdateMessageRe
 
 from server import embedding
 from server.store.pool import Pool
-from tests.client import Client, wait_until
-from tests.concurrency import begin
 from tests.conftest import Run, StartServer
-from tests.endpoint import Endpoint
-from tests.vectors import Vectors
+from tests.support.client import Client, wait_until
+from tests.support.concurrency import begin
+from tests.support.endpoint import Endpoint
+from tests.support.vectors import Vectors
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 

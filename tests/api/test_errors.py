@@ -28,7 +28,7 @@ from palaver.v1.session_service_pb2 import (
 )
 from palaver.v1.user_service_pb2 import AddUserRequest, UpdateUserRequest
 
-from tests.client import Client, refused, struct
+from tests.support.client import Client, refused, struct
 
 # Every RPC that is about a session that must be there.
 OF_A_SESSION: list[tuple[Any, dict[str, Any]]] = [

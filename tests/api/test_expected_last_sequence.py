@@ -14,7 +14,7 @@ from palaver.v1.memory_service_pb2 import (
 )
 from palaver.v1.session_service_pb2 import GetSessionRequest
 
-from tests.client import Client, refused
+from tests.support.client import Client, refused
 
 
 @pytest.mark.parametrize("session", ["new", "live", "deleted"])

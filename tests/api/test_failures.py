@@ -17,8 +17,8 @@ from palaver.v1.memory_service_pb2 import (
 )
 from palaver.v1.session_service_pb2 import DeleteSessionRequest, GetSessionRequest
 
-from tests.client import Client, refused, wait_until
 from tests.conftest import StartServer
+from tests.support.client import Client, refused, wait_until
 
 BLOCKED = """
     SELECT count(*) FROM pg_stat_activity

@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from fuzz.calls import call
 from fuzz.cases import METHODS, Case, cases
 from fuzz.verdict import fault
-from tests.client import Client
 from tests.conftest import Run
+from tests.support.client import Client
 
 # `make fuzz` tries as many as one has time for.
 some = settings(

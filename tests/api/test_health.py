@@ -11,11 +11,11 @@ from grpc_health.v1.health_pb2 import HealthCheckResponse
 from palaver.v1.session_service_pb2 import GetSessionRequest
 
 from server import app
-from tests.client import Client
-from tests.concurrency import begin, wait_until_blocked
 from tests.conftest import StartServer
-from tests.contract import send
-from tests.watching import SERVING, health_of, watch_health, watched_health
+from tests.support.client import Client
+from tests.support.concurrency import begin, wait_until_blocked
+from tests.support.contract import send
+from tests.support.watching import SERVING, health_of, watch_health, watched_health
 
 
 def test_a_server_serves_as_a_whole_and_in_each_of_its_services(palaver: Client) -> None:

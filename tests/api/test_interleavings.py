@@ -18,8 +18,8 @@ from palaver.v1.session_service_pb2 import (
     GetSessionRequest,
 )
 
-from tests.client import Client, refused, struct
-from tests.concurrency import PATIENCE, Connection, begin, wait_until_blocked
+from tests.support.client import Client, refused, struct
+from tests.support.concurrency import PATIENCE, Connection, begin, wait_until_blocked
 
 ADD_ROW = """
     WITH session AS (

@@ -21,8 +21,8 @@ from palaver.v1.session_service_pb2 import (
     UpdateSessionRequest,
 )
 
-from tests.client import Client, refused, struct
-from tests.concurrency import PATIENCE, Connection, Gate, begin, wait_until_blocked
+from tests.support.client import Client, refused, struct
+from tests.support.concurrency import PATIENCE, Connection, Gate, begin, wait_until_blocked
 
 LOCK = "SELECT FROM sessions WHERE session_id = 's' FOR UPDATE"
 DELETE_SESSION = "UPDATE sessions SET deleted_at = now() WHERE session_id = 's'"

@@ -15,7 +15,7 @@ from palaver.v1.session_service_pb2 import (
     ListAllSessionsRequest,
 )
 
-from tests.client import Client
+from tests.support.client import Client
 
 WRITERS = 2
 

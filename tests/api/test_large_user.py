@@ -26,9 +26,9 @@ from palaver.v1.user_service_pb2 import (
     UpdateUserRequest,
 )
 
-from tests.client import Client, struct
-from tests.concurrency import PATIENCE, Connection, Gate, begin, wait_until_blocked
 from tests.conftest import StartServer
+from tests.support.client import Client, struct
+from tests.support.concurrency import PATIENCE, Connection, Gate, begin, wait_until_blocked
 
 SESSIONS = 100_000
 

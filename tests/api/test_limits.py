@@ -41,7 +41,7 @@ from palaver.v1.user_service_pb2 import (
     UpdateUserRequest,
 )
 
-from tests.client import Client, struct
+from tests.support.client import Client, struct
 
 MIB = 1024 * 1024
 INT32_MAX = 2**31 - 1

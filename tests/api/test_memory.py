@@ -14,8 +14,8 @@ from palaver.v1.memory_service_pb2 import (
 )
 from palaver.v1.session_service_pb2 import AddSessionRequest, GetSessionRequest
 
-from tests.client import Client, refused, struct
 from tests.conftest import StartServer
+from tests.support.client import Client, refused, struct
 
 MAX_RESPONSE_BYTES = 4 * 1024 * 1024
 

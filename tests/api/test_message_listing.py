@@ -17,7 +17,7 @@ from palaver.v1.memory_service_pb2 import (
 )
 from palaver.v1.session_service_pb2 import AddSessionRequest
 
-from tests.client import Client, refused
+from tests.support.client import Client, refused
 
 MAX_RESPONSE_BYTES = 4 * 1024 * 1024
 MIB = 1024 * 1024

@@ -15,7 +15,7 @@ from palaver.v1.memory_service_pb2 import (
 from palaver.v1.session_pb2 import Session
 from palaver.v1.session_service_pb2 import GetSessionRequest
 
-from tests.client import Client, refused, struct
+from tests.support.client import Client, refused, struct
 
 
 @pytest.fixture

@@ -15,11 +15,11 @@ from palaver.v1.session_service_pb2 import (
     GetSessionRequest,
 )
 
-from tests.client import Client, refused, wait_until
-from tests.concurrency import begin, wait_until_blocked
 from tests.conftest import StartServer
-from tests.endpoint import Endpoint
-from tests.scrapes import Scrape, metrics_url, scraped
+from tests.support.client import Client, refused, wait_until
+from tests.support.concurrency import begin, wait_until_blocked
+from tests.support.endpoint import Endpoint
+from tests.support.scrapes import Scrape, metrics_url, scraped
 
 SESSIONS = "palaver.v1.SessionService"
 MEMORY = "palaver.v1.MemoryService"

@@ -7,8 +7,8 @@ import grpc
 import pytest
 from google.rpc.error_details_pb2 import BadRequest
 
-from tests import contract
-from tests.client import Client, refused
+from tests.support import contract
+from tests.support.client import Client, refused
 
 NO_MESSAGE = b"\xff"
 

@@ -25,7 +25,7 @@ from palaver.v1.session_service_pb2 import (
 )
 from palaver.v1.user_service_pb2 import AddUserRequest, DeleteUserRequest, GetUserRequest
 
-from tests.client import Client, struct
+from tests.support.client import Client, struct
 
 MIB = 1024 * 1024
 

@@ -19,9 +19,9 @@ from palaver.v1.session_service_pb2 import (
     GetSessionRequest,
 )
 
-from tests.client import Client
-from tests.concurrency import PATIENCE, Connection, Gate, begin, wait_until_blocked
 from tests.conftest import StartServer
+from tests.support.client import Client
+from tests.support.concurrency import PATIENCE, Connection, Gate, begin, wait_until_blocked
 
 EVERYTHING = PurgeDeletedRequest(older_than=Duration())
 

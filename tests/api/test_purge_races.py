@@ -13,10 +13,10 @@ from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import DeleteMessagesRequest
 from palaver.v1.session_service_pb2 import DeleteSessionRequest
 
-from tests.client import Client
-from tests.concurrency import PATIENCE, Connection, at_once, begin, crowd
 from tests.conftest import StartServer
-from tests.ledger import Ledger, audit_tables, count_deleted_rows, read_all
+from tests.support.client import Client
+from tests.support.concurrency import PATIENCE, Connection, at_once, begin, crowd
+from tests.support.ledger import Ledger, audit_tables, count_deleted_rows, read_all
 
 SESSIONS = ("s0", "s1", "s2")
 ROUNDS = 30

@@ -19,9 +19,9 @@ from palaver.v1.session_service_pb2 import (
     GetSessionRequest,
 )
 
-from tests.client import Client, refused
-from tests.concurrency import Outcomes, at_once, crowd
 from tests.conftest import StartServer
+from tests.support.client import Client, refused
+from tests.support.concurrency import Outcomes, at_once, crowd
 
 ROUNDS = 2
 

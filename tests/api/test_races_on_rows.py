@@ -23,9 +23,9 @@ from palaver.v1.session_service_pb2 import (
     UpdateSessionRequest,
 )
 
-from tests.client import Client, refused, struct
-from tests.concurrency import at_once, crowd, unless_refused
 from tests.conftest import StartServer
+from tests.support.client import Client, refused, struct
+from tests.support.concurrency import at_once, crowd, unless_refused
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 )
 
 from server import app
-from tests.client import Client
+from tests.support.client import Client
 
 # What a method answers to an empty request, if it is there.
 CALLED = {

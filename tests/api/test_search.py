@@ -3,8 +3,8 @@
 import pytest
 
 from server.store.words import MAX_WORDS
-from tests.client import Client
-from tests.searching import found, say, search
+from tests.support.client import Client
+from tests.support.searching import found, say, search
 
 GROUP = "I went to a LGBTQ support group yesterday and it was so powerful."
 

@@ -7,9 +7,9 @@ from palaver.v1.admin_service_pb2 import ReindexRequest
 from server import reindexing
 from server.errors import DatabaseUnusable
 from server.store.word_index import check_language
-from tests.concurrency import Connection
 from tests.conftest import Run, StartServer
-from tests.searching import found
+from tests.support.concurrency import Connection
+from tests.support.searching import found
 
 UPDATED = "SELECT updated_at FROM messages WHERE sequence <= 5 ORDER BY session_id, sequence"
 

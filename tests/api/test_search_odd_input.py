@@ -4,8 +4,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.client import Client
-from tests.searching import found, search
+from tests.support.client import Client
+from tests.support.searching import found, search
 
 MIB = 1024 * 1024
 

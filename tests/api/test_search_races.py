@@ -13,12 +13,12 @@ from palaver.v1.memory_service_pb2 import (
 from server.store.found import FoundStore
 from server.store.pool import Pool
 from server.store.words import WordStore
-from tests.client import Client, wait_until
-from tests.concurrency import Connection, at_once, begin, crowd, wait_until_blocked
 from tests.conftest import Run, StartServer
-from tests.endpoint import Endpoint
-from tests.searching import found, say, search
-from tests.vectors import embed, of_user
+from tests.support.client import Client, wait_until
+from tests.support.concurrency import Connection, at_once, begin, crowd, wait_until_blocked
+from tests.support.endpoint import Endpoint
+from tests.support.searching import found, say, search
+from tests.support.vectors import embed, of_user
 
 MODES = (SearchMemoryRequest.KEYWORD, SearchMemoryRequest.SEMANTIC, SearchMemoryRequest.HYBRID)
 

@@ -19,9 +19,9 @@ from palaver.v1.memory_service_pb2 import (
 )
 from palaver.v1.session_service_pb2 import UpdateSessionRequest
 
-from tests.client import Client, refused, struct
 from tests.conftest import StartServer
-from tests.searching import found, say, search
+from tests.support.client import Client, refused, struct
+from tests.support.searching import found, say, search
 
 TEXTS = ["", "word"]  # without text the filter alone decides
 

@@ -17,7 +17,7 @@ from palaver.v1.session_service_pb2 import (
     ListSessionsRequest,
 )
 
-from tests.client import Client, refused, struct
+from tests.support.client import Client, refused, struct
 
 
 def add(palaver: Client, session_id: str, *, user_id: str = "", **metadata: Any) -> None:

@@ -11,7 +11,7 @@ from palaver.v1.session_service_pb2 import (
     ListSessionsResponse,
 )
 
-from tests.client import Client, struct
+from tests.support.client import Client, struct
 
 # Response messages that clients accept by default.
 MAX_RESPONSE_BYTES = 4 * 1024 * 1024

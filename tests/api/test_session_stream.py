@@ -14,8 +14,8 @@ from palaver.v1.session_service_pb2 import (
     ListAllSessionsResponse,
 )
 
-from tests.client import Client, wait_until
 from tests.conftest import StartServer
+from tests.support.client import Client, wait_until
 
 MAX_RESPONSE_BYTES = 4 * 1024 * 1024
 

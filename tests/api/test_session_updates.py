@@ -12,7 +12,7 @@ from palaver.v1.session_service_pb2 import (
     UpdateSessionRequest,
 )
 
-from tests.client import Client, refused, struct
+from tests.support.client import Client, refused, struct
 
 # Beside an `a` of 40,000 bytes, in 64 KiB.
 ROOM_FOR_B = 64 * 1024 - 40_000 - len('{"a":"","b":""}')

@@ -22,7 +22,7 @@ from palaver.v1.session_service_pb2 import (
     UpdateSessionRequest,
 )
 
-from tests.client import Client, refused, struct
+from tests.support.client import Client, refused, struct
 
 
 def get(palaver: Client, session_id: str) -> Session:

@@ -7,10 +7,10 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from palaver.v1.memory_service_pb2 import StreamMessagesRequest
 from palaver.v1.session_service_pb2 import AddSessionRequest, ListAllSessionsRequest
 
-from tests.client import Client, connected, refused, struct, wait_until
 from tests.conftest import StartServer
-from tests.http2 import DATA, END_STREAM, HEADERS, Http2
-from tests.locks import locked
+from tests.support.client import Client, connected, refused, struct, wait_until
+from tests.support.http2 import DATA, END_STREAM, HEADERS, Http2
+from tests.support.locks import locked
 
 DEADLINE_EXCEEDED = grpc.StatusCode.DEADLINE_EXCEEDED
 

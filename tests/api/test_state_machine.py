@@ -13,11 +13,11 @@ from palaver.v1.memory_service_pb2 import ListMessagesRequest, StreamMessagesReq
 from palaver.v1.session_service_pb2 import ListAllSessionsRequest, ListSessionsRequest
 from palaver.v1.user_service_pb2 import ListAllUsersRequest, ListUsersRequest
 
-from tests.client import refused
-from tests.concurrency import Connection
 from tests.conftest import StartServer
-from tests.state_machine.bad_requests import BadRequest, bad_requests
-from tests.state_machine.user_rules import UserRules
+from tests.support.client import refused
+from tests.support.concurrency import Connection
+from tests.support.state_machine.bad_requests import BadRequest, bad_requests
+from tests.support.state_machine.user_rules import UserRules
 
 WINDOW = 3  # messages that GetMemory returns if not told how many
 

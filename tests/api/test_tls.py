@@ -18,11 +18,11 @@ from palaver.v1.session_service_pb2 import (
 from server.config import Settings
 from server.errors import CredentialsUnusable
 from server.security import Security
-from tests.callers import caller
-from tests.certificates import Authority, Identity
-from tests.client import Client, wait_until
 from tests.conftest import Run, StartServer
-from tests.watching import SERVING, health_of
+from tests.support.callers import caller
+from tests.support.certificates import Authority, Identity
+from tests.support.client import Client, wait_until
+from tests.support.watching import SERVING, health_of
 
 pytestmark = pytest.mark.usefixtures("quick_looks")
 

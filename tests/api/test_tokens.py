@@ -19,10 +19,10 @@ from server.config import Settings
 from server.credentials import sources, tokens
 from server.errors import CredentialsUnusable
 from server.security import Security
-from tests.callers import caller
-from tests.client import Client, refused, wait_until
 from tests.conftest import Run, StartServer
-from tests.tokens import AUDIENCE, ISSUER, Publisher, SigningKey, key_set, signed
+from tests.support.callers import caller
+from tests.support.client import Client, refused, wait_until
+from tests.support.tokens import AUDIENCE, ISSUER, Publisher, SigningKey, key_set, signed
 
 RULES: dict[str, Any] = {"jwt_issuer": ISSUER, "jwt_audience": AUDIENCE}
 

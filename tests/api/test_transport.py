@@ -8,9 +8,16 @@ import pytest
 from palaver.v1.session_service_pb2 import ListSessionsRequest
 
 from server import transport
-from tests.client import Client, wait_until
 from tests.conftest import StartServer
-from tests.http2 import ENHANCE_YOUR_CALM, GOAWAY, MAX_CONCURRENT_STREAMS, PING, SETTINGS, Http2
+from tests.support.client import Client, wait_until
+from tests.support.http2 import (
+    ENHANCE_YOUR_CALM,
+    GOAWAY,
+    MAX_CONCURRENT_STREAMS,
+    PING,
+    SETTINGS,
+    Http2,
+)
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ from palaver.v1.user_service_pb2 import (
     ListUsersRequest,
 )
 
-from tests.client import Client, refused, struct
+from tests.support.client import Client, refused, struct
 
 Database = psycopg.Connection[tuple[Any, ...]]
 

@@ -28,9 +28,9 @@ from palaver.v1.user_service_pb2 import (
 )
 
 from server.store.held_user import HOLD_USER
-from tests.client import Client, refused, struct
-from tests.concurrency import PATIENCE, Connection, Gate, begin, wait_until_blocked
-from tests.ledger import audit_tables
+from tests.support.client import Client, refused, struct
+from tests.support.concurrency import PATIENCE, Connection, Gate, begin, wait_until_blocked
+from tests.support.ledger import audit_tables
 
 # DeleteUser stands there when it has all locks.
 DELETING = "BEFORE UPDATE OF deleted_at ON users"

@@ -15,7 +15,7 @@ from palaver.v1.user_service_pb2 import (
     ListUsersResponse,
 )
 
-from tests.client import Client, struct
+from tests.support.client import Client, struct
 
 MAX_RESPONSE_BYTES = 4 * 1024 * 1024
 

@@ -24,10 +24,10 @@ from palaver.v1.session_service_pb2 import (
 )
 from palaver.v1.user_service_pb2 import AddUserRequest, DeleteUserRequest, UpdateUserRequest
 
-from tests.client import Client, struct
-from tests.concurrency import PATIENCE, Connection, at_once, begin, crowd, unless_refused
 from tests.conftest import StartServer
-from tests.ledger import audit_tables, read_all
+from tests.support.client import Client, struct
+from tests.support.concurrency import PATIENCE, Connection, at_once, begin, crowd, unless_refused
+from tests.support.ledger import audit_tables, read_all
 
 SESSIONS = ("s0", "s1", "s2", "s3")
 USERS = ("u0", "u1")

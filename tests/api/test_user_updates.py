@@ -9,8 +9,8 @@ from google.rpc.error_details_pb2 import BadRequest
 from palaver.v1.user_pb2 import User
 from palaver.v1.user_service_pb2 import AddUserRequest, GetUserRequest, UpdateUserRequest
 
-from tests.client import Client, refused, struct
-from tests.concurrency import at_once
+from tests.support.client import Client, refused, struct
+from tests.support.concurrency import at_once
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from palaver.v1.user_service_pb2 import (
     UpdateUserRequest,
 )
 
-from tests.client import Client, refused, struct
+from tests.support.client import Client, refused, struct
 
 ADA = AddUserRequest(
     user_id="ada",

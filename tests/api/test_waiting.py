@@ -21,8 +21,9 @@ from palaver.v1.session_service_pb2 import (
     UpdateSessionRequest,
 )
 
-from tests.client import Client, struct, wait_until
-from tests.concurrency import (
+from tests.conftest import StartServer
+from tests.support.client import Client, struct, wait_until
+from tests.support.concurrency import (
     PATIENCE,
     Connection,
     Gate,
@@ -30,7 +31,6 @@ from tests.concurrency import (
     count_blocked,
     wait_until_blocked,
 )
-from tests.conftest import StartServer
 
 LOCK = "SELECT FROM sessions WHERE session_id = 's' FOR UPDATE"
 

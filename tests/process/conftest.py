@@ -13,9 +13,9 @@ import pytest
 from click.testing import CliRunner
 
 from server.__main__ import main
-from tests.client import Client, connected
-from tests.clusters import Cluster
-from tests.processes import PalaverProcess, scratch_directory
+from tests.support.client import Client, connected
+from tests.support.clusters import Cluster
+from tests.support.processes import PalaverProcess, scratch_directory
 
 
 class StartPalaver(Protocol):

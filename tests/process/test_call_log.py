@@ -26,12 +26,12 @@ from palaver.v1.session_service_pb2 import (
     ListSessionsRequest,
 )
 
-from tests.client import Client, refused, struct
-from tests.concurrency import wait_until_blocked
 from tests.process.conftest import Serve
-from tests.processes import ROOT, PalaverProcess
-from tests.scrapes import metrics_url, scraped
-from tests.watching import eventually
+from tests.support.client import Client, refused, struct
+from tests.support.concurrency import wait_until_blocked
+from tests.support.processes import ROOT, PalaverProcess
+from tests.support.scrapes import metrics_url, scraped
+from tests.support.watching import eventually
 
 MIB = 1024 * 1024
 

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from tests.processes import ROOT
+from tests.support.processes import ROOT
 
 # Has six kinds of faults in the first seven seconds.
 _SEED = "1629"

@@ -12,9 +12,9 @@ import pytest
 from palaver.v1.session_service_pb2 import DeleteSessionRequest
 
 from server.config import Settings
-from tests.client import Client
 from tests.process.conftest import RunPalaver
-from tests.processes import ROOT, processes_in
+from tests.support.client import Client
+from tests.support.processes import ROOT, processes_in
 
 
 def test_migrate_brings_a_database_up_to_date_and_says_so(

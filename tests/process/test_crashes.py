@@ -13,11 +13,11 @@ from grpc_status import rpc_status
 from palaver.v1.session_service_pb2 import GetSessionRequest
 
 from server.embedded import EmbeddedPostgres
-from tests.client import Client
 from tests.process.conftest import Serve
-from tests.process.writers import check_history, progress, writing
-from tests.processes import PalaverProcess, postmaster_pid, processes_in
-from tests.watching import NOT_SERVING, SERVING, eventually, health_of
+from tests.support.client import Client
+from tests.support.processes import PalaverProcess, postmaster_pid, processes_in
+from tests.support.watching import NOT_SERVING, SERVING, eventually, health_of
+from tests.support.writers import check_history, progress, writing
 
 
 def test_a_killed_server_has_kept_every_acknowledged_message(

@@ -8,11 +8,11 @@ from palaver.v1.session_service_pb2 import AddSessionRequest
 
 from server.credentials.registry import Registry
 from server.principal import Principal, Role
-from tests.callers import KeysFile, caller
-from tests.certificates import Authority
-from tests.client import Client
 from tests.conftest import StartServer
 from tests.process.conftest import RunPalaver, Serve
+from tests.support.callers import KeysFile, caller
+from tests.support.certificates import Authority
+from tests.support.client import Client
 
 
 def test_keys_prints_the_entry_to_keep_and_the_key_to_give(run_palaver: RunPalaver) -> None:

@@ -10,8 +10,8 @@ from psycopg.conninfo import conninfo_to_dict
 
 from server.embedded import EmbeddedPostgres
 from server.errors import EmbeddedPostgresError
-from tests.clusters import FAST, Cluster, read, setting, write
-from tests.processes import processes_in
+from tests.support.clusters import FAST, Cluster, read, setting, write
+from tests.support.processes import processes_in
 
 
 def log(data_dir: Path) -> str:

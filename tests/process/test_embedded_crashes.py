@@ -14,9 +14,9 @@ import pytest
 
 from server import embedded
 from server.embedded import EmbeddedPostgres
-from tests.clusters import FAST, read, write
-from tests.processes import ROOT, postmaster_pid, processes_in
-from tests.watching import eventually
+from tests.support.clusters import FAST, read, write
+from tests.support.processes import ROOT, postmaster_pid, processes_in
+from tests.support.watching import eventually
 
 
 def reads(postgres: EmbeddedPostgres) -> list[str]:

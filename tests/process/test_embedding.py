@@ -6,10 +6,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.client import wait_until
-from tests.endpoint import Endpoint
 from tests.process.conftest import RunPalaver, Serve
-from tests.processes import embedded_url
+from tests.support.client import wait_until
+from tests.support.endpoint import Endpoint
+from tests.support.processes import embedded_url
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 

@@ -8,14 +8,14 @@ import pytest
 from google.rpc.error_details_pb2 import RetryInfo
 
 from server.embedded import EmbeddedPostgres
-from tests.client import refused
-from tests.clusters import FAST, Cluster
-from tests.concurrency import begin
 from tests.conftest import StartServer
 from tests.process.conftest import Serve, StartPalaver
-from tests.process.network import Network, network_to
-from tests.processes import processes_in, scratch_directory
-from tests.watching import NOT_SERVING, SERVING, eventually, health_of
+from tests.support.client import refused
+from tests.support.clusters import FAST, Cluster
+from tests.support.concurrency import begin
+from tests.support.network import Network, network_to
+from tests.support.processes import processes_in, scratch_directory
+from tests.support.watching import NOT_SERVING, SERVING, eventually, health_of
 
 # "Within seconds", on a busy machine.
 SECONDS_TO_NOTICE = 8

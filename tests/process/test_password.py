@@ -8,8 +8,8 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from server.embedded import EmbeddedPostgres
-from tests.clusters import FAST
 from tests.process.conftest import RunPalaver, Serve
+from tests.support.clusters import FAST
 
 
 def secrets(output: str) -> list[str]:

@@ -13,7 +13,7 @@ import pytest
 from server.config import Settings
 from server.credentials.registry import Registry
 from tests.process.conftest import StartPalaver
-from tests.processes import ROOT
+from tests.support.processes import ROOT
 
 SECTION = (ROOT / "README.md").read_text("utf-8").split("\n## Secure it\n")[1].split("\n## ")[0]
 

@@ -15,12 +15,12 @@ from psycopg.conninfo import make_conninfo
 
 from server import app
 from server.embedded import EmbeddedPostgres
-from tests.client import Client, refused
-from tests.clusters import FAST
-from tests.concurrency import PATIENCE, begin, wait_until_blocked
 from tests.conftest import StartServer
-from tests.locks import locked
-from tests.watching import NOT_SERVING, SERVING, eventually, health_of, watched_health
+from tests.support.client import Client, refused
+from tests.support.clusters import FAST
+from tests.support.concurrency import PATIENCE, begin, wait_until_blocked
+from tests.support.locks import locked
+from tests.support.watching import NOT_SERVING, SERVING, eventually, health_of, watched_health
 
 
 class Database:

@@ -14,10 +14,10 @@ from server import app
 from server.config import Settings
 from server.embedded import EmbeddedPostgres
 from server.health import DatabaseHealth
-from tests.clusters import FAST, read
 from tests.conftest import Run
 from tests.process.conftest import Ended, RunPalaver, StartPalaver
-from tests.watching import eventually
+from tests.support.clusters import FAST, read
+from tests.support.watching import eventually
 
 NOWHERE = "postgresql://palaver@127.0.0.1:1/palaver"
 

@@ -12,12 +12,12 @@ from google.protobuf.descriptor_pb2 import MethodOptions
 from palaver.v1.memory_service_pb2 import GetMemoryRequest
 from palaver.v1.session_service_pb2 import DeleteSessionRequest, GetSessionRequest
 
-from tests.client import Client, wait_until
-from tests.concurrency import PATIENCE, Connection, begin, wait_until_blocked
 from tests.conftest import StartServer
-from tests.locks import locked
-from tests.process.flaky_network import FlakyNetwork, flaky_network_to
-from tests.processes import ROOT
+from tests.support.client import Client, wait_until
+from tests.support.concurrency import PATIENCE, Connection, begin, wait_until_blocked
+from tests.support.flaky_network import FlakyNetwork, flaky_network_to
+from tests.support.locks import locked
+from tests.support.processes import ROOT
 
 CONFIG = (ROOT / "clients" / "service_config.json").read_text()
 

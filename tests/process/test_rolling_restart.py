@@ -12,12 +12,12 @@ from palaver.v1.memory_service_pb2 import StreamMessagesRequest, StreamMessagesR
 from palaver.v1.session_service_pb2 import GetSessionRequest
 
 from server.embedded import EmbeddedPostgres
-from tests.client import Client
-from tests.clusters import FAST
-from tests.concurrency import unless_refused
 from tests.process.conftest import Serve
 from tests.process.test_retry_policy import CONFIG
-from tests.process.writers import check_history, progress, writing
+from tests.support.client import Client
+from tests.support.clusters import FAST
+from tests.support.concurrency import unless_refused
+from tests.support.writers import check_history, progress, writing
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 

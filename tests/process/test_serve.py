@@ -7,7 +7,7 @@ import psycopg
 from palaver.v1.session_service_pb2 import AddSessionRequest, GetSessionRequest
 
 from tests.process.conftest import RunPalaver, Serve
-from tests.processes import processes_in
+from tests.support.processes import processes_in
 
 
 def test_two_runs_say_where_they_are_and_share_the_data_of_their_user(

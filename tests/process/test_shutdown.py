@@ -14,12 +14,12 @@ from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import AddMemoryRequest, StreamMessagesRequest
 from palaver.v1.session_service_pb2 import GetSessionRequest
 
-from tests.client import Client, connected, refused
-from tests.concurrency import wait_until_blocked
-from tests.locks import locked
 from tests.process.conftest import Serve, StartPalaver
-from tests.processes import embedded_url, processes_in
-from tests.watching import NOT_SERVING, eventually, watched_health
+from tests.support.client import Client, connected, refused
+from tests.support.concurrency import wait_until_blocked
+from tests.support.locks import locked
+from tests.support.processes import embedded_url, processes_in
+from tests.support.watching import NOT_SERVING, eventually, watched_health
 
 
 def add_blocked(client: Client, database_url: str, session_id: str) -> Any:

@@ -23,9 +23,9 @@ from palaver.v1.memory_service_pb2 import AddMemoryRequest, StreamMessagesReques
 from palaver.v1.session_service_pb2 import AddSessionRequest, GetSessionRequest
 
 from server.store.sessions import SessionStore
-from tests.client import Client, refused, struct
 from tests.process.conftest import RunPalaver, Serve
-from tests.processes import PalaverProcess
+from tests.support.client import Client, refused, struct
+from tests.support.processes import PalaverProcess
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT_ID = "00f067aa0ba902b7"

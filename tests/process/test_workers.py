@@ -9,10 +9,10 @@ import grpc
 import psutil
 from palaver.v1.session_service_pb2 import ListSessionsRequest
 
-from tests.client import Client
 from tests.process.conftest import RunPalaver, Serve, StartPalaver
-from tests.processes import PalaverProcess, processes_in
-from tests.watching import eventually
+from tests.support.client import Client
+from tests.support.processes import PalaverProcess, processes_in
+from tests.support.watching import eventually
 
 WORKERS = ("--workers", "2", "--embedder", "none")
 

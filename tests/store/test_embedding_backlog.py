@@ -12,7 +12,7 @@ from server.store.embedding_models import prepare_model
 from server.store.memory import MemoryStore, NewMessage
 from server.store.pool import Pool
 from tests.conftest import Run
-from tests.vectors import Vectors, embed, of_user
+from tests.support.vectors import Vectors, embed, of_user
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 

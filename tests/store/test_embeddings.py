@@ -13,7 +13,7 @@ from server.store.pool import Pool
 from server.store.purge import PurgeStore
 from server.store.sessions import SessionStore
 from tests.conftest import Run
-from tests.vectors import Vectors, embed, of_user
+from tests.support.vectors import Vectors, embed, of_user
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 

@@ -9,9 +9,9 @@ from psycopg import sql
 from server.errors import DatabaseUnavailable
 from server.store.error_translation import translated_errors
 from server.store.pool import Pool
-from tests.client import wait_until
-from tests.concurrency import Connection
 from tests.conftest import Run
+from tests.support.client import wait_until
+from tests.support.concurrency import Connection
 
 # The database is away, starts, stops, or has no room now: the caller may try again.
 UNAVAILABLE = {

@@ -9,8 +9,8 @@ import pytest
 
 from server.errors import DatabaseUnavailable, NoConnectionInTime
 from server.store.pool import Pool
-from tests.concurrency import Connection
 from tests.conftest import Run
+from tests.support.concurrency import Connection
 
 A_MOMENT = 0.2
 

@@ -11,9 +11,9 @@ from server.store.memory import MemoryStore, NewMessage
 from server.store.pool import Pool
 from server.store.purge import PurgeStore, PurgeTurn
 from server.store.sessions import SessionStore
-from tests.client import wait_until
-from tests.concurrency import Connection
 from tests.conftest import Run
+from tests.support.client import wait_until
+from tests.support.concurrency import Connection
 
 
 async def has_turn(pool: Pool) -> bool:

@@ -16,7 +16,7 @@ from server.store.purge import PurgeStore
 from server.store.sessions import SessionFilter, SessionStore
 from server.store.users import UserStore
 from tests.conftest import Run
-from tests.plans import Explained, Plan, explained
+from tests.support.plans import Explained, Plan, explained
 
 LIMIT = 5
 SESSIONS = 50_000  # 10,000 pages

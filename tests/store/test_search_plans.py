@@ -12,7 +12,7 @@ from server.store.embedding_models import VectorSpace, prepare_model
 from server.store.embeddings import EmbeddingStore
 from server.store.message_filter import EVERY_MESSAGE, MessageFilter, Scope
 from tests.conftest import Run
-from tests.plans import Explained, Plan, explained
+from tests.support.plans import Explained, Plan, explained
 
 USERS = 300
 SESSIONS = 600

@@ -13,7 +13,7 @@ from server.principal import PRINCIPAL, Principal, Role
 from server.store.memory import AddedMemory, MemoryStore, NewMessage
 from server.store.pool import Pool
 from server.store.sessions import SessionStore
-from tests.concurrency import Connection, begin, wait_until_blocked
+from tests.support.concurrency import Connection, begin, wait_until_blocked
 
 T = TypeVar("T")
 Run = Callable[[Coroutine[Any, Any, Any]], Any]

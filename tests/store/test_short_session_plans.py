@@ -13,7 +13,7 @@ from server.store.memory import MemoryStore, NewMessage
 from server.store.messages import MessageStore
 from server.store.page import Span
 from tests.conftest import Run
-from tests.plans import Explained, explained
+from tests.support.plans import Explained, explained
 
 NAMED = 20
 

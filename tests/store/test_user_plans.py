@@ -12,7 +12,7 @@ from server.store.page import Span
 from server.store.sessions import SessionStore
 from server.store.users import UserStore
 from tests.conftest import Run
-from tests.plans import explained
+from tests.support.plans import explained
 
 # 20,000 sessions of 3 messages, 4 a user; a tenth of them is deleted.
 FILL = [

@@ -9,8 +9,8 @@ from server.errors import DeadlineExceeded
 from server.store.memory import MemoryStore, NewMessage
 from server.store.pool import Pool
 from server.store.users import DeletedUser, UserStore
-from tests.concurrency import Connection, wait_until_blocked
 from tests.conftest import Run
+from tests.support.concurrency import Connection, wait_until_blocked
 
 
 def test_deleting_a_user_may_take_longer_than_other_statements(

@@ -13,7 +13,7 @@ from server.store.message_filter import EVERY_MESSAGE, EVERYTHING, MessageFilter
 from server.store.messages import Key
 from server.store.words import WordStore
 from tests.conftest import Run
-from tests.plans import Explained, Plan, explained
+from tests.support.plans import Explained, Plan, explained
 
 USERS = 100
 SESSIONS = 1_000

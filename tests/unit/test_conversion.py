@@ -24,7 +24,7 @@ from server.services.conversion import (
 from server.store.messages import MessageRow
 from server.store.moment import EPOCH, Moment, as_datetime
 from server.store.sessions import SessionRow
-from tests.client import struct
+from tests.support.client import struct
 
 
 def at(time: datetime) -> Moment:

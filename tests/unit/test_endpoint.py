@@ -11,7 +11,7 @@ from server.embedders.embedder import normalized
 from server.embedders.endpoint import EndpointEmbedder
 from server.errors import EmbedderUnavailable, TextsRefused
 from tests.conftest import Run
-from tests.endpoint import DIMENSIONS, Endpoint, vector_of
+from tests.support.endpoint import DIMENSIONS, Endpoint, vector_of
 
 
 def assert_is(vector: Any, text: str, dimensions: int = DIMENSIONS) -> None:

@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from server.memory_trim import trim_memory
-from tests.watching import eventually
+from tests.support.watching import eventually
 
 _PIECE_BYTES = 2_000
 _PIECES = 50_000

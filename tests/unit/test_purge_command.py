@@ -15,7 +15,7 @@ from palaver.v1.admin_service_pb2 import PurgeDeletedRequest, PurgeDeletedRespon
 from rich.console import Console
 
 from server import purge_command
-from tests.watching import eventually
+from tests.support.watching import eventually
 
 SERVICE = admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"]
 METHOD = SERVICE.methods_by_name["PurgeDeleted"]

@@ -8,7 +8,7 @@ import pytest
 
 from server.store.connection import untraced
 from server.telemetry.telemetry import Telemetry
-from tests.processes import ROOT
+from tests.support.processes import ROOT
 
 HEAVY = ("prometheus_client", "opentelemetry")
 

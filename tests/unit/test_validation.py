@@ -11,7 +11,7 @@ from palaver.v1.memory_pb2 import Message
 
 from server.errors import InvalidRequest
 from server.services.validation import Fields
-from tests.client import struct
+from tests.support.client import struct
 
 
 def invalid(check: Callable[[Fields], object]) -> InvalidRequest:

@@ -5,7 +5,7 @@ from contextlib import closing, contextmanager
 
 import psycopg
 
-from tests.concurrency import Connection
+from tests.support.concurrency import Connection
 
 
 @contextmanager

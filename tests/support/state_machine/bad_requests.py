@@ -10,7 +10,7 @@ from palaver.v1.memory_service_pb2 import DeleteMessagesRequest
 from palaver.v1.session_service_pb2 import ListAllSessionsRequest, ListSessionsRequest
 from palaver.v1.user_service_pb2 import ListAllUsersRequest
 
-from tests.state_machine import requests
+from tests.support.state_machine import requests
 
 
 class BadRequest(NamedTuple):

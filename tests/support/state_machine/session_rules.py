@@ -21,11 +21,11 @@ from palaver.v1.session_service_pb2 import (
 )
 from palaver.v1.user_service_pb2 import GetUserRequest
 
-from tests import model_state as state
-from tests.client import Client
-from tests.model import Model
-from tests.state_machine import requests
-from tests.state_machine.answers import Answers, kept
+from tests.support import model_state as state
+from tests.support.client import Client
+from tests.support.model import Model
+from tests.support.state_machine import requests
+from tests.support.state_machine.answers import Answers, kept
 
 DEFAULT_LIMIT = 100
 

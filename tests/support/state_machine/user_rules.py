@@ -13,10 +13,10 @@ from palaver.v1.user_service_pb2 import (
     UpdateUserRequest,
 )
 
-from tests.state_machine import requests
-from tests.state_machine.answers import kept
-from tests.state_machine.memory_rules import MemoryRules
-from tests.state_machine.session_rules import DEFAULT_LIMIT
+from tests.support.state_machine import requests
+from tests.support.state_machine.answers import kept
+from tests.support.state_machine.memory_rules import MemoryRules
+from tests.support.state_machine.session_rules import DEFAULT_LIMIT
 
 
 class UserRules(MemoryRules):

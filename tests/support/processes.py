@@ -15,9 +15,9 @@ from pathlib import Path
 import psutil
 from psycopg.conninfo import make_conninfo
 
-from tests.watching import eventually
+from tests.support.watching import eventually
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 # What a test waits for a process at the most, on a busy machine.
 _SECONDS_TO_END = 60

@@ -9,8 +9,8 @@ import grpc
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import AddMemoryRequest, StreamMessagesRequest
 
-from tests.client import Client
-from tests.watching import eventually
+from tests.support.client import Client
+from tests.support.watching import eventually
 
 _BATCH = 3
 

@@ -9,7 +9,7 @@ from palaver.v1.memory_service_pb2 import (
     SearchMemoryResponse,
 )
 
-from tests.client import Client
+from tests.support.client import Client
 
 KEYWORD = SearchMemoryRequest.KEYWORD
 

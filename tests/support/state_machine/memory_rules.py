@@ -17,10 +17,10 @@ from palaver.v1.memory_service_pb2 import (
 )
 from palaver.v1.session_service_pb2 import AddSessionRequest, DeleteSessionRequest
 
-from tests import model_state as state
-from tests.state_machine import requests
-from tests.state_machine.answers import kept, nanoseconds, plain
-from tests.state_machine.session_rules import DEFAULT_LIMIT, SessionRules
+from tests.support import model_state as state
+from tests.support.state_machine import requests
+from tests.support.state_machine.answers import kept, nanoseconds, plain
+from tests.support.state_machine.session_rules import DEFAULT_LIMIT, SessionRules
 
 MOST_RESULTS = 100
 

@@ -19,8 +19,8 @@ from palaver.v1.session_service_pb2 import (
     GetSessionRequest,
 )
 
-from tests.client import Client
-from tests.concurrency import Connection, unless_refused
+from tests.support.client import Client
+from tests.support.concurrency import Connection, unless_refused
 
 # A message that was created once: its id, its sequence, and when. An upsert keeps all
 # three; an id that comes again after a delete or a purge differs in the last.

@@ -12,7 +12,7 @@ from server.store.memory import MemoryStore, NewMessage
 from server.store.messages import MessageStore
 from server.store.pool import Pool
 from tests.conftest import Run
-from tests.endpoint import DIMENSIONS, vector_of
+from tests.support.endpoint import DIMENSIONS, vector_of
 
 QUEUE = EmbeddingQueue(is_used=True)
 

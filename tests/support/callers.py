@@ -10,8 +10,8 @@ import grpc
 from server.credentials.api_keys import key_hash, make_key
 from server.credentials.registry import key_entry
 from server.principal import Principal, Role
-from tests.certificates import Authority, Identity
-from tests.client import Client
+from tests.support.certificates import Authority, Identity
+from tests.support.client import Client
 
 
 class _Details(NamedTuple):

@@ -7,7 +7,7 @@ from pathlib import Path
 import psycopg
 
 from server.embedded import EmbeddedPostgres
-from tests.processes import end_processes_in
+from tests.support.processes import end_processes_in
 
 # Tests kill processes, not machines.
 FAST = {"fsync": "off"}

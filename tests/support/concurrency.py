@@ -12,7 +12,7 @@ from typing import Any, Generic, Self, TypeVar, cast
 import grpc
 import psycopg
 
-from tests.client import Client, wait_until
+from tests.support.client import Client, wait_until
 
 T = TypeVar("T")
 
