@@ -6,7 +6,7 @@ STUBS  ?= generated/python
 BIN    := $(VENV)/bin
 PROTOC  = PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc --proto_path=protos
 
-.PHONY: help run test bench bench-search chaos fuzz check format protos lock clean
+.PHONY: help run test bench bench-search chaos fuzz check format protos settings-doc lock clean
 
 help: ## What there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -29,7 +29,7 @@ chaos: $(VENV)/dev.done ## Kill and freeze everything under load; ARGS="--second
 fuzz: $(VENV)/dev.done ## Try to break it; ARGS="--cases 1000 --seed 1" tries the same again
 	@$(BIN)/python -m fuzz $(ARGS)
 
-check: $(VENV)/dev.done ## Check format, lint, types, and that the stubs are up to date
+check: $(VENV)/dev.done ## Check format, lint, types, and that generated files are up to date
 	@$(BIN)/ruff format --check
 	@$(BIN)/ruff check
 	@$(BIN)/mypy
@@ -37,6 +37,9 @@ check: $(VENV)/dev.done ## Check format, lint, types, and that the stubs are up 
 		&& $(MAKE) --no-print-directory protos STUBS="$$fresh" \
 		&& diff --recursive --exclude=__pycache__ $(STUBS) "$$fresh" \
 		&& echo "the stubs are up to date"
+	@$(BIN)/python -m docs.settings_page | diff docs/settings.md - \
+		&& echo "docs/settings.md is up to date" \
+		|| { echo "docs/settings.md is out of date: run make settings-doc" >&2; exit 1; }
 
 format: $(VENV)/dev.done ## Mend format and lint, as far as that goes by itself
 	@$(BIN)/ruff format
@@ -47,6 +50,9 @@ protos: $(VENV)/dev.done ## Compile the stubs anew
 	@$(PROTOC) --python_out=$(STUBS) --mypy_out=quiet:$(STUBS) protos/palaver/v1/*.proto
 	@$(PROTOC) --grpc_python_out=$(STUBS) --mypy_grpc_out=quiet:$(STUBS) \
 		protos/palaver/v1/*_service.proto
+
+settings-doc: $(VENV)/dev.done ## Write docs/settings.md from the settings model
+	@$(BIN)/python -m docs.settings_page > docs/settings.md
 
 # The bounds are in pyproject.toml; the lock files say which versions are used.
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version=3.11 --generate-hashes \
