@@ -24,9 +24,9 @@ class PurgeDeletedRequest(_message.Message):
     OLDER_THAN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def older_than(self) -> _duration_pb2.Duration:
-        """Optional. How long ago a row must have been deleted: not negative, at most
-        10,000 years. Unset: the server's configured retention. 0: everything
-        deleted before the call.
+        """Optional. The minimum time since a row was deleted. Not negative, at most
+        10,000 years. If unset, the server's configured retention. 0 means
+        everything that was deleted before the call.
         """
 
     def __init__(
@@ -51,15 +51,15 @@ class PurgeDeletedResponse(_message.Message):
     USERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def sessions(self) -> Global___PurgeProgress:
-        """Sessions removed."""
+        """Progress in removing sessions."""
 
     @_builtins.property
     def messages(self) -> Global___PurgeProgress:
-        """Messages removed."""
+        """Progress in removing messages."""
 
     @_builtins.property
     def users(self) -> Global___PurgeProgress:
-        """Users removed."""
+        """Progress in removing users."""
 
     def __init__(
         self,
@@ -99,12 +99,15 @@ class ReindexResponse(_message.Message):
     VECTORS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def words(self) -> Global___ReindexProgress:
-        """Messages that have been looked at and have their words."""
+        """Progress in rebuilding words. A message is done when it has been checked
+        and its words are up to date.
+        """
 
     @_builtins.property
     def vectors(self) -> Global___ReindexProgress:
-        """Messages that have been looked at and have their vectors, or need none.
-        Unset until the words are done, and if the server makes no vectors.
+        """Progress in making vectors. A message is done when it has been checked and
+        has its vector, or needs none. Unset until all words are done, and if the
+        server makes no vectors.
         """
 
     def __init__(
@@ -123,17 +126,18 @@ Global___ReindexResponse: _TypeAlias = ReindexResponse  # noqa: Y015
 
 @_typing.final
 class ReindexProgress(_message.Message):
-    """How far a reindex is with one thing."""
+    """The progress of one step of a reindex."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     DONE_FIELD_NUMBER: _builtins.int
     ESTIMATED_FIELD_NUMBER: _builtins.int
     done: _builtins.int
-    """How many messages are done."""
+    """The number of messages done."""
     estimated: _builtins.int
-    """How many messages there were when it began: an estimate, which `done` may
-    exceed or not reach while others add and delete messages.
+    """The number of messages when the step began. This is an estimate: `done` may
+    exceed it or stay below it if messages are added and deleted during the
+    step.
     """
     def __init__(
         self,
@@ -151,17 +155,18 @@ Global___ReindexProgress: _TypeAlias = ReindexProgress  # noqa: Y015
 
 @_typing.final
 class PurgeProgress(_message.Message):
-    """How far the purge is with one kind of row."""
+    """The progress of a purge with one kind of row."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     DONE_FIELD_NUMBER: _builtins.int
     ESTIMATED_FIELD_NUMBER: _builtins.int
     done: _builtins.int
-    """How many rows are removed."""
+    """The number of rows removed."""
     estimated: _builtins.int
-    """How many rows there were to remove when the purge began: an estimate, which
-    `done` may exceed or not reach while others delete or bring back sessions.
+    """The number of rows to remove when the purge began. This is an estimate:
+    `done` may exceed it or stay below it if sessions are deleted or restored
+    during the purge.
     """
     def __init__(
         self,

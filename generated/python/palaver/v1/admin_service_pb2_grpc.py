@@ -26,8 +26,9 @@ if _version_not_supported:
 
 
 class AdminServiceStub:
-    """Maintains a Palaver deployment. Errors carry the details that
-    `SessionService` describes.
+    """Maintains a Palaver deployment.
+
+    Errors carry the details that `SessionService` describes.
     """
 
     def __init__(self, channel):
@@ -49,41 +50,47 @@ class AdminServiceStub:
 
 
 class AdminServiceServicer:
-    """Maintains a Palaver deployment. Errors carry the details that
-    `SessionService` describes.
+    """Maintains a Palaver deployment.
+
+    Errors carry the details that `SessionService` describes.
     """
 
     def PurgeDeleted(self, request, context):
-        """Removes for good what was soft-deleted at least `older_than` before the call
-        began, in short batches, and streams the progress; the last response has the
-        final counts. Safe while the service is busy: a session that is brought back
-        meanwhile keeps its new messages. One purge runs at a time over all servers
+        """Removes permanently all rows that were soft-deleted at least `older_than`
+        before the call began. Works in short batches and streams the progress; the
+        last response has the final counts.
+
+        Safe while the service is in use: a session that is restored during the
+        purge keeps its new messages. One purge runs at a time across all servers
         of a database: this call waits for its turn.
 
-        Each batch is atomic. Safe to retry: a call that is cancelled stops after
-        its batch, and the next one goes on from there.
+        Each batch is atomic. Safe to retry: a cancelled call stops after its
+        current batch, and the next call continues from there.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Reindex(self, request, context):
-        """Makes anew what search needs of every message, and streams the progress; the
-        last response comes when all have it. The service goes on meanwhile. Call it
-        when every server of the database runs with the new settings.
+        """Rebuilds the search data of every message and streams the progress; the
+        last response is sent when all messages are done. The service stays
+        available during the call. Call it once every server of the database runs
+        with the new settings.
 
-        First the words, after a change of the language. Until then messages are
-        found by what their words were in the old one. Safe to retry: what has its
-        words is left as it is.
+        The first step rebuilds the words for keyword search, as a change of the
+        search language requires. Until a message's words are rebuilt, it is found
+        by its words in the old language. Safe to retry: messages whose words are
+        up to date are left unchanged.
 
-        Then the vectors for semantic search, after a change of the embedder, its
-        model or its dimensions, and removes the vectors of all other models.
-        Semantic search finds the messages that have their vectors already, never by
-        another model's. A message whose vector is there is not embedded again, one
-        that the embedder refuses is left without. If the server has no embedder, or
-        the database no pgvector, there are none to make. Safe to retry: what a call
-        began goes on after it is cancelled or the server restarts, and the next
-        call joins it.
+        The second step makes the vectors for semantic search, as a change of the
+        embedder, its model or its dimensions requires, and removes the vectors of
+        all other models. Semantic search finds the messages that already have a
+        vector of the new model, and never uses a vector of another model. A
+        message that already has its vector is not embedded again. A message that
+        the embedder refuses is left without a vector. If the server has no
+        embedder, or the database has no pgvector, no vectors are made. Safe to
+        retry: work that a call has started continues after the call is cancelled
+        or the server restarts, and the next call joins it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -111,8 +118,9 @@ def add_AdminServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AdminService:
-    """Maintains a Palaver deployment. Errors carry the details that
-    `SessionService` describes.
+    """Maintains a Palaver deployment.
+
+    Errors carry the details that `SessionService` describes.
     """
 
     @staticmethod

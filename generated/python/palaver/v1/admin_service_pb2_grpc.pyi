@@ -27,8 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AdminServiceStub:
-    """Maintains a Palaver deployment. Errors carry the details that
-    `SessionService` describes.
+    """Maintains a Palaver deployment.
+
+    Errors carry the details that `SessionService` describes.
     """
 
     @_typing.overload
@@ -36,73 +37,85 @@ class AdminServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AdminServiceAsyncStub: ...
     PurgeDeleted: _grpc.UnaryStreamMultiCallable[_admin_service_pb2.PurgeDeletedRequest, _admin_service_pb2.PurgeDeletedResponse]
-    """Removes for good what was soft-deleted at least `older_than` before the call
-    began, in short batches, and streams the progress; the last response has the
-    final counts. Safe while the service is busy: a session that is brought back
-    meanwhile keeps its new messages. One purge runs at a time over all servers
+    """Removes permanently all rows that were soft-deleted at least `older_than`
+    before the call began. Works in short batches and streams the progress; the
+    last response has the final counts.
+
+    Safe while the service is in use: a session that is restored during the
+    purge keeps its new messages. One purge runs at a time across all servers
     of a database: this call waits for its turn.
 
-    Each batch is atomic. Safe to retry: a call that is cancelled stops after
-    its batch, and the next one goes on from there.
+    Each batch is atomic. Safe to retry: a cancelled call stops after its
+    current batch, and the next call continues from there.
     """
     Reindex: _grpc.UnaryStreamMultiCallable[_admin_service_pb2.ReindexRequest, _admin_service_pb2.ReindexResponse]
-    """Makes anew what search needs of every message, and streams the progress; the
-    last response comes when all have it. The service goes on meanwhile. Call it
-    when every server of the database runs with the new settings.
+    """Rebuilds the search data of every message and streams the progress; the
+    last response is sent when all messages are done. The service stays
+    available during the call. Call it once every server of the database runs
+    with the new settings.
 
-    First the words, after a change of the language. Until then messages are
-    found by what their words were in the old one. Safe to retry: what has its
-    words is left as it is.
+    The first step rebuilds the words for keyword search, as a change of the
+    search language requires. Until a message's words are rebuilt, it is found
+    by its words in the old language. Safe to retry: messages whose words are
+    up to date are left unchanged.
 
-    Then the vectors for semantic search, after a change of the embedder, its
-    model or its dimensions, and removes the vectors of all other models.
-    Semantic search finds the messages that have their vectors already, never by
-    another model's. A message whose vector is there is not embedded again, one
-    that the embedder refuses is left without. If the server has no embedder, or
-    the database no pgvector, there are none to make. Safe to retry: what a call
-    began goes on after it is cancelled or the server restarts, and the next
-    call joins it.
+    The second step makes the vectors for semantic search, as a change of the
+    embedder, its model or its dimensions requires, and removes the vectors of
+    all other models. Semantic search finds the messages that already have a
+    vector of the new model, and never uses a vector of another model. A
+    message that already has its vector is not embedded again. A message that
+    the embedder refuses is left without a vector. If the server has no
+    embedder, or the database has no pgvector, no vectors are made. Safe to
+    retry: work that a call has started continues after the call is cancelled
+    or the server restarts, and the next call joins it.
     """
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
-    """Maintains a Palaver deployment. Errors carry the details that
-    `SessionService` describes.
+    """Maintains a Palaver deployment.
+
+    Errors carry the details that `SessionService` describes.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     PurgeDeleted: _aio.UnaryStreamMultiCallable[_admin_service_pb2.PurgeDeletedRequest, _admin_service_pb2.PurgeDeletedResponse]  # type: ignore[assignment]
-    """Removes for good what was soft-deleted at least `older_than` before the call
-    began, in short batches, and streams the progress; the last response has the
-    final counts. Safe while the service is busy: a session that is brought back
-    meanwhile keeps its new messages. One purge runs at a time over all servers
+    """Removes permanently all rows that were soft-deleted at least `older_than`
+    before the call began. Works in short batches and streams the progress; the
+    last response has the final counts.
+
+    Safe while the service is in use: a session that is restored during the
+    purge keeps its new messages. One purge runs at a time across all servers
     of a database: this call waits for its turn.
 
-    Each batch is atomic. Safe to retry: a call that is cancelled stops after
-    its batch, and the next one goes on from there.
+    Each batch is atomic. Safe to retry: a cancelled call stops after its
+    current batch, and the next call continues from there.
     """
     Reindex: _aio.UnaryStreamMultiCallable[_admin_service_pb2.ReindexRequest, _admin_service_pb2.ReindexResponse]  # type: ignore[assignment]
-    """Makes anew what search needs of every message, and streams the progress; the
-    last response comes when all have it. The service goes on meanwhile. Call it
-    when every server of the database runs with the new settings.
+    """Rebuilds the search data of every message and streams the progress; the
+    last response is sent when all messages are done. The service stays
+    available during the call. Call it once every server of the database runs
+    with the new settings.
 
-    First the words, after a change of the language. Until then messages are
-    found by what their words were in the old one. Safe to retry: what has its
-    words is left as it is.
+    The first step rebuilds the words for keyword search, as a change of the
+    search language requires. Until a message's words are rebuilt, it is found
+    by its words in the old language. Safe to retry: messages whose words are
+    up to date are left unchanged.
 
-    Then the vectors for semantic search, after a change of the embedder, its
-    model or its dimensions, and removes the vectors of all other models.
-    Semantic search finds the messages that have their vectors already, never by
-    another model's. A message whose vector is there is not embedded again, one
-    that the embedder refuses is left without. If the server has no embedder, or
-    the database no pgvector, there are none to make. Safe to retry: what a call
-    began goes on after it is cancelled or the server restarts, and the next
-    call joins it.
+    The second step makes the vectors for semantic search, as a change of the
+    embedder, its model or its dimensions requires, and removes the vectors of
+    all other models. Semantic search finds the messages that already have a
+    vector of the new model, and never uses a vector of another model. A
+    message that already has its vector is not embedded again. A message that
+    the embedder refuses is left without a vector. If the server has no
+    embedder, or the database has no pgvector, no vectors are made. Safe to
+    retry: work that a call has started continues after the call is cancelled
+    or the server restarts, and the next call joins it.
     """
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Maintains a Palaver deployment. Errors carry the details that
-    `SessionService` describes.
+    """Maintains a Palaver deployment.
+
+    Errors carry the details that `SessionService` describes.
     """
 
     @_abc_1.abstractmethod
@@ -111,14 +124,16 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_service_pb2.PurgeDeletedRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_admin_service_pb2.PurgeDeletedResponse], _abc.AsyncIterator[_admin_service_pb2.PurgeDeletedResponse]]:
-        """Removes for good what was soft-deleted at least `older_than` before the call
-        began, in short batches, and streams the progress; the last response has the
-        final counts. Safe while the service is busy: a session that is brought back
-        meanwhile keeps its new messages. One purge runs at a time over all servers
+        """Removes permanently all rows that were soft-deleted at least `older_than`
+        before the call began. Works in short batches and streams the progress; the
+        last response has the final counts.
+
+        Safe while the service is in use: a session that is restored during the
+        purge keeps its new messages. One purge runs at a time across all servers
         of a database: this call waits for its turn.
 
-        Each batch is atomic. Safe to retry: a call that is cancelled stops after
-        its batch, and the next one goes on from there.
+        Each batch is atomic. Safe to retry: a cancelled call stops after its
+        current batch, and the next call continues from there.
         """
 
     @_abc_1.abstractmethod
@@ -127,22 +142,25 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_service_pb2.ReindexRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_admin_service_pb2.ReindexResponse], _abc.AsyncIterator[_admin_service_pb2.ReindexResponse]]:
-        """Makes anew what search needs of every message, and streams the progress; the
-        last response comes when all have it. The service goes on meanwhile. Call it
-        when every server of the database runs with the new settings.
+        """Rebuilds the search data of every message and streams the progress; the
+        last response is sent when all messages are done. The service stays
+        available during the call. Call it once every server of the database runs
+        with the new settings.
 
-        First the words, after a change of the language. Until then messages are
-        found by what their words were in the old one. Safe to retry: what has its
-        words is left as it is.
+        The first step rebuilds the words for keyword search, as a change of the
+        search language requires. Until a message's words are rebuilt, it is found
+        by its words in the old language. Safe to retry: messages whose words are
+        up to date are left unchanged.
 
-        Then the vectors for semantic search, after a change of the embedder, its
-        model or its dimensions, and removes the vectors of all other models.
-        Semantic search finds the messages that have their vectors already, never by
-        another model's. A message whose vector is there is not embedded again, one
-        that the embedder refuses is left without. If the server has no embedder, or
-        the database no pgvector, there are none to make. Safe to retry: what a call
-        began goes on after it is cancelled or the server restarts, and the next
-        call joins it.
+        The second step makes the vectors for semantic search, as a change of the
+        embedder, its model or its dimensions requires, and removes the vectors of
+        all other models. Semantic search finds the messages that already have a
+        vector of the new model, and never uses a vector of another model. A
+        message that already has its vector is not embedded again. A message that
+        the embedder refuses is left without a vector. If the server has no
+        embedder, or the database has no pgvector, no vectors are made. Safe to
+        retry: work that a call has started continues after the call is cancelled
+        or the server restarts, and the next call joins it.
         """
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

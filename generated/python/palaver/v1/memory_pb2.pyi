@@ -35,43 +35,45 @@ class Message(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     message_id: _builtins.str
-    """The id, unique in its session. 1 to 1,024 bytes of UTF-8, any characters
-    but NUL. Optional when a message is added; empty: the server gives a UUIDv7.
+    """The ID, unique within the session. 1 to 1,024 bytes of UTF-8; any
+    characters except NUL. Optional when a message is added: if empty, the
+    server assigns a UUIDv7.
     """
     role: _builtins.str
-    """Required. Who speaks, such as `user` or `assistant`. 1 to 64 characters,
-    any but NUL.
+    """Required. The role of the speaker, such as `user` or `assistant`. 1 to 64
+    characters; any except NUL.
     """
     content: _builtins.str
-    """Optional. What is said. Up to 1 MiB of UTF-8, any characters but NUL. May
-    be empty.
+    """Optional. The text of the message. Up to 1 MiB of UTF-8; any characters
+    except NUL. May be empty.
     """
     token_count: _builtins.int
-    """Optional. The caller's count of the content's tokens. Not negative. 0: the
-    count is unknown.
+    """Optional. The number of tokens in the content, as counted by the caller.
+    Not negative. 0 means unknown.
     """
     sequence: _builtins.int
-    """The message's position in its session: 1, 2, 3 and so on, given by the
-    server, never reused. Output only; ignored when a message is added.
+    """Output only; ignored when a message is added. The position of the message
+    in its session: 1, 2, 3 and so on. Assigned by the server and never reused.
     """
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
-        """Optional. What the caller keeps with the message. Up to 64 KiB as compact
-        JSON and 32 levels deep; no NUL in keys or strings, no NaN or infinity.
-        Numbers are IEEE 754 doubles; negative zero is kept as zero.
+        """Optional. Data that the caller keeps with the message. Up to 64 KiB as
+        compact JSON and 32 levels deep; no NUL in keys or strings, no NaN or
+        infinity. Numbers are IEEE 754 doubles; negative zero is stored as zero.
         """
 
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
-        """Optional when a message is added, for a conversation that happened
-        elsewhere; kept to the microsecond, rounded down. Unset: when the server
-        added it.
+        """The time when the message was created. Optional when a message is added,
+        for a conversation that took place elsewhere; stored with microsecond
+        precision, rounded down. If unset, the time when the server added the
+        message.
         """
 
     @_builtins.property
     def updated_at(self) -> _timestamp_pb2.Timestamp:
-        """When the message last changed. Output only; ignored when a message is
-        added.
+        """Output only; ignored when a message is added. The time of the last change
+        to the message.
         """
 
     def __init__(
@@ -96,7 +98,7 @@ Global___Message: _TypeAlias = Message  # noqa: Y015
 
 @_typing.final
 class Memory(_message.Message):
-    """The newest messages of a session, with the session's metadata."""
+    """The newest messages of a session, and the session's metadata."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -105,16 +107,16 @@ class Memory(_message.Message):
     METADATA_FIELD_NUMBER: _builtins.int
     HAS_MORE_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """The session."""
+    """The ID of the session."""
     has_more: _builtins.bool
-    """True: the session has messages older than these."""
+    """True if the session has messages older than `messages`."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]:
         """The messages, oldest first."""
 
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
-        """The session's metadata."""
+        """The metadata of the session."""
 
     def __init__(
         self,

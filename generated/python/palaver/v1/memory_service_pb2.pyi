@@ -31,19 +31,24 @@ class AddMemoryRequest(_message.Message):
     USER_ID_FIELD_NUMBER: _builtins.int
     EXPECTED_LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """Required. 1 to 1,024 bytes of UTF-8, any characters but NUL."""
+    """Required. The ID of the session. 1 to 1,024 bytes of UTF-8; any characters
+    except NUL.
+    """
     user_id: _builtins.str
-    """Optional. The user of the session, if this request creates it; else without
-    effect. 1 to 1,024 bytes of UTF-8, any characters but NUL. Empty: none.
+    """Optional. The ID of the session's user if this request creates the session;
+    otherwise it has no effect. 1 to 1,024 bytes of UTF-8; any characters
+    except NUL. Empty means no user.
     """
     expected_last_sequence: _builtins.int
-    """Optional. The `last_sequence` that the session must have for the messages to
-    be added: 0 if there is no such session; a deleted or forgotten session
-    keeps its own. Not negative. Unset: any.
+    """Optional. The `last_sequence` that the session must have for the messages
+    to be added: 0 if the session does not exist; a session that is deleted,
+    restorable or not, keeps its own. Not negative. If unset, any.
     """
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_memory_pb2.Message]:
-        """Required. 1 to 1,000 messages, no `message_id` twice."""
+        """Required. The messages to add: 1 to 1,000. No two may have the same
+        `message_id`.
+        """
 
     def __init__(
         self,
@@ -76,12 +81,14 @@ class AddMemoryResponse(_message.Message):
     SESSION_UNDELETED_FIELD_NUMBER: _builtins.int
     MESSAGES_FIELD_NUMBER: _builtins.int
     session_created: _builtins.bool
-    """True: the request created the session, or started a forgotten one anew."""
+    """True if the request created the session, or recreated one that was not
+    restorable.
+    """
     session_undeleted: _builtins.bool
-    """True: the session was deleted, and the request brought it back."""
+    """True if the session was deleted and the request restored it."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___AddedMessage]:
-        """What became of each message, in the order of the request."""
+        """The result for each message, in the order of the request."""
 
     def __init__(
         self,
@@ -100,7 +107,7 @@ Global___AddMemoryResponse: _TypeAlias = AddMemoryResponse  # noqa: Y015
 
 @_typing.final
 class AddedMessage(_message.Message):
-    """What became of a message in `AddMemory`."""
+    """The result of `AddMemory` for one message."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -108,13 +115,13 @@ class AddedMessage(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
     message_id: _builtins.str
-    """The id: the caller's, or the server's."""
+    """The ID, given by the caller or assigned by the server."""
     sequence: _builtins.int
     """The position in the session."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
-        """The time of creation: the caller's, the server's, or that of the message
-        upserted.
+        """The creation time: given by the caller, set by the server, or, for an
+        upserted message, the time it already had.
         """
 
     def __init__(
@@ -140,15 +147,18 @@ class GetMemoryRequest(_message.Message):
     LAST_N_FIELD_NUMBER: _builtins.int
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """Required. 1 to 1,024 bytes of UTF-8, any characters but NUL."""
+    """Required. The ID of the session. 1 to 1,024 bytes of UTF-8; any characters
+    except NUL.
+    """
     last_n: _builtins.int
-    """Optional. The most messages to return, of which at most 1,000 are. Not
-    negative. 0: the server's window, 100 unless set otherwise.
+    """Optional. The maximum number of messages to return. At most 1,000 are
+    returned, even if it is larger. Not negative. 0 means the server's window,
+    100 unless configured otherwise.
     """
     max_tokens: _builtins.int
-    """Optional. The most tokens that the messages may have together. A message of
-    unknown token count is taken as a quarter of its characters (a fraction
-    counts). Not negative. 0: no budget.
+    """Optional. The maximum total number of tokens of the messages. A message of
+    unknown token count counts as a quarter of its characters (fractions
+    count). Not negative. 0 means no limit.
     """
     def __init__(
         self,
@@ -171,7 +181,9 @@ class DeleteMemoryRequest(_message.Message):
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """Required. 1 to 1,024 bytes of UTF-8, any characters but NUL."""
+    """Required. The ID of the session. 1 to 1,024 bytes of UTF-8; any characters
+    except NUL.
+    """
     def __init__(
         self,
         *,
@@ -192,7 +204,7 @@ class DeleteMemoryResponse(_message.Message):
     DELETED_AT_FIELD_NUMBER: _builtins.int
     MESSAGES_DELETED_FIELD_NUMBER: _builtins.int
     messages_deleted: _builtins.int
-    """How many messages were deleted with the session."""
+    """The number of messages deleted with the session."""
     @_builtins.property
     def deleted_at(self) -> _timestamp_pb2.Timestamp:
         """The instant at which the session and its messages were deleted."""
@@ -220,15 +232,20 @@ class ListMessagesRequest(_message.Message):
     CURSOR_FIELD_NUMBER: _builtins.int
     NEWEST_FIRST_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """Required. 1 to 1,024 bytes of UTF-8, any characters but NUL."""
+    """Required. The ID of the session. 1 to 1,024 bytes of UTF-8; any characters
+    except NUL.
+    """
     limit: _builtins.int
-    """Optional. The most messages to return: 1 to 1,000. 0: 100."""
+    """Optional. The maximum number of messages to return: 1 to 1,000. 0 means
+    100.
+    """
     cursor: _builtins.int
     """Optional. The sequence after which the page starts (before which, if
-    `newest_first`): a page's `next_cursor`. Not negative. 0: from the start.
+    `newest_first`): the `next_cursor` of the previous page. Not negative. 0
+    means the start of the listing.
     """
     newest_first: _builtins.bool
-    """Optional. True: the messages added last come first."""
+    """Optional. If true, the messages added last come first."""
     def __init__(
         self,
         *,
@@ -252,7 +269,7 @@ class ListMessagesResponse(_message.Message):
     MESSAGES_FIELD_NUMBER: _builtins.int
     NEXT_CURSOR_FIELD_NUMBER: _builtins.int
     next_cursor: _builtins.int
-    """The `cursor` of the next page. 0: there is no more."""
+    """The `cursor` of the next page. 0 means that there are no more messages."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_memory_pb2.Message]:
         """The messages, in the order of the listing."""
@@ -279,12 +296,16 @@ class StreamMessagesRequest(_message.Message):
     CHUNK_SIZE_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """Required. 1 to 1,024 bytes of UTF-8, any characters but NUL."""
+    """Required. The ID of the session. 1 to 1,024 bytes of UTF-8; any characters
+    except NUL.
+    """
     chunk_size: _builtins.int
-    """Optional. The most messages in a chunk: 1 to 1,000. 0: 100."""
+    """Optional. The maximum number of messages in a chunk: 1 to 1,000. 0 means
+    100.
+    """
     cursor: _builtins.int
-    """Optional. The sequence after which the stream starts: a chunk's
-    `next_cursor`. Not negative. 0: from the start.
+    """Optional. The sequence after which the stream starts: the `next_cursor` of
+    a chunk. Not negative. 0 means the start of the history.
     """
     def __init__(
         self,
@@ -334,9 +355,13 @@ class GetMessageRequest(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     MESSAGE_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """Required. 1 to 1,024 bytes of UTF-8, any characters but NUL."""
+    """Required. The ID of the session. 1 to 1,024 bytes of UTF-8; any characters
+    except NUL.
+    """
     message_id: _builtins.str
-    """Required. 1 to 1,024 bytes of UTF-8, any characters but NUL."""
+    """Required. The ID of the message. 1 to 1,024 bytes of UTF-8; any characters
+    except NUL.
+    """
     def __init__(
         self,
         *,
@@ -362,24 +387,33 @@ class UpdateMessageRequest(_message.Message):
     TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """Required. 1 to 1,024 bytes of UTF-8, any characters but NUL."""
+    """Required. The ID of the session. 1 to 1,024 bytes of UTF-8; any characters
+    except NUL.
+    """
     message_id: _builtins.str
-    """Required. 1 to 1,024 bytes of UTF-8, any characters but NUL."""
+    """Required. The ID of the message. 1 to 1,024 bytes of UTF-8; any characters
+    except NUL.
+    """
     role: _builtins.str
-    """Optional. 1 to 64 characters, any but NUL. Unset: stays as it is."""
+    """Optional. The new role. 1 to 64 characters; any except NUL. If unset, the
+    role is not changed.
+    """
     content: _builtins.str
-    """Optional. Up to 1 MiB of UTF-8, any characters but NUL. Unset: stays as it
-    is.
+    """Optional. The new content. Up to 1 MiB of UTF-8; any characters except NUL.
+    If unset, the content is not changed.
     """
     token_count: _builtins.int
-    """Optional. Not negative. 0: the count is unknown. Unset: stays as it is."""
+    """Optional. The new token count. Not negative. 0 means unknown. If unset, the
+    token count is not changed.
+    """
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
         """Optional. Merged into the message's metadata as a JSON Merge Patch (RFC
-        7396): objects merge at every depth, null removes a key, anything else
-        replaces. The request's and the merged metadata are each up to 64 KiB as
-        compact JSON and 32 levels deep; no NUL in keys or strings, no NaN or
-        infinity. Unset: the metadata stays as it is.
+        7396): objects merge at every depth, null removes a key, and any other
+        value replaces the old one. The metadata in the request and the merged
+        metadata are each limited to 64 KiB as compact JSON and 32 levels; no NUL
+        in keys or strings, no NaN or infinity. If unset, the metadata is not
+        changed.
         """
 
     def __init__(
@@ -419,15 +453,18 @@ class DeleteMessagesRequest(_message.Message):
     MESSAGE_IDS_FIELD_NUMBER: _builtins.int
     LAST_N_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """Required. 1 to 1,024 bytes of UTF-8, any characters but NUL."""
+    """Required. The ID of the session. 1 to 1,024 bytes of UTF-8; any characters
+    except NUL.
+    """
     last_n: _builtins.int
-    """How many of the newest messages to delete: 1 to 1,000. Required unless
-    `message_ids` are given, and then not allowed. 0: not given.
+    """The number of newest messages to delete: 1 to 1,000. Required unless
+    `message_ids` are given; not allowed with them. 0 means not given.
     """
     @_builtins.property
     def message_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The messages to delete: 1 to 1,000 ids, each 1 to 1,024 bytes of UTF-8, any
-        characters but NUL. Required unless `last_n` is given, and then not allowed.
+        """The IDs of the messages to delete: 1 to 1,000, each 1 to 1,024 bytes of
+        UTF-8; any characters except NUL. Required unless `last_n` is given; not
+        allowed with it.
         """
 
     def __init__(
@@ -452,7 +489,9 @@ class DeleteMessagesResponse(_message.Message):
     MESSAGES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_memory_pb2.Message]:
-        """The messages that this call deleted, as they were, oldest first."""
+        """The messages that this call deleted, as they were before the call, oldest
+        first.
+        """
 
     def __init__(
         self,
@@ -478,76 +517,94 @@ class SearchMemoryRequest(_message.Message):
     class _ModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[SearchMemoryRequest._Mode.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         MODE_UNSPECIFIED: SearchMemoryRequest._Mode.ValueType  # 0
-        """`HYBRID` if the server can search by meaning, else `KEYWORD`."""
+        """`HYBRID` if the server can do semantic search, otherwise `KEYWORD`."""
         KEYWORD: SearchMemoryRequest._Mode.ValueType  # 1
-        """By words.
+        """Keyword search: compares words.
 
-        A word is a run of letters and digits. Words are alike if the language
-        that the server is set to, English by default, gives them the same stem;
-        its most common words, such as `the`, do not count. Where a script puts no
-        spaces between words (Chinese, Japanese, Korean, Thai and others), each
-        pair of neighbouring characters is a word. Of a message's content the
-        first 65,536 characters are searched.
+        A word is a run of letters and digits. Two words match if the server's
+        search language, English by default, gives them the same stem. The most
+        common words of the language, such as `the`, are ignored. In scripts
+        without spaces between words (Chinese, Japanese, Korean, Thai and
+        others), each pair of neighbouring characters is a word. Only the first
+        65,536 characters of a message's content are searched.
 
-        `text` may be a question: any of its words will do. The more of them a
-        message has, and the rarer they are in the scope, the better it is. What
-        the two messages before it and the two after it say counts too, half as
-        much for each step away. A `role` that is one of the words counts as that
-        word; and a message of such a role is found if one of these four, though
-        not itself, says another one.
+        A message is found if it has any of the words of `text`, so `text` may be
+        a question. The more of the words a message has, and the rarer these are
+        in the scope, the higher its score. Words in the two messages before it
+        and in the two messages after it count too, half as much for each step
+        away. A `role` that is one of the words counts as that word. A message
+        with such a role is also found if one of these four neighbours has
+        another of the words, even if the message itself does not.
 
-        As in a search box, `"some words"` must be there, one after the other;
-        `"this" or "that"` asks for one of the two; and `-word` or `-"some words"`
-        must not be there. With one of these, only messages are found that match
-        by themselves. Of a longer text the first 32 different words count, of its
-        first 4,096 characters. A text without a word to look for finds nothing.
+        The syntax of search boxes is supported. With any of these, only messages
+        that match by themselves are found:
+
+        - `"some words"`: The message must have these words, one after the other.
+        - `"this" or "that"`: The message must have one of the two.
+        - `-word` or `-"some words"`: The message must not have the word or the
+          phrase.
+
+        Only the first 4,096 characters of `text` are used, and only the first 32
+        different words in them. If `text` has no words to search for, nothing is
+        found.
         """
         SEMANTIC: SearchMemoryRequest._Mode.ValueType  # 2
-        """By meaning: the messages whose embedding is nearest to that of `text`, as
-        long as it has anything in common with it. Quotes and the like mean
-        nothing. A message that waits to be embedded is not found yet.
+        """Semantic search: compares meanings. Finds the messages whose embeddings
+        are nearest to the embedding of `text` and have a similarity above 0.
+        Quotes, `or` and `-` have no special meaning. A message that is waiting
+        to be embedded is not found yet.
         """
         HYBRID: SearchMemoryRequest._Mode.ValueType  # 3
-        """By both: a message that only one of them finds is found, unless quotes or
-        `-` ask for more than words.
+        """Both: a message is found if either mode finds it. If `text` has quotes or
+        `-`, which ask for more than words, only messages that `KEYWORD` finds
+        are found.
         """
 
     class Mode(_Mode, metaclass=_ModeEnumTypeWrapper):
         """How `text` is compared with messages."""
 
     MODE_UNSPECIFIED: SearchMemoryRequest.Mode.ValueType  # 0
-    """`HYBRID` if the server can search by meaning, else `KEYWORD`."""
+    """`HYBRID` if the server can do semantic search, otherwise `KEYWORD`."""
     KEYWORD: SearchMemoryRequest.Mode.ValueType  # 1
-    """By words.
+    """Keyword search: compares words.
 
-    A word is a run of letters and digits. Words are alike if the language
-    that the server is set to, English by default, gives them the same stem;
-    its most common words, such as `the`, do not count. Where a script puts no
-    spaces between words (Chinese, Japanese, Korean, Thai and others), each
-    pair of neighbouring characters is a word. Of a message's content the
-    first 65,536 characters are searched.
+    A word is a run of letters and digits. Two words match if the server's
+    search language, English by default, gives them the same stem. The most
+    common words of the language, such as `the`, are ignored. In scripts
+    without spaces between words (Chinese, Japanese, Korean, Thai and
+    others), each pair of neighbouring characters is a word. Only the first
+    65,536 characters of a message's content are searched.
 
-    `text` may be a question: any of its words will do. The more of them a
-    message has, and the rarer they are in the scope, the better it is. What
-    the two messages before it and the two after it say counts too, half as
-    much for each step away. A `role` that is one of the words counts as that
-    word; and a message of such a role is found if one of these four, though
-    not itself, says another one.
+    A message is found if it has any of the words of `text`, so `text` may be
+    a question. The more of the words a message has, and the rarer these are
+    in the scope, the higher its score. Words in the two messages before it
+    and in the two messages after it count too, half as much for each step
+    away. A `role` that is one of the words counts as that word. A message
+    with such a role is also found if one of these four neighbours has
+    another of the words, even if the message itself does not.
 
-    As in a search box, `"some words"` must be there, one after the other;
-    `"this" or "that"` asks for one of the two; and `-word` or `-"some words"`
-    must not be there. With one of these, only messages are found that match
-    by themselves. Of a longer text the first 32 different words count, of its
-    first 4,096 characters. A text without a word to look for finds nothing.
+    The syntax of search boxes is supported. With any of these, only messages
+    that match by themselves are found:
+
+    - `"some words"`: The message must have these words, one after the other.
+    - `"this" or "that"`: The message must have one of the two.
+    - `-word` or `-"some words"`: The message must not have the word or the
+      phrase.
+
+    Only the first 4,096 characters of `text` are used, and only the first 32
+    different words in them. If `text` has no words to search for, nothing is
+    found.
     """
     SEMANTIC: SearchMemoryRequest.Mode.ValueType  # 2
-    """By meaning: the messages whose embedding is nearest to that of `text`, as
-    long as it has anything in common with it. Quotes and the like mean
-    nothing. A message that waits to be embedded is not found yet.
+    """Semantic search: compares meanings. Finds the messages whose embeddings
+    are nearest to the embedding of `text` and have a similarity above 0.
+    Quotes, `or` and `-` have no special meaning. A message that is waiting
+    to be embedded is not found yet.
     """
     HYBRID: SearchMemoryRequest.Mode.ValueType  # 3
-    """By both: a message that only one of them finds is found, unless quotes or
-    `-` ask for more than words.
+    """Both: a message is found if either mode finds it. If `text` has quotes or
+    `-`, which ask for more than words, only messages that `KEYWORD` finds
+    are found.
     """
 
     TEXT_FIELD_NUMBER: _builtins.int
@@ -559,31 +616,37 @@ class SearchMemoryRequest(_message.Message):
     MIN_SCORE_FIELD_NUMBER: _builtins.int
     DIVERSITY_FIELD_NUMBER: _builtins.int
     text: _builtins.str
-    """Optional. What to look for. Up to 1 MiB of UTF-8, any characters but NUL.
-    Empty or only white space: everything that passes the filter.
+    """Optional. The text to search for. Up to 1 MiB of UTF-8; any characters
+    except NUL. If it is empty or only white space, all messages that pass the
+    filter are found.
     """
     session_id: _builtins.str
-    """A session. 1 to 1,024 bytes of UTF-8, any characters but NUL."""
+    """The messages of this session. 1 to 1,024 bytes of UTF-8; any characters
+    except NUL.
+    """
     user_id: _builtins.str
-    """All sessions of a user. 1 to 1,024 bytes of UTF-8, any characters but
-    NUL. A user who has none has no messages.
+    """The messages of all sessions of this user. 1 to 1,024 bytes of UTF-8; any
+    characters except NUL. A user without sessions has no messages.
     """
     mode: Global___SearchMemoryRequest.Mode.ValueType
-    """Optional. Without effect if there is no `text`."""
+    """Optional. How `text` is compared with messages. Has no effect without
+    `text`.
+    """
     limit: _builtins.int
-    """Optional. The most results to return: 1 to 100. 0: 10."""
+    """Optional. The maximum number of results to return: 1 to 100. 0 means 10."""
     min_score: _builtins.float
-    """Optional. The least score of a result: 0 to 1."""
+    """Optional. The minimum score of a result: 0 to 1."""
     diversity: _builtins.float
-    """Optional. How much results are to differ from one another: 0 to 1. 0: not at
-    all, the best come first. Else each result is the one for which
-    `(1 - diversity) * score - diversity * likeness` is greatest, where likeness
-    is the share of words, 0 to 1, that it has in common with the most similar
-    one before it (maximal marginal relevance). Chosen among the best 200.
+    """Optional. How much the results should differ from one another: 0 to 1. 0
+    means not at all: the best come first. Otherwise each result is the one for
+    which `(1 - diversity) * score - diversity * likeness` is greatest, where
+    `likeness` is the share of words, 0 to 1, that it has in common with the
+    most similar result before it (maximal marginal relevance). The results are
+    chosen among the best 200.
     """
     @_builtins.property
     def filter(self) -> Global___MessageFilter:
-        """Optional. Which messages to look at."""
+        """Optional. Conditions that messages must meet to be found."""
 
     def __init__(
         self,
@@ -609,7 +672,7 @@ Global___SearchMemoryRequest: _TypeAlias = SearchMemoryRequest  # noqa: Y015
 
 @_typing.final
 class MessageFilter(_message.Message):
-    """Narrows a search."""
+    """Restricts a search. Unset fields do not restrict it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -618,25 +681,25 @@ class MessageFilter(_message.Message):
     CREATED_BEFORE_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     metadata: _builtins.str
-    """Optional. Only messages whose metadata satisfies this SQL/JSON path
-    predicate (PostgreSQL's `@@`), such as `$.topic == "travel"`. Up to 4,096
-    bytes; no variables. One that is not a path is `INVALID_ARGUMENT`, with the
-    reason. One that takes over 2 seconds to read, as large regular expressions
-    do, is `DEADLINE_EXCEEDED`.
+    """Optional. Finds only messages whose metadata satisfies this SQL/JSON path
+    predicate (PostgreSQL's operator `@@`), such as `$.topic == "travel"`. Up
+    to 4,096 bytes; no variables. An invalid path is `INVALID_ARGUMENT`, with
+    the reason. A path that takes longer than 2 seconds to parse, as large
+    regular expressions do, is `DEADLINE_EXCEEDED`.
     """
     @_builtins.property
     def roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Optional. Only messages of one of these roles: up to 100, each 1 to 64
-        characters, any but NUL. Empty: of any role.
+        """Optional. Finds only messages with one of these roles: up to 100, each 1 to
+        64 characters; any except NUL. Empty means any role.
         """
 
     @_builtins.property
     def created_after(self) -> _timestamp_pb2.Timestamp:
-        """Optional. Only messages with this `created_at` or a later one."""
+        """Optional. Finds only messages whose `created_at` is at or after this time."""
 
     @_builtins.property
     def created_before(self) -> _timestamp_pb2.Timestamp:
-        """Optional. Only messages with an earlier `created_at` than this."""
+        """Optional. Finds only messages whose `created_at` is before this time."""
 
     def __init__(
         self,
@@ -661,10 +724,10 @@ class SearchMemoryResponse(_message.Message):
     RESULTS_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
     mode: Global___SearchMemoryRequest.Mode.ValueType
-    """The mode that was used; unspecified if there was no `text`."""
+    """The mode that was used. Unspecified if there was no `text`."""
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___SearchResult]:
-        """The results, the best first, unless `diversity` ordered them."""
+        """The results, best first unless `diversity` ordered them."""
 
     def __init__(
         self,
@@ -682,7 +745,7 @@ Global___SearchMemoryResponse: _TypeAlias = SearchMemoryResponse  # noqa: Y015
 
 @_typing.final
 class SearchResult(_message.Message):
-    """A message that a search found."""
+    """A message found by a search."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -691,21 +754,22 @@ class SearchResult(_message.Message):
     SCORE_FIELD_NUMBER: _builtins.int
     SNIPPET_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """The session that the message belongs to."""
+    """The ID of the session to which the message belongs."""
     score: _builtins.float
-    """How good the result is, from 0 to 1.
+    """The score, from 0 to 1; higher is better.
 
-    - `KEYWORD`: the share of the text that the message and its neighbours hold,
-      each word weighed by how rare it is in the scope. A word counts less than
-      whole where it stands once, or in a long message.
-    - `SEMANTIC`: the cosine similarity of the embeddings.
-    - `HYBRID`: three quarters of the first and one quarter of the second.
+    - `KEYWORD`: The share of `text` that the message and its neighbours have,
+      each word weighted by how rare it is in the scope. A word counts for less
+      than its full weight where it occurs only once, or in a long message.
+    - `SEMANTIC`: The cosine similarity of the embeddings.
+    - `HYBRID`: Three quarters of the `KEYWORD` score plus one quarter of the
+      `SEMANTIC` score.
     - Without `text`: 1.
     """
     snippet: _builtins.str
-    """A part of the content, about 200 characters where the words of the text are
-    densest, on one line. Each of the words stands between `**` and `**`; `…` is
-    put where the content goes on.
+    """An excerpt of the content on one line, about 200 characters from the part
+    where the words of `text` are densest. Each of the words is enclosed in
+    `**` and `**`. `…` marks an end where the content continues.
     """
     @_builtins.property
     def message(self) -> _memory_pb2.Message:

@@ -27,11 +27,11 @@ if _version_not_supported:
 
 
 class MemoryServiceStub:
-    """Keeps the messages of sessions.
+    """Manages the messages of sessions.
 
-    A deleted session is `NOT_FOUND` to every RPC but `AddMemory`, which brings it
-    back, and `SessionService.AddSession`. Errors carry the details that
-    `SessionService` describes.
+    For a deleted session, all RPCs return `NOT_FOUND` except `AddMemory`, which
+    restores or recreates it, and `SessionService.AddSession`. Errors carry the
+    details that `SessionService` describes.
     """
 
     def __init__(self, channel):
@@ -88,88 +88,103 @@ class MemoryServiceStub:
 
 
 class MemoryServiceServicer:
-    """Keeps the messages of sessions.
+    """Manages the messages of sessions.
 
-    A deleted session is `NOT_FOUND` to every RPC but `AddMemory`, which brings it
-    back, and `SessionService.AddSession`. Errors carry the details that
-    `SessionService` describes.
+    For a deleted session, all RPCs return `NOT_FOUND` except `AddMemory`, which
+    restores or recreates it, and `SessionService.AddSession`. Errors carry the
+    details that `SessionService` describes.
     """
 
     def AddMemory(self, request, context):
-        """Appends messages to a session, in the order given and with contiguous
-        sequences. A session that does not exist is created, and so is its user,
-        bare (see `UserService`). A deleted one is brought back with its user,
-        metadata and listing position, while its old messages stay deleted. But one
-        whose user was deleted since is forgotten, and counts as one that does not
-        exist, except that its sequences go on.
+        """Appends messages to a session, in the given order and with contiguous
+        sequences. If the session does not exist, it is created, and so is its
+        user, as a placeholder user (see `UserService`). If the session is deleted,
+        it is restored with its user, metadata and listing position; its old
+        messages stay deleted. A session is not restorable if its user was deleted
+        together with it or later: such a session counts as one that does not
+        exist, except that its sequences continue.
 
-        A `message_id` that the session has already is upserted: role, content,
-        metadata and token count are replaced, its sequence and `created_at` are
-        kept. The id of a deleted message is a new message at the end.
+        A message whose `message_id` the session already has is upserted: its role,
+        content, metadata and token count are replaced, its sequence and
+        `created_at` are kept. A message with the ID of a deleted message is a new
+        message at the end.
 
-        Atomic. Safe to retry if every message has an id: the retry changes nothing
-        and takes no sequence. Without ids a retry may append the messages twice,
+        Atomic. Safe to retry if every message has an ID: the retry changes nothing
+        and uses no sequence. Without IDs, a retry may append the messages twice
         unless `expected_last_sequence` is given.
 
-        Returns `ABORTED` if `expected_last_sequence` is not the session's, with
-        `ErrorInfo` metadata `last_sequence`; nothing is written.
+        Errors:
+
+        - `ABORTED`: `expected_last_sequence` is not the session's. The metadata of
+        `ErrorInfo` has the session's, as `last_sequence`. Nothing is written.
+        - `NOT_FOUND`: A session outside the access scope has the ID (see
+        `SessionService`).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetMemory(self, request, context):
-        """Gets the newest messages of a session that fit the request, oldest first.
-        Costs what it returns, not what the session holds. The response stays under
-        4 MiB and 1,000 messages: what does not fit is left out, oldest first, and
-        `has_more` says so.
+        """Gets the newest messages of a session that fit the limits of the request,
+        oldest first. The cost depends on the messages returned, not on the size of
+        the session. The response stays under 4 MiB and 1,000 messages: messages
+        that do not fit are left out, oldest first, and `has_more` says so.
 
         Safe to retry.
 
-        Returns `NOT_FOUND` if there is no such session.
+        Errors:
+
+        - `NOT_FOUND`: The session does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteMemory(self, request, context):
-        """Soft-deletes a session and all its messages at one instant: what
-        `SessionService.DeleteSession` does, under the name that memory clients
-        know.
+        """Soft-deletes a session and all its messages at one instant. This is
+        `SessionService.DeleteSession` under the name that memory clients know.
 
-        Atomic. Safe to retry: an attempt that had succeeded unnoticed shows as
-        `NOT_FOUND`.
+        Atomic. Safe to retry: if an earlier attempt succeeded unnoticed, the retry
+        returns `NOT_FOUND`.
 
-        Returns `NOT_FOUND` if there is no such session.
+        Errors:
+
+        - `NOT_FOUND`: The session does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListMessages(self, request, context):
-        """Lists the messages of a session a page at a time, by sequence. A page costs
-        the same wherever it starts. Responses stay under 4 MiB: a page may be
-        shorter than `limit` although `next_cursor` says that there is more.
+        """Lists the messages of a session one page at a time, in the order of their
+        sequences. The cost of a page does not depend on where it starts. Responses
+        stay under 4 MiB: a page may have fewer messages than `limit` although
+        `next_cursor` says that there are more.
 
         Safe to retry.
 
-        Returns `NOT_FOUND` if there is no such session.
+        Errors:
+
+        - `NOT_FOUND`: The session does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StreamMessages(self, request, context):
-        """Streams the whole history of a session in chunks, oldest first. Each message
-        that exists when the stream starts, and still does when its turn comes, is
-        delivered exactly once; a message added later may be left out. A slow reader
-        slows the stream. Chunks stay under 4 MiB: one may be shorter than
-        `chunk_size`. The stream of an empty session has no chunk.
+        """Streams the whole history of a session in chunks, oldest first. Each
+        message that exists when the stream starts, and still exists when the
+        stream reaches it, is delivered exactly once; a message added later may be
+        left out. A slow reader slows the stream down. Chunks stay under 4 MiB: a
+        chunk may have fewer messages than `chunk_size`. The stream of an empty
+        session has no chunks.
 
-        Safe to retry: a broken stream is resumed by a new one, from the
-        `next_cursor` of the last chunk received.
+        Safe to retry: a new stream resumes a broken one, from the `next_cursor` of
+        the last chunk received.
 
-        Returns `NOT_FOUND` if there is no such session, or once it is deleted.
+        Errors:
+
+        - `NOT_FOUND`: The session does not exist, or is deleted during the stream.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -180,57 +195,68 @@ class MemoryServiceServicer:
 
         Safe to retry.
 
-        Returns `NOT_FOUND` if there is no such session or message.
+        Errors:
+
+        - `NOT_FOUND`: The session or the message does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateMessage(self, request, context):
-        """Changes a message: only what is given.
+        """Changes the given fields of a message.
 
-        Atomic: concurrent merges of different metadata keys all survive. Safe to
-        retry.
+        Atomic: concurrent merges of different metadata keys all take effect. Safe
+        to retry.
 
-        Returns `NOT_FOUND` if there is no such session or message.
+        Errors:
+
+        - `NOT_FOUND`: The session or the message does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteMessages(self, request, context):
-        """Soft-deletes messages of a session, by their ids or the newest ones, and
-        returns those that it deleted, oldest first. An id that the session does not
-        have is not an error. `last_n: 1` is an atomic pop: of callers that pop at
-        the same time, each gets another message.
+        """Soft-deletes messages of a session, either by ID or the newest ones, and
+        returns the messages that this call deleted, oldest first. An ID that the
+        session does not have is not an error. `last_n: 1` is an atomic pop: each
+        of several concurrent callers gets a different message.
 
-        Atomic. With `message_ids` safe to retry, although a retry returns only what
-        it deleted itself; with `last_n` a retry may delete more.
+        Atomic. Safe to retry with `message_ids`, although a retry returns only the
+        messages that it deleted itself. With `last_n`, a retry may delete more
+        messages.
 
-        Returns `NOT_FOUND` if there is no such session. Returns `INVALID_ARGUMENT`,
-        and deletes nothing, if the messages exceed the 4 MiB of a response.
+        Errors:
+
+        - `NOT_FOUND`: The session does not exist.
+        - `INVALID_ARGUMENT`: The messages exceed the 4 MiB of a response. Nothing
+        is deleted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SearchMemory(self, request, context):
-        """Finds messages by what they say: in a session, in all sessions of a user, or
-        in everything. The best come first. Without `text`, what passes the filter,
-        newest `created_at` first.
+        """Searches messages by their content: in one session, in all sessions of a
+        user, or in everything. The best results come first. Without `text`,
+        returns the messages that pass the filter, newest `created_at` first.
 
-        A message is found from the moment when the call that wrote it returns (by
-        its meaning, as soon as it is embedded, a little later), and not a moment
-        after the call that deleted it does. The response stays under 4 MiB: what
-        does not fit is left out, the last first.
+        A message is found as soon as the call that wrote it has returned (in
+        semantic search, as soon as it is embedded, shortly afterwards), and is no
+        longer found once the call that deleted it has returned. The response stays
+        under 4 MiB: results that do not fit are left out, starting with the last.
 
         Safe to retry.
 
-        Returns `NOT_FOUND` if there is no session `session_id`. Returns
-        `FAILED_PRECONDITION` if the mode is `SEMANTIC` or `HYBRID` and the server
-        cannot search by meaning; the description says what it lacks. Returns
-        `DEADLINE_EXCEEDED` if the search takes longer than the server lets it, 5
-        seconds unless set otherwise: narrow the scope, the filter or the text.
+        Errors:
+
+        - `NOT_FOUND`: The session `session_id` does not exist.
+        - `FAILED_PRECONDITION`: The mode is `SEMANTIC` or `HYBRID`, and the server
+        cannot do semantic search; the description says what it lacks.
+        - `DEADLINE_EXCEEDED`: The search took longer than the server allows, 5
+        seconds unless configured otherwise. Narrow the scope, the filter or the
+        text.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -293,11 +319,11 @@ def add_MemoryServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class MemoryService:
-    """Keeps the messages of sessions.
+    """Manages the messages of sessions.
 
-    A deleted session is `NOT_FOUND` to every RPC but `AddMemory`, which brings it
-    back, and `SessionService.AddSession`. Errors carry the details that
-    `SessionService` describes.
+    For a deleted session, all RPCs return `NOT_FOUND` except `AddMemory`, which
+    restores or recreates it, and `SessionService.AddSession`. Errors carry the
+    details that `SessionService` describes.
     """
 
     @staticmethod

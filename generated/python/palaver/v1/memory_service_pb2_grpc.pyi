@@ -28,11 +28,11 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class MemoryServiceStub:
-    """Keeps the messages of sessions.
+    """Manages the messages of sessions.
 
-    A deleted session is `NOT_FOUND` to every RPC but `AddMemory`, which brings it
-    back, and `SessionService.AddSession`. Errors carry the details that
-    `SessionService` describes.
+    For a deleted session, all RPCs return `NOT_FOUND` except `AddMemory`, which
+    restores or recreates it, and `SessionService.AddSession`. Errors carry the
+    details that `SessionService` describes.
     """
 
     @_typing.overload
@@ -40,233 +40,285 @@ class MemoryServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> MemoryServiceAsyncStub: ...
     AddMemory: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.AddMemoryRequest, _memory_service_pb2.AddMemoryResponse]
-    """Appends messages to a session, in the order given and with contiguous
-    sequences. A session that does not exist is created, and so is its user,
-    bare (see `UserService`). A deleted one is brought back with its user,
-    metadata and listing position, while its old messages stay deleted. But one
-    whose user was deleted since is forgotten, and counts as one that does not
-    exist, except that its sequences go on.
+    """Appends messages to a session, in the given order and with contiguous
+    sequences. If the session does not exist, it is created, and so is its
+    user, as a placeholder user (see `UserService`). If the session is deleted,
+    it is restored with its user, metadata and listing position; its old
+    messages stay deleted. A session is not restorable if its user was deleted
+    together with it or later: such a session counts as one that does not
+    exist, except that its sequences continue.
 
-    A `message_id` that the session has already is upserted: role, content,
-    metadata and token count are replaced, its sequence and `created_at` are
-    kept. The id of a deleted message is a new message at the end.
+    A message whose `message_id` the session already has is upserted: its role,
+    content, metadata and token count are replaced, its sequence and
+    `created_at` are kept. A message with the ID of a deleted message is a new
+    message at the end.
 
-    Atomic. Safe to retry if every message has an id: the retry changes nothing
-    and takes no sequence. Without ids a retry may append the messages twice,
+    Atomic. Safe to retry if every message has an ID: the retry changes nothing
+    and uses no sequence. Without IDs, a retry may append the messages twice
     unless `expected_last_sequence` is given.
 
-    Returns `ABORTED` if `expected_last_sequence` is not the session's, with
-    `ErrorInfo` metadata `last_sequence`; nothing is written.
+    Errors:
+
+    - `ABORTED`: `expected_last_sequence` is not the session's. The metadata of
+      `ErrorInfo` has the session's, as `last_sequence`. Nothing is written.
+    - `NOT_FOUND`: A session outside the access scope has the ID (see
+      `SessionService`).
     """
     GetMemory: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.GetMemoryRequest, _memory_pb2.Memory]
-    """Gets the newest messages of a session that fit the request, oldest first.
-    Costs what it returns, not what the session holds. The response stays under
-    4 MiB and 1,000 messages: what does not fit is left out, oldest first, and
-    `has_more` says so.
+    """Gets the newest messages of a session that fit the limits of the request,
+    oldest first. The cost depends on the messages returned, not on the size of
+    the session. The response stays under 4 MiB and 1,000 messages: messages
+    that do not fit are left out, oldest first, and `has_more` says so.
 
     Safe to retry.
 
-    Returns `NOT_FOUND` if there is no such session.
+    Errors:
+
+    - `NOT_FOUND`: The session does not exist.
     """
     DeleteMemory: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.DeleteMemoryRequest, _memory_service_pb2.DeleteMemoryResponse]
-    """Soft-deletes a session and all its messages at one instant: what
-    `SessionService.DeleteSession` does, under the name that memory clients
-    know.
+    """Soft-deletes a session and all its messages at one instant. This is
+    `SessionService.DeleteSession` under the name that memory clients know.
 
-    Atomic. Safe to retry: an attempt that had succeeded unnoticed shows as
-    `NOT_FOUND`.
+    Atomic. Safe to retry: if an earlier attempt succeeded unnoticed, the retry
+    returns `NOT_FOUND`.
 
-    Returns `NOT_FOUND` if there is no such session.
+    Errors:
+
+    - `NOT_FOUND`: The session does not exist.
     """
     ListMessages: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.ListMessagesRequest, _memory_service_pb2.ListMessagesResponse]
-    """Lists the messages of a session a page at a time, by sequence. A page costs
-    the same wherever it starts. Responses stay under 4 MiB: a page may be
-    shorter than `limit` although `next_cursor` says that there is more.
+    """Lists the messages of a session one page at a time, in the order of their
+    sequences. The cost of a page does not depend on where it starts. Responses
+    stay under 4 MiB: a page may have fewer messages than `limit` although
+    `next_cursor` says that there are more.
 
     Safe to retry.
 
-    Returns `NOT_FOUND` if there is no such session.
+    Errors:
+
+    - `NOT_FOUND`: The session does not exist.
     """
     StreamMessages: _grpc.UnaryStreamMultiCallable[_memory_service_pb2.StreamMessagesRequest, _memory_service_pb2.StreamMessagesResponse]
-    """Streams the whole history of a session in chunks, oldest first. Each message
-    that exists when the stream starts, and still does when its turn comes, is
-    delivered exactly once; a message added later may be left out. A slow reader
-    slows the stream. Chunks stay under 4 MiB: one may be shorter than
-    `chunk_size`. The stream of an empty session has no chunk.
+    """Streams the whole history of a session in chunks, oldest first. Each
+    message that exists when the stream starts, and still exists when the
+    stream reaches it, is delivered exactly once; a message added later may be
+    left out. A slow reader slows the stream down. Chunks stay under 4 MiB: a
+    chunk may have fewer messages than `chunk_size`. The stream of an empty
+    session has no chunks.
 
-    Safe to retry: a broken stream is resumed by a new one, from the
-    `next_cursor` of the last chunk received.
+    Safe to retry: a new stream resumes a broken one, from the `next_cursor` of
+    the last chunk received.
 
-    Returns `NOT_FOUND` if there is no such session, or once it is deleted.
+    Errors:
+
+    - `NOT_FOUND`: The session does not exist, or is deleted during the stream.
     """
     GetMessage: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.GetMessageRequest, _memory_pb2.Message]
     """Gets a message.
 
     Safe to retry.
 
-    Returns `NOT_FOUND` if there is no such session or message.
+    Errors:
+
+    - `NOT_FOUND`: The session or the message does not exist.
     """
     UpdateMessage: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.UpdateMessageRequest, _memory_pb2.Message]
-    """Changes a message: only what is given.
+    """Changes the given fields of a message.
 
-    Atomic: concurrent merges of different metadata keys all survive. Safe to
-    retry.
+    Atomic: concurrent merges of different metadata keys all take effect. Safe
+    to retry.
 
-    Returns `NOT_FOUND` if there is no such session or message.
+    Errors:
+
+    - `NOT_FOUND`: The session or the message does not exist.
     """
     DeleteMessages: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.DeleteMessagesRequest, _memory_service_pb2.DeleteMessagesResponse]
-    """Soft-deletes messages of a session, by their ids or the newest ones, and
-    returns those that it deleted, oldest first. An id that the session does not
-    have is not an error. `last_n: 1` is an atomic pop: of callers that pop at
-    the same time, each gets another message.
+    """Soft-deletes messages of a session, either by ID or the newest ones, and
+    returns the messages that this call deleted, oldest first. An ID that the
+    session does not have is not an error. `last_n: 1` is an atomic pop: each
+    of several concurrent callers gets a different message.
 
-    Atomic. With `message_ids` safe to retry, although a retry returns only what
-    it deleted itself; with `last_n` a retry may delete more.
+    Atomic. Safe to retry with `message_ids`, although a retry returns only the
+    messages that it deleted itself. With `last_n`, a retry may delete more
+    messages.
 
-    Returns `NOT_FOUND` if there is no such session. Returns `INVALID_ARGUMENT`,
-    and deletes nothing, if the messages exceed the 4 MiB of a response.
+    Errors:
+
+    - `NOT_FOUND`: The session does not exist.
+    - `INVALID_ARGUMENT`: The messages exceed the 4 MiB of a response. Nothing
+      is deleted.
     """
     SearchMemory: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.SearchMemoryRequest, _memory_service_pb2.SearchMemoryResponse]
-    """Finds messages by what they say: in a session, in all sessions of a user, or
-    in everything. The best come first. Without `text`, what passes the filter,
-    newest `created_at` first.
+    """Searches messages by their content: in one session, in all sessions of a
+    user, or in everything. The best results come first. Without `text`,
+    returns the messages that pass the filter, newest `created_at` first.
 
-    A message is found from the moment when the call that wrote it returns (by
-    its meaning, as soon as it is embedded, a little later), and not a moment
-    after the call that deleted it does. The response stays under 4 MiB: what
-    does not fit is left out, the last first.
+    A message is found as soon as the call that wrote it has returned (in
+    semantic search, as soon as it is embedded, shortly afterwards), and is no
+    longer found once the call that deleted it has returned. The response stays
+    under 4 MiB: results that do not fit are left out, starting with the last.
 
     Safe to retry.
 
-    Returns `NOT_FOUND` if there is no session `session_id`. Returns
-    `FAILED_PRECONDITION` if the mode is `SEMANTIC` or `HYBRID` and the server
-    cannot search by meaning; the description says what it lacks. Returns
-    `DEADLINE_EXCEEDED` if the search takes longer than the server lets it, 5
-    seconds unless set otherwise: narrow the scope, the filter or the text.
+    Errors:
+
+    - `NOT_FOUND`: The session `session_id` does not exist.
+    - `FAILED_PRECONDITION`: The mode is `SEMANTIC` or `HYBRID`, and the server
+      cannot do semantic search; the description says what it lacks.
+    - `DEADLINE_EXCEEDED`: The search took longer than the server allows, 5
+      seconds unless configured otherwise. Narrow the scope, the filter or the
+      text.
     """
 
 @_typing.type_check_only
 class MemoryServiceAsyncStub(MemoryServiceStub):
-    """Keeps the messages of sessions.
+    """Manages the messages of sessions.
 
-    A deleted session is `NOT_FOUND` to every RPC but `AddMemory`, which brings it
-    back, and `SessionService.AddSession`. Errors carry the details that
-    `SessionService` describes.
+    For a deleted session, all RPCs return `NOT_FOUND` except `AddMemory`, which
+    restores or recreates it, and `SessionService.AddSession`. Errors carry the
+    details that `SessionService` describes.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     AddMemory: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.AddMemoryRequest, _memory_service_pb2.AddMemoryResponse]  # type: ignore[assignment]
-    """Appends messages to a session, in the order given and with contiguous
-    sequences. A session that does not exist is created, and so is its user,
-    bare (see `UserService`). A deleted one is brought back with its user,
-    metadata and listing position, while its old messages stay deleted. But one
-    whose user was deleted since is forgotten, and counts as one that does not
-    exist, except that its sequences go on.
+    """Appends messages to a session, in the given order and with contiguous
+    sequences. If the session does not exist, it is created, and so is its
+    user, as a placeholder user (see `UserService`). If the session is deleted,
+    it is restored with its user, metadata and listing position; its old
+    messages stay deleted. A session is not restorable if its user was deleted
+    together with it or later: such a session counts as one that does not
+    exist, except that its sequences continue.
 
-    A `message_id` that the session has already is upserted: role, content,
-    metadata and token count are replaced, its sequence and `created_at` are
-    kept. The id of a deleted message is a new message at the end.
+    A message whose `message_id` the session already has is upserted: its role,
+    content, metadata and token count are replaced, its sequence and
+    `created_at` are kept. A message with the ID of a deleted message is a new
+    message at the end.
 
-    Atomic. Safe to retry if every message has an id: the retry changes nothing
-    and takes no sequence. Without ids a retry may append the messages twice,
+    Atomic. Safe to retry if every message has an ID: the retry changes nothing
+    and uses no sequence. Without IDs, a retry may append the messages twice
     unless `expected_last_sequence` is given.
 
-    Returns `ABORTED` if `expected_last_sequence` is not the session's, with
-    `ErrorInfo` metadata `last_sequence`; nothing is written.
+    Errors:
+
+    - `ABORTED`: `expected_last_sequence` is not the session's. The metadata of
+      `ErrorInfo` has the session's, as `last_sequence`. Nothing is written.
+    - `NOT_FOUND`: A session outside the access scope has the ID (see
+      `SessionService`).
     """
     GetMemory: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.GetMemoryRequest, _memory_pb2.Memory]  # type: ignore[assignment]
-    """Gets the newest messages of a session that fit the request, oldest first.
-    Costs what it returns, not what the session holds. The response stays under
-    4 MiB and 1,000 messages: what does not fit is left out, oldest first, and
-    `has_more` says so.
+    """Gets the newest messages of a session that fit the limits of the request,
+    oldest first. The cost depends on the messages returned, not on the size of
+    the session. The response stays under 4 MiB and 1,000 messages: messages
+    that do not fit are left out, oldest first, and `has_more` says so.
 
     Safe to retry.
 
-    Returns `NOT_FOUND` if there is no such session.
+    Errors:
+
+    - `NOT_FOUND`: The session does not exist.
     """
     DeleteMemory: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.DeleteMemoryRequest, _memory_service_pb2.DeleteMemoryResponse]  # type: ignore[assignment]
-    """Soft-deletes a session and all its messages at one instant: what
-    `SessionService.DeleteSession` does, under the name that memory clients
-    know.
+    """Soft-deletes a session and all its messages at one instant. This is
+    `SessionService.DeleteSession` under the name that memory clients know.
 
-    Atomic. Safe to retry: an attempt that had succeeded unnoticed shows as
-    `NOT_FOUND`.
+    Atomic. Safe to retry: if an earlier attempt succeeded unnoticed, the retry
+    returns `NOT_FOUND`.
 
-    Returns `NOT_FOUND` if there is no such session.
+    Errors:
+
+    - `NOT_FOUND`: The session does not exist.
     """
     ListMessages: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.ListMessagesRequest, _memory_service_pb2.ListMessagesResponse]  # type: ignore[assignment]
-    """Lists the messages of a session a page at a time, by sequence. A page costs
-    the same wherever it starts. Responses stay under 4 MiB: a page may be
-    shorter than `limit` although `next_cursor` says that there is more.
+    """Lists the messages of a session one page at a time, in the order of their
+    sequences. The cost of a page does not depend on where it starts. Responses
+    stay under 4 MiB: a page may have fewer messages than `limit` although
+    `next_cursor` says that there are more.
 
     Safe to retry.
 
-    Returns `NOT_FOUND` if there is no such session.
+    Errors:
+
+    - `NOT_FOUND`: The session does not exist.
     """
     StreamMessages: _aio.UnaryStreamMultiCallable[_memory_service_pb2.StreamMessagesRequest, _memory_service_pb2.StreamMessagesResponse]  # type: ignore[assignment]
-    """Streams the whole history of a session in chunks, oldest first. Each message
-    that exists when the stream starts, and still does when its turn comes, is
-    delivered exactly once; a message added later may be left out. A slow reader
-    slows the stream. Chunks stay under 4 MiB: one may be shorter than
-    `chunk_size`. The stream of an empty session has no chunk.
+    """Streams the whole history of a session in chunks, oldest first. Each
+    message that exists when the stream starts, and still exists when the
+    stream reaches it, is delivered exactly once; a message added later may be
+    left out. A slow reader slows the stream down. Chunks stay under 4 MiB: a
+    chunk may have fewer messages than `chunk_size`. The stream of an empty
+    session has no chunks.
 
-    Safe to retry: a broken stream is resumed by a new one, from the
-    `next_cursor` of the last chunk received.
+    Safe to retry: a new stream resumes a broken one, from the `next_cursor` of
+    the last chunk received.
 
-    Returns `NOT_FOUND` if there is no such session, or once it is deleted.
+    Errors:
+
+    - `NOT_FOUND`: The session does not exist, or is deleted during the stream.
     """
     GetMessage: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.GetMessageRequest, _memory_pb2.Message]  # type: ignore[assignment]
     """Gets a message.
 
     Safe to retry.
 
-    Returns `NOT_FOUND` if there is no such session or message.
+    Errors:
+
+    - `NOT_FOUND`: The session or the message does not exist.
     """
     UpdateMessage: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.UpdateMessageRequest, _memory_pb2.Message]  # type: ignore[assignment]
-    """Changes a message: only what is given.
+    """Changes the given fields of a message.
 
-    Atomic: concurrent merges of different metadata keys all survive. Safe to
-    retry.
+    Atomic: concurrent merges of different metadata keys all take effect. Safe
+    to retry.
 
-    Returns `NOT_FOUND` if there is no such session or message.
+    Errors:
+
+    - `NOT_FOUND`: The session or the message does not exist.
     """
     DeleteMessages: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.DeleteMessagesRequest, _memory_service_pb2.DeleteMessagesResponse]  # type: ignore[assignment]
-    """Soft-deletes messages of a session, by their ids or the newest ones, and
-    returns those that it deleted, oldest first. An id that the session does not
-    have is not an error. `last_n: 1` is an atomic pop: of callers that pop at
-    the same time, each gets another message.
+    """Soft-deletes messages of a session, either by ID or the newest ones, and
+    returns the messages that this call deleted, oldest first. An ID that the
+    session does not have is not an error. `last_n: 1` is an atomic pop: each
+    of several concurrent callers gets a different message.
 
-    Atomic. With `message_ids` safe to retry, although a retry returns only what
-    it deleted itself; with `last_n` a retry may delete more.
+    Atomic. Safe to retry with `message_ids`, although a retry returns only the
+    messages that it deleted itself. With `last_n`, a retry may delete more
+    messages.
 
-    Returns `NOT_FOUND` if there is no such session. Returns `INVALID_ARGUMENT`,
-    and deletes nothing, if the messages exceed the 4 MiB of a response.
+    Errors:
+
+    - `NOT_FOUND`: The session does not exist.
+    - `INVALID_ARGUMENT`: The messages exceed the 4 MiB of a response. Nothing
+      is deleted.
     """
     SearchMemory: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.SearchMemoryRequest, _memory_service_pb2.SearchMemoryResponse]  # type: ignore[assignment]
-    """Finds messages by what they say: in a session, in all sessions of a user, or
-    in everything. The best come first. Without `text`, what passes the filter,
-    newest `created_at` first.
+    """Searches messages by their content: in one session, in all sessions of a
+    user, or in everything. The best results come first. Without `text`,
+    returns the messages that pass the filter, newest `created_at` first.
 
-    A message is found from the moment when the call that wrote it returns (by
-    its meaning, as soon as it is embedded, a little later), and not a moment
-    after the call that deleted it does. The response stays under 4 MiB: what
-    does not fit is left out, the last first.
+    A message is found as soon as the call that wrote it has returned (in
+    semantic search, as soon as it is embedded, shortly afterwards), and is no
+    longer found once the call that deleted it has returned. The response stays
+    under 4 MiB: results that do not fit are left out, starting with the last.
 
     Safe to retry.
 
-    Returns `NOT_FOUND` if there is no session `session_id`. Returns
-    `FAILED_PRECONDITION` if the mode is `SEMANTIC` or `HYBRID` and the server
-    cannot search by meaning; the description says what it lacks. Returns
-    `DEADLINE_EXCEEDED` if the search takes longer than the server lets it, 5
-    seconds unless set otherwise: narrow the scope, the filter or the text.
+    Errors:
+
+    - `NOT_FOUND`: The session `session_id` does not exist.
+    - `FAILED_PRECONDITION`: The mode is `SEMANTIC` or `HYBRID`, and the server
+      cannot do semantic search; the description says what it lacks.
+    - `DEADLINE_EXCEEDED`: The search took longer than the server allows, 5
+      seconds unless configured otherwise. Narrow the scope, the filter or the
+      text.
     """
 
 class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Keeps the messages of sessions.
+    """Manages the messages of sessions.
 
-    A deleted session is `NOT_FOUND` to every RPC but `AddMemory`, which brings it
-    back, and `SessionService.AddSession`. Errors carry the details that
-    `SessionService` describes.
+    For a deleted session, all RPCs return `NOT_FOUND` except `AddMemory`, which
+    restores or recreates it, and `SessionService.AddSession`. Errors carry the
+    details that `SessionService` describes.
     """
 
     @_abc_1.abstractmethod
@@ -275,23 +327,29 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _memory_service_pb2.AddMemoryRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_memory_service_pb2.AddMemoryResponse, _abc.Awaitable[_memory_service_pb2.AddMemoryResponse]]:
-        """Appends messages to a session, in the order given and with contiguous
-        sequences. A session that does not exist is created, and so is its user,
-        bare (see `UserService`). A deleted one is brought back with its user,
-        metadata and listing position, while its old messages stay deleted. But one
-        whose user was deleted since is forgotten, and counts as one that does not
-        exist, except that its sequences go on.
+        """Appends messages to a session, in the given order and with contiguous
+        sequences. If the session does not exist, it is created, and so is its
+        user, as a placeholder user (see `UserService`). If the session is deleted,
+        it is restored with its user, metadata and listing position; its old
+        messages stay deleted. A session is not restorable if its user was deleted
+        together with it or later: such a session counts as one that does not
+        exist, except that its sequences continue.
 
-        A `message_id` that the session has already is upserted: role, content,
-        metadata and token count are replaced, its sequence and `created_at` are
-        kept. The id of a deleted message is a new message at the end.
+        A message whose `message_id` the session already has is upserted: its role,
+        content, metadata and token count are replaced, its sequence and
+        `created_at` are kept. A message with the ID of a deleted message is a new
+        message at the end.
 
-        Atomic. Safe to retry if every message has an id: the retry changes nothing
-        and takes no sequence. Without ids a retry may append the messages twice,
+        Atomic. Safe to retry if every message has an ID: the retry changes nothing
+        and uses no sequence. Without IDs, a retry may append the messages twice
         unless `expected_last_sequence` is given.
 
-        Returns `ABORTED` if `expected_last_sequence` is not the session's, with
-        `ErrorInfo` metadata `last_sequence`; nothing is written.
+        Errors:
+
+        - `ABORTED`: `expected_last_sequence` is not the session's. The metadata of
+          `ErrorInfo` has the session's, as `last_sequence`. Nothing is written.
+        - `NOT_FOUND`: A session outside the access scope has the ID (see
+          `SessionService`).
         """
 
     @_abc_1.abstractmethod
@@ -300,14 +358,16 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _memory_service_pb2.GetMemoryRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_memory_pb2.Memory, _abc.Awaitable[_memory_pb2.Memory]]:
-        """Gets the newest messages of a session that fit the request, oldest first.
-        Costs what it returns, not what the session holds. The response stays under
-        4 MiB and 1,000 messages: what does not fit is left out, oldest first, and
-        `has_more` says so.
+        """Gets the newest messages of a session that fit the limits of the request,
+        oldest first. The cost depends on the messages returned, not on the size of
+        the session. The response stays under 4 MiB and 1,000 messages: messages
+        that do not fit are left out, oldest first, and `has_more` says so.
 
         Safe to retry.
 
-        Returns `NOT_FOUND` if there is no such session.
+        Errors:
+
+        - `NOT_FOUND`: The session does not exist.
         """
 
     @_abc_1.abstractmethod
@@ -316,14 +376,15 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _memory_service_pb2.DeleteMemoryRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_memory_service_pb2.DeleteMemoryResponse, _abc.Awaitable[_memory_service_pb2.DeleteMemoryResponse]]:
-        """Soft-deletes a session and all its messages at one instant: what
-        `SessionService.DeleteSession` does, under the name that memory clients
-        know.
+        """Soft-deletes a session and all its messages at one instant. This is
+        `SessionService.DeleteSession` under the name that memory clients know.
 
-        Atomic. Safe to retry: an attempt that had succeeded unnoticed shows as
-        `NOT_FOUND`.
+        Atomic. Safe to retry: if an earlier attempt succeeded unnoticed, the retry
+        returns `NOT_FOUND`.
 
-        Returns `NOT_FOUND` if there is no such session.
+        Errors:
+
+        - `NOT_FOUND`: The session does not exist.
         """
 
     @_abc_1.abstractmethod
@@ -332,13 +393,16 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _memory_service_pb2.ListMessagesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_memory_service_pb2.ListMessagesResponse, _abc.Awaitable[_memory_service_pb2.ListMessagesResponse]]:
-        """Lists the messages of a session a page at a time, by sequence. A page costs
-        the same wherever it starts. Responses stay under 4 MiB: a page may be
-        shorter than `limit` although `next_cursor` says that there is more.
+        """Lists the messages of a session one page at a time, in the order of their
+        sequences. The cost of a page does not depend on where it starts. Responses
+        stay under 4 MiB: a page may have fewer messages than `limit` although
+        `next_cursor` says that there are more.
 
         Safe to retry.
 
-        Returns `NOT_FOUND` if there is no such session.
+        Errors:
+
+        - `NOT_FOUND`: The session does not exist.
         """
 
     @_abc_1.abstractmethod
@@ -347,16 +411,19 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _memory_service_pb2.StreamMessagesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_memory_service_pb2.StreamMessagesResponse], _abc.AsyncIterator[_memory_service_pb2.StreamMessagesResponse]]:
-        """Streams the whole history of a session in chunks, oldest first. Each message
-        that exists when the stream starts, and still does when its turn comes, is
-        delivered exactly once; a message added later may be left out. A slow reader
-        slows the stream. Chunks stay under 4 MiB: one may be shorter than
-        `chunk_size`. The stream of an empty session has no chunk.
+        """Streams the whole history of a session in chunks, oldest first. Each
+        message that exists when the stream starts, and still exists when the
+        stream reaches it, is delivered exactly once; a message added later may be
+        left out. A slow reader slows the stream down. Chunks stay under 4 MiB: a
+        chunk may have fewer messages than `chunk_size`. The stream of an empty
+        session has no chunks.
 
-        Safe to retry: a broken stream is resumed by a new one, from the
-        `next_cursor` of the last chunk received.
+        Safe to retry: a new stream resumes a broken one, from the `next_cursor` of
+        the last chunk received.
 
-        Returns `NOT_FOUND` if there is no such session, or once it is deleted.
+        Errors:
+
+        - `NOT_FOUND`: The session does not exist, or is deleted during the stream.
         """
 
     @_abc_1.abstractmethod
@@ -369,7 +436,9 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Safe to retry.
 
-        Returns `NOT_FOUND` if there is no such session or message.
+        Errors:
+
+        - `NOT_FOUND`: The session or the message does not exist.
         """
 
     @_abc_1.abstractmethod
@@ -378,12 +447,14 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _memory_service_pb2.UpdateMessageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_memory_pb2.Message, _abc.Awaitable[_memory_pb2.Message]]:
-        """Changes a message: only what is given.
+        """Changes the given fields of a message.
 
-        Atomic: concurrent merges of different metadata keys all survive. Safe to
-        retry.
+        Atomic: concurrent merges of different metadata keys all take effect. Safe
+        to retry.
 
-        Returns `NOT_FOUND` if there is no such session or message.
+        Errors:
+
+        - `NOT_FOUND`: The session or the message does not exist.
         """
 
     @_abc_1.abstractmethod
@@ -392,16 +463,20 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _memory_service_pb2.DeleteMessagesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_memory_service_pb2.DeleteMessagesResponse, _abc.Awaitable[_memory_service_pb2.DeleteMessagesResponse]]:
-        """Soft-deletes messages of a session, by their ids or the newest ones, and
-        returns those that it deleted, oldest first. An id that the session does not
-        have is not an error. `last_n: 1` is an atomic pop: of callers that pop at
-        the same time, each gets another message.
+        """Soft-deletes messages of a session, either by ID or the newest ones, and
+        returns the messages that this call deleted, oldest first. An ID that the
+        session does not have is not an error. `last_n: 1` is an atomic pop: each
+        of several concurrent callers gets a different message.
 
-        Atomic. With `message_ids` safe to retry, although a retry returns only what
-        it deleted itself; with `last_n` a retry may delete more.
+        Atomic. Safe to retry with `message_ids`, although a retry returns only the
+        messages that it deleted itself. With `last_n`, a retry may delete more
+        messages.
 
-        Returns `NOT_FOUND` if there is no such session. Returns `INVALID_ARGUMENT`,
-        and deletes nothing, if the messages exceed the 4 MiB of a response.
+        Errors:
+
+        - `NOT_FOUND`: The session does not exist.
+        - `INVALID_ARGUMENT`: The messages exceed the 4 MiB of a response. Nothing
+          is deleted.
         """
 
     @_abc_1.abstractmethod
@@ -410,22 +485,25 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _memory_service_pb2.SearchMemoryRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_memory_service_pb2.SearchMemoryResponse, _abc.Awaitable[_memory_service_pb2.SearchMemoryResponse]]:
-        """Finds messages by what they say: in a session, in all sessions of a user, or
-        in everything. The best come first. Without `text`, what passes the filter,
-        newest `created_at` first.
+        """Searches messages by their content: in one session, in all sessions of a
+        user, or in everything. The best results come first. Without `text`,
+        returns the messages that pass the filter, newest `created_at` first.
 
-        A message is found from the moment when the call that wrote it returns (by
-        its meaning, as soon as it is embedded, a little later), and not a moment
-        after the call that deleted it does. The response stays under 4 MiB: what
-        does not fit is left out, the last first.
+        A message is found as soon as the call that wrote it has returned (in
+        semantic search, as soon as it is embedded, shortly afterwards), and is no
+        longer found once the call that deleted it has returned. The response stays
+        under 4 MiB: results that do not fit are left out, starting with the last.
 
         Safe to retry.
 
-        Returns `NOT_FOUND` if there is no session `session_id`. Returns
-        `FAILED_PRECONDITION` if the mode is `SEMANTIC` or `HYBRID` and the server
-        cannot search by meaning; the description says what it lacks. Returns
-        `DEADLINE_EXCEEDED` if the search takes longer than the server lets it, 5
-        seconds unless set otherwise: narrow the scope, the filter or the text.
+        Errors:
+
+        - `NOT_FOUND`: The session `session_id` does not exist.
+        - `FAILED_PRECONDITION`: The mode is `SEMANTIC` or `HYBRID`, and the server
+          cannot do semantic search; the description says what it lacks.
+        - `DEADLINE_EXCEEDED`: The search took longer than the server allows, 5
+          seconds unless configured otherwise. Narrow the scope, the filter or the
+          text.
         """
 
 def add_MemoryServiceServicer_to_server(servicer: MemoryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -20,7 +20,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Session(_message.Message):
-    """One conversation, under an id that the caller chooses."""
+    """One conversation, identified by an ID that the caller chooses."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -32,33 +32,35 @@ class Session(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """The caller's id. 1 to 1,024 bytes of UTF-8, any characters but NUL."""
+    """The ID, chosen by the caller. 1 to 1,024 bytes of UTF-8; any characters
+    except NUL.
+    """
     user_id: _builtins.str
-    """The user whom the session belongs to. 1 to 1,024 bytes of UTF-8, any
-    characters but NUL. Empty: the session has no user.
+    """The ID of the user to whom the session belongs. 1 to 1,024 bytes of UTF-8;
+    any characters except NUL. Empty means that the session has no user.
     """
     id: _builtins.int
-    """The session's position in listings; positive. Positions grow in the order
-    in which sessions are created, with gaps.
+    """The listing position of the session. Positive. Positions increase in the
+    order in which sessions are created, with gaps.
     """
     last_sequence: _builtins.int
-    """The sequence given last in this session. 0 while no message was ever
-    added. Sequences go on after a delete, so that none is used twice.
+    """The last sequence assigned in this session. 0 if no message was ever added.
+    Sequences continue after a delete, so that none is used twice.
     """
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
-        """What the caller keeps with the session. Up to 64 KiB as compact JSON and
-        32 levels deep; no NUL in keys or strings, no NaN or infinity. Numbers are
-        IEEE 754 doubles; negative zero is kept as zero.
+        """Data that the caller keeps with the session. Up to 64 KiB as compact JSON
+        and 32 levels deep; no NUL in keys or strings, no NaN or infinity. Numbers
+        are IEEE 754 doubles; negative zero is stored as zero.
         """
 
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
-        """When the session was created, or started anew."""
+        """The time when the session was created or recreated."""
 
     @_builtins.property
     def updated_at(self) -> _timestamp_pb2.Timestamp:
-        """When the session or one of its messages last changed."""
+        """The time of the last change to the session or one of its messages."""
 
     def __init__(
         self,
@@ -81,8 +83,8 @@ Global___Session: _TypeAlias = Session  # noqa: Y015
 
 @_typing.final
 class SessionFilter(_message.Message):
-    """Narrows a listing of sessions. What is unset does not narrow; what is set
-    must hold all together.
+    """Restricts a listing of sessions. A session is listed if it meets all
+    conditions that are set; unset fields do not restrict the listing.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -92,22 +94,23 @@ class SessionFilter(_message.Message):
     CREATED_BEFORE_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
-    """Optional. The sessions of this user. 1 to 1,024 bytes of UTF-8, any
-    characters but NUL. Empty: of any user, or none.
+    """Optional. Lists only the sessions of this user. 1 to 1,024 bytes of UTF-8;
+    any characters except NUL. Empty means sessions of any user or of none.
     """
     metadata: _builtins.str
-    """Optional. A SQL/JSON path predicate that the session's metadata fulfils
-    (PostgreSQL's operator `@@`), such as `$.plan == "pro"`. Up to 4,096 bytes
-    of UTF-8, any characters but NUL. Empty: any metadata. One that takes over
-    2 seconds to read, as large regular expressions do, is `DEADLINE_EXCEEDED`.
+    """Optional. Lists only sessions whose metadata satisfies this SQL/JSON path
+    predicate (PostgreSQL's operator `@@`), such as `$.plan == "pro"`. Up to
+    4,096 bytes of UTF-8; any characters except NUL. Empty means any metadata.
+    A path that takes longer than 2 seconds to parse, as large regular
+    expressions do, is `DEADLINE_EXCEEDED`.
     """
     @_builtins.property
     def created_after(self) -> _timestamp_pb2.Timestamp:
-        """Optional. The sessions created at this time or later."""
+        """Optional. Lists only sessions created at or after this time."""
 
     @_builtins.property
     def created_before(self) -> _timestamp_pb2.Timestamp:
-        """Optional. The sessions created before this time."""
+        """Optional. Lists only sessions created before this time."""
 
     def __init__(
         self,

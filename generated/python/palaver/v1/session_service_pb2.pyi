@@ -29,15 +29,19 @@ class AddSessionRequest(_message.Message):
     USER_ID_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """Required. 1 to 1,024 bytes of UTF-8, any characters but NUL."""
+    """Required. The ID of the session. 1 to 1,024 bytes of UTF-8; any characters
+    except NUL.
+    """
     user_id: _builtins.str
-    """Optional. 1 to 1,024 bytes of UTF-8, any characters but NUL. Empty: the
-    session has no user.
+    """Optional. The ID of the user to whom the session belongs. 1 to 1,024 bytes
+    of UTF-8; any characters except NUL. Empty means that the session has no
+    user.
     """
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
-        """Optional. Up to 64 KiB as compact JSON and 32 levels deep; no NUL in keys
-        or strings, no NaN or infinity. Unset: empty.
+        """Optional. The metadata of the session. Up to 64 KiB as compact JSON and 32
+        levels deep; no NUL in keys or strings, no NaN or infinity. If unset,
+        empty.
         """
 
     def __init__(
@@ -64,23 +68,26 @@ class UpdateSessionRequest(_message.Message):
     REPLACE_METADATA_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """Required. 1 to 1,024 bytes of UTF-8, any characters but NUL."""
+    """Required. The ID of the session. 1 to 1,024 bytes of UTF-8; any characters
+    except NUL.
+    """
     replace_metadata: _builtins.bool
-    """Optional. True: `metadata` replaces the session's metadata whole, and a
-    null in it is kept. Without `metadata` it has no effect.
+    """Optional. If true, `metadata` replaces the session's metadata as a whole,
+    and nulls in it are kept. Has no effect without `metadata`.
     """
     user_id: _builtins.str
-    """Optional. The session's new user. 1 to 1,024 bytes of UTF-8, any characters
-    but NUL. Given empty: the session is detached from its user. Unset: the
-    user stays.
+    """Optional. The ID of the session's new user. 1 to 1,024 bytes of UTF-8; any
+    characters except NUL. If set to the empty string, the session is detached
+    from its user. If unset, the user is not changed.
     """
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
         """Optional. Merged into the session's metadata as a JSON Merge Patch (RFC
-        7396): objects merge at every depth, null removes a key, anything else
-        replaces. The request's and the merged metadata are each up to 64 KiB as
-        compact JSON and 32 levels deep; no NUL in keys or strings, no NaN or
-        infinity. Unset: the metadata stays as it is.
+        7396): objects merge at every depth, null removes a key, and any other
+        value replaces the old one. The metadata in the request and the merged
+        metadata are each limited to 64 KiB as compact JSON and 32 levels; no NUL
+        in keys or strings, no NaN or infinity. If unset, the metadata is not
+        changed.
         """
 
     def __init__(
@@ -107,7 +114,9 @@ class GetSessionRequest(_message.Message):
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """Required. 1 to 1,024 bytes of UTF-8, any characters but NUL."""
+    """Required. The ID of the session. 1 to 1,024 bytes of UTF-8; any characters
+    except NUL.
+    """
     def __init__(
         self,
         *,
@@ -127,7 +136,9 @@ class DeleteSessionRequest(_message.Message):
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """Required. 1 to 1,024 bytes of UTF-8, any characters but NUL."""
+    """Required. The ID of the session. 1 to 1,024 bytes of UTF-8; any characters
+    except NUL.
+    """
     def __init__(
         self,
         *,
@@ -148,7 +159,7 @@ class DeleteSessionResponse(_message.Message):
     DELETED_AT_FIELD_NUMBER: _builtins.int
     MESSAGES_DELETED_FIELD_NUMBER: _builtins.int
     messages_deleted: _builtins.int
-    """How many messages were deleted with the session."""
+    """The number of messages deleted with the session."""
     @_builtins.property
     def deleted_at(self) -> _timestamp_pb2.Timestamp:
         """The instant at which the session and its messages were deleted."""
@@ -176,17 +187,21 @@ class ListSessionsRequest(_message.Message):
     NEWEST_FIRST_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     limit: _builtins.int
-    """Optional. The most sessions to return: 1 to 1,000. 0: 100."""
+    """Optional. The maximum number of sessions to return: 1 to 1,000. 0 means
+    100.
+    """
     cursor: _builtins.int
     """Optional. The listing position after which the page starts (before which,
-    if `newest_first`): a page's `next_cursor`. Not negative. 0: from the
-    start.
+    if `newest_first`): the `next_cursor` of the previous page. Not negative. 0
+    means the start of the listing.
     """
     newest_first: _builtins.bool
-    """Optional. True: the sessions created last come first."""
+    """Optional. If true, the sessions created last come first."""
     @_builtins.property
     def filter(self) -> _session_pb2.SessionFilter:
-        """Optional. Which sessions to list. The same for all pages of a listing."""
+        """Optional. The sessions to list. Must be the same for all pages of a
+        listing.
+        """
 
     def __init__(
         self,
@@ -211,7 +226,7 @@ class ListSessionsResponse(_message.Message):
     SESSIONS_FIELD_NUMBER: _builtins.int
     NEXT_CURSOR_FIELD_NUMBER: _builtins.int
     next_cursor: _builtins.int
-    """The `cursor` of the next page. 0: there is no more."""
+    """The `cursor` of the next page. 0 means that there are no more sessions."""
     @_builtins.property
     def sessions(self) -> _containers.RepeatedCompositeFieldContainer[_session_pb2.Session]:
         """The sessions, in the order of the listing."""
@@ -239,17 +254,21 @@ class ListAllSessionsRequest(_message.Message):
     NEWEST_FIRST_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     chunk_size: _builtins.int
-    """Optional. The most sessions in a chunk: 1 to 1,000. 0: 100."""
+    """Optional. The maximum number of sessions in a chunk: 1 to 1,000. 0 means
+    100.
+    """
     cursor: _builtins.int
-    """Optional. The listing position after which the stream starts (before
-    which, if `newest_first`): a chunk's `next_cursor`. Not negative. 0: from
-    the start.
+    """Optional. The listing position after which the stream starts (before which,
+    if `newest_first`): the `next_cursor` of a chunk. Not negative. 0 means the
+    start of the listing.
     """
     newest_first: _builtins.bool
-    """Optional. True: the sessions created last come first."""
+    """Optional. If true, the sessions created last come first."""
     @_builtins.property
     def filter(self) -> _session_pb2.SessionFilter:
-        """Optional. Which sessions to stream. The same when a stream is resumed."""
+        """Optional. The sessions to stream. Must be the same when a stream is
+        resumed.
+        """
 
     def __init__(
         self,

@@ -27,48 +27,50 @@ if _version_not_supported:
 
 
 class SessionServiceStub:
-    """Keeps sessions.
+    """Manages sessions.
 
-    A deleted session is `NOT_FOUND` to every RPC but
-    `SessionService.AddSession` and `MemoryService.AddMemory`, which bring its id
-    back to life.
+    For a deleted session, all RPCs return `NOT_FOUND` except
+    `SessionService.AddSession`, which recreates the session, and
+    `MemoryService.AddMemory`, which restores or recreates it.
 
     Errors carry `google.rpc` details, the same for every RPC of every service:
 
-    - `INVALID_ARGUMENT`: `BadRequest`, with a violation for each bad field.
+    - `INVALID_ARGUMENT`: `BadRequest`, with a violation for each invalid field.
     - `NOT_FOUND` and `ALREADY_EXISTS`: `ResourceInfo`, whose `resource_type` is
     the name of a message in this package.
     - `ABORTED`: `ErrorInfo`, with the current value in its metadata.
     - `FAILED_PRECONDITION`: `PreconditionFailure`, which says what the server
     lacks.
-    - `UNAVAILABLE`: `RetryInfo`. The database is away, restarting, read-only or
-    out of connections, or the server is stopping. A write may have happened or
-    not. If the server ended a stream, `ErrorInfo` follows, with the
-    `next_cursor` that resumes it.
-    - `RESOURCE_EXHAUSTED`: `RetryInfo`. The server has as many calls or streams
-    as it takes, or no database connection was free in time; nothing was
-    written. (Without details it is gRPC's own: a request over 16 MiB.)
-    - `DEADLINE_EXCEEDED`: `ErrorInfo`. A call without a deadline took longer than
-    the server's default, or a statement longer than its timeout; a write may
-    have happened or not. Or a stream was not read for too long: then the
-    metadata has the `next_cursor` that resumes it. (Without details it was the
-    caller's own deadline.)
-    - `UNAUTHENTICATED`: `ErrorInfo`. The server asks for a credential, and the
-    call has none, or one that is not good. Nothing was done.
-    - `PERMISSION_DENIED`: `ErrorInfo`, whose `reason` is `ROLE_TOO_LOW`, `NO_ROLE`
-    or `BOUND_TO_ANOTHER_USER`. Nothing was done.
+    - `UNAVAILABLE`: `RetryInfo`. The database is unreachable, restarting,
+    read-only or out of connections, or the server is stopping. A write may or
+    may not have taken effect. If the server ended a stream, `ErrorInfo`
+    follows, with the `next_cursor` that resumes the stream.
+    - `RESOURCE_EXHAUSTED`: `RetryInfo`. The server has reached its limit of
+    calls or streams, or no database connection became free in time. Nothing
+    was written. (Without details, the error comes from gRPC: the request
+    exceeds 16 MiB.)
+    - `DEADLINE_EXCEEDED`: `ErrorInfo`. A call without a deadline took longer
+    than the server's default, or a statement took longer than its timeout; a
+    write may or may not have taken effect. Or the client did not read a stream
+    for too long; the metadata then has the `next_cursor` that resumes the
+    stream. (Without details, the caller's own deadline expired.)
+    - `UNAUTHENTICATED`: `ErrorInfo`. The server requires a credential, and the
+    call has none or an invalid one. Nothing was done.
+    - `PERMISSION_DENIED`: `ErrorInfo`, whose `reason` is `ROLE_TOO_LOW`,
+    `NO_ROLE` or `BOUND_TO_ANOTHER_USER`. Nothing was done.
     - `INTERNAL`: `ErrorInfo`, with the `incident_id` under which the server's
     log has the cause.
 
-    All of these but `NOT_FOUND`, `ALREADY_EXISTS` and `ABORTED` may come from any
-    RPC; the comments below name those.
+    Any RPC may return any of these errors except `NOT_FOUND`, `ALREADY_EXISTS`
+    and `ABORTED`; the comment of an RPC says which of those it returns.
 
-    A credential may be bound to a user. To its calls the sessions of other users,
-    and those of no user, do not exist: they are in no listing, and `NOT_FOUND`. A
-    session that it creates is its user's; naming another user, or none where that
-    would detach a session, is `PERMISSION_DENIED`. An id that somebody else's
-    session has, live or deleted, is `ALREADY_EXISTS` to its `AddSession`, and
-    `NOT_FOUND` to its `AddMemory`.
+    A credential may be bound to a user. Its access scope is then limited to the
+    sessions of that user: sessions of other users and sessions without a user
+    are left out of listings, and RPCs return `NOT_FOUND` for them. A session
+    that such a caller creates belongs to that user. Naming another user, or no
+    user where that would detach a session, is `PERMISSION_DENIED`. For an ID
+    that a session outside the access scope has, live or deleted, `AddSession`
+    returns `ALREADY_EXISTS` and `AddMemory` returns `NOT_FOUND`.
     """
 
     def __init__(self, channel):
@@ -110,72 +112,80 @@ class SessionServiceStub:
 
 
 class SessionServiceServicer:
-    """Keeps sessions.
+    """Manages sessions.
 
-    A deleted session is `NOT_FOUND` to every RPC but
-    `SessionService.AddSession` and `MemoryService.AddMemory`, which bring its id
-    back to life.
+    For a deleted session, all RPCs return `NOT_FOUND` except
+    `SessionService.AddSession`, which recreates the session, and
+    `MemoryService.AddMemory`, which restores or recreates it.
 
     Errors carry `google.rpc` details, the same for every RPC of every service:
 
-    - `INVALID_ARGUMENT`: `BadRequest`, with a violation for each bad field.
+    - `INVALID_ARGUMENT`: `BadRequest`, with a violation for each invalid field.
     - `NOT_FOUND` and `ALREADY_EXISTS`: `ResourceInfo`, whose `resource_type` is
     the name of a message in this package.
     - `ABORTED`: `ErrorInfo`, with the current value in its metadata.
     - `FAILED_PRECONDITION`: `PreconditionFailure`, which says what the server
     lacks.
-    - `UNAVAILABLE`: `RetryInfo`. The database is away, restarting, read-only or
-    out of connections, or the server is stopping. A write may have happened or
-    not. If the server ended a stream, `ErrorInfo` follows, with the
-    `next_cursor` that resumes it.
-    - `RESOURCE_EXHAUSTED`: `RetryInfo`. The server has as many calls or streams
-    as it takes, or no database connection was free in time; nothing was
-    written. (Without details it is gRPC's own: a request over 16 MiB.)
-    - `DEADLINE_EXCEEDED`: `ErrorInfo`. A call without a deadline took longer than
-    the server's default, or a statement longer than its timeout; a write may
-    have happened or not. Or a stream was not read for too long: then the
-    metadata has the `next_cursor` that resumes it. (Without details it was the
-    caller's own deadline.)
-    - `UNAUTHENTICATED`: `ErrorInfo`. The server asks for a credential, and the
-    call has none, or one that is not good. Nothing was done.
-    - `PERMISSION_DENIED`: `ErrorInfo`, whose `reason` is `ROLE_TOO_LOW`, `NO_ROLE`
-    or `BOUND_TO_ANOTHER_USER`. Nothing was done.
+    - `UNAVAILABLE`: `RetryInfo`. The database is unreachable, restarting,
+    read-only or out of connections, or the server is stopping. A write may or
+    may not have taken effect. If the server ended a stream, `ErrorInfo`
+    follows, with the `next_cursor` that resumes the stream.
+    - `RESOURCE_EXHAUSTED`: `RetryInfo`. The server has reached its limit of
+    calls or streams, or no database connection became free in time. Nothing
+    was written. (Without details, the error comes from gRPC: the request
+    exceeds 16 MiB.)
+    - `DEADLINE_EXCEEDED`: `ErrorInfo`. A call without a deadline took longer
+    than the server's default, or a statement took longer than its timeout; a
+    write may or may not have taken effect. Or the client did not read a stream
+    for too long; the metadata then has the `next_cursor` that resumes the
+    stream. (Without details, the caller's own deadline expired.)
+    - `UNAUTHENTICATED`: `ErrorInfo`. The server requires a credential, and the
+    call has none or an invalid one. Nothing was done.
+    - `PERMISSION_DENIED`: `ErrorInfo`, whose `reason` is `ROLE_TOO_LOW`,
+    `NO_ROLE` or `BOUND_TO_ANOTHER_USER`. Nothing was done.
     - `INTERNAL`: `ErrorInfo`, with the `incident_id` under which the server's
     log has the cause.
 
-    All of these but `NOT_FOUND`, `ALREADY_EXISTS` and `ABORTED` may come from any
-    RPC; the comments below name those.
+    Any RPC may return any of these errors except `NOT_FOUND`, `ALREADY_EXISTS`
+    and `ABORTED`; the comment of an RPC says which of those it returns.
 
-    A credential may be bound to a user. To its calls the sessions of other users,
-    and those of no user, do not exist: they are in no listing, and `NOT_FOUND`. A
-    session that it creates is its user's; naming another user, or none where that
-    would detach a session, is `PERMISSION_DENIED`. An id that somebody else's
-    session has, live or deleted, is `ALREADY_EXISTS` to its `AddSession`, and
-    `NOT_FOUND` to its `AddMemory`.
+    A credential may be bound to a user. Its access scope is then limited to the
+    sessions of that user: sessions of other users and sessions without a user
+    are left out of listings, and RPCs return `NOT_FOUND` for them. A session
+    that such a caller creates belongs to that user. Naming another user, or no
+    user where that would detach a session, is `PERMISSION_DENIED`. For an ID
+    that a session outside the access scope has, live or deleted, `AddSession`
+    returns `ALREADY_EXISTS` and `AddMemory` returns `NOT_FOUND`.
     """
 
     def AddSession(self, request, context):
-        """Creates a session. An id that was deleted starts anew: with this request's
-        user and metadata, a new `created_at` and listing position, and without its
-        old messages; its sequences go on. A user that does not exist is created,
-        bare (see `UserService`).
+        """Creates a session. If a deleted session has the ID, the session is
+        recreated: with the user and metadata of this request, a new `created_at`
+        and a new listing position, and without its old messages; its sequences
+        continue. A user that does not exist is created as a placeholder user (see
+        `UserService`).
 
-        Atomic. Safe to retry: an attempt that had succeeded unnoticed shows as
-        `ALREADY_EXISTS`.
+        Atomic. Safe to retry: if an earlier attempt succeeded unnoticed, the retry
+        returns `ALREADY_EXISTS`.
 
-        Returns `ALREADY_EXISTS` if the session exists.
+        Errors:
+
+        - `ALREADY_EXISTS`: The session exists, or a session outside the access
+        scope has the ID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateSession(self, request, context):
-        """Changes a session's metadata, its user, or both. A user that does not exist
-        is created, bare (see `UserService`).
+        """Changes the metadata of a session, its user, or both. A user that does not
+        exist is created as a placeholder user (see `UserService`).
 
-        Atomic: concurrent merges of different keys all survive. Safe to retry.
+        Atomic: concurrent merges of different keys all take effect. Safe to retry.
 
-        Returns `NOT_FOUND` if there is no such session.
+        Errors:
+
+        - `NOT_FOUND`: The session does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -186,7 +196,9 @@ class SessionServiceServicer:
 
         Safe to retry.
 
-        Returns `NOT_FOUND` if there is no such session.
+        Errors:
+
+        - `NOT_FOUND`: The session does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -194,21 +206,24 @@ class SessionServiceServicer:
 
     def DeleteSession(self, request, context):
         """Soft-deletes a session and all its messages at one instant. No RPC returns
-        them any more; the purge removes them for good.
+        them any more; the purge removes them permanently.
 
-        Atomic. Safe to retry: an attempt that had succeeded unnoticed shows as
-        `NOT_FOUND`.
+        Atomic. Safe to retry: if an earlier attempt succeeded unnoticed, the retry
+        returns `NOT_FOUND`.
 
-        Returns `NOT_FOUND` if there is no such session.
+        Errors:
+
+        - `NOT_FOUND`: The session does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListSessions(self, request, context):
-        """Lists sessions a page at a time, by listing position. A page costs the same
-        wherever it starts. Responses stay under 4 MiB: a page may be shorter than
-        `limit` although `next_cursor` says that there is more.
+        """Lists sessions one page at a time, in the order of their listing positions.
+        The cost of a page does not depend on where it starts. Responses stay under
+        4 MiB: a page may have fewer sessions than `limit` although `next_cursor`
+        says that there are more.
 
         Safe to retry.
         """
@@ -217,14 +232,15 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListAllSessions(self, request, context):
-        """Streams all sessions in chunks, by listing position. Each session that
-        exists when the stream starts, and still does when its turn comes, is
-        delivered exactly once; a session created later may be left out. A slow
-        reader slows the stream. Chunks stay under 4 MiB: one may be shorter than
-        `chunk_size`. The stream of an empty listing has no chunk.
+        """Streams all sessions in chunks, in the order of their listing positions.
+        Each session that exists when the stream starts, and still exists when the
+        stream reaches it, is delivered exactly once; a session created later may
+        be left out. A slow reader slows the stream down. Chunks stay under 4 MiB:
+        a chunk may have fewer sessions than `chunk_size`. The stream of an empty
+        listing has no chunks.
 
-        Safe to retry: a broken stream is resumed by a new one, from the
-        `next_cursor` of the last chunk received.
+        Safe to retry: a new stream resumes a broken one, from the `next_cursor` of
+        the last chunk received.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -272,48 +288,50 @@ def add_SessionServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SessionService:
-    """Keeps sessions.
+    """Manages sessions.
 
-    A deleted session is `NOT_FOUND` to every RPC but
-    `SessionService.AddSession` and `MemoryService.AddMemory`, which bring its id
-    back to life.
+    For a deleted session, all RPCs return `NOT_FOUND` except
+    `SessionService.AddSession`, which recreates the session, and
+    `MemoryService.AddMemory`, which restores or recreates it.
 
     Errors carry `google.rpc` details, the same for every RPC of every service:
 
-    - `INVALID_ARGUMENT`: `BadRequest`, with a violation for each bad field.
+    - `INVALID_ARGUMENT`: `BadRequest`, with a violation for each invalid field.
     - `NOT_FOUND` and `ALREADY_EXISTS`: `ResourceInfo`, whose `resource_type` is
     the name of a message in this package.
     - `ABORTED`: `ErrorInfo`, with the current value in its metadata.
     - `FAILED_PRECONDITION`: `PreconditionFailure`, which says what the server
     lacks.
-    - `UNAVAILABLE`: `RetryInfo`. The database is away, restarting, read-only or
-    out of connections, or the server is stopping. A write may have happened or
-    not. If the server ended a stream, `ErrorInfo` follows, with the
-    `next_cursor` that resumes it.
-    - `RESOURCE_EXHAUSTED`: `RetryInfo`. The server has as many calls or streams
-    as it takes, or no database connection was free in time; nothing was
-    written. (Without details it is gRPC's own: a request over 16 MiB.)
-    - `DEADLINE_EXCEEDED`: `ErrorInfo`. A call without a deadline took longer than
-    the server's default, or a statement longer than its timeout; a write may
-    have happened or not. Or a stream was not read for too long: then the
-    metadata has the `next_cursor` that resumes it. (Without details it was the
-    caller's own deadline.)
-    - `UNAUTHENTICATED`: `ErrorInfo`. The server asks for a credential, and the
-    call has none, or one that is not good. Nothing was done.
-    - `PERMISSION_DENIED`: `ErrorInfo`, whose `reason` is `ROLE_TOO_LOW`, `NO_ROLE`
-    or `BOUND_TO_ANOTHER_USER`. Nothing was done.
+    - `UNAVAILABLE`: `RetryInfo`. The database is unreachable, restarting,
+    read-only or out of connections, or the server is stopping. A write may or
+    may not have taken effect. If the server ended a stream, `ErrorInfo`
+    follows, with the `next_cursor` that resumes the stream.
+    - `RESOURCE_EXHAUSTED`: `RetryInfo`. The server has reached its limit of
+    calls or streams, or no database connection became free in time. Nothing
+    was written. (Without details, the error comes from gRPC: the request
+    exceeds 16 MiB.)
+    - `DEADLINE_EXCEEDED`: `ErrorInfo`. A call without a deadline took longer
+    than the server's default, or a statement took longer than its timeout; a
+    write may or may not have taken effect. Or the client did not read a stream
+    for too long; the metadata then has the `next_cursor` that resumes the
+    stream. (Without details, the caller's own deadline expired.)
+    - `UNAUTHENTICATED`: `ErrorInfo`. The server requires a credential, and the
+    call has none or an invalid one. Nothing was done.
+    - `PERMISSION_DENIED`: `ErrorInfo`, whose `reason` is `ROLE_TOO_LOW`,
+    `NO_ROLE` or `BOUND_TO_ANOTHER_USER`. Nothing was done.
     - `INTERNAL`: `ErrorInfo`, with the `incident_id` under which the server's
     log has the cause.
 
-    All of these but `NOT_FOUND`, `ALREADY_EXISTS` and `ABORTED` may come from any
-    RPC; the comments below name those.
+    Any RPC may return any of these errors except `NOT_FOUND`, `ALREADY_EXISTS`
+    and `ABORTED`; the comment of an RPC says which of those it returns.
 
-    A credential may be bound to a user. To its calls the sessions of other users,
-    and those of no user, do not exist: they are in no listing, and `NOT_FOUND`. A
-    session that it creates is its user's; naming another user, or none where that
-    would detach a session, is `PERMISSION_DENIED`. An id that somebody else's
-    session has, live or deleted, is `ALREADY_EXISTS` to its `AddSession`, and
-    `NOT_FOUND` to its `AddMemory`.
+    A credential may be bound to a user. Its access scope is then limited to the
+    sessions of that user: sessions of other users and sessions without a user
+    are left out of listings, and RPCs return `NOT_FOUND` for them. A session
+    that such a caller creates belongs to that user. Naming another user, or no
+    user where that would detach a session, is `PERMISSION_DENIED`. For an ID
+    that a session outside the access scope has, live or deleted, `AddSession`
+    returns `ALREADY_EXISTS` and `AddMemory` returns `NOT_FOUND`.
     """
 
     @staticmethod

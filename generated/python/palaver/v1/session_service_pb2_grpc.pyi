@@ -28,48 +28,50 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class SessionServiceStub:
-    """Keeps sessions.
+    """Manages sessions.
 
-    A deleted session is `NOT_FOUND` to every RPC but
-    `SessionService.AddSession` and `MemoryService.AddMemory`, which bring its id
-    back to life.
+    For a deleted session, all RPCs return `NOT_FOUND` except
+    `SessionService.AddSession`, which recreates the session, and
+    `MemoryService.AddMemory`, which restores or recreates it.
 
     Errors carry `google.rpc` details, the same for every RPC of every service:
 
-    - `INVALID_ARGUMENT`: `BadRequest`, with a violation for each bad field.
+    - `INVALID_ARGUMENT`: `BadRequest`, with a violation for each invalid field.
     - `NOT_FOUND` and `ALREADY_EXISTS`: `ResourceInfo`, whose `resource_type` is
       the name of a message in this package.
     - `ABORTED`: `ErrorInfo`, with the current value in its metadata.
     - `FAILED_PRECONDITION`: `PreconditionFailure`, which says what the server
       lacks.
-    - `UNAVAILABLE`: `RetryInfo`. The database is away, restarting, read-only or
-      out of connections, or the server is stopping. A write may have happened or
-      not. If the server ended a stream, `ErrorInfo` follows, with the
-      `next_cursor` that resumes it.
-    - `RESOURCE_EXHAUSTED`: `RetryInfo`. The server has as many calls or streams
-      as it takes, or no database connection was free in time; nothing was
-      written. (Without details it is gRPC's own: a request over 16 MiB.)
-    - `DEADLINE_EXCEEDED`: `ErrorInfo`. A call without a deadline took longer than
-      the server's default, or a statement longer than its timeout; a write may
-      have happened or not. Or a stream was not read for too long: then the
-      metadata has the `next_cursor` that resumes it. (Without details it was the
-      caller's own deadline.)
-    - `UNAUTHENTICATED`: `ErrorInfo`. The server asks for a credential, and the
-      call has none, or one that is not good. Nothing was done.
-    - `PERMISSION_DENIED`: `ErrorInfo`, whose `reason` is `ROLE_TOO_LOW`, `NO_ROLE`
-      or `BOUND_TO_ANOTHER_USER`. Nothing was done.
+    - `UNAVAILABLE`: `RetryInfo`. The database is unreachable, restarting,
+      read-only or out of connections, or the server is stopping. A write may or
+      may not have taken effect. If the server ended a stream, `ErrorInfo`
+      follows, with the `next_cursor` that resumes the stream.
+    - `RESOURCE_EXHAUSTED`: `RetryInfo`. The server has reached its limit of
+      calls or streams, or no database connection became free in time. Nothing
+      was written. (Without details, the error comes from gRPC: the request
+      exceeds 16 MiB.)
+    - `DEADLINE_EXCEEDED`: `ErrorInfo`. A call without a deadline took longer
+      than the server's default, or a statement took longer than its timeout; a
+      write may or may not have taken effect. Or the client did not read a stream
+      for too long; the metadata then has the `next_cursor` that resumes the
+      stream. (Without details, the caller's own deadline expired.)
+    - `UNAUTHENTICATED`: `ErrorInfo`. The server requires a credential, and the
+      call has none or an invalid one. Nothing was done.
+    - `PERMISSION_DENIED`: `ErrorInfo`, whose `reason` is `ROLE_TOO_LOW`,
+      `NO_ROLE` or `BOUND_TO_ANOTHER_USER`. Nothing was done.
     - `INTERNAL`: `ErrorInfo`, with the `incident_id` under which the server's
       log has the cause.
 
-    All of these but `NOT_FOUND`, `ALREADY_EXISTS` and `ABORTED` may come from any
-    RPC; the comments below name those.
+    Any RPC may return any of these errors except `NOT_FOUND`, `ALREADY_EXISTS`
+    and `ABORTED`; the comment of an RPC says which of those it returns.
 
-    A credential may be bound to a user. To its calls the sessions of other users,
-    and those of no user, do not exist: they are in no listing, and `NOT_FOUND`. A
-    session that it creates is its user's; naming another user, or none where that
-    would detach a session, is `PERMISSION_DENIED`. An id that somebody else's
-    session has, live or deleted, is `ALREADY_EXISTS` to its `AddSession`, and
-    `NOT_FOUND` to its `AddMemory`.
+    A credential may be bound to a user. Its access scope is then limited to the
+    sessions of that user: sessions of other users and sessions without a user
+    are left out of listings, and RPCs return `NOT_FOUND` for them. A session
+    that such a caller creates belongs to that user. Naming another user, or no
+    user where that would detach a session, is `PERMISSION_DENIED`. For an ID
+    that a session outside the access scope has, live or deleted, `AddSession`
+    returns `ALREADY_EXISTS` and `AddMemory` returns `NOT_FOUND`.
     """
 
     @_typing.overload
@@ -77,201 +79,229 @@ class SessionServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SessionServiceAsyncStub: ...
     AddSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.AddSessionRequest, _session_pb2.Session]
-    """Creates a session. An id that was deleted starts anew: with this request's
-    user and metadata, a new `created_at` and listing position, and without its
-    old messages; its sequences go on. A user that does not exist is created,
-    bare (see `UserService`).
+    """Creates a session. If a deleted session has the ID, the session is
+    recreated: with the user and metadata of this request, a new `created_at`
+    and a new listing position, and without its old messages; its sequences
+    continue. A user that does not exist is created as a placeholder user (see
+    `UserService`).
 
-    Atomic. Safe to retry: an attempt that had succeeded unnoticed shows as
-    `ALREADY_EXISTS`.
+    Atomic. Safe to retry: if an earlier attempt succeeded unnoticed, the retry
+    returns `ALREADY_EXISTS`.
 
-    Returns `ALREADY_EXISTS` if the session exists.
+    Errors:
+
+    - `ALREADY_EXISTS`: The session exists, or a session outside the access
+      scope has the ID.
     """
     UpdateSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.UpdateSessionRequest, _session_pb2.Session]
-    """Changes a session's metadata, its user, or both. A user that does not exist
-    is created, bare (see `UserService`).
+    """Changes the metadata of a session, its user, or both. A user that does not
+    exist is created as a placeholder user (see `UserService`).
 
-    Atomic: concurrent merges of different keys all survive. Safe to retry.
+    Atomic: concurrent merges of different keys all take effect. Safe to retry.
 
-    Returns `NOT_FOUND` if there is no such session.
+    Errors:
+
+    - `NOT_FOUND`: The session does not exist.
     """
     GetSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionRequest, _session_pb2.Session]
     """Gets a session.
 
     Safe to retry.
 
-    Returns `NOT_FOUND` if there is no such session.
+    Errors:
+
+    - `NOT_FOUND`: The session does not exist.
     """
     DeleteSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.DeleteSessionRequest, _session_service_pb2.DeleteSessionResponse]
     """Soft-deletes a session and all its messages at one instant. No RPC returns
-    them any more; the purge removes them for good.
+    them any more; the purge removes them permanently.
 
-    Atomic. Safe to retry: an attempt that had succeeded unnoticed shows as
-    `NOT_FOUND`.
+    Atomic. Safe to retry: if an earlier attempt succeeded unnoticed, the retry
+    returns `NOT_FOUND`.
 
-    Returns `NOT_FOUND` if there is no such session.
+    Errors:
+
+    - `NOT_FOUND`: The session does not exist.
     """
     ListSessions: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ListSessionsRequest, _session_service_pb2.ListSessionsResponse]
-    """Lists sessions a page at a time, by listing position. A page costs the same
-    wherever it starts. Responses stay under 4 MiB: a page may be shorter than
-    `limit` although `next_cursor` says that there is more.
+    """Lists sessions one page at a time, in the order of their listing positions.
+    The cost of a page does not depend on where it starts. Responses stay under
+    4 MiB: a page may have fewer sessions than `limit` although `next_cursor`
+    says that there are more.
 
     Safe to retry.
     """
     ListAllSessions: _grpc.UnaryStreamMultiCallable[_session_service_pb2.ListAllSessionsRequest, _session_service_pb2.ListAllSessionsResponse]
-    """Streams all sessions in chunks, by listing position. Each session that
-    exists when the stream starts, and still does when its turn comes, is
-    delivered exactly once; a session created later may be left out. A slow
-    reader slows the stream. Chunks stay under 4 MiB: one may be shorter than
-    `chunk_size`. The stream of an empty listing has no chunk.
+    """Streams all sessions in chunks, in the order of their listing positions.
+    Each session that exists when the stream starts, and still exists when the
+    stream reaches it, is delivered exactly once; a session created later may
+    be left out. A slow reader slows the stream down. Chunks stay under 4 MiB:
+    a chunk may have fewer sessions than `chunk_size`. The stream of an empty
+    listing has no chunks.
 
-    Safe to retry: a broken stream is resumed by a new one, from the
-    `next_cursor` of the last chunk received.
+    Safe to retry: a new stream resumes a broken one, from the `next_cursor` of
+    the last chunk received.
     """
 
 @_typing.type_check_only
 class SessionServiceAsyncStub(SessionServiceStub):
-    """Keeps sessions.
+    """Manages sessions.
 
-    A deleted session is `NOT_FOUND` to every RPC but
-    `SessionService.AddSession` and `MemoryService.AddMemory`, which bring its id
-    back to life.
+    For a deleted session, all RPCs return `NOT_FOUND` except
+    `SessionService.AddSession`, which recreates the session, and
+    `MemoryService.AddMemory`, which restores or recreates it.
 
     Errors carry `google.rpc` details, the same for every RPC of every service:
 
-    - `INVALID_ARGUMENT`: `BadRequest`, with a violation for each bad field.
+    - `INVALID_ARGUMENT`: `BadRequest`, with a violation for each invalid field.
     - `NOT_FOUND` and `ALREADY_EXISTS`: `ResourceInfo`, whose `resource_type` is
       the name of a message in this package.
     - `ABORTED`: `ErrorInfo`, with the current value in its metadata.
     - `FAILED_PRECONDITION`: `PreconditionFailure`, which says what the server
       lacks.
-    - `UNAVAILABLE`: `RetryInfo`. The database is away, restarting, read-only or
-      out of connections, or the server is stopping. A write may have happened or
-      not. If the server ended a stream, `ErrorInfo` follows, with the
-      `next_cursor` that resumes it.
-    - `RESOURCE_EXHAUSTED`: `RetryInfo`. The server has as many calls or streams
-      as it takes, or no database connection was free in time; nothing was
-      written. (Without details it is gRPC's own: a request over 16 MiB.)
-    - `DEADLINE_EXCEEDED`: `ErrorInfo`. A call without a deadline took longer than
-      the server's default, or a statement longer than its timeout; a write may
-      have happened or not. Or a stream was not read for too long: then the
-      metadata has the `next_cursor` that resumes it. (Without details it was the
-      caller's own deadline.)
-    - `UNAUTHENTICATED`: `ErrorInfo`. The server asks for a credential, and the
-      call has none, or one that is not good. Nothing was done.
-    - `PERMISSION_DENIED`: `ErrorInfo`, whose `reason` is `ROLE_TOO_LOW`, `NO_ROLE`
-      or `BOUND_TO_ANOTHER_USER`. Nothing was done.
+    - `UNAVAILABLE`: `RetryInfo`. The database is unreachable, restarting,
+      read-only or out of connections, or the server is stopping. A write may or
+      may not have taken effect. If the server ended a stream, `ErrorInfo`
+      follows, with the `next_cursor` that resumes the stream.
+    - `RESOURCE_EXHAUSTED`: `RetryInfo`. The server has reached its limit of
+      calls or streams, or no database connection became free in time. Nothing
+      was written. (Without details, the error comes from gRPC: the request
+      exceeds 16 MiB.)
+    - `DEADLINE_EXCEEDED`: `ErrorInfo`. A call without a deadline took longer
+      than the server's default, or a statement took longer than its timeout; a
+      write may or may not have taken effect. Or the client did not read a stream
+      for too long; the metadata then has the `next_cursor` that resumes the
+      stream. (Without details, the caller's own deadline expired.)
+    - `UNAUTHENTICATED`: `ErrorInfo`. The server requires a credential, and the
+      call has none or an invalid one. Nothing was done.
+    - `PERMISSION_DENIED`: `ErrorInfo`, whose `reason` is `ROLE_TOO_LOW`,
+      `NO_ROLE` or `BOUND_TO_ANOTHER_USER`. Nothing was done.
     - `INTERNAL`: `ErrorInfo`, with the `incident_id` under which the server's
       log has the cause.
 
-    All of these but `NOT_FOUND`, `ALREADY_EXISTS` and `ABORTED` may come from any
-    RPC; the comments below name those.
+    Any RPC may return any of these errors except `NOT_FOUND`, `ALREADY_EXISTS`
+    and `ABORTED`; the comment of an RPC says which of those it returns.
 
-    A credential may be bound to a user. To its calls the sessions of other users,
-    and those of no user, do not exist: they are in no listing, and `NOT_FOUND`. A
-    session that it creates is its user's; naming another user, or none where that
-    would detach a session, is `PERMISSION_DENIED`. An id that somebody else's
-    session has, live or deleted, is `ALREADY_EXISTS` to its `AddSession`, and
-    `NOT_FOUND` to its `AddMemory`.
+    A credential may be bound to a user. Its access scope is then limited to the
+    sessions of that user: sessions of other users and sessions without a user
+    are left out of listings, and RPCs return `NOT_FOUND` for them. A session
+    that such a caller creates belongs to that user. Naming another user, or no
+    user where that would detach a session, is `PERMISSION_DENIED`. For an ID
+    that a session outside the access scope has, live or deleted, `AddSession`
+    returns `ALREADY_EXISTS` and `AddMemory` returns `NOT_FOUND`.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     AddSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.AddSessionRequest, _session_pb2.Session]  # type: ignore[assignment]
-    """Creates a session. An id that was deleted starts anew: with this request's
-    user and metadata, a new `created_at` and listing position, and without its
-    old messages; its sequences go on. A user that does not exist is created,
-    bare (see `UserService`).
+    """Creates a session. If a deleted session has the ID, the session is
+    recreated: with the user and metadata of this request, a new `created_at`
+    and a new listing position, and without its old messages; its sequences
+    continue. A user that does not exist is created as a placeholder user (see
+    `UserService`).
 
-    Atomic. Safe to retry: an attempt that had succeeded unnoticed shows as
-    `ALREADY_EXISTS`.
+    Atomic. Safe to retry: if an earlier attempt succeeded unnoticed, the retry
+    returns `ALREADY_EXISTS`.
 
-    Returns `ALREADY_EXISTS` if the session exists.
+    Errors:
+
+    - `ALREADY_EXISTS`: The session exists, or a session outside the access
+      scope has the ID.
     """
     UpdateSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.UpdateSessionRequest, _session_pb2.Session]  # type: ignore[assignment]
-    """Changes a session's metadata, its user, or both. A user that does not exist
-    is created, bare (see `UserService`).
+    """Changes the metadata of a session, its user, or both. A user that does not
+    exist is created as a placeholder user (see `UserService`).
 
-    Atomic: concurrent merges of different keys all survive. Safe to retry.
+    Atomic: concurrent merges of different keys all take effect. Safe to retry.
 
-    Returns `NOT_FOUND` if there is no such session.
+    Errors:
+
+    - `NOT_FOUND`: The session does not exist.
     """
     GetSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionRequest, _session_pb2.Session]  # type: ignore[assignment]
     """Gets a session.
 
     Safe to retry.
 
-    Returns `NOT_FOUND` if there is no such session.
+    Errors:
+
+    - `NOT_FOUND`: The session does not exist.
     """
     DeleteSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.DeleteSessionRequest, _session_service_pb2.DeleteSessionResponse]  # type: ignore[assignment]
     """Soft-deletes a session and all its messages at one instant. No RPC returns
-    them any more; the purge removes them for good.
+    them any more; the purge removes them permanently.
 
-    Atomic. Safe to retry: an attempt that had succeeded unnoticed shows as
-    `NOT_FOUND`.
+    Atomic. Safe to retry: if an earlier attempt succeeded unnoticed, the retry
+    returns `NOT_FOUND`.
 
-    Returns `NOT_FOUND` if there is no such session.
+    Errors:
+
+    - `NOT_FOUND`: The session does not exist.
     """
     ListSessions: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ListSessionsRequest, _session_service_pb2.ListSessionsResponse]  # type: ignore[assignment]
-    """Lists sessions a page at a time, by listing position. A page costs the same
-    wherever it starts. Responses stay under 4 MiB: a page may be shorter than
-    `limit` although `next_cursor` says that there is more.
+    """Lists sessions one page at a time, in the order of their listing positions.
+    The cost of a page does not depend on where it starts. Responses stay under
+    4 MiB: a page may have fewer sessions than `limit` although `next_cursor`
+    says that there are more.
 
     Safe to retry.
     """
     ListAllSessions: _aio.UnaryStreamMultiCallable[_session_service_pb2.ListAllSessionsRequest, _session_service_pb2.ListAllSessionsResponse]  # type: ignore[assignment]
-    """Streams all sessions in chunks, by listing position. Each session that
-    exists when the stream starts, and still does when its turn comes, is
-    delivered exactly once; a session created later may be left out. A slow
-    reader slows the stream. Chunks stay under 4 MiB: one may be shorter than
-    `chunk_size`. The stream of an empty listing has no chunk.
+    """Streams all sessions in chunks, in the order of their listing positions.
+    Each session that exists when the stream starts, and still exists when the
+    stream reaches it, is delivered exactly once; a session created later may
+    be left out. A slow reader slows the stream down. Chunks stay under 4 MiB:
+    a chunk may have fewer sessions than `chunk_size`. The stream of an empty
+    listing has no chunks.
 
-    Safe to retry: a broken stream is resumed by a new one, from the
-    `next_cursor` of the last chunk received.
+    Safe to retry: a new stream resumes a broken one, from the `next_cursor` of
+    the last chunk received.
     """
 
 class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Keeps sessions.
+    """Manages sessions.
 
-    A deleted session is `NOT_FOUND` to every RPC but
-    `SessionService.AddSession` and `MemoryService.AddMemory`, which bring its id
-    back to life.
+    For a deleted session, all RPCs return `NOT_FOUND` except
+    `SessionService.AddSession`, which recreates the session, and
+    `MemoryService.AddMemory`, which restores or recreates it.
 
     Errors carry `google.rpc` details, the same for every RPC of every service:
 
-    - `INVALID_ARGUMENT`: `BadRequest`, with a violation for each bad field.
+    - `INVALID_ARGUMENT`: `BadRequest`, with a violation for each invalid field.
     - `NOT_FOUND` and `ALREADY_EXISTS`: `ResourceInfo`, whose `resource_type` is
       the name of a message in this package.
     - `ABORTED`: `ErrorInfo`, with the current value in its metadata.
     - `FAILED_PRECONDITION`: `PreconditionFailure`, which says what the server
       lacks.
-    - `UNAVAILABLE`: `RetryInfo`. The database is away, restarting, read-only or
-      out of connections, or the server is stopping. A write may have happened or
-      not. If the server ended a stream, `ErrorInfo` follows, with the
-      `next_cursor` that resumes it.
-    - `RESOURCE_EXHAUSTED`: `RetryInfo`. The server has as many calls or streams
-      as it takes, or no database connection was free in time; nothing was
-      written. (Without details it is gRPC's own: a request over 16 MiB.)
-    - `DEADLINE_EXCEEDED`: `ErrorInfo`. A call without a deadline took longer than
-      the server's default, or a statement longer than its timeout; a write may
-      have happened or not. Or a stream was not read for too long: then the
-      metadata has the `next_cursor` that resumes it. (Without details it was the
-      caller's own deadline.)
-    - `UNAUTHENTICATED`: `ErrorInfo`. The server asks for a credential, and the
-      call has none, or one that is not good. Nothing was done.
-    - `PERMISSION_DENIED`: `ErrorInfo`, whose `reason` is `ROLE_TOO_LOW`, `NO_ROLE`
-      or `BOUND_TO_ANOTHER_USER`. Nothing was done.
+    - `UNAVAILABLE`: `RetryInfo`. The database is unreachable, restarting,
+      read-only or out of connections, or the server is stopping. A write may or
+      may not have taken effect. If the server ended a stream, `ErrorInfo`
+      follows, with the `next_cursor` that resumes the stream.
+    - `RESOURCE_EXHAUSTED`: `RetryInfo`. The server has reached its limit of
+      calls or streams, or no database connection became free in time. Nothing
+      was written. (Without details, the error comes from gRPC: the request
+      exceeds 16 MiB.)
+    - `DEADLINE_EXCEEDED`: `ErrorInfo`. A call without a deadline took longer
+      than the server's default, or a statement took longer than its timeout; a
+      write may or may not have taken effect. Or the client did not read a stream
+      for too long; the metadata then has the `next_cursor` that resumes the
+      stream. (Without details, the caller's own deadline expired.)
+    - `UNAUTHENTICATED`: `ErrorInfo`. The server requires a credential, and the
+      call has none or an invalid one. Nothing was done.
+    - `PERMISSION_DENIED`: `ErrorInfo`, whose `reason` is `ROLE_TOO_LOW`,
+      `NO_ROLE` or `BOUND_TO_ANOTHER_USER`. Nothing was done.
     - `INTERNAL`: `ErrorInfo`, with the `incident_id` under which the server's
       log has the cause.
 
-    All of these but `NOT_FOUND`, `ALREADY_EXISTS` and `ABORTED` may come from any
-    RPC; the comments below name those.
+    Any RPC may return any of these errors except `NOT_FOUND`, `ALREADY_EXISTS`
+    and `ABORTED`; the comment of an RPC says which of those it returns.
 
-    A credential may be bound to a user. To its calls the sessions of other users,
-    and those of no user, do not exist: they are in no listing, and `NOT_FOUND`. A
-    session that it creates is its user's; naming another user, or none where that
-    would detach a session, is `PERMISSION_DENIED`. An id that somebody else's
-    session has, live or deleted, is `ALREADY_EXISTS` to its `AddSession`, and
-    `NOT_FOUND` to its `AddMemory`.
+    A credential may be bound to a user. Its access scope is then limited to the
+    sessions of that user: sessions of other users and sessions without a user
+    are left out of listings, and RPCs return `NOT_FOUND` for them. A session
+    that such a caller creates belongs to that user. Naming another user, or no
+    user where that would detach a session, is `PERMISSION_DENIED`. For an ID
+    that a session outside the access scope has, live or deleted, `AddSession`
+    returns `ALREADY_EXISTS` and `AddMemory` returns `NOT_FOUND`.
     """
 
     @_abc_1.abstractmethod
@@ -280,15 +310,19 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.AddSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_pb2.Session, _abc.Awaitable[_session_pb2.Session]]:
-        """Creates a session. An id that was deleted starts anew: with this request's
-        user and metadata, a new `created_at` and listing position, and without its
-        old messages; its sequences go on. A user that does not exist is created,
-        bare (see `UserService`).
+        """Creates a session. If a deleted session has the ID, the session is
+        recreated: with the user and metadata of this request, a new `created_at`
+        and a new listing position, and without its old messages; its sequences
+        continue. A user that does not exist is created as a placeholder user (see
+        `UserService`).
 
-        Atomic. Safe to retry: an attempt that had succeeded unnoticed shows as
-        `ALREADY_EXISTS`.
+        Atomic. Safe to retry: if an earlier attempt succeeded unnoticed, the retry
+        returns `ALREADY_EXISTS`.
 
-        Returns `ALREADY_EXISTS` if the session exists.
+        Errors:
+
+        - `ALREADY_EXISTS`: The session exists, or a session outside the access
+          scope has the ID.
         """
 
     @_abc_1.abstractmethod
@@ -297,12 +331,14 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.UpdateSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_pb2.Session, _abc.Awaitable[_session_pb2.Session]]:
-        """Changes a session's metadata, its user, or both. A user that does not exist
-        is created, bare (see `UserService`).
+        """Changes the metadata of a session, its user, or both. A user that does not
+        exist is created as a placeholder user (see `UserService`).
 
-        Atomic: concurrent merges of different keys all survive. Safe to retry.
+        Atomic: concurrent merges of different keys all take effect. Safe to retry.
 
-        Returns `NOT_FOUND` if there is no such session.
+        Errors:
+
+        - `NOT_FOUND`: The session does not exist.
         """
 
     @_abc_1.abstractmethod
@@ -315,7 +351,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Safe to retry.
 
-        Returns `NOT_FOUND` if there is no such session.
+        Errors:
+
+        - `NOT_FOUND`: The session does not exist.
         """
 
     @_abc_1.abstractmethod
@@ -325,12 +363,14 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.DeleteSessionResponse, _abc.Awaitable[_session_service_pb2.DeleteSessionResponse]]:
         """Soft-deletes a session and all its messages at one instant. No RPC returns
-        them any more; the purge removes them for good.
+        them any more; the purge removes them permanently.
 
-        Atomic. Safe to retry: an attempt that had succeeded unnoticed shows as
-        `NOT_FOUND`.
+        Atomic. Safe to retry: if an earlier attempt succeeded unnoticed, the retry
+        returns `NOT_FOUND`.
 
-        Returns `NOT_FOUND` if there is no such session.
+        Errors:
+
+        - `NOT_FOUND`: The session does not exist.
         """
 
     @_abc_1.abstractmethod
@@ -339,9 +379,10 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.ListSessionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.ListSessionsResponse, _abc.Awaitable[_session_service_pb2.ListSessionsResponse]]:
-        """Lists sessions a page at a time, by listing position. A page costs the same
-        wherever it starts. Responses stay under 4 MiB: a page may be shorter than
-        `limit` although `next_cursor` says that there is more.
+        """Lists sessions one page at a time, in the order of their listing positions.
+        The cost of a page does not depend on where it starts. Responses stay under
+        4 MiB: a page may have fewer sessions than `limit` although `next_cursor`
+        says that there are more.
 
         Safe to retry.
         """
@@ -352,14 +393,15 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.ListAllSessionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_session_service_pb2.ListAllSessionsResponse], _abc.AsyncIterator[_session_service_pb2.ListAllSessionsResponse]]:
-        """Streams all sessions in chunks, by listing position. Each session that
-        exists when the stream starts, and still does when its turn comes, is
-        delivered exactly once; a session created later may be left out. A slow
-        reader slows the stream. Chunks stay under 4 MiB: one may be shorter than
-        `chunk_size`. The stream of an empty listing has no chunk.
+        """Streams all sessions in chunks, in the order of their listing positions.
+        Each session that exists when the stream starts, and still exists when the
+        stream reaches it, is delivered exactly once; a session created later may
+        be left out. A slow reader slows the stream down. Chunks stay under 4 MiB:
+        a chunk may have fewer sessions than `chunk_size`. The stream of an empty
+        listing has no chunks.
 
-        Safe to retry: a broken stream is resumed by a new one, from the
-        `next_cursor` of the last chunk received.
+        Safe to retry: a new stream resumes a broken one, from the `next_cursor` of
+        the last chunk received.
         """
 
 def add_SessionServiceServicer_to_server(servicer: SessionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

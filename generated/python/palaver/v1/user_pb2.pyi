@@ -20,7 +20,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class User(_message.Message):
-    """Whom sessions belong to. A user has any number of sessions; a session has one
+    """The owner of sessions. A user has any number of sessions; a session has one
     user or none.
     """
 
@@ -35,36 +35,41 @@ class User(_message.Message):
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     ID_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
-    """The caller's id. 1 to 1,024 bytes of UTF-8, any characters but NUL."""
+    """The ID, chosen by the caller. 1 to 1,024 bytes of UTF-8; any characters
+    except NUL.
+    """
     email: _builtins.str
-    """The address, as the caller gave it: its form is not checked, and users may
-    share one. Up to 320 bytes of UTF-8, any characters but NUL. Empty: not
-    known.
+    """The email address, as given by the caller: its format is not checked, and
+    several users may have the same address. Up to 320 bytes of UTF-8; any
+    characters except NUL. Empty means unknown.
     """
     first_name: _builtins.str
-    """Up to 256 characters, any but NUL. Empty: not known."""
+    """The first name. Up to 256 characters; any except NUL. Empty means unknown."""
     last_name: _builtins.str
-    """Up to 256 characters, any but NUL. Empty: not known."""
+    """The last name. Up to 256 characters; any except NUL. Empty means unknown."""
     id: _builtins.int
-    """The user's position in listings; positive. Positions grow in the order in
-    which users are created, with gaps.
+    """The listing position of the user. Positive. Positions increase in the order
+    in which users are created, with gaps.
     """
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
-        """What the caller keeps with the user. Up to 64 KiB as compact JSON and 32
-        levels deep; no NUL in keys or strings, no NaN or infinity. Numbers are
-        IEEE 754 doubles; negative zero is kept as zero.
+        """Data that the caller keeps with the user. Up to 64 KiB as compact JSON and
+        32 levels deep; no NUL in keys or strings, no NaN or infinity. Numbers are
+        IEEE 754 doubles; negative zero is stored as zero.
         """
 
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
-        """When the user was created, by `AddUser` or by the first session that named
-        it, since it was last deleted.
+        """The time when the user was created, by `AddUser` or by the first session
+        that named it. For a user that was deleted before, the time when it was
+        recreated.
         """
 
     @_builtins.property
     def updated_at(self) -> _timestamp_pb2.Timestamp:
-        """When the user last changed. The user's sessions have times of their own."""
+        """The time of the last change to the user. Changes to the user's sessions do
+        not count.
+        """
 
     def __init__(
         self,

@@ -31,17 +31,22 @@ class AddUserRequest(_message.Message):
     LAST_NAME_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
-    """Required. 1 to 1,024 bytes of UTF-8, any characters but NUL."""
+    """Required. The ID of the user. 1 to 1,024 bytes of UTF-8; any characters
+    except NUL.
+    """
     email: _builtins.str
-    """Optional. Up to 320 bytes of UTF-8, any characters but NUL."""
+    """Optional. The email address. Up to 320 bytes of UTF-8; any characters
+    except NUL.
+    """
     first_name: _builtins.str
-    """Optional. Up to 256 characters, any but NUL."""
+    """Optional. The first name. Up to 256 characters; any except NUL."""
     last_name: _builtins.str
-    """Optional. Up to 256 characters, any but NUL."""
+    """Optional. The last name. Up to 256 characters; any except NUL."""
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
-        """Optional. Up to 64 KiB as compact JSON and 32 levels deep; no NUL in keys
-        or strings, no NaN or infinity. Unset: empty.
+        """Optional. The metadata of the user. Up to 64 KiB as compact JSON and 32
+        levels deep; no NUL in keys or strings, no NaN or infinity. If unset,
+        empty.
         """
 
     def __init__(
@@ -67,7 +72,9 @@ class GetUserRequest(_message.Message):
 
     USER_ID_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
-    """Required. 1 to 1,024 bytes of UTF-8, any characters but NUL."""
+    """Required. The ID of the user. 1 to 1,024 bytes of UTF-8; any characters
+    except NUL.
+    """
     def __init__(
         self,
         *,
@@ -92,30 +99,33 @@ class UpdateUserRequest(_message.Message):
     METADATA_FIELD_NUMBER: _builtins.int
     REPLACE_METADATA_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
-    """Required. 1 to 1,024 bytes of UTF-8, any characters but NUL."""
+    """Required. The ID of the user. 1 to 1,024 bytes of UTF-8; any characters
+    except NUL.
+    """
     email: _builtins.str
-    """Optional. Up to 320 bytes of UTF-8, any characters but NUL. Given empty: not
-    known any more. Unset: stays as it is.
+    """Optional. The new email address. Up to 320 bytes of UTF-8; any characters
+    except NUL. If set to the empty string, the address becomes unknown. If
+    unset, it is not changed.
     """
     first_name: _builtins.str
-    """Optional. Up to 256 characters, any but NUL. Given empty: not known any
-    more. Unset: stays as it is.
+    """Optional. The new first name. Up to 256 characters; any except NUL. If set
+    to the empty string, the name becomes unknown. If unset, it is not changed.
     """
     last_name: _builtins.str
-    """Optional. Up to 256 characters, any but NUL. Given empty: not known any
-    more. Unset: stays as it is.
+    """Optional. The new last name. Up to 256 characters; any except NUL. If set
+    to the empty string, the name becomes unknown. If unset, it is not changed.
     """
     replace_metadata: _builtins.bool
-    """Optional. True: `metadata` replaces the user's metadata whole, and a null in
-    it is kept. Without `metadata` it has no effect.
+    """Optional. If true, `metadata` replaces the user's metadata as a whole, and
+    nulls in it are kept. Has no effect without `metadata`.
     """
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
         """Optional. Merged into the user's metadata as a JSON Merge Patch (RFC 7396):
-        objects merge at every depth, null removes a key, anything else replaces.
-        The request's and the merged metadata are each up to 64 KiB as compact JSON
-        and 32 levels deep; no NUL in keys or strings, no NaN or infinity. Unset:
-        the metadata stays as it is.
+        objects merge at every depth, null removes a key, and any other value
+        replaces the old one. The metadata in the request and the merged metadata
+        are each limited to 64 KiB as compact JSON and 32 levels; no NUL in keys or
+        strings, no NaN or infinity. If unset, the metadata is not changed.
         """
 
     def __init__(
@@ -153,7 +163,9 @@ class DeleteUserRequest(_message.Message):
 
     USER_ID_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
-    """Required. 1 to 1,024 bytes of UTF-8, any characters but NUL."""
+    """Required. The ID of the user. 1 to 1,024 bytes of UTF-8; any characters
+    except NUL.
+    """
     def __init__(
         self,
         *,
@@ -175,12 +187,14 @@ class DeleteUserResponse(_message.Message):
     SESSIONS_DELETED_FIELD_NUMBER: _builtins.int
     MESSAGES_DELETED_FIELD_NUMBER: _builtins.int
     sessions_deleted: _builtins.int
-    """How many sessions were deleted with the user."""
+    """The number of sessions deleted with the user."""
     messages_deleted: _builtins.int
-    """How many messages were deleted with the sessions."""
+    """The number of messages deleted with the sessions."""
     @_builtins.property
     def deleted_at(self) -> _timestamp_pb2.Timestamp:
-        """The instant at which the user, its sessions and their messages were deleted."""
+        """The instant at which the user, its sessions and their messages were
+        deleted.
+        """
 
     def __init__(
         self,
@@ -205,14 +219,14 @@ class ListUsersRequest(_message.Message):
     CURSOR_FIELD_NUMBER: _builtins.int
     NEWEST_FIRST_FIELD_NUMBER: _builtins.int
     limit: _builtins.int
-    """Optional. The most users to return: 1 to 1,000. 0: 100."""
+    """Optional. The maximum number of users to return: 1 to 1,000. 0 means 100."""
     cursor: _builtins.int
     """Optional. The listing position after which the page starts (before which,
-    if `newest_first`): a page's `next_cursor`. Not negative. 0: from the
-    start.
+    if `newest_first`): the `next_cursor` of the previous page. Not negative. 0
+    means the start of the listing.
     """
     newest_first: _builtins.bool
-    """Optional. True: the users created last come first."""
+    """Optional. If true, the users created last come first."""
     def __init__(
         self,
         *,
@@ -235,7 +249,7 @@ class ListUsersResponse(_message.Message):
     USERS_FIELD_NUMBER: _builtins.int
     NEXT_CURSOR_FIELD_NUMBER: _builtins.int
     next_cursor: _builtins.int
-    """The `cursor` of the next page. 0: there is no more."""
+    """The `cursor` of the next page. 0 means that there are no more users."""
     @_builtins.property
     def users(self) -> _containers.RepeatedCompositeFieldContainer[_user_pb2.User]:
         """The users, in the order of the listing."""
@@ -262,14 +276,14 @@ class ListAllUsersRequest(_message.Message):
     CURSOR_FIELD_NUMBER: _builtins.int
     NEWEST_FIRST_FIELD_NUMBER: _builtins.int
     chunk_size: _builtins.int
-    """Optional. The most users in a chunk: 1 to 1,000. 0: 100."""
+    """Optional. The maximum number of users in a chunk: 1 to 1,000. 0 means 100."""
     cursor: _builtins.int
-    """Optional. The listing position after which the stream starts (before
-    which, if `newest_first`): a chunk's `next_cursor`. Not negative. 0: from
-    the start.
+    """Optional. The listing position after which the stream starts (before which,
+    if `newest_first`): the `next_cursor` of a chunk. Not negative. 0 means the
+    start of the listing.
     """
     newest_first: _builtins.bool
-    """Optional. True: the users created last come first."""
+    """Optional. If true, the users created last come first."""
     def __init__(
         self,
         *,

@@ -28,21 +28,22 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class UserServiceStub:
-    """Keeps users, and forgets them.
+    """Manages users. Deleting a user deletes everything that belongs to it.
 
-    A user needs no creation: a session that comes to belong to an unknown user
-    creates a bare one, with nothing but its id, in the same transaction. `AddUser`
-    or `UpdateUser` fills it in, whichever comes first. A user's sessions are what
-    `SessionService.ListSessions` lists with `filter.user_id`; a user stays when
-    the last of them is deleted.
+    Users need not be created explicitly: a session that is given an unknown user
+    creates a placeholder user, which has only its ID, in the same transaction.
+    `AddUser` or `UpdateUser`, whichever comes first, makes the user complete.
+    `SessionService.ListSessions` with `filter.user_id` lists the sessions of a
+    user. A user remains when its last session is deleted.
 
-    A deleted user is `NOT_FOUND` to every RPC but `AddUser`. Its id used again, by
-    `AddUser` or by a session, starts anew: nothing of what it was is left. Errors
-    carry the details that `SessionService` describes.
+    For a deleted user, all RPCs return `NOT_FOUND` except `AddUser`. When
+    `AddUser` or a session uses the ID again, the user is recreated: nothing of
+    the deleted user is left. Errors carry the details that `SessionService`
+    describes.
 
-    To the calls of a credential that is bound to a user no other user exists:
-    others are in no listing, and `NOT_FOUND`. To add another is
-    `PERMISSION_DENIED`.
+    For a credential that is bound to a user, no other user exists: other users
+    are left out of listings, and RPCs return `NOT_FOUND` for them. Adding
+    another user is `PERMISSION_DENIED`.
     """
 
     @_typing.overload
@@ -50,173 +51,199 @@ class UserServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> UserServiceAsyncStub: ...
     AddUser: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.AddUserRequest, _user_pb2.User]
-    """Creates a user, or fills in a bare one, which keeps its `created_at` and
-    listing position. An id that was deleted starts anew.
+    """Creates a user, or makes a placeholder user complete; the latter keeps its
+    `created_at` and listing position. If a deleted user has the ID, the user
+    is recreated.
 
-    Atomic. Safe to retry: an attempt that had succeeded unnoticed shows as
-    `ALREADY_EXISTS`.
+    Atomic. Safe to retry: if an earlier attempt succeeded unnoticed, the retry
+    returns `ALREADY_EXISTS`.
 
-    Returns `ALREADY_EXISTS` if the user was filled in already, even if with
-    nothing.
+    Errors:
+
+    - `ALREADY_EXISTS`: The user is complete already, even if it was made
+      complete without any values.
     """
     GetUser: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.GetUserRequest, _user_pb2.User]
     """Gets a user.
 
     Safe to retry.
 
-    Returns `NOT_FOUND` if there is no such user.
+    Errors:
+
+    - `NOT_FOUND`: The user does not exist.
     """
     UpdateUser: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.UpdateUserRequest, _user_pb2.User]
-    """Changes a user: only what is given. A bare user is filled in by it, even if
-    nothing is given: `AddUser` finds it there then.
+    """Changes the given fields of a user. Makes a placeholder user complete, even
+    if no field is given: `AddUser` then returns `ALREADY_EXISTS`.
 
-    Atomic: concurrent merges of different metadata keys all survive. Safe to
-    retry.
+    Atomic: concurrent merges of different metadata keys all take effect. Safe
+    to retry.
 
-    Returns `NOT_FOUND` if there is no such user.
+    Errors:
+
+    - `NOT_FOUND`: The user does not exist.
     """
     DeleteUser: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.DeleteUserRequest, _user_service_pb2.DeleteUserResponse]
-    """Forgets a user: soft-deletes the user, all its sessions and all their
-    messages at one instant. No RPC returns them any more; the purge removes
-    them for good.
+    """Soft-deletes a user, all its sessions and all their messages at one
+    instant. No RPC returns them any more; the purge removes them permanently.
 
-    No RPC brings any of it back. The id of a session that was deleted with its
-    user, or before it, starts anew when it is used again, by
-    `SessionService.AddSession` or by `MemoryService.AddMemory`: without the old
-    metadata and user, with a new `created_at` and listing position; only its
-    sequences go on.
+    No RPC restores any of it. A session that was deleted with its user, or
+    before it, is recreated when its ID is used again, by
+    `SessionService.AddSession` or by `MemoryService.AddMemory`: without the
+    old metadata and user, with a new `created_at` and a new listing position;
+    only its sequences continue.
 
-    Takes a time that grows with what the user has, as 20 to 30 seconds for a
-    million messages: give it a deadline that is long enough. Meanwhile calls
-    that write to this user and its sessions wait, and reads find all of it;
-    calls about others go on. `DEADLINE_EXCEEDED` has deleted all or nothing.
+    The time that the call takes grows with the data of the user, for example
+    20 to 30 seconds for a million messages: set a deadline that is long
+    enough. During the call, calls that write to this user and its sessions
+    wait, reads still find all of it, and calls about others are not held up.
+    If the call ends with `DEADLINE_EXCEEDED`, it has deleted everything or
+    nothing.
 
-    Atomic. Safe to retry: an attempt that had succeeded unnoticed shows as
-    `NOT_FOUND`. But the id may have been used again in between, and then a
-    retry deletes what has come since.
+    Atomic. Safe to retry: if an earlier attempt succeeded unnoticed, the retry
+    returns `NOT_FOUND`. But if the ID was used again in between, a retry
+    deletes what was added since.
 
-    Returns `NOT_FOUND` if there is no such user.
+    Errors:
+
+    - `NOT_FOUND`: The user does not exist.
     """
     ListUsers: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.ListUsersRequest, _user_service_pb2.ListUsersResponse]
-    """Lists users a page at a time, by listing position. A page costs the same
-    wherever it starts. Responses stay under 4 MiB: a page may be shorter than
-    `limit` although `next_cursor` says that there is more.
+    """Lists users one page at a time, in the order of their listing positions.
+    The cost of a page does not depend on where it starts. Responses stay under
+    4 MiB: a page may have fewer users than `limit` although `next_cursor` says
+    that there are more.
 
     Safe to retry.
     """
     ListAllUsers: _grpc.UnaryStreamMultiCallable[_user_service_pb2.ListAllUsersRequest, _user_service_pb2.ListAllUsersResponse]
-    """Streams all users in chunks, by listing position. Each user that exists when
-    the stream starts, and still does when its turn comes, is delivered exactly
-    once; a user created later may be left out. A slow reader slows the stream.
-    Chunks stay under 4 MiB: one may be shorter than `chunk_size`. The stream of
-    an empty listing has no chunk.
+    """Streams all users in chunks, in the order of their listing positions. Each
+    user that exists when the stream starts, and still exists when the stream
+    reaches it, is delivered exactly once; a user created later may be left
+    out. A slow reader slows the stream down. Chunks stay under 4 MiB: a chunk
+    may have fewer users than `chunk_size`. The stream of an empty listing has
+    no chunks.
 
-    Safe to retry: a broken stream is resumed by a new one, from the
-    `next_cursor` of the last chunk received.
+    Safe to retry: a new stream resumes a broken one, from the `next_cursor` of
+    the last chunk received.
     """
 
 @_typing.type_check_only
 class UserServiceAsyncStub(UserServiceStub):
-    """Keeps users, and forgets them.
+    """Manages users. Deleting a user deletes everything that belongs to it.
 
-    A user needs no creation: a session that comes to belong to an unknown user
-    creates a bare one, with nothing but its id, in the same transaction. `AddUser`
-    or `UpdateUser` fills it in, whichever comes first. A user's sessions are what
-    `SessionService.ListSessions` lists with `filter.user_id`; a user stays when
-    the last of them is deleted.
+    Users need not be created explicitly: a session that is given an unknown user
+    creates a placeholder user, which has only its ID, in the same transaction.
+    `AddUser` or `UpdateUser`, whichever comes first, makes the user complete.
+    `SessionService.ListSessions` with `filter.user_id` lists the sessions of a
+    user. A user remains when its last session is deleted.
 
-    A deleted user is `NOT_FOUND` to every RPC but `AddUser`. Its id used again, by
-    `AddUser` or by a session, starts anew: nothing of what it was is left. Errors
-    carry the details that `SessionService` describes.
+    For a deleted user, all RPCs return `NOT_FOUND` except `AddUser`. When
+    `AddUser` or a session uses the ID again, the user is recreated: nothing of
+    the deleted user is left. Errors carry the details that `SessionService`
+    describes.
 
-    To the calls of a credential that is bound to a user no other user exists:
-    others are in no listing, and `NOT_FOUND`. To add another is
-    `PERMISSION_DENIED`.
+    For a credential that is bound to a user, no other user exists: other users
+    are left out of listings, and RPCs return `NOT_FOUND` for them. Adding
+    another user is `PERMISSION_DENIED`.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     AddUser: _aio.UnaryUnaryMultiCallable[_user_service_pb2.AddUserRequest, _user_pb2.User]  # type: ignore[assignment]
-    """Creates a user, or fills in a bare one, which keeps its `created_at` and
-    listing position. An id that was deleted starts anew.
+    """Creates a user, or makes a placeholder user complete; the latter keeps its
+    `created_at` and listing position. If a deleted user has the ID, the user
+    is recreated.
 
-    Atomic. Safe to retry: an attempt that had succeeded unnoticed shows as
-    `ALREADY_EXISTS`.
+    Atomic. Safe to retry: if an earlier attempt succeeded unnoticed, the retry
+    returns `ALREADY_EXISTS`.
 
-    Returns `ALREADY_EXISTS` if the user was filled in already, even if with
-    nothing.
+    Errors:
+
+    - `ALREADY_EXISTS`: The user is complete already, even if it was made
+      complete without any values.
     """
     GetUser: _aio.UnaryUnaryMultiCallable[_user_service_pb2.GetUserRequest, _user_pb2.User]  # type: ignore[assignment]
     """Gets a user.
 
     Safe to retry.
 
-    Returns `NOT_FOUND` if there is no such user.
+    Errors:
+
+    - `NOT_FOUND`: The user does not exist.
     """
     UpdateUser: _aio.UnaryUnaryMultiCallable[_user_service_pb2.UpdateUserRequest, _user_pb2.User]  # type: ignore[assignment]
-    """Changes a user: only what is given. A bare user is filled in by it, even if
-    nothing is given: `AddUser` finds it there then.
+    """Changes the given fields of a user. Makes a placeholder user complete, even
+    if no field is given: `AddUser` then returns `ALREADY_EXISTS`.
 
-    Atomic: concurrent merges of different metadata keys all survive. Safe to
-    retry.
+    Atomic: concurrent merges of different metadata keys all take effect. Safe
+    to retry.
 
-    Returns `NOT_FOUND` if there is no such user.
+    Errors:
+
+    - `NOT_FOUND`: The user does not exist.
     """
     DeleteUser: _aio.UnaryUnaryMultiCallable[_user_service_pb2.DeleteUserRequest, _user_service_pb2.DeleteUserResponse]  # type: ignore[assignment]
-    """Forgets a user: soft-deletes the user, all its sessions and all their
-    messages at one instant. No RPC returns them any more; the purge removes
-    them for good.
+    """Soft-deletes a user, all its sessions and all their messages at one
+    instant. No RPC returns them any more; the purge removes them permanently.
 
-    No RPC brings any of it back. The id of a session that was deleted with its
-    user, or before it, starts anew when it is used again, by
-    `SessionService.AddSession` or by `MemoryService.AddMemory`: without the old
-    metadata and user, with a new `created_at` and listing position; only its
-    sequences go on.
+    No RPC restores any of it. A session that was deleted with its user, or
+    before it, is recreated when its ID is used again, by
+    `SessionService.AddSession` or by `MemoryService.AddMemory`: without the
+    old metadata and user, with a new `created_at` and a new listing position;
+    only its sequences continue.
 
-    Takes a time that grows with what the user has, as 20 to 30 seconds for a
-    million messages: give it a deadline that is long enough. Meanwhile calls
-    that write to this user and its sessions wait, and reads find all of it;
-    calls about others go on. `DEADLINE_EXCEEDED` has deleted all or nothing.
+    The time that the call takes grows with the data of the user, for example
+    20 to 30 seconds for a million messages: set a deadline that is long
+    enough. During the call, calls that write to this user and its sessions
+    wait, reads still find all of it, and calls about others are not held up.
+    If the call ends with `DEADLINE_EXCEEDED`, it has deleted everything or
+    nothing.
 
-    Atomic. Safe to retry: an attempt that had succeeded unnoticed shows as
-    `NOT_FOUND`. But the id may have been used again in between, and then a
-    retry deletes what has come since.
+    Atomic. Safe to retry: if an earlier attempt succeeded unnoticed, the retry
+    returns `NOT_FOUND`. But if the ID was used again in between, a retry
+    deletes what was added since.
 
-    Returns `NOT_FOUND` if there is no such user.
+    Errors:
+
+    - `NOT_FOUND`: The user does not exist.
     """
     ListUsers: _aio.UnaryUnaryMultiCallable[_user_service_pb2.ListUsersRequest, _user_service_pb2.ListUsersResponse]  # type: ignore[assignment]
-    """Lists users a page at a time, by listing position. A page costs the same
-    wherever it starts. Responses stay under 4 MiB: a page may be shorter than
-    `limit` although `next_cursor` says that there is more.
+    """Lists users one page at a time, in the order of their listing positions.
+    The cost of a page does not depend on where it starts. Responses stay under
+    4 MiB: a page may have fewer users than `limit` although `next_cursor` says
+    that there are more.
 
     Safe to retry.
     """
     ListAllUsers: _aio.UnaryStreamMultiCallable[_user_service_pb2.ListAllUsersRequest, _user_service_pb2.ListAllUsersResponse]  # type: ignore[assignment]
-    """Streams all users in chunks, by listing position. Each user that exists when
-    the stream starts, and still does when its turn comes, is delivered exactly
-    once; a user created later may be left out. A slow reader slows the stream.
-    Chunks stay under 4 MiB: one may be shorter than `chunk_size`. The stream of
-    an empty listing has no chunk.
+    """Streams all users in chunks, in the order of their listing positions. Each
+    user that exists when the stream starts, and still exists when the stream
+    reaches it, is delivered exactly once; a user created later may be left
+    out. A slow reader slows the stream down. Chunks stay under 4 MiB: a chunk
+    may have fewer users than `chunk_size`. The stream of an empty listing has
+    no chunks.
 
-    Safe to retry: a broken stream is resumed by a new one, from the
-    `next_cursor` of the last chunk received.
+    Safe to retry: a new stream resumes a broken one, from the `next_cursor` of
+    the last chunk received.
     """
 
 class UserServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Keeps users, and forgets them.
+    """Manages users. Deleting a user deletes everything that belongs to it.
 
-    A user needs no creation: a session that comes to belong to an unknown user
-    creates a bare one, with nothing but its id, in the same transaction. `AddUser`
-    or `UpdateUser` fills it in, whichever comes first. A user's sessions are what
-    `SessionService.ListSessions` lists with `filter.user_id`; a user stays when
-    the last of them is deleted.
+    Users need not be created explicitly: a session that is given an unknown user
+    creates a placeholder user, which has only its ID, in the same transaction.
+    `AddUser` or `UpdateUser`, whichever comes first, makes the user complete.
+    `SessionService.ListSessions` with `filter.user_id` lists the sessions of a
+    user. A user remains when its last session is deleted.
 
-    A deleted user is `NOT_FOUND` to every RPC but `AddUser`. Its id used again, by
-    `AddUser` or by a session, starts anew: nothing of what it was is left. Errors
-    carry the details that `SessionService` describes.
+    For a deleted user, all RPCs return `NOT_FOUND` except `AddUser`. When
+    `AddUser` or a session uses the ID again, the user is recreated: nothing of
+    the deleted user is left. Errors carry the details that `SessionService`
+    describes.
 
-    To the calls of a credential that is bound to a user no other user exists:
-    others are in no listing, and `NOT_FOUND`. To add another is
-    `PERMISSION_DENIED`.
+    For a credential that is bound to a user, no other user exists: other users
+    are left out of listings, and RPCs return `NOT_FOUND` for them. Adding
+    another user is `PERMISSION_DENIED`.
     """
 
     @_abc_1.abstractmethod
@@ -225,14 +252,17 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _user_service_pb2.AddUserRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_user_pb2.User, _abc.Awaitable[_user_pb2.User]]:
-        """Creates a user, or fills in a bare one, which keeps its `created_at` and
-        listing position. An id that was deleted starts anew.
+        """Creates a user, or makes a placeholder user complete; the latter keeps its
+        `created_at` and listing position. If a deleted user has the ID, the user
+        is recreated.
 
-        Atomic. Safe to retry: an attempt that had succeeded unnoticed shows as
-        `ALREADY_EXISTS`.
+        Atomic. Safe to retry: if an earlier attempt succeeded unnoticed, the retry
+        returns `ALREADY_EXISTS`.
 
-        Returns `ALREADY_EXISTS` if the user was filled in already, even if with
-        nothing.
+        Errors:
+
+        - `ALREADY_EXISTS`: The user is complete already, even if it was made
+          complete without any values.
         """
 
     @_abc_1.abstractmethod
@@ -245,7 +275,9 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Safe to retry.
 
-        Returns `NOT_FOUND` if there is no such user.
+        Errors:
+
+        - `NOT_FOUND`: The user does not exist.
         """
 
     @_abc_1.abstractmethod
@@ -254,13 +286,15 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _user_service_pb2.UpdateUserRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_user_pb2.User, _abc.Awaitable[_user_pb2.User]]:
-        """Changes a user: only what is given. A bare user is filled in by it, even if
-        nothing is given: `AddUser` finds it there then.
+        """Changes the given fields of a user. Makes a placeholder user complete, even
+        if no field is given: `AddUser` then returns `ALREADY_EXISTS`.
 
-        Atomic: concurrent merges of different metadata keys all survive. Safe to
-        retry.
+        Atomic: concurrent merges of different metadata keys all take effect. Safe
+        to retry.
 
-        Returns `NOT_FOUND` if there is no such user.
+        Errors:
+
+        - `NOT_FOUND`: The user does not exist.
         """
 
     @_abc_1.abstractmethod
@@ -269,26 +303,29 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _user_service_pb2.DeleteUserRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_user_service_pb2.DeleteUserResponse, _abc.Awaitable[_user_service_pb2.DeleteUserResponse]]:
-        """Forgets a user: soft-deletes the user, all its sessions and all their
-        messages at one instant. No RPC returns them any more; the purge removes
-        them for good.
+        """Soft-deletes a user, all its sessions and all their messages at one
+        instant. No RPC returns them any more; the purge removes them permanently.
 
-        No RPC brings any of it back. The id of a session that was deleted with its
-        user, or before it, starts anew when it is used again, by
-        `SessionService.AddSession` or by `MemoryService.AddMemory`: without the old
-        metadata and user, with a new `created_at` and listing position; only its
-        sequences go on.
+        No RPC restores any of it. A session that was deleted with its user, or
+        before it, is recreated when its ID is used again, by
+        `SessionService.AddSession` or by `MemoryService.AddMemory`: without the
+        old metadata and user, with a new `created_at` and a new listing position;
+        only its sequences continue.
 
-        Takes a time that grows with what the user has, as 20 to 30 seconds for a
-        million messages: give it a deadline that is long enough. Meanwhile calls
-        that write to this user and its sessions wait, and reads find all of it;
-        calls about others go on. `DEADLINE_EXCEEDED` has deleted all or nothing.
+        The time that the call takes grows with the data of the user, for example
+        20 to 30 seconds for a million messages: set a deadline that is long
+        enough. During the call, calls that write to this user and its sessions
+        wait, reads still find all of it, and calls about others are not held up.
+        If the call ends with `DEADLINE_EXCEEDED`, it has deleted everything or
+        nothing.
 
-        Atomic. Safe to retry: an attempt that had succeeded unnoticed shows as
-        `NOT_FOUND`. But the id may have been used again in between, and then a
-        retry deletes what has come since.
+        Atomic. Safe to retry: if an earlier attempt succeeded unnoticed, the retry
+        returns `NOT_FOUND`. But if the ID was used again in between, a retry
+        deletes what was added since.
 
-        Returns `NOT_FOUND` if there is no such user.
+        Errors:
+
+        - `NOT_FOUND`: The user does not exist.
         """
 
     @_abc_1.abstractmethod
@@ -297,9 +334,10 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _user_service_pb2.ListUsersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_user_service_pb2.ListUsersResponse, _abc.Awaitable[_user_service_pb2.ListUsersResponse]]:
-        """Lists users a page at a time, by listing position. A page costs the same
-        wherever it starts. Responses stay under 4 MiB: a page may be shorter than
-        `limit` although `next_cursor` says that there is more.
+        """Lists users one page at a time, in the order of their listing positions.
+        The cost of a page does not depend on where it starts. Responses stay under
+        4 MiB: a page may have fewer users than `limit` although `next_cursor` says
+        that there are more.
 
         Safe to retry.
         """
@@ -310,14 +348,15 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _user_service_pb2.ListAllUsersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_user_service_pb2.ListAllUsersResponse], _abc.AsyncIterator[_user_service_pb2.ListAllUsersResponse]]:
-        """Streams all users in chunks, by listing position. Each user that exists when
-        the stream starts, and still does when its turn comes, is delivered exactly
-        once; a user created later may be left out. A slow reader slows the stream.
-        Chunks stay under 4 MiB: one may be shorter than `chunk_size`. The stream of
-        an empty listing has no chunk.
+        """Streams all users in chunks, in the order of their listing positions. Each
+        user that exists when the stream starts, and still exists when the stream
+        reaches it, is delivered exactly once; a user created later may be left
+        out. A slow reader slows the stream down. Chunks stay under 4 MiB: a chunk
+        may have fewer users than `chunk_size`. The stream of an empty listing has
+        no chunks.
 
-        Safe to retry: a broken stream is resumed by a new one, from the
-        `next_cursor` of the last chunk received.
+        Safe to retry: a new stream resumes a broken one, from the `next_cursor` of
+        the last chunk received.
         """
 
 def add_UserServiceServicer_to_server(servicer: UserServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
