@@ -11,23 +11,23 @@ from typing import Any
 
 import grpc
 import uvloop
-from palaver.v1.memory_service_pb2 import AddMemoryRequest, AddMemoryResponse
-from palaver.v1.session_pb2 import Session
-from palaver.v1.session_service_pb2 import GetSessionRequest
 
 from bench.database import LANGUAGE
 from bench.empty_server import serve
 from bench.floors import ADD_MEMORY
-from server.services.conversion import (
+from palaver.v1.memory_service_pb2 import AddMemoryRequest, AddMemoryResponse
+from palaver.v1.session_pb2 import Session
+from palaver.v1.session_service_pb2 import GetSessionRequest
+from palaver_server.database.connection import Connection
+from palaver_server.services.encoding.conversion import (
     added_memory,
     json_from_object,
     object_from_struct,
     session_message,
 )
-from server.store.connection import Connection
-from server.store.memory import AddedMemory, AddedMessage
-from server.store.sessions import SessionRow, SessionStore
-from server.store.uuid7 import uuid7
+from palaver_server.store.memory import AddedMemory, AddedMessage
+from palaver_server.store.sessions import SessionRow, SessionStore
+from palaver_server.store.uuid7 import uuid7
 
 
 class _BareMethods(grpc.GenericRpcHandler):

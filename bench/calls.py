@@ -6,6 +6,9 @@ from itertools import cycle
 from typing import Any
 
 from google.protobuf import message as protobuf
+
+from bench.database import LONGS, THOUSANDS, Database
+from bench.text import two_words
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import (
     AddMemoryRequest,
@@ -13,9 +16,6 @@ from palaver.v1.memory_service_pb2 import (
     SearchMemoryRequest,
 )
 from palaver.v1.session_service_pb2 import GetSessionRequest
-
-from bench.database import LONGS, THOUSANDS, Database
-from bench.text import two_words
 
 CONTENT = "The rains in Lagos end in November, and then the harmattan comes from the north. " * 2
 ROLE = "user"

@@ -6,18 +6,18 @@ from typing import Any
 
 import grpc
 from google.protobuf.json_format import MessageToDict
-from palaver.v1.memory_pb2 import Message
-from palaver.v1.memory_service_pb2 import GetMemoryRequest, SearchMemoryRequest
-from palaver.v1.memory_service_pb2_grpc import MemoryServiceStub
-from palaver.v1.session_pb2 import Session
-from palaver.v1.session_service_pb2 import GetSessionRequest
-from palaver.v1.session_service_pb2_grpc import SessionServiceStub
 
 from bench import calls, streams
 from bench.database import LONGS, THOUSANDS
 from bench.measurement import WrongAnswer
 from bench.servers import Palaver
 from bench.text import two_words
+from palaver.v1.memory_pb2 import Message
+from palaver.v1.memory_service_pb2 import GetMemoryRequest, SearchMemoryRequest
+from palaver.v1.memory_service_pb2_grpc import MemoryServiceStub
+from palaver.v1.session_pb2 import Session
+from palaver.v1.session_service_pb2 import GetSessionRequest
+from palaver.v1.session_service_pb2_grpc import SessionServiceStub
 
 _SAMPLE = 100
 

@@ -13,8 +13,8 @@ import grpc
 import uvloop
 from google.protobuf.empty_pb2 import Empty
 
-from server.config import Settings
-from server.transport import server_options
+from palaver_server.config import Settings
+from palaver_server.transport.server_options import server_options
 
 _NOTHING = Empty()
 

@@ -15,13 +15,13 @@ from bench import calls
 from bench.database import LONGS, Database
 from bench.measurement import Round, repeated
 from bench.streams import CHUNK_SIZE
-from server.store.embedding_queue import NO_QUEUE
-from server.store.memory import MemoryStore
-from server.store.messages import COLUMNS as MESSAGE_COLUMNS
-from server.store.messages import MessageRow, MessageStore
-from server.store.page import Span
-from server.store.sessions import COLUMNS as SESSION_COLUMNS
-from server.store.sessions import SessionRow, SessionStore
+from palaver_server.database.paging import Span
+from palaver_server.store.embedding_queue import NO_QUEUE
+from palaver_server.store.memory import MemoryStore
+from palaver_server.store.messages import COLUMNS as MESSAGE_COLUMNS
+from palaver_server.store.messages import MessageRow, MessageStore
+from palaver_server.store.sessions import COLUMNS as SESSION_COLUMNS
+from palaver_server.store.sessions import SessionRow, SessionStore
 
 ADD_MEMORY = MemoryStore.ADD_MEMORY.format(
     enqueue=NO_QUEUE.enqueue_written, locked=False, may_create=True

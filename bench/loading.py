@@ -12,7 +12,7 @@ from psycopg.sql import SQL, Identifier
 
 from bench import text
 from bench.database import LONG_MESSAGES, LONGS, MESSAGES_A_SESSION, THOUSANDS, Database
-from server.store.migrate import migrate
+from palaver_server.database.migrate import migrate
 
 _SESSIONS_A_STATEMENT = 100_000
 

@@ -12,7 +12,7 @@ from bench.ghz import Flood
 from bench.measurement import Comparison, Round, interleaved
 from bench.servers import Palaver
 from bench.stage import Stage
-from server.memory_trim import SECONDS_BETWEEN_TRIMS
+from palaver_server.process.memory_trim import SECONDS_BETWEEN_TRIMS
 
 TIMES = 3
 

@@ -17,15 +17,15 @@ from typing import Any
 
 import click
 import grpc
-from palaver.v1.admin_service_pb2 import ReindexRequest
-from palaver.v1.admin_service_pb2_grpc import AdminServiceStub
-from palaver.v1.memory_service_pb2 import SearchMemoryRequest
-from palaver.v1.memory_service_pb2_grpc import MemoryServiceStub
 
 from bench import servers
 from bench.database import Database
 from examples.load_conversation import messages_of, write
-from server.embedded import EmbeddedPostgres
+from palaver.v1.admin_service_pb2 import ReindexRequest
+from palaver.v1.admin_service_pb2_grpc import AdminServiceStub
+from palaver.v1.memory_service_pb2 import SearchMemoryRequest
+from palaver.v1.memory_service_pb2_grpc import MemoryServiceStub
+from palaver_server.process.embedded_postgres import EmbeddedPostgres
 
 DEPTHS = (5, 10, 25)
 MODES = ("KEYWORD", "SEMANTIC", "HYBRID")

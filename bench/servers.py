@@ -39,7 +39,7 @@ def palaver(
     """Runs `palaver serve` in the block, from when it is SERVING; its log goes to a file."""
     address = f"127.0.0.1:{free_port()}"
     command = [
-        "server", "serve", f"--listen={address}", f"--database-url={database.url}",
+        "palaver_server", "serve", f"--listen={address}", f"--database-url={database.url}",
         "--purge-interval-seconds=0", f"--embedder={embedder}", f"--workers={workers}",
     ]  # fmt: skip
     with _process(command, log) as process:

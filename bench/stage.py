@@ -17,7 +17,7 @@ from bench.ghz import Flood, Ghz
 from bench.loading import create
 from bench.measurement import Comparison, Round, interleaved
 from bench.servers import Palaver
-from server.embedded import EmbeddedPostgres
+from palaver_server.process.embedded_postgres import EmbeddedPostgres
 
 # A quarter of the memory for PostgreSQL, as its documentation advises for a server of its own;
 # durable commits, which are its defaults; and no checkpoint amid a round.

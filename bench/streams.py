@@ -11,10 +11,10 @@ from typing import Any
 
 import grpc
 import psutil
-from palaver.v1 import memory_service_pb2, session_service_pb2
 
 from bench.measurement import Round
 from bench.servers import Palaver
+from palaver.v1 import memory_service_pb2, session_service_pb2
 
 CHUNK_SIZE = 1_000
 

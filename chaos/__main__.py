@@ -36,7 +36,7 @@ def main(seconds: float, seed: int | None) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up, as Ctrl-C does
     console.print(f"seed {seed}, {seconds:g} seconds")
     # It tells of each fault.
-    logging.getLogger("server.embedded").setLevel(logging.CRITICAL)
+    logging.getLogger("palaver_server.process.embedded_postgres").setLevel(logging.CRITICAL)
     with scratch_directory() as directory:
         run = Run(seed, seconds, directory, console)
         asyncio.run(run())

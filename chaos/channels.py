@@ -5,11 +5,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import grpc
+
 from palaver.v1.admin_service_pb2_grpc import AdminServiceStub
 from palaver.v1.memory_service_pb2_grpc import MemoryServiceStub
 from palaver.v1.session_service_pb2_grpc import SessionServiceStub
 from palaver.v1.user_service_pb2_grpc import UserServiceStub
-
 from tests.support.processes import ROOT
 
 _SERVICE_CONFIG = (ROOT / "clients" / "service_config.json").read_text()

@@ -11,7 +11,7 @@ import psutil
 
 from chaos.ledger import Ledger
 from chaos.servers import Server
-from server.embedded import EmbeddedPostgres
+from palaver_server.process.embedded_postgres import EmbeddedPostgres
 
 # Seconds. Between the faults of one victim there is time to get some work done.
 _PAUSE = (1.0, 8.0)

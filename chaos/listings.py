@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from random import Random
 
 from google.protobuf.duration_pb2 import Duration
-from palaver.v1.admin_service_pb2 import PurgeDeletedRequest
-from palaver.v1.session_pb2 import Session
-from palaver.v1.session_service_pb2 import ListAllSessionsRequest, ListSessionsRequest
 
 from chaos.book import BrokenPromise
 from chaos.caller import Caller
 from chaos.ledger import Ledger
+from palaver.v1.admin_service_pb2 import PurgeDeletedRequest
+from palaver.v1.session_pb2 import Session
+from palaver.v1.session_service_pb2 import ListAllSessionsRequest, ListSessionsRequest
 
 
 class Listing:

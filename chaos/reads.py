@@ -5,6 +5,10 @@ from random import Random
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
+
+from chaos.book import Book, BrokenPromise, Found, Place, name_of
+from chaos.caller import Caller, Refused, Request, rpc_of
+from chaos.reading import Reading
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import (
     GetMemoryRequest,
@@ -14,10 +18,6 @@ from palaver.v1.memory_service_pb2 import (
     StreamMessagesRequest,
 )
 from palaver.v1.session_service_pb2 import GetSessionRequest
-
-from chaos.book import Book, BrokenPromise, Found, Place, name_of
-from chaos.caller import Caller, Refused, Request, rpc_of
-from chaos.reading import Reading
 
 # A word that every message has.
 WORD = "chaos"

@@ -19,7 +19,7 @@ from chaos.listings import Lister
 from chaos.owner import Owner
 from chaos.servers import Server, serving
 from chaos.users import UserOwner
-from server.embedded import EmbeddedPostgres
+from palaver_server.process.embedded_postgres import EmbeddedPostgres
 
 _SERVERS = 2
 

@@ -4,6 +4,11 @@ from collections.abc import Sequence
 from random import Random
 
 from google.protobuf.struct_pb2 import Struct
+
+from chaos.book import Book, BrokenPromise, Place, name_of
+from chaos.caller import Caller, Refused
+from chaos.ledger import NO_ANSWER
+from chaos.reads import found_in
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import (
     AddMemoryRequest,
@@ -13,11 +18,6 @@ from palaver.v1.memory_service_pb2 import (
     UpdateMessageRequest,
 )
 from palaver.v1.session_service_pb2 import DeleteSessionRequest, UpdateSessionRequest
-
-from chaos.book import Book, BrokenPromise, Place, name_of
-from chaos.caller import Caller, Refused
-from chaos.ledger import NO_ANSWER
-from chaos.reads import found_in
 
 
 async def add(

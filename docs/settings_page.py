@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from server.config import DatabaseSettings, Settings
+from palaver_server.config import DatabaseSettings, Settings
 
 _INTRODUCTION = """\
 # Settings

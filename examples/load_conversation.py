@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import AddMemoryRequest, StreamMessagesRequest
 from palaver.v1.memory_service_pb2_grpc import MemoryServiceStub

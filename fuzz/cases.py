@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fuzz.chance import chance
 from fuzz.damage import damaged
 from fuzz.messages import Encoded, messages
-from server import app
+from palaver_server.bootstrap import server as app
 
 SERVICES = (*app.SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
 

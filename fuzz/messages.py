@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from fuzz import values
 from fuzz.chance import chance
-from server.services.wire import delimited, varint
+from palaver_server.services.encoding.wire import delimited, varint
 
 _INTEGER, _FIXED64, _DELIMITED, _GROUP, _GROUP_END, _FIXED32 = range(6)
 

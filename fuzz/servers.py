@@ -17,8 +17,8 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from bench import servers
 from bench.database import Database
-from server.embedded import EmbeddedPostgres
-from server.store.migrate import migrate
+from palaver_server.database.migrate import migrate
+from palaver_server.process.embedded_postgres import EmbeddedPostgres
 
 # What is written here is not to last.
 _POSTGRES_SETTINGS = {"fsync": "off", "synchronous_commit": "off"}

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fuzz import json_paths
 from fuzz.chance import chance
-from server import app
+from palaver_server.bootstrap import server as app
 
 # Few, so that requests meet what others have written.
 SESSION_IDS = [f"s{number}" for number in range(8)]

@@ -15,11 +15,11 @@ import uvloop
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from server import app
-from server.config import Settings
-from server.embedded import EmbeddedPostgres
-from server.store.migrate import migrate
-from server.store.pool import Pool
+from palaver_server.bootstrap import server as app
+from palaver_server.config import Settings
+from palaver_server.database.migrate import migrate
+from palaver_server.database.pool import Pool
+from palaver_server.process.embedded_postgres import EmbeddedPostgres
 from tests.support.client import Client, connected
 from tests.support.endpoint import Endpoint, running_endpoint
 from tests.support.processes import scratch_directory

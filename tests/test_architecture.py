@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from server import app
+from palaver_server.bootstrap import server as app
 from tests.support.processes import ROOT
 
 STUBS = ("palaver", "google.protobuf")
@@ -16,125 +16,183 @@ STUBS = ("palaver", "google.protobuf")
 # What each part may import beside the standard library and itself. The longest name that
 # fits counts; a new part needs a line of its own.
 ALLOWED: dict[str, tuple[str, ...]] = {
-    "server.errors": (),
-    "server.call": (),
-    "server.logs": ("server.call", "orjson"),
-    "server.principal": (),
-    "server.addresses": (),
-    "server.credentials": ("server.errors", "server.principal", "jwt", "cryptography", "pydantic"),
-    "server.store": (
-        "server.call",
-        "server.errors",
-        "server.principal",
+    "palaver_server.errors": (),
+    "palaver_server.call_context": (),
+    "palaver_server.process.logging_setup": ("palaver_server.call_context", "orjson"),
+    "palaver_server.auth.principal": (),
+    "palaver_server.addresses": (),
+    "palaver_server.auth": (
+        "palaver_server.errors",
+        "palaver_server.auth.principal",
+        "jwt",
+        "cryptography",
+        "pydantic",
+    ),
+    "palaver_server.store": (
+        "palaver_server.call_context",
+        "palaver_server.errors",
+        "palaver_server.auth.principal",
         "psycopg",
         "psycopg_pool",
     ),
-    "server.services": ("server.store", "server.errors", "server.principal", *STUBS),
-    "server.services.context": ("grpc",),
-    "server.services.admin_service": (
-        "server.services",
-        "server.purge",
-        "server.reindexing",
+    "palaver_server.services": (
+        "palaver_server.store",
+        "palaver_server.errors",
+        "palaver_server.auth.principal",
         *STUBS,
     ),
-    "server.services.memory_service": (
-        "server.services",
-        "server.store",
-        "server.errors",
-        "server.search",
+    "palaver_server.services.context": ("grpc",),
+    "palaver_server.services.admin_service": (
+        "palaver_server.services",
+        "palaver_server.purge.purger",
+        "palaver_server.search.reindexing",
         *STUBS,
     ),
-    "server.services.search_request": ("server.services", "server.store", "server.search", *STUBS),
-    "server.services.conversion": (
-        "server.services.wire",
-        "server.store",
-        "server.purge",
-        "server.search",
-        "server.embedding",
+    "palaver_server.services.memory_service": (
+        "palaver_server.services",
+        "palaver_server.store",
+        "palaver_server.errors",
+        "palaver_server.search.searcher",
+        *STUBS,
+    ),
+    "palaver_server.services.search_request": (
+        "palaver_server.services",
+        "palaver_server.store",
+        "palaver_server.search.searcher",
+        *STUBS,
+    ),
+    "palaver_server.services.encoding.conversion": (
+        "palaver_server.services.encoding.wire",
+        "palaver_server.store",
+        "palaver_server.purge.purger",
+        "palaver_server.search.searcher",
+        "palaver_server.embedding.worker",
         "orjson",
         *STUBS,
     ),
-    "server.interceptors": (
-        "server.call",
-        "server.errors",
-        "server.principal",
+    "palaver_server.interceptors": (
+        "palaver_server.call_context",
+        "palaver_server.errors",
+        "palaver_server.auth.principal",
         "grpc",
         "grpc_status",
         "google",
     ),
-    "server.interceptors.authentication": (
-        "server.interceptors",
-        "server.call",
-        "server.credentials",
-        "server.errors",
-        "server.principal",
+    "palaver_server.interceptors.authentication": (
+        "palaver_server.interceptors",
+        "palaver_server.call_context",
+        "palaver_server.auth",
+        "palaver_server.errors",
+        "palaver_server.auth.principal",
     ),
-    "server.telemetry": (
-        "server.call",
-        "server.errors",
-        "server.store",
+    "palaver_server.telemetry": (
+        "palaver_server.call_context",
+        "palaver_server.errors",
+        "palaver_server.store",
         "prometheus_client",
         "opentelemetry",
         "psycopg",
         "google",
     ),
-    "server.telemetry.metrics": (
-        "server.telemetry",
-        "server.addresses",
-        "server.store",
+    "palaver_server.telemetry.metrics": (
+        "palaver_server.telemetry",
+        "palaver_server.addresses",
+        "palaver_server.store",
         "prometheus_client",
         "google",
     ),
-    "server.telemetry.telemetry": (
-        "server.telemetry",
-        "server.interceptors",
-        "server.store",
+    "palaver_server.telemetry.telemetry": (
+        "palaver_server.telemetry",
+        "palaver_server.interceptors",
+        "palaver_server.store",
         "google",
     ),
-    "server.tls": ("server.credentials", "grpc"),
-    "server.security": (
-        "server.config",
-        "server.credentials",
-        "server.interceptors",
-        "server.tls",
+    "palaver_server.transport.tls": ("palaver_server.auth", "grpc"),
+    "palaver_server.bootstrap.security": (
+        "palaver_server.config",
+        "palaver_server.auth",
+        "palaver_server.interceptors",
+        "palaver_server.transport.tls",
         "grpc",
     ),
-    "server.purge": ("server.store", "server.errors"),
-    "server.shutdown": ("server.interceptors", "grpc", "grpc_health"),
-    "server.transport": ("server.config",),
-    "server.workers": (
-        "server.addresses",
-        "server.config",
-        "server.errors",
-        "server.logs",
+    "palaver_server.purge.purger": ("palaver_server.store", "palaver_server.errors"),
+    "palaver_server.transport.shutdown": ("palaver_server.interceptors", "grpc", "grpc_health"),
+    "palaver_server.transport.server_options": ("palaver_server.config",),
+    "palaver_server.bootstrap.workers": (
+        "palaver_server.addresses",
+        "palaver_server.config",
+        "palaver_server.errors",
+        "palaver_server.process.logging_setup",
         "uvloop",
     ),
-    "server.embedders": ("server.errors", "httpx2", "wordllama"),
-    "server.embedders.choice": ("server.embedders", "server.config"),
-    "server.embedding": ("server.embedders", "server.store", "server.errors"),
-    "server.semantics": (
-        "server.config",
-        "server.embedders",
-        "server.embedding",
-        "server.semantic_search",
-        "server.store",
-        "server.errors",
+    "palaver_server.embedding.embedders": ("palaver_server.errors", "httpx2", "wordllama"),
+    "palaver_server.bootstrap.embedder_choice": (
+        "palaver_server.embedding.embedders",
+        "palaver_server.config",
     ),
-    "server.reindexing": ("server.embedding", "server.store"),
-    "server.search": ("server.semantic_search", "server.snippet", "server.store", "server.errors"),
-    "server.snippet": (),
-    "server.semantic_search": ("server.embedders", "server.store", "server.errors"),
-    "server.health": ("server.store", "server.errors", "psycopg", "grpc_health"),
-    "server.health_service": ("grpc_health",),
-    "server.channel": ("server.addresses", "server.errors", "grpc"),
-    "server.progress_display": ("rich",),
-    "server.purge_command": ("server.channel", "server.progress_display", "grpc", "rich", *STUBS),
-    "server.reindex_command": ("server.channel", "server.progress_display", "grpc", "rich", *STUBS),
-    "server.held_signals": (),
-    "server.memory_trim": (),
-    "server.embedded": ("server.errors", "server.held_signals", "psycopg", "psutil"),
-    "server.config": (
-        "server.addresses",
+    "palaver_server.embedding.worker": (
+        "palaver_server.embedding.embedders",
+        "palaver_server.store",
+        "palaver_server.errors",
+    ),
+    "palaver_server.bootstrap.embedding": (
+        "palaver_server.config",
+        "palaver_server.embedding.embedders",
+        "palaver_server.embedding.worker",
+        "palaver_server.embedding.semantic_search",
+        "palaver_server.store",
+        "palaver_server.errors",
+    ),
+    "palaver_server.search.reindexing": ("palaver_server.embedding.worker", "palaver_server.store"),
+    "palaver_server.search.searcher": (
+        "palaver_server.embedding.semantic_search",
+        "palaver_server.search.snippet",
+        "palaver_server.store",
+        "palaver_server.errors",
+    ),
+    "palaver_server.search.snippet": (),
+    "palaver_server.embedding.semantic_search": (
+        "palaver_server.embedding.embedders",
+        "palaver_server.store",
+        "palaver_server.errors",
+    ),
+    "palaver_server.transport.database_health": (
+        "palaver_server.store",
+        "palaver_server.errors",
+        "psycopg",
+        "grpc_health",
+    ),
+    "palaver_server.transport.health_service": ("grpc_health",),
+    "palaver_server.cli.client_connection": (
+        "palaver_server.addresses",
+        "palaver_server.errors",
+        "grpc",
+    ),
+    "palaver_server.cli.progress": ("rich",),
+    "palaver_server.cli.purge": (
+        "palaver_server.cli.client_connection",
+        "palaver_server.cli.progress",
+        "grpc",
+        "rich",
+        *STUBS,
+    ),
+    "palaver_server.cli.reindex": (
+        "palaver_server.cli.client_connection",
+        "palaver_server.cli.progress",
+        "grpc",
+        "rich",
+        *STUBS,
+    ),
+    "palaver_server.process.deferred_signals": (),
+    "palaver_server.process.memory_trim": (),
+    "palaver_server.process.embedded_postgres": (
+        "palaver_server.errors",
+        "palaver_server.process.deferred_signals",
+        "psycopg",
+        "psutil",
+    ),
+    "palaver_server.config": (
+        "palaver_server.addresses",
         "pydantic",
         "pydantic_settings",
         "platformdirs",
@@ -143,11 +201,13 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 }
 
 # They put everything together, and nothing imports them.
-ROOTS = ("server.app", "server.__main__")
+ROOTS = ("palaver_server.bootstrap.server", "palaver_server.cli.main")
 
 
 def module_name(path: Path) -> str:
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    return ".".join(path.relative_to(ROOT / "server").with_suffix("").parts).removesuffix(
+        ".__init__"
+    )
 
 
 SOURCES = {module_name(path): path for path in sorted((ROOT / "server").rglob("*.py"))}
@@ -170,7 +230,7 @@ def is_in(name: str, part: str) -> bool:
     return name == part or name.startswith(f"{part}.")
 
 
-@pytest.mark.parametrize("module", sorted(set(SOURCES) - set(ROOTS) - {"server"}))
+@pytest.mark.parametrize("module", sorted(set(SOURCES) - set(ROOTS) - {"palaver_server"}))
 def test_a_module_imports_what_its_part_may_and_nothing_else(module: str) -> None:
     parts = [part for part in ALLOWED if is_in(module, part)]
     assert parts, f"{module} has no line in ALLOWED"
@@ -180,7 +240,7 @@ def test_a_module_imports_what_its_part_may_and_nothing_else(module: str) -> Non
     assert [name for name in imports(module) if not any(is_in(name, one) for one in allowed)] == []
 
 
-@pytest.mark.parametrize("module", sorted(set(SOURCES) - {"server.__main__"}))
+@pytest.mark.parametrize("module", sorted(set(SOURCES) - {"palaver_server.cli.main"}))
 def test_nothing_but_the_command_line_imports_what_puts_all_together(module: str) -> None:
     assert [name for name in imports(module) if any(is_in(name, root) for root in ROOTS)] == []
 
@@ -213,7 +273,7 @@ def test_errors_become_statuses_in_one_place_alone() -> None:
         if isinstance(node, ast.Attribute) and node.attr in words
     }
 
-    assert speakers == {"server.interceptors.error_mapping"}
+    assert speakers == {"palaver_server.interceptors.error_mapping"}
 
 
 def test_every_service_of_the_contract_is_registered() -> None:

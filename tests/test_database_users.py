@@ -5,12 +5,12 @@ from typing import Any
 
 import psycopg
 import pytest
-from palaver.v1.admin_service_pb2 import PurgeDeletedRequest
-from palaver.v1.session_service_pb2 import DeleteSessionRequest, GetSessionRequest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from server.store.migrate import migrate
+from palaver.v1.admin_service_pb2 import PurgeDeletedRequest
+from palaver.v1.session_service_pb2 import DeleteSessionRequest, GetSessionRequest
+from palaver_server.database.migrate import migrate
 from tests.conftest import Run, StartServer
 from tests.support.client import Client
 

@@ -10,8 +10,8 @@ import grpc
 import promql_parser
 import pytest
 import yaml
-from palaver.v1.session_service_pb2 import GetSessionRequest
 
+from palaver.v1.session_service_pb2 import GetSessionRequest
 from tests.conftest import StartServer
 from tests.support.client import Client, refused, wait_until
 from tests.support.endpoint import Endpoint

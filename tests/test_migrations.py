@@ -9,17 +9,19 @@ import psycopg
 import pytest
 from click.testing import CliRunner
 
-from server import app
-from server.__main__ import main
-from server.config import Settings
-from server.errors import DatabaseTooNew
-from server.store import migrate as migrations
-from server.store.migrate import Migration, known_migrations, migrate
+from palaver_server.bootstrap import server as app
+from palaver_server.cli.main import main
+from palaver_server.config import Settings
+from palaver_server.database import migrate as migrations
+from palaver_server.database.migrate import Migration, known_migrations, migrate
+from palaver_server.errors import DatabaseTooNew
 from tests.conftest import Run
 from tests.support.ledger import audit_tables
 from tests.support.processes import ROOT
 
 KNOWN = known_migrations()
+MIGRATIONS = ROOT / "server/palaver_server/database/migrations"
+MIGRATIONS = ROOT / "server/palaver_server/database/migrations"
 NAMES = [migration.name for migration in KNOWN]
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -46,7 +48,7 @@ def recorded_names(connection: Connection) -> list[str]:
 
 
 def test_the_files_are_numbered_without_gaps() -> None:
-    names = sorted(file.name for file in (ROOT / "server/store/migrations").iterdir())
+    names = sorted(file.name for file in MIGRATIONS.iterdir())
 
     assert [int(name[:4]) for name in names] == list(range(1, len(names) + 1))
     assert all(re.fullmatch(r"\d{4}(_[a-z0-9]+){2,}\.sql", name) for name in names)

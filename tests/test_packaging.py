@@ -16,7 +16,7 @@ def wheel() -> Iterator[zipfile.ZipFile]:
     with scratch_directory() as directory:
         command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(directory)]
         subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-        (path,) = directory.glob("palaver-*.whl")
+        (path,) = directory.glob("palaver_server-*.whl")
         with zipfile.ZipFile(path) as wheel:
             yield wheel
 
@@ -28,7 +28,7 @@ def files_in(directory: Path, *suffixes: str) -> set[str]:
 
 
 def test_it_holds_the_server_with_its_migrations(wheel: zipfile.ZipFile) -> None:
-    sources = {f"server/{name}" for name in files_in(ROOT / "server", ".py", ".sql")}
+    sources = files_in(ROOT / "server", ".py", ".sql")
 
     assert sources <= set(wheel.namelist())
     assert any(name.endswith(".sql") for name in sources)
@@ -44,11 +44,14 @@ def test_it_holds_the_stubs_where_they_import_each_other_from(wheel: zipfile.Zip
 def test_it_holds_nothing_else(wheel: zipfile.ZipFile) -> None:
     top = {name.partition("/")[0] for name in wheel.namelist()}
 
-    assert {name for name in top if not name.startswith("palaver-")} == {"server", "palaver"}
+    assert {name for name in top if not name.startswith("palaver_server-")} == {
+        "palaver_server",
+        "palaver",
+    }
     assert not [name for name in wheel.namelist() if "__pycache__" in name]
 
 
 def test_it_installs_the_command(wheel: zipfile.ZipFile) -> None:
     (entry_points,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))
 
-    assert "palaver = server.__main__:main" in wheel.read(entry_points).decode()
+    assert "palaver = palaver_server.cli.main:main" in wheel.read(entry_points).decode()

@@ -8,10 +8,10 @@ import grpc
 import psycopg
 import pytest
 from google.rpc.error_details_pb2 import PreconditionFailure
-from palaver.v1.memory_service_pb2 import SearchMemoryRequest
 from psycopg.conninfo import make_conninfo
 
-from server.store.migrate import migrate
+from palaver.v1.memory_service_pb2 import SearchMemoryRequest
+from palaver_server.database.migrate import migrate
 from tests.conftest import Run, StartServer
 from tests.support.client import Client, refused, wait_until
 from tests.support.endpoint import Endpoint

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from server.config import Settings
+from palaver_server.config import Settings
 from tests.support.client import Client
 
 README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from server.credentials import sources
+from palaver_server.auth import sources
 from tests.support.callers import KeysFile
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
+
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import (
     AddMemoryRequest,
@@ -22,7 +23,6 @@ from palaver.v1.session_service_pb2 import (
     GetSessionRequest,
     ListSessionsRequest,
 )
-
 from tests.support.client import Client, refused, struct
 
 

@@ -7,6 +7,7 @@ import psycopg
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.error_details_pb2 import BadRequest
+
 from palaver.v1.memory_pb2 import Memory, Message
 from palaver.v1.memory_service_pb2 import (
     AddMemoryRequest,
@@ -17,7 +18,6 @@ from palaver.v1.memory_service_pb2 import (
 )
 from palaver.v1.session_pb2 import Session
 from palaver.v1.session_service_pb2 import GetSessionRequest
-
 from tests.support.client import Client, refused, struct
 
 OLD = Timestamp(seconds=1_000_000_000)

@@ -4,6 +4,7 @@ from typing import Any
 
 import psycopg
 from google.protobuf.duration_pb2 import Duration
+
 from palaver.v1.admin_service_pb2 import PurgeDeletedRequest, PurgeDeletedResponse, PurgeProgress
 from palaver.v1.memory_service_pb2 import (
     DeleteMemoryRequest,
@@ -15,8 +16,7 @@ from palaver.v1.session_service_pb2 import (
     GetSessionRequest,
     ListSessionsRequest,
 )
-
-from server.store.purge import PurgeStore
+from palaver_server.purge.purge_store import PurgeStore
 from tests.conftest import StartServer
 from tests.support.client import Client, wait_until
 

@@ -13,11 +13,11 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
-from palaver.v1.session_service_pb2 import AddSessionRequest, GetSessionRequest
 
-from server.credentials.api_keys import make_key
-from server.interceptors.authorization import POLICY
-from server.principal import Role
+from palaver.v1.session_service_pb2 import AddSessionRequest, GetSessionRequest
+from palaver_server.auth.api_keys import make_key
+from palaver_server.auth.principal import Role
+from palaver_server.interceptors.authorization import POLICY
 from tests.conftest import StartServer
 from tests.support import contract
 from tests.support.callers import KeysFile, caller
@@ -230,7 +230,7 @@ def test_a_method_without_a_row_is_nobodys(
 ) -> None:
     method = "/palaver.v1.SessionService/GetSession"
     shorter = {name: role for name, role in POLICY.items() if name != method}
-    monkeypatch.setattr("server.interceptors.authorization.POLICY", shorter)
+    monkeypatch.setattr("palaver_server.interceptors.authorization.POLICY", shorter)
     admin = keys_file.add(Role.ADMIN)
     address = start_server(credentials=keys_file.path).address
 

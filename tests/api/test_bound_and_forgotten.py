@@ -5,6 +5,7 @@ from typing import Any
 
 import grpc
 import pytest
+
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import AddMemoryRequest
 from palaver.v1.session_service_pb2 import AddSessionRequest, GetSessionRequest
@@ -14,8 +15,7 @@ from palaver.v1.user_service_pb2 import (
     ListAllUsersRequest,
     ListUsersRequest,
 )
-
-from server.principal import Role
+from palaver_server.auth.principal import Role
 from tests.conftest import StartServer
 from tests.support.callers import KeysFile, caller
 from tests.support.client import Client, refused

@@ -7,6 +7,7 @@ import grpc
 import pytest
 from google.protobuf.descriptor import MethodDescriptor
 from google.rpc.error_details_pb2 import ErrorInfo
+
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import AddMemoryRequest, GetMemoryRequest
 from palaver.v1.session_pb2 import SessionFilter
@@ -18,8 +19,7 @@ from palaver.v1.session_service_pb2 import (
     ListSessionsRequest,
     UpdateSessionRequest,
 )
-
-from server.principal import Role
+from palaver_server.auth.principal import Role
 from tests.conftest import StartServer
 from tests.support import contract
 from tests.support.callers import KeysFile, caller

@@ -7,11 +7,11 @@ import grpc
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+
 from palaver.v1.memory_service_pb2 import StreamMessagesRequest
 from palaver.v1.session_service_pb2 import GetSessionRequest
-
-from server.call import Call
-from server.telemetry.call_log import log_calls
+from palaver_server.call_context import Call
+from palaver_server.telemetry.call_log import log_calls
 from tests.conftest import StartServer
 from tests.support.callers import KeysFile, caller
 from tests.support.client import Client, wait_until

@@ -5,9 +5,9 @@ from typing import Any
 
 import grpc
 from google.rpc.error_details_pb2 import RetryInfo
+
 from palaver.v1.memory_service_pb2 import StreamMessagesRequest, StreamMessagesResponse
 from palaver.v1.session_service_pb2 import DeleteSessionRequest, GetSessionRequest
-
 from tests.conftest import StartServer
 from tests.support.client import Client, connected, refused, wait_until
 from tests.support.concurrency import Connection, count_blocked, unless_refused, wait_until_blocked

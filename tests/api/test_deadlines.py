@@ -7,10 +7,10 @@ import grpc
 import psycopg
 import pytest
 from google.rpc.error_details_pb2 import ErrorInfo
+
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import AddMemoryRequest, StreamMessagesRequest
 from palaver.v1.session_service_pb2 import GetSessionRequest
-
 from tests.conftest import StartServer
 from tests.support.client import Client, refused
 from tests.support.concurrency import (

@@ -6,11 +6,11 @@ from typing import Any
 
 import psycopg
 import pytest
+
 from palaver.v1.admin_service_pb2 import ReindexRequest
 from palaver.v1.memory_service_pb2 import DeleteMessagesRequest, UpdateMessageRequest
-
-from server import embedding
-from server.store.pool import Pool
+from palaver_server.database.pool import Pool
+from palaver_server.embedding import worker as embedding
 from tests.conftest import Run, StartServer
 from tests.support.client import Client, wait_until
 from tests.support.concurrency import begin

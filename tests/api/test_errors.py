@@ -6,6 +6,7 @@ from typing import Any
 import grpc
 import pytest
 from google.rpc.error_details_pb2 import BadRequest, ResourceInfo
+
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import (
     AddMemoryRequest,
@@ -27,7 +28,6 @@ from palaver.v1.session_service_pb2 import (
     UpdateSessionRequest,
 )
 from palaver.v1.user_service_pb2 import AddUserRequest, UpdateUserRequest
-
 from tests.support.client import Client, refused, struct
 
 # Every RPC that is about a session that must be there.

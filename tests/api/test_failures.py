@@ -8,6 +8,7 @@ import grpc
 import psycopg
 import pytest
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
+
 from palaver.v1.memory_pb2 import Memory, Message
 from palaver.v1.memory_service_pb2 import (
     AddMemoryRequest,
@@ -16,7 +17,6 @@ from palaver.v1.memory_service_pb2 import (
     StreamMessagesResponse,
 )
 from palaver.v1.session_service_pb2 import DeleteSessionRequest, GetSessionRequest
-
 from tests.conftest import StartServer
 from tests.support.client import Client, refused, wait_until
 

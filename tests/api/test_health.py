@@ -8,9 +8,9 @@ import pytest
 from google.protobuf.descriptor_pool import Default as DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1.health_pb2 import HealthCheckResponse
-from palaver.v1.session_service_pb2 import GetSessionRequest
 
-from server import app
+from palaver.v1.session_service_pb2 import GetSessionRequest
+from palaver_server.bootstrap import server as app
 from tests.conftest import StartServer
 from tests.support.client import Client
 from tests.support.concurrency import begin, wait_until_blocked

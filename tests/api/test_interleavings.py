@@ -6,6 +6,7 @@ import grpc
 import psycopg
 import pytest
 from google.rpc.error_details_pb2 import ErrorInfo
+
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import (
     AddMemoryRequest,
@@ -17,7 +18,6 @@ from palaver.v1.session_service_pb2 import (
     DeleteSessionRequest,
     GetSessionRequest,
 )
-
 from tests.support.client import Client, refused, struct
 from tests.support.concurrency import PATIENCE, Connection, begin, wait_until_blocked
 

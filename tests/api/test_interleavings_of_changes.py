@@ -8,6 +8,7 @@ import grpc
 import psycopg
 import pytest
 from google.rpc.error_details_pb2 import ResourceInfo
+
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import (
     AddMemoryRequest,
@@ -20,7 +21,6 @@ from palaver.v1.session_service_pb2 import (
     GetSessionRequest,
     UpdateSessionRequest,
 )
-
 from tests.support.client import Client, refused, struct
 from tests.support.concurrency import PATIENCE, Connection, Gate, begin, wait_until_blocked
 

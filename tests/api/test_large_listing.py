@@ -9,12 +9,12 @@ from typing import Any
 
 import psycopg
 import pytest
+
 from palaver.v1.session_service_pb2 import (
     AddSessionRequest,
     DeleteSessionRequest,
     ListAllSessionsRequest,
 )
-
 from tests.support.client import Client
 
 WRITERS = 2

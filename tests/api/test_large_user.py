@@ -5,6 +5,7 @@ from datetime import UTC
 import psycopg
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message as ProtobufMessage
+
 from palaver.v1.admin_service_pb2 import PurgeDeletedRequest
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import AddMemoryRequest, DeleteMessagesRequest, GetMemoryRequest
@@ -25,7 +26,6 @@ from palaver.v1.user_service_pb2 import (
     ListUsersRequest,
     UpdateUserRequest,
 )
-
 from tests.conftest import StartServer
 from tests.support.client import Client, struct
 from tests.support.concurrency import PATIENCE, Connection, Gate, begin, wait_until_blocked

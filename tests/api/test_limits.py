@@ -11,6 +11,7 @@ from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.error_details_pb2 import BadRequest
 from grpc_status import rpc_status
+
 from palaver.v1.admin_service_pb2 import PurgeDeletedRequest
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import (
@@ -40,7 +41,6 @@ from palaver.v1.user_service_pb2 import (
     ListUsersRequest,
     UpdateUserRequest,
 )
-
 from tests.support.client import Client, struct
 
 MIB = 1024 * 1024

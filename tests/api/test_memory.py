@@ -5,6 +5,7 @@ from typing import Any
 import grpc
 import psycopg
 import pytest
+
 from palaver.v1.memory_pb2 import Memory, Message
 from palaver.v1.memory_service_pb2 import (
     AddMemoryRequest,
@@ -13,7 +14,6 @@ from palaver.v1.memory_service_pb2 import (
     GetMemoryRequest,
 )
 from palaver.v1.session_service_pb2 import AddSessionRequest, GetSessionRequest
-
 from tests.conftest import StartServer
 from tests.support.client import Client, refused, struct
 

@@ -6,6 +6,7 @@ from typing import Any
 import grpc
 import psycopg
 import pytest
+
 from palaver.v1.memory_service_pb2 import (
     DeleteMemoryRequest,
     DeleteMessagesRequest,
@@ -16,7 +17,6 @@ from palaver.v1.memory_service_pb2 import (
     StreamMessagesResponse,
 )
 from palaver.v1.session_service_pb2 import AddSessionRequest
-
 from tests.support.client import Client, refused
 
 MAX_RESPONSE_BYTES = 4 * 1024 * 1024

@@ -5,6 +5,7 @@ from typing import Any
 import grpc
 import pytest
 from google.rpc.error_details_pb2 import BadRequest
+
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import (
     AddMemoryRequest,
@@ -14,7 +15,6 @@ from palaver.v1.memory_service_pb2 import (
 )
 from palaver.v1.session_pb2 import Session
 from palaver.v1.session_service_pb2 import GetSessionRequest
-
 from tests.support.client import Client, refused, struct
 
 

@@ -8,13 +8,13 @@ from typing import Any
 import grpc
 import psycopg
 import pytest
+
 from palaver.v1.memory_service_pb2 import StreamMessagesRequest
 from palaver.v1.session_service_pb2 import (
     AddSessionRequest,
     DeleteSessionRequest,
     GetSessionRequest,
 )
-
 from tests.conftest import StartServer
 from tests.support.client import Client, refused, wait_until
 from tests.support.concurrency import begin, wait_until_blocked

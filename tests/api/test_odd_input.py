@@ -8,6 +8,7 @@ from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import (
     AddMemoryRequest,
@@ -24,7 +25,6 @@ from palaver.v1.session_service_pb2 import (
     UpdateSessionRequest,
 )
 from palaver.v1.user_service_pb2 import AddUserRequest, DeleteUserRequest, GetUserRequest
-
 from tests.support.client import Client, struct
 
 MIB = 1024 * 1024

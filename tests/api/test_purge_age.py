@@ -8,9 +8,9 @@ import psycopg
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import BadRequest
+
 from palaver.v1.admin_service_pb2 import PurgeDeletedRequest, PurgeDeletedResponse, PurgeProgress
 from palaver.v1.memory_service_pb2 import DeleteMemoryRequest
-
 from tests.conftest import StartServer
 from tests.support.client import Client, refused, wait_until
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 from google.protobuf.duration_pb2 import Duration
+
 from palaver.v1.admin_service_pb2 import PurgeDeletedRequest
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import (
@@ -18,7 +19,6 @@ from palaver.v1.session_service_pb2 import (
     DeleteSessionRequest,
     GetSessionRequest,
 )
-
 from tests.conftest import StartServer
 from tests.support.client import Client
 from tests.support.concurrency import PATIENCE, Connection, Gate, begin, wait_until_blocked

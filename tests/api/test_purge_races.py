@@ -8,11 +8,11 @@ from functools import partial
 import psycopg
 import pytest
 from google.protobuf.duration_pb2 import Duration
+
 from palaver.v1.admin_service_pb2 import PurgeDeletedRequest
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import DeleteMessagesRequest
 from palaver.v1.session_service_pb2 import DeleteSessionRequest
-
 from tests.conftest import StartServer
 from tests.support.client import Client
 from tests.support.concurrency import PATIENCE, Connection, at_once, begin, crowd

@@ -4,9 +4,9 @@ from functools import partial
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
+
 from palaver.v1.admin_service_pb2 import PurgeDeletedRequest, PurgeDeletedResponse
 from palaver.v1.session_service_pb2 import DeleteSessionRequest
-
 from tests.conftest import StartServer
 from tests.support.client import Client, refused, wait_until
 from tests.support.concurrency import PATIENCE, Connection, Gate, begin

@@ -6,6 +6,7 @@ from functools import partial
 import grpc
 import pytest
 from google.rpc.error_details_pb2 import ErrorInfo
+
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import (
     AddMemoryRequest,
@@ -18,7 +19,6 @@ from palaver.v1.session_service_pb2 import (
     DeleteSessionRequest,
     GetSessionRequest,
 )
-
 from tests.conftest import StartServer
 from tests.support.client import Client, refused
 from tests.support.concurrency import Outcomes, at_once, crowd

@@ -6,6 +6,7 @@ from typing import Any
 
 import grpc
 import pytest
+
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import (
     AddMemoryRequest,
@@ -22,7 +23,6 @@ from palaver.v1.session_service_pb2 import (
     GetSessionRequest,
     UpdateSessionRequest,
 )
-
 from tests.conftest import StartServer
 from tests.support.client import Client, refused, struct
 from tests.support.concurrency import at_once, crowd, unless_refused

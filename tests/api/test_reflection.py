@@ -11,7 +11,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 
-from server import app
+from palaver_server.bootstrap import server as app
 from tests.support.client import Client
 
 # What a method answers to an empty request, if it is there.

@@ -2,7 +2,7 @@
 
 import pytest
 
-from server.store.words import MAX_WORDS
+from palaver_server.search.keyword_store import MAX_WORDS
 from tests.support.client import Client
 from tests.support.searching import found, say, search
 

@@ -2,11 +2,11 @@
 
 import psycopg
 import pytest
-from palaver.v1.admin_service_pb2 import ReindexRequest
 
-from server import reindexing
-from server.errors import DatabaseUnusable
-from server.store.word_index import check_language
+from palaver.v1.admin_service_pb2 import ReindexRequest
+from palaver_server.errors import DatabaseUnusable
+from palaver_server.search import reindexing
+from palaver_server.search.keyword_index import check_language
 from tests.conftest import Run, StartServer
 from tests.support.concurrency import Connection
 from tests.support.searching import found

@@ -9,10 +9,9 @@ from palaver.v1.memory_service_pb2 import (
     SearchMemoryRequest,
     UpdateMessageRequest,
 )
-
-from server.store.found import FoundStore
-from server.store.pool import Pool
-from server.store.words import WordStore
+from palaver_server.database.pool import Pool
+from palaver_server.search.keyword_store import WordStore
+from palaver_server.search.result_store import FoundStore
 from tests.conftest import Run, StartServer
 from tests.support.client import Client, wait_until
 from tests.support.concurrency import Connection, at_once, begin, crowd, wait_until_blocked

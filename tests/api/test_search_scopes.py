@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, PreconditionFailure, ResourceInfo
+
 from palaver.v1.memory_service_pb2 import (
     AddMemoryRequest,
     DeleteMemoryRequest,
@@ -18,7 +19,6 @@ from palaver.v1.memory_service_pb2 import (
     UpdateMessageRequest,
 )
 from palaver.v1.session_service_pb2 import UpdateSessionRequest
-
 from tests.conftest import StartServer
 from tests.support.client import Client, refused, struct
 from tests.support.searching import found, say, search

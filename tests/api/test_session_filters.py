@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.error_details_pb2 import BadRequest
+
 from palaver.v1.memory_service_pb2 import MessageFilter, SearchMemoryRequest
 from palaver.v1.session_pb2 import SessionFilter
 from palaver.v1.session_service_pb2 import (
@@ -16,7 +17,6 @@ from palaver.v1.session_service_pb2 import (
     ListAllSessionsRequest,
     ListSessionsRequest,
 )
-
 from tests.support.client import Client, refused, struct
 
 

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import psycopg
+
 from palaver.v1.session_service_pb2 import (
     AddSessionRequest,
     DeleteSessionRequest,
     ListSessionsRequest,
     ListSessionsResponse,
 )
-
 from tests.support.client import Client, struct
 
 # Response messages that clients accept by default.

@@ -5,6 +5,7 @@ from typing import Any
 
 import psycopg
 import pytest
+
 from palaver.v1.session_pb2 import SessionFilter
 from palaver.v1.session_service_pb2 import (
     AddSessionRequest,
@@ -13,7 +14,6 @@ from palaver.v1.session_service_pb2 import (
     ListAllSessionsRequest,
     ListAllSessionsResponse,
 )
-
 from tests.conftest import StartServer
 from tests.support.client import Client, wait_until
 

@@ -5,13 +5,13 @@ from typing import Any
 import grpc
 import pytest
 from google.rpc.error_details_pb2 import BadRequest
+
 from palaver.v1.session_pb2 import Session
 from palaver.v1.session_service_pb2 import (
     AddSessionRequest,
     GetSessionRequest,
     UpdateSessionRequest,
 )
-
 from tests.support.client import Client, refused, struct
 
 # Beside an `a` of 40,000 bytes, in 64 KiB.

@@ -6,6 +6,7 @@ import grpc
 import psycopg
 import pytest
 from google.rpc.error_details_pb2 import ResourceInfo
+
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import (
     AddMemoryRequest,
@@ -21,7 +22,6 @@ from palaver.v1.session_service_pb2 import (
     GetSessionRequest,
     UpdateSessionRequest,
 )
-
 from tests.support.client import Client, refused, struct
 
 

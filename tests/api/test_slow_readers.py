@@ -4,9 +4,9 @@ from typing import cast
 
 import grpc
 from google.rpc.error_details_pb2 import ErrorInfo
+
 from palaver.v1.memory_service_pb2 import StreamMessagesRequest
 from palaver.v1.session_service_pb2 import AddSessionRequest, ListAllSessionsRequest
-
 from tests.conftest import StartServer
 from tests.support.client import Client, connected, refused, struct, wait_until
 from tests.support.http2 import DATA, END_STREAM, HEADERS, Http2

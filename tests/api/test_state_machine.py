@@ -9,10 +9,10 @@ from google.rpc import error_details_pb2
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule, run_state_machine_as_test
+
 from palaver.v1.memory_service_pb2 import ListMessagesRequest, StreamMessagesRequest
 from palaver.v1.session_service_pb2 import ListAllSessionsRequest, ListSessionsRequest
 from palaver.v1.user_service_pb2 import ListAllUsersRequest, ListUsersRequest
-
 from tests.conftest import StartServer
 from tests.support.client import refused
 from tests.support.concurrency import Connection

@@ -10,14 +10,14 @@ from typing import Any
 import grpc
 import pytest
 from cryptography import x509
+
 from palaver.v1.session_service_pb2 import (
     GetSessionRequest,
     ListAllSessionsRequest,
 )
-
-from server.config import Settings
-from server.errors import CredentialsUnusable
-from server.security import Security
+from palaver_server.bootstrap.security import Security
+from palaver_server.config import Settings
+from palaver_server.errors import CredentialsUnusable
 from tests.conftest import Run, StartServer
 from tests.support.callers import caller
 from tests.support.certificates import Authority, Identity

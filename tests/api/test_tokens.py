@@ -13,12 +13,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from google.rpc.error_details_pb2 import ErrorInfo
-from palaver.v1.session_service_pb2 import AddSessionRequest, GetSessionRequest
 
-from server.config import Settings
-from server.credentials import sources, tokens
-from server.errors import CredentialsUnusable
-from server.security import Security
+from palaver.v1.session_service_pb2 import AddSessionRequest, GetSessionRequest
+from palaver_server.auth import sources, tokens
+from palaver_server.bootstrap.security import Security
+from palaver_server.config import Settings
+from palaver_server.errors import CredentialsUnusable
 from tests.conftest import Run, StartServer
 from tests.support.callers import caller
 from tests.support.client import Client, refused, wait_until

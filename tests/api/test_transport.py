@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import grpc
 import pytest
-from palaver.v1.session_service_pb2 import ListSessionsRequest
 
-from server import transport
+from palaver.v1.session_service_pb2 import ListSessionsRequest
+from palaver_server.transport import server_options as transport
 from tests.conftest import StartServer
 from tests.support.client import Client, wait_until
 from tests.support.http2 import (

@@ -8,6 +8,7 @@ import psycopg
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import ErrorInfo
+
 from palaver.v1.admin_service_pb2 import PurgeDeletedRequest, PurgeDeletedResponse
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import (
@@ -33,7 +34,6 @@ from palaver.v1.user_service_pb2 import (
     GetUserRequest,
     ListUsersRequest,
 )
-
 from tests.support.client import Client, refused, struct
 
 Database = psycopg.Connection[tuple[Any, ...]]

@@ -7,6 +7,7 @@ import psycopg
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message as ProtobufMessage
+
 from palaver.v1.admin_service_pb2 import PurgeDeletedRequest
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import AddMemoryRequest, DeleteMessagesRequest, GetMemoryRequest
@@ -26,8 +27,7 @@ from palaver.v1.user_service_pb2 import (
     GetUserRequest,
     UpdateUserRequest,
 )
-
-from server.store.held_user import HOLD_USER
+from palaver_server.store.ensure_user import HOLD_USER
 from tests.support.client import Client, refused, struct
 from tests.support.concurrency import PATIENCE, Connection, Gate, begin, wait_until_blocked
 from tests.support.ledger import audit_tables

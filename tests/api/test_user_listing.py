@@ -5,6 +5,7 @@ from typing import Any
 
 import psycopg
 import pytest
+
 from palaver.v1.session_service_pb2 import AddSessionRequest
 from palaver.v1.user_service_pb2 import (
     AddUserRequest,
@@ -14,7 +15,6 @@ from palaver.v1.user_service_pb2 import (
     ListUsersRequest,
     ListUsersResponse,
 )
-
 from tests.support.client import Client, struct
 
 MAX_RESPONSE_BYTES = 4 * 1024 * 1024

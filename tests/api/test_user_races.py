@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message as ProtobufMessage
+
 from palaver.v1.admin_service_pb2 import PurgeDeletedRequest
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import AddMemoryRequest
@@ -23,7 +24,6 @@ from palaver.v1.session_service_pb2 import (
     UpdateSessionRequest,
 )
 from palaver.v1.user_service_pb2 import AddUserRequest, DeleteUserRequest, UpdateUserRequest
-
 from tests.conftest import StartServer
 from tests.support.client import Client, struct
 from tests.support.concurrency import PATIENCE, Connection, at_once, begin, crowd, unless_refused

@@ -6,9 +6,9 @@ from typing import Any
 import grpc
 import pytest
 from google.rpc.error_details_pb2 import BadRequest
+
 from palaver.v1.user_pb2 import User
 from palaver.v1.user_service_pb2 import AddUserRequest, GetUserRequest, UpdateUserRequest
-
 from tests.support.client import Client, refused, struct
 from tests.support.concurrency import at_once
 

@@ -5,6 +5,7 @@ from typing import Any
 import grpc
 import pytest
 from google.rpc.error_details_pb2 import ResourceInfo
+
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import AddMemoryRequest
 from palaver.v1.session_pb2 import Session, SessionFilter
@@ -23,7 +24,6 @@ from palaver.v1.user_service_pb2 import (
     ListUsersRequest,
     UpdateUserRequest,
 )
-
 from tests.support.client import Client, refused, struct
 
 ADA = AddUserRequest(

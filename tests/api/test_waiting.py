@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 import psycopg
 import pytest
+
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import (
     AddMemoryRequest,
@@ -20,7 +21,6 @@ from palaver.v1.session_service_pb2 import (
     GetSessionRequest,
     UpdateSessionRequest,
 )
-
 from tests.conftest import StartServer
 from tests.support.client import Client, struct, wait_until
 from tests.support.concurrency import (

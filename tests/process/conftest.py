@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 import pytest
 from click.testing import CliRunner
 
-from server.__main__ import main
+from palaver_server.cli.main import main
 from tests.support.client import Client, connected
 from tests.support.clusters import Cluster
 from tests.support.processes import PalaverProcess, scratch_directory

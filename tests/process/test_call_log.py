@@ -11,6 +11,7 @@ import grpc
 import psycopg
 import pytest
 from google.rpc.error_details_pb2 import ErrorInfo
+
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import (
     AddMemoryRequest,
@@ -25,7 +26,6 @@ from palaver.v1.session_service_pb2 import (
     GetSessionRequest,
     ListSessionsRequest,
 )
-
 from tests.process.conftest import Serve
 from tests.support.client import Client, refused, struct
 from tests.support.concurrency import wait_until_blocked
@@ -269,7 +269,7 @@ def printed_by(database_url: str, *, terminal: bool, **variables: str) -> str:
     stubs = str(ROOT / "generated" / "python")
     try:
         subprocess.run(
-            [sys.executable, "-m", "server", "migrate", "--database-url", database_url],
+            [sys.executable, "-m", "palaver_server", "migrate", "--database-url", database_url],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": stubs, **variables},
             stderr=writing,

@@ -9,9 +9,9 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from palaver.v1.session_service_pb2 import DeleteSessionRequest
 
-from server.config import Settings
+from palaver.v1.session_service_pb2 import DeleteSessionRequest
+from palaver_server.config import Settings
 from tests.process.conftest import RunPalaver
 from tests.support.client import Client
 from tests.support.processes import ROOT, processes_in
@@ -74,7 +74,7 @@ def test_purge_shows_a_bar_on_a_terminal(palaver: Client) -> None:
     terminal, end = pty.openpty()
 
     with subprocess.Popen(
-        [sys.executable, "-m", "server", "purge", "--address", palaver.address],
+        [sys.executable, "-m", "palaver_server", "purge", "--address", palaver.address],
         cwd=ROOT,
         env={**os.environ, "TERM": "xterm", "PYTHONPATH": str(ROOT / "generated" / "python")},
         stdin=end,
@@ -148,4 +148,4 @@ def test_help_names_every_command_and_its_options(run_palaver: RunPalaver) -> No
 
 
 def test_version_is_that_of_the_package(run_palaver: RunPalaver) -> None:
-    assert metadata.version("palaver") in run_palaver("--version").printed
+    assert metadata.version("palaver-server") in run_palaver("--version").printed

@@ -10,9 +10,9 @@ import psutil
 import pytest
 from google.rpc.error_details_pb2 import RetryInfo
 from grpc_status import rpc_status
-from palaver.v1.session_service_pb2 import GetSessionRequest
 
-from server.embedded import EmbeddedPostgres
+from palaver.v1.session_service_pb2 import GetSessionRequest
+from palaver_server.process.embedded_postgres import EmbeddedPostgres
 from tests.process.conftest import Serve
 from tests.support.client import Client
 from tests.support.processes import PalaverProcess, postmaster_pid, processes_in

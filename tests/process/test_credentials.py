@@ -4,10 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
-from palaver.v1.session_service_pb2 import AddSessionRequest
 
-from server.credentials.registry import Registry
-from server.principal import Principal, Role
+from palaver.v1.session_service_pb2 import AddSessionRequest
+from palaver_server.auth.principal import Principal, Role
+from palaver_server.auth.registry import Registry
 from tests.conftest import StartServer
 from tests.process.conftest import RunPalaver, Serve
 from tests.support.callers import KeysFile, caller

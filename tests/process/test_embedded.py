@@ -8,8 +8,8 @@ import psutil
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from server.embedded import EmbeddedPostgres
-from server.errors import EmbeddedPostgresError
+from palaver_server.errors import EmbeddedPostgresError
+from palaver_server.process.embedded_postgres import EmbeddedPostgres
 from tests.support.clusters import FAST, Cluster, read, setting, write
 from tests.support.processes import processes_in
 

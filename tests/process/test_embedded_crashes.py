@@ -12,8 +12,8 @@ import psutil
 import psycopg
 import pytest
 
-from server import embedded
-from server.embedded import EmbeddedPostgres
+from palaver_server.process import embedded_postgres as embedded
+from palaver_server.process.embedded_postgres import EmbeddedPostgres
 from tests.support.clusters import FAST, read, write
 from tests.support.processes import ROOT, postmaster_pid, processes_in
 from tests.support.watching import eventually
@@ -36,7 +36,8 @@ def sleeping_postgres(directory: Path, cwd: Path) -> subprocess.Popen[bytes]:
 
 def killed_start(data_dir: Path, when: str) -> None:
     """Has another process start it over the directory, and kills that one when a file is there."""
-    code = "import sys, pathlib, time; from server.embedded import EmbeddedPostgres\n"
+    code = "import sys, pathlib, time\n"
+    code += "from palaver_server.process.embedded_postgres import EmbeddedPostgres\n"
     code += "with EmbeddedPostgres(pathlib.Path(sys.argv[1])): time.sleep(600)"
     with subprocess.Popen([sys.executable, "-c", code, data_dir], cwd=ROOT) as other:
         try:

@@ -7,7 +7,7 @@ import grpc
 import pytest
 from google.rpc.error_details_pb2 import RetryInfo
 
-from server.embedded import EmbeddedPostgres
+from palaver_server.process.embedded_postgres import EmbeddedPostgres
 from tests.conftest import StartServer
 from tests.process.conftest import Serve, StartPalaver
 from tests.support.client import refused

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from server.embedded import EmbeddedPostgres
+from palaver_server.process.embedded_postgres import EmbeddedPostgres
 from tests.process.conftest import RunPalaver, Serve
 from tests.support.clusters import FAST
 

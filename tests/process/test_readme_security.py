@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from server.config import Settings
-from server.credentials.registry import Registry
+from palaver_server.auth.registry import Registry
+from palaver_server.config import Settings
 from tests.process.conftest import StartPalaver
 from tests.support.processes import ROOT
 
@@ -26,7 +26,7 @@ def shell(directory: Path, command: str, **variables: str) -> str:
     """Runs a command as a shell does, with `palaver` on its path; gives what it prints."""
     palaver = directory / "bin" / "palaver"
     palaver.parent.mkdir(exist_ok=True)
-    palaver.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m server "$@"\n')
+    palaver.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m palaver_server "$@"\n')
     palaver.chmod(0o755)
     result = subprocess.run(
         ["sh", "-ec", command],

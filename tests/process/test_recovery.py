@@ -10,11 +10,11 @@ import grpc
 import psycopg
 import pytest
 from google.rpc.error_details_pb2 import RetryInfo
-from palaver.v1.session_service_pb2 import AddSessionRequest, GetSessionRequest
 from psycopg.conninfo import make_conninfo
 
-from server import app
-from server.embedded import EmbeddedPostgres
+from palaver.v1.session_service_pb2 import AddSessionRequest, GetSessionRequest
+from palaver_server.bootstrap import server as app
+from palaver_server.process.embedded_postgres import EmbeddedPostgres
 from tests.conftest import StartServer
 from tests.support.client import Client, refused
 from tests.support.clusters import FAST

@@ -10,10 +10,10 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from server import app
-from server.config import Settings
-from server.embedded import EmbeddedPostgres
-from server.health import DatabaseHealth
+from palaver_server.bootstrap import server as app
+from palaver_server.config import Settings
+from palaver_server.process.embedded_postgres import EmbeddedPostgres
+from palaver_server.transport.database_health import DatabaseHealth
 from tests.conftest import Run
 from tests.process.conftest import Ended, RunPalaver, StartPalaver
 from tests.support.clusters import FAST, read

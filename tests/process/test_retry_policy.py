@@ -9,9 +9,9 @@ from typing import cast
 import grpc
 import pytest
 from google.protobuf.descriptor_pb2 import MethodOptions
+
 from palaver.v1.memory_service_pb2 import GetMemoryRequest
 from palaver.v1.session_service_pb2 import DeleteSessionRequest, GetSessionRequest
-
 from tests.conftest import StartServer
 from tests.support.client import Client, wait_until
 from tests.support.concurrency import PATIENCE, Connection, begin, wait_until_blocked

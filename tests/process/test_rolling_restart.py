@@ -8,10 +8,10 @@ from typing import cast
 
 import grpc
 import pytest
+
 from palaver.v1.memory_service_pb2 import StreamMessagesRequest, StreamMessagesResponse
 from palaver.v1.session_service_pb2 import GetSessionRequest
-
-from server.embedded import EmbeddedPostgres
+from palaver_server.process.embedded_postgres import EmbeddedPostgres
 from tests.process.conftest import Serve
 from tests.process.test_retry_policy import CONFIG
 from tests.support.client import Client

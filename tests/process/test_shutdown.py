@@ -10,10 +10,10 @@ import grpc
 import psycopg
 import pytest
 from google.rpc.error_details_pb2 import ErrorInfo
+
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import AddMemoryRequest, StreamMessagesRequest
 from palaver.v1.session_service_pb2 import GetSessionRequest
-
 from tests.process.conftest import Serve, StartPalaver
 from tests.support.client import Client, connected, refused
 from tests.support.concurrency import wait_until_blocked

@@ -18,11 +18,11 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
     add_TraceServiceServicer_to_server,
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import AddMemoryRequest, StreamMessagesRequest
 from palaver.v1.session_service_pb2 import AddSessionRequest, GetSessionRequest
-
-from server.store.sessions import SessionStore
+from palaver_server.store.sessions import SessionStore
 from tests.process.conftest import RunPalaver, Serve
 from tests.support.client import Client, refused, struct
 from tests.support.processes import PalaverProcess

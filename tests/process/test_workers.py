@@ -7,8 +7,8 @@ from pathlib import Path
 
 import grpc
 import psutil
-from palaver.v1.session_service_pb2 import ListSessionsRequest
 
+from palaver.v1.session_service_pb2 import ListSessionsRequest
 from tests.process.conftest import RunPalaver, Serve, StartPalaver
 from tests.support.client import Client
 from tests.support.processes import PalaverProcess, processes_in

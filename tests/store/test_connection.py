@@ -9,8 +9,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from server.store.connection import Connection
-from server.store.moment import as_datetime
+from palaver_server.database.connection import Connection
+from palaver_server.database.timestamps import as_datetime
 from tests.conftest import Run
 
 PREPARED = "SELECT statement FROM pg_prepared_statements"

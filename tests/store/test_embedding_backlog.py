@@ -6,11 +6,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from server.errors import VectorsUnusable
-from server.store.embedding_backlog import EmbeddingBatch
-from server.store.embedding_models import prepare_model
-from server.store.memory import MemoryStore, NewMessage
-from server.store.pool import Pool
+from palaver_server.database.pool import Pool
+from palaver_server.embedding.backlog import EmbeddingBatch
+from palaver_server.embedding.models import prepare_model
+from palaver_server.errors import VectorsUnusable
+from palaver_server.store.memory import MemoryStore, NewMessage
 from tests.conftest import Run
 from tests.support.vectors import Vectors, embed, of_user
 

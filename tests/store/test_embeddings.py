@@ -6,12 +6,12 @@ from typing import Any
 import psycopg
 import pytest
 
-from server.principal import PRINCIPAL, Principal, Role
-from server.store.message_filter import MessageFilter, Scope
-from server.store.messages import Key
-from server.store.pool import Pool
-from server.store.purge import PurgeStore
-from server.store.sessions import SessionStore
+from palaver_server.auth.principal import PRINCIPAL, Principal, Role
+from palaver_server.database.pool import Pool
+from palaver_server.purge.purge_store import PurgeStore
+from palaver_server.store.message_filter import MessageFilter, Scope
+from palaver_server.store.messages import Key
+from palaver_server.store.sessions import SessionStore
 from tests.conftest import Run
 from tests.support.vectors import Vectors, embed, of_user
 

@@ -6,9 +6,9 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from server.errors import DatabaseUnavailable
-from server.store.error_translation import translated_errors
-from server.store.pool import Pool
+from palaver_server.database.error_translation import translated_errors
+from palaver_server.database.pool import Pool
+from palaver_server.errors import DatabaseUnavailable
 from tests.conftest import Run
 from tests.support.client import wait_until
 from tests.support.concurrency import Connection

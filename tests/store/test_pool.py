@@ -7,8 +7,8 @@ from contextlib import AsyncExitStack
 import psycopg
 import pytest
 
-from server.errors import DatabaseUnavailable, NoConnectionInTime
-from server.store.pool import Pool
+from palaver_server.database.pool import Pool
+from palaver_server.errors import DatabaseUnavailable, NoConnectionInTime
 from tests.conftest import Run
 from tests.support.concurrency import Connection
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from server.errors import DeadlineExceeded
-from server.store.memory import MemoryStore, NewMessage
-from server.store.pool import Pool
-from server.store.purge import PurgeStore, PurgeTurn
-from server.store.sessions import SessionStore
+from palaver_server.database.pool import Pool
+from palaver_server.errors import DeadlineExceeded
+from palaver_server.purge.purge_store import PurgeStore, PurgeTurn
+from palaver_server.store.memory import MemoryStore, NewMessage
+from palaver_server.store.sessions import SessionStore
 from tests.conftest import Run
 from tests.support.client import wait_until
 from tests.support.concurrency import Connection

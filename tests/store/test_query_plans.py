@@ -9,12 +9,12 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from server.store.memory import MemoryStore, NewMessage
-from server.store.messages import MessageStore
-from server.store.page import Span
-from server.store.purge import PurgeStore
-from server.store.sessions import SessionFilter, SessionStore
-from server.store.users import UserStore
+from palaver_server.database.paging import Span
+from palaver_server.purge.purge_store import PurgeStore
+from palaver_server.store.memory import MemoryStore, NewMessage
+from palaver_server.store.messages import MessageStore
+from palaver_server.store.sessions import SessionFilter, SessionStore
+from palaver_server.store.users import UserStore
 from tests.conftest import Run
 from tests.support.plans import Explained, Plan, explained
 

@@ -8,9 +8,9 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from server.store.embedding_models import VectorSpace, prepare_model
-from server.store.embeddings import EmbeddingStore
-from server.store.message_filter import EVERY_MESSAGE, MessageFilter, Scope
+from palaver_server.embedding.models import VectorSpace, prepare_model
+from palaver_server.embedding.vector_store import EmbeddingStore
+from palaver_server.store.message_filter import EVERY_MESSAGE, MessageFilter, Scope
 from tests.conftest import Run
 from tests.support.plans import Explained, Plan, explained
 

@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 import psycopg
 import pytest
 
-from server.errors import NotFound
-from server.principal import PRINCIPAL, Principal, Role
-from server.store.memory import AddedMemory, MemoryStore, NewMessage
-from server.store.pool import Pool
-from server.store.sessions import SessionStore
+from palaver_server.auth.principal import PRINCIPAL, Principal, Role
+from palaver_server.database.pool import Pool
+from palaver_server.errors import NotFound
+from palaver_server.store.memory import AddedMemory, MemoryStore, NewMessage
+from palaver_server.store.sessions import SessionStore
 from tests.support.concurrency import Connection, begin, wait_until_blocked
 
 T = TypeVar("T")

@@ -9,9 +9,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from server.store.memory import MemoryStore, NewMessage
-from server.store.messages import MessageStore
-from server.store.page import Span
+from palaver_server.database.paging import Span
+from palaver_server.store.memory import MemoryStore, NewMessage
+from palaver_server.store.messages import MessageStore
 from tests.conftest import Run
 from tests.support.plans import Explained, explained
 

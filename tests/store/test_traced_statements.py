@@ -9,11 +9,11 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from server.call import Call, running_call
-from server.errors import NotFound
-from server.store.pool import Pool
-from server.store.sessions import SessionStore
-from server.telemetry.spans import CallSpans, statement_trace
+from palaver_server.call_context import Call, running_call
+from palaver_server.database.pool import Pool
+from palaver_server.errors import NotFound
+from palaver_server.store.sessions import SessionStore
+from palaver_server.telemetry.spans import CallSpans, statement_trace
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 

@@ -6,11 +6,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from server.principal import PRINCIPAL, Principal, Role
-from server.store.memory import MemoryStore, NewMessage
-from server.store.page import Span
-from server.store.sessions import SessionStore
-from server.store.users import UserStore
+from palaver_server.auth.principal import PRINCIPAL, Principal, Role
+from palaver_server.database.paging import Span
+from palaver_server.store.memory import MemoryStore, NewMessage
+from palaver_server.store.sessions import SessionStore
+from palaver_server.store.users import UserStore
 from tests.conftest import Run
 from tests.support.plans import explained
 

@@ -5,10 +5,10 @@ import asyncio
 import psycopg
 import pytest
 
-from server.errors import DeadlineExceeded
-from server.store.memory import MemoryStore, NewMessage
-from server.store.pool import Pool
-from server.store.users import DeletedUser, UserStore
+from palaver_server.database.pool import Pool
+from palaver_server.errors import DeadlineExceeded
+from palaver_server.store.memory import MemoryStore, NewMessage
+from palaver_server.store.users import DeletedUser, UserStore
 from tests.conftest import Run
 from tests.support.concurrency import Connection, wait_until_blocked
 

@@ -8,10 +8,10 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from server.store.found import FoundStore
-from server.store.message_filter import EVERY_MESSAGE, EVERYTHING, MessageFilter, Scope
-from server.store.messages import Key
-from server.store.words import WordStore
+from palaver_server.search.keyword_store import WordStore
+from palaver_server.search.result_store import FoundStore
+from palaver_server.store.message_filter import EVERY_MESSAGE, EVERYTHING, MessageFilter, Scope
+from palaver_server.store.messages import Key
 from tests.conftest import Run
 from tests.support.plans import Explained, Plan, explained
 

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import grpc
 
-from server.credentials.api_keys import key_hash, make_key
-from server.credentials.registry import key_entry
-from server.principal import Principal, Role
+from palaver_server.auth.api_keys import key_hash, make_key
+from palaver_server.auth.principal import Principal, Role
+from palaver_server.auth.registry import key_entry
 from tests.support.certificates import Authority, Identity
 from tests.support.client import Client
 

@@ -13,6 +13,7 @@ from google.protobuf.struct_pb2 import Struct
 from google.rpc.status_pb2 import Status
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from grpc_status import rpc_status
+
 from palaver.v1.admin_service_pb2_grpc import AdminServiceStub
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import AddMemoryRequest, AddMemoryResponse

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psycopg
 
-from server.embedded import EmbeddedPostgres
+from palaver_server.process.embedded_postgres import EmbeddedPostgres
 from tests.support.processes import end_processes_in
 
 # Tests kill processes, not machines.

@@ -8,9 +8,9 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.descriptor_pool import Default as DescriptorPool
 from google.protobuf.message import Message as ProtobufMessage
 from google.protobuf.message_factory import GetMessageClass
-from palaver.v1.memory_pb2 import Message
 
-from server import app
+from palaver.v1.memory_pb2 import Message
+from palaver_server.bootstrap import server as app
 
 METHODS: list[MethodDescriptor] = [
     method

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from server.embedders.endpoint import EndpointEmbedder
+from palaver_server.embedding.embedders.endpoint import EndpointEmbedder
 
 DIMENSIONS = 8
 

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 
 import grpc
+
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import (
     AddedMessage,
@@ -18,7 +19,6 @@ from palaver.v1.session_service_pb2 import (
     DeleteSessionRequest,
     GetSessionRequest,
 )
-
 from tests.support.client import Client
 from tests.support.concurrency import Connection, unless_refused
 

@@ -9,7 +9,7 @@ from typing import Any
 from psycopg import errors
 from psycopg.conninfo import make_conninfo
 
-from server.store.pool import Pool
+from palaver_server.database.pool import Pool
 from tests.conftest import Run
 
 _EXPLAIN = {

@@ -103,7 +103,7 @@ class PalaverProcess:
         self._log = directory / f"palaver-{number}.log"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "server", *arguments],
+                [sys.executable, "-m", "palaver_server", *arguments],
                 cwd=ROOT,
                 env=_environment(directory, variables),
                 stdin=subprocess.DEVNULL,

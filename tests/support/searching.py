@@ -8,7 +8,6 @@ from palaver.v1.memory_service_pb2 import (
     SearchMemoryRequest,
     SearchMemoryResponse,
 )
-
 from tests.support.client import Client
 
 KEYWORD = SearchMemoryRequest.KEYWORD

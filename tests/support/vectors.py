@@ -2,15 +2,15 @@
 
 from typing import Any
 
-from server.embedders.embedder import normalized
-from server.store.embedding_backlog import EmbeddingBacklog
-from server.store.embedding_models import VectorSpace, prepare_model
-from server.store.embedding_queue import EmbeddingQueue
-from server.store.embeddings import EmbeddingStore, Similarities
-from server.store.found import FoundStore
-from server.store.memory import MemoryStore, NewMessage
-from server.store.messages import MessageStore
-from server.store.pool import Pool
+from palaver_server.database.pool import Pool
+from palaver_server.embedding.backlog import EmbeddingBacklog
+from palaver_server.embedding.embedders.embedder import normalized
+from palaver_server.embedding.models import VectorSpace, prepare_model
+from palaver_server.embedding.vector_store import EmbeddingStore, Similarities
+from palaver_server.search.result_store import FoundStore
+from palaver_server.store.embedding_queue import EmbeddingQueue
+from palaver_server.store.memory import MemoryStore, NewMessage
+from palaver_server.store.messages import MessageStore
 from tests.conftest import Run
 from tests.support.endpoint import DIMENSIONS, vector_of
 

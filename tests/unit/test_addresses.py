@@ -2,7 +2,7 @@
 
 import pytest
 
-from server.addresses import is_local
+from palaver_server.addresses import is_local
 
 
 @pytest.mark.parametrize(

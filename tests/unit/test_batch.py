@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from server.store.batch import Batch
+from palaver_server.database.batching import Batch
 
 
 class Broken(Exception):

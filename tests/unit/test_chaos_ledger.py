@@ -7,13 +7,13 @@ from random import Random
 
 import grpc
 import pytest
-from palaver.v1.session_pb2 import Session
 
 from chaos.book import Book, BrokenPromise, Found, Place
 from chaos.faults import faults
 from chaos.ledger import Ledger
 from chaos.listings import Listing
 from chaos.reading import Reading
+from palaver.v1.session_pb2 import Session
 
 CANCELLED = grpc.StatusCode.CANCELLED
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from server.config import Settings
+from palaver_server.config import Settings
 
 
 @pytest.fixture(autouse=True)
@@ -242,7 +242,7 @@ def test_a_bad_setting_of_the_embedder_is_named(name: str, value: str) -> None:
 
 
 def test_an_embedder_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.config.find_spec", lambda _: None)
+    monkeypatch.setattr("palaver_server.config.find_spec", lambda _: None)
 
     with pytest.raises(ValidationError, match="is not installed: pip install wordllama"):
         read(embedder="wordllama")

@@ -9,10 +9,11 @@ from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.session_pb2 import Session
-
-from server.services.conversion import (
+from palaver_server.database.timestamps import EPOCH, Moment, as_datetime
+from palaver_server.services.encoding.conversion import (
     datetime_from_timestamp,
     json_from_object,
     message_message,
@@ -21,9 +22,8 @@ from server.services.conversion import (
     struct_from_json,
     timestamp_message,
 )
-from server.store.messages import MessageRow
-from server.store.moment import EPOCH, Moment, as_datetime
-from server.store.sessions import SessionRow
+from palaver_server.store.messages import MessageRow
+from palaver_server.store.sessions import SessionRow
 from tests.support.client import struct
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from server.embedders.embedder import normalized
-from server.embedders.endpoint import EndpointEmbedder
-from server.errors import EmbedderUnavailable, TextsRefused
+from palaver_server.embedding.embedders.embedder import normalized
+from palaver_server.embedding.embedders.endpoint import EndpointEmbedder
+from palaver_server.errors import EmbedderUnavailable, TextsRefused
 from tests.conftest import Run
 from tests.support.endpoint import DIMENSIONS, Endpoint, vector_of
 

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
-from server.interceptors.chain import Context
-from server.interceptors.gathering import Gathering
+from palaver_server.interceptors.chain import Context
+from palaver_server.interceptors.micro_batching import Gathering
 
 CONTEXT = cast("Context", None)
 Call = Callable[[bytes, Context], Coroutine[Any, Any, bytes]]

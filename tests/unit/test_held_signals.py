@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from server.held_signals import held_signals
+from palaver_server.process.deferred_signals import held_signals
 
 WAYS = (signal.SIGTERM, signal.SIGINT)
 

@@ -7,7 +7,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
-from server.credentials.jwks import KeySet
+from palaver_server.auth.jwks import KeySet
 from tests.support.tokens import SigningKey
 
 RSA, EC, SECRET = (SigningKey(algorithm) for algorithm in ("RS256", "ES256", "HS256"))

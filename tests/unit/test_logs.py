@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from server.logs import BurstHandler, JsonFormatter, tell_of_ended_call
+from palaver_server.process.logging_setup import BurstHandler, JsonFormatter, tell_of_ended_call
 
 
 class ExecuteBatchError(Exception):

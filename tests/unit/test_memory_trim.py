@@ -6,7 +6,7 @@ import ctypes
 import psutil
 import pytest
 
-from server.memory_trim import trim_memory
+from palaver_server.process.memory_trim import trim_memory
 from tests.support.watching import eventually
 
 _PIECE_BYTES = 2_000

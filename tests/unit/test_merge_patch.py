@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from server.errors import InvalidRequest
-from server.services.merge_patch import merge_patch, patched_metadata
+from palaver_server.errors import InvalidRequest
+from palaver_server.services.merge_patch import merge_patch, patched_metadata
 
 
 def objects_of(values: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:

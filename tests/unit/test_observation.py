@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from server.call import Call
-from server.interceptors.observation import Observation
+from palaver_server.call_context import Call
+from palaver_server.interceptors.observation import Observation
 
 
 class Context:

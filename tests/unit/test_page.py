@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from server.store.page import Page, Span
+from palaver_server.database.paging import Page, Span
 
 LAST = 2**63 - 1
 

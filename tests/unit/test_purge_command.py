@@ -10,11 +10,11 @@ from typing import Any
 import grpc
 import grpc_testing  # type: ignore[import-untyped]
 import pytest
-from palaver.v1 import admin_service_pb2
-from palaver.v1.admin_service_pb2 import PurgeDeletedRequest, PurgeDeletedResponse, PurgeProgress
 from rich.console import Console
 
-from server import purge_command
+from palaver.v1 import admin_service_pb2
+from palaver.v1.admin_service_pb2 import PurgeDeletedRequest, PurgeDeletedResponse, PurgeProgress
+from palaver_server.cli import purge as purge_command
 from tests.support.watching import eventually
 
 SERVICE = admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"]

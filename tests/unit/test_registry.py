@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.credentials.api_keys import PREFIX, key_hash, make_key
-from server.credentials.registry import Registry, key_entry
-from server.principal import Principal, Role
+from palaver_server.auth.api_keys import PREFIX, key_hash, make_key
+from palaver_server.auth.principal import Principal, Role
+from palaver_server.auth.registry import Registry, key_entry
 
 HASH = "0" * 64
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from server.credentials.reloaded import Reloaded, Source
-from server.errors import CredentialsUnusable
+from palaver_server.auth.hot_reload import Reloaded, Source
+from palaver_server.errors import CredentialsUnusable
 
 
 def parse(content: bytes) -> str:

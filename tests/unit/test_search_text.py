@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.store.search_text import MAX_CHARACTERS, SearchText
+from palaver_server.search.search_text import MAX_CHARACTERS, SearchText
 
 
 @pytest.mark.parametrize(

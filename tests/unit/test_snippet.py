@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.snippet import marked_spans, occurrences, snippet
+from palaver_server.search.snippet import marked_spans, occurrences, snippet
 
 WORDS = "one two three four five six seven eight nine ten "
 

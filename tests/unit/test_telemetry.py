@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from server.store.connection import untraced
-from server.telemetry.telemetry import Telemetry
+from palaver_server.database.connection import untraced
+from palaver_server.telemetry.telemetry import Telemetry
 from tests.support.processes import ROOT
 
 HEAVY = ("prometheus_client", "opentelemetry")
@@ -21,7 +21,7 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_start_does_not_import_what_nobody_wants() -> None:
-    code = f"import sys, server.__main__; print([n for n in {HEAVY} if n in sys.modules])"
+    code = f"import sys, palaver_server.cli.main; print([n for n in {HEAVY} if n in sys.modules])"
     environment = {"PYTHONPATH": str(ROOT / "generated" / "python")}
 
     printed = subprocess.check_output(
@@ -42,7 +42,11 @@ def test_traces_that_cannot_be_made_are_said_to_be_missing(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4317")
-    for name in ("opentelemetry", "server.telemetry.traces", "server.telemetry.spans"):
+    for name in (
+        "opentelemetry",
+        "palaver_server.telemetry.traces",
+        "palaver_server.telemetry.spans",
+    ):
         monkeypatch.setitem(sys.modules, name, None)
     caplog.set_level(logging.WARNING)
 

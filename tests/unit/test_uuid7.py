@@ -5,7 +5,7 @@ import uuid
 
 import pytest
 
-from server.store.uuid7 import uuid7
+from palaver_server.store.uuid7 import uuid7
 
 
 def test_it_is_a_uuid_of_version_7_in_its_usual_form() -> None:

@@ -6,11 +6,11 @@ from datetime import timedelta
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
+
 from palaver.v1.admin_service_pb2 import PurgeDeletedRequest
 from palaver.v1.memory_pb2 import Message
-
-from server.errors import InvalidRequest
-from server.services.validation import Fields
+from palaver_server.errors import InvalidRequest
+from palaver_server.services.validation import Fields
 from tests.support.client import struct
 
 

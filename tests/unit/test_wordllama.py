@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from server.embedders.wordllama import WordLlamaEmbedder
+from palaver_server.embedding.embedders.wordllama import WordLlamaEmbedder
 from tests.conftest import Run
 
 pytest.importorskip("wordllama", reason="there is none for this platform")
@@ -47,8 +47,9 @@ def test_a_text_has_the_same_vector_in_any_company(run: Run, embedder: WordLlama
 def test_to_make_it_imports_nothing_that_takes_long() -> None:
     """Its model must not hold up the start of a server."""
     code = (
-        "import sys; from server.embedders.wordllama import WordLlamaEmbedder; WordLlamaEmbedder();"
-        "from server import app; assert {'wordllama', 'numpy', 'httpx2'}.isdisjoint(sys.modules)"
+        "import sys; from palaver_server.embedding.embedders.wordllama import WordLlamaEmbedder;"
+        "WordLlamaEmbedder(); from palaver_server.bootstrap import server;"
+        "assert {'wordllama', 'numpy', 'httpx2'}.isdisjoint(sys.modules)"
     )
 
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})

@@ -13,8 +13,8 @@ from google.protobuf.message import Message as ProtobufMessage
 from google.protobuf.struct_pb2 import Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.error_details_pb2 import ErrorInfo, ResourceInfo
-from palaver.v1 import memory_pb2, memory_service_pb2, session_pb2, user_pb2
 
+from palaver.v1 import memory_pb2, memory_service_pb2, session_pb2, user_pb2
 from tests.support import model_state as state
 from tests.support.client import Client, refused
 from tests.support.model import Model

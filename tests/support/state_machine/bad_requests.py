@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 
 from google.protobuf.message import Message as ProtobufMessage
 from hypothesis import strategies as st
+
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import DeleteMessagesRequest
 from palaver.v1.session_service_pb2 import ListAllSessionsRequest, ListSessionsRequest
 from palaver.v1.user_service_pb2 import ListAllUsersRequest
-
 from tests.support.state_machine import requests
 
 

@@ -3,6 +3,7 @@
 from google.protobuf.duration_pb2 import Duration
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule
+
 from palaver.v1 import memory_pb2
 from palaver.v1.admin_service_pb2 import PurgeDeletedRequest
 from palaver.v1.memory_service_pb2 import (
@@ -16,7 +17,6 @@ from palaver.v1.memory_service_pb2 import (
     UpdateMessageRequest,
 )
 from palaver.v1.session_service_pb2 import AddSessionRequest, DeleteSessionRequest
-
 from tests.support import model_state as state
 from tests.support.state_machine import requests
 from tests.support.state_machine.answers import kept, nanoseconds, plain

@@ -7,6 +7,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import strategies as st
+
 from palaver.v1.admin_service_pb2 import PurgeDeletedRequest
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import (
@@ -24,7 +25,6 @@ from palaver.v1.session_service_pb2 import (
     UpdateSessionRequest,
 )
 from palaver.v1.user_service_pb2 import AddUserRequest, ListUsersRequest, UpdateUserRequest
-
 from tests.support.model_state import Metadata
 
 NEWEST = "(the newest message, whatever its id)"

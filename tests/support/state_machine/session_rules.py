@@ -5,6 +5,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
+
 from palaver.v1.admin_service_pb2 import PurgeDeletedRequest
 from palaver.v1.memory_service_pb2 import (
     AddMemoryRequest,
@@ -20,7 +21,6 @@ from palaver.v1.session_service_pb2 import (
     UpdateSessionRequest,
 )
 from palaver.v1.user_service_pb2 import GetUserRequest
-
 from tests.support import model_state as state
 from tests.support.client import Client
 from tests.support.model import Model

@@ -4,6 +4,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
+
 from palaver.v1.memory_service_pb2 import AddMemoryRequest
 from palaver.v1.user_service_pb2 import (
     AddUserRequest,
@@ -12,7 +13,6 @@ from palaver.v1.user_service_pb2 import (
     ListUsersRequest,
     UpdateUserRequest,
 )
-
 from tests.support.state_machine import requests
 from tests.support.state_machine.answers import kept
 from tests.support.state_machine.memory_rules import MemoryRules

@@ -1,0 +1,108 @@
+"""Puts together, from the settings, what keeps those out who do not belong."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from palaver_server.auth import sources
+from palaver_server.auth.authenticator import Authenticator
+from palaver_server.auth.hot_reload import Reloaded
+from palaver_server.auth.registry import Registry
+from palaver_server.config import Settings
+from palaver_server.interceptors.authentication import Authentication
+from palaver_server.interceptors.authorization import Authorization
+from palaver_server.interceptors.chain import Interceptor
+from palaver_server.transport.tls import server_credentials
+
+# They come with a library that takes long to load, and are imported where they are wanted.
+if TYPE_CHECKING:
+    from palaver_server.auth.identity import ServerIdentity
+    from palaver_server.auth.jwks import KeySet
+    from palaver_server.auth.tokens import Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Security:
+    """TLS, authentication and authorization, as far as the settings ask for them.
+
+    Attributes:
+        interceptors: What checks calls, outermost first; none where nothing is asked for.
+        watched: What follows files and URLs, each by its `watch`.
+    """
+
+    interceptors: tuple[Interceptor, ...]
+    watched: tuple[Reloaded[Any], ...]
+    _identity: "Reloaded[ServerIdentity] | None"
+
+    @classmethod
+    async def load(cls, settings: Settings) -> "Security":
+        """Reads all the files and URLs that the settings name.
+
+        Raises:
+            CredentialsUnusable: One cannot be read, or is no good.
+        """
+        identity = await _identity(settings)
+        registry = await _registry(settings)
+        keys = await _key_set(settings)
+        interceptors: tuple[Interceptor, ...] = ()
+        if registry or keys:
+            tokens = _tokens(keys, settings) if keys else None
+            interceptors = (Authentication(Authenticator(registry, tokens)), Authorization())
+        watched = tuple(each for each in (identity, registry, keys) if each)
+        return cls(interceptors, watched, identity)
+
+    def add_port(self, server: grpc.aio.Server, address: str) -> int:
+        """Has a server listen on an address, by TLS if there is a certificate; gives the port.
+
+        Raises:
+            RuntimeError: The address is in use, or none of this machine's.
+        """
+        if self._identity is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, server_credentials(self._identity))
+
+
+async def _identity(settings: Settings) -> "Reloaded[ServerIdentity] | None":
+    paths = (settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+    given = [path for path in paths if path]
+    if not given:
+        return None
+    from palaver_server.auth.identity import ServerIdentity  # noqa: PLC0415
+
+    return await Reloaded.load(sources.files("TLS", *given), ServerIdentity)
+
+
+async def _registry(settings: Settings) -> Reloaded[Registry] | None:
+    if settings.credentials is None:
+        return None
+    return await Reloaded.load(sources.files("credentials", settings.credentials), Registry.parse)
+
+
+async def _key_set(settings: Settings) -> "Reloaded[KeySet] | None":
+    if settings.jwt_keys is None:
+        return None
+    from palaver_server.auth.jwks import KeySet  # noqa: PLC0415
+
+    is_url = "://" in settings.jwt_keys
+    source = (
+        sources.document("JWT keys", settings.jwt_keys)
+        if is_url
+        else sources.files("JWT keys", Path(settings.jwt_keys))
+    )
+    return await Reloaded.load(source, partial(KeySet.parse, with_secrets=not is_url))
+
+
+def _tokens(keys: "Reloaded[KeySet]", settings: Settings) -> "Tokens":
+    from palaver_server.auth.tokens import TokenRules, Tokens  # noqa: PLC0415
+
+    rules = TokenRules(
+        issuer=settings.jwt_issuer,
+        audience=settings.jwt_audience,
+        leeway=settings.jwt_leeway_seconds,
+        role_claim=settings.jwt_role_claim,
+        user_id_claim=settings.jwt_user_id_claim,
+    )
+    return Tokens(keys, rules)

@@ -1,0 +1,55 @@
+"""SQL/JSON paths that callers give to filter by metadata: the only free-form part of a filter."""
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import psycopg
+
+from palaver_server.database.connection import Connection
+from palaver_server.errors import FieldViolation, InvalidRequest
+
+_FIELD = "filter.metadata"
+
+_PATH_ERRORS = (psycopg.DataError, psycopg.ProgrammingError, psycopg.NotSupportedError)
+
+# Many a bad path shows only when it is applied, and there may be no row for it.
+_TRY_PATH = """
+    SELECT %(metadata)s::jsonpath::text, '{}'::jsonb @@ %(metadata)s::jsonpath
+"""
+
+# The database compiles the regular expressions of a path as it reads it, which may take
+# minutes, whatever the path is to be applied to.
+_BOUND = "SELECT set_config('statement_timeout', '2s', true)"
+
+
+@asynccontextmanager
+async def checked_path(connection: Connection, path: str | None) -> AsyncIterator[None]:
+    """Tries a path, if one is given, before the block that filters by it.
+
+    Raises:
+        InvalidRequest: It is no path, or the block shows that it cannot be applied.
+        QueryCanceled: It takes too long to read.
+    """
+    if path is None:
+        yield
+        return
+    try:
+        # Rolled back, since the bound is not for the block.
+        async with connection.transaction(force_rollback=True):
+            await connection.fetch(_BOUND)
+            tried = await connection.fetch_one(_TRY_PATH, {"metadata": path})
+            _refuse_variables(*(tried or ()))
+        yield
+    except _PATH_ERRORS as error:
+        reason = (error.diag.message_primary or "is not a SQL/JSON path")[:200]
+        raise InvalidRequest(FieldViolation(_FIELD, reason)) from error
+
+
+def _refuse_variables(path: str, _: bool | None) -> None:  # noqa: FBT001 - the columns of _TRY_PATH
+    """Refuses a path with variables, which only some rows would show to have no values.
+
+    PostgreSQL writes a path with each name and string in double quotes.
+    """
+    if '$""' in re.sub(r'"(?:[^"\\]|\\.)*"', '""', path):
+        raise InvalidRequest(FieldViolation(_FIELD, "has a variable, without a value"))

@@ -1,0 +1,275 @@
+"""The queue of messages that wait for a vector, as those who embed them see it."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+from palaver_server.database.backlog import MOST_COUNTED, Backlog
+from palaver_server.database.connection import Connection, Row
+from palaver_server.database.pool import Pool
+from palaver_server.embedding.halfvecs import Halfvecs
+from palaver_server.embedding.models import VectorSpace
+
+
+class WaitingMessage(NamedTuple):
+    """A message to embed: the beginning of its text, and a hash of the whole."""
+
+    session_id: str
+    sequence: int
+    text_hash: int
+    text: str
+
+
+class EmbeddingBacklog:
+    """Gives out what is to be embedded for a model. Each method is one transaction.
+
+    Every method raises DatabaseUnavailable and NoConnectionInTime as the pool does.
+
+    Args:
+        max_characters: How much of a text is given out.
+    """
+
+    def __init__(self, pool: Pool, space: VectorSpace, *, max_characters: int) -> None:
+        self._pool = pool
+        self._space = space
+        self._max_characters = max_characters
+
+    # What another server is at is locked, and skipped. If a server dies, its locks end with
+    # its connection, and nothing is lost. A message that is gone, deleted or blank, or that
+    # has its vector, comes without a text.
+    TAKE = """
+        WITH taken AS (
+            SELECT id, session_id, sequence FROM embedding_queue
+            ORDER BY id
+            LIMIT %(limit)s
+            FOR UPDATE SKIP LOCKED
+        ), waiting AS (
+            SELECT array_agg(id) AS ids, session_id, sequence FROM taken
+            GROUP BY session_id, sequence
+        )
+        SELECT ids, session_id, sequence, {text_hash}, CASE
+            WHEN content ~ '\\S' AND text_hash IS DISTINCT FROM {text_hash}
+            THEN left({text}, %(max_characters)s::integer) END
+        FROM waiting
+            LEFT JOIN (SELECT * FROM messages WHERE deleted_at IS NULL) m
+                USING (session_id, sequence)
+            LEFT JOIN (SELECT * FROM embeddings WHERE model = {model}) e
+                USING (session_id, sequence)
+    """
+
+    @asynccontextmanager
+    async def batch(self, limit: int) -> AsyncIterator["EmbeddingBatch"]:
+        """Takes the oldest entries of the queue for the block: they are no one else's.
+
+        What the block does not finish, by raising or by dying, waits on.
+        """
+        parameters = {"limit": limit, "max_characters": self._max_characters}
+        async with self._pool.connection() as connection, connection.transaction():
+            take = self.TAKE.format(**self._space.names)
+            rows = await connection.fetch(take, parameters)
+            yield EmbeddingBatch(connection, self._space, rows)
+
+    BACKLOG = """
+        SELECT count(*), extract(epoch FROM statement_timestamp() - min(queued_at))::float8
+        FROM (SELECT queued_at FROM embedding_queue ORDER BY id LIMIT %(limit)s) waiting
+    """
+
+    async def measure(self) -> Backlog:
+        """Counts what waits, up to 100,000."""
+        async with self._pool.connection() as connection:
+            counted = await connection.fetch_one(self.BACKLOG, {"limit": MOST_COUNTED})
+            rows, age = counted or (0, None)
+            return Backlog(rows, age or 0)
+
+    GET_WALK = """
+        SELECT walk_session_id, walk_sequence FROM embedding_models
+        WHERE id = {model} AND walk_session_id IS NOT NULL
+        FOR UPDATE SKIP LOCKED
+    """
+
+    WALK = """
+        WITH page AS (
+            SELECT session_id, sequence, {text_hash} AS hash FROM messages m
+            WHERE (session_id, sequence) > (%(session_id)s, %(sequence)s)
+                AND deleted_at IS NULL
+            ORDER BY session_id, sequence
+            LIMIT %(limit)s
+        ), queued AS (
+            INSERT INTO embedding_queue (session_id, sequence)
+            SELECT session_id, sequence
+            FROM page LEFT JOIN (SELECT * FROM embeddings WHERE model = {model}) e
+                USING (session_id, sequence)
+            WHERE text_hash IS DISTINCT FROM hash
+        )
+        SELECT session_id, sequence, count(*) OVER () FROM page
+        ORDER BY session_id DESC, sequence DESC
+        LIMIT 1
+    """
+
+    MOVE_WALK = """
+        UPDATE embedding_models
+        SET walk_session_id = %(session_id)s, walk_sequence = %(sequence)s,
+            walk_count = walk_count + %(count)s
+        WHERE id = {model}
+    """
+
+    async def walk(self, limit: int) -> bool:
+        """Takes the next step of the walk over all messages, of at most so many messages.
+
+        Appends those to the queue that have no vector of their content. Gives False if the
+        walk is over, or another server is at it.
+        """
+        names = self._space.names
+        async with self._pool.connection() as connection, connection.transaction():
+            position = await connection.fetch_one(self.GET_WALK.format(**names))
+            if position is None:
+                return False
+            parameters = {"session_id": position[0], "sequence": position[1], "limit": limit}
+            step = await connection.fetch_one(self.WALK.format(**names), parameters)
+            last = step or (None, 0, 0)
+            moved = dict(zip(("session_id", "sequence", "count"), last, strict=True))
+            await connection.fetch(self.MOVE_WALK.format(**names), moved)
+            return True
+
+    # One that is under way is left alone: it comes by the rest, and started with nothing.
+    START_WALK = """
+        UPDATE embedding_models SET walk_session_id = '', walk_sequence = 0, walk_count = 0
+        WHERE id = {model} AND walk_session_id IS NULL
+    """
+
+    COUNT_MESSAGES = "SELECT count(*) FROM messages WHERE deleted_at IS NULL"
+
+    async def start_walk(self) -> int:
+        """Starts a walk if none is under way; gives how many messages there are."""
+        async with self._pool.connection() as connection, connection.transaction():
+            await connection.fetch(self.START_WALK.format(**self._space.names))
+            row = await connection.fetch_one(self.COUNT_MESSAGES)
+            return int(row[0]) if row else 0
+
+    MEASURE_WALK = """
+        SELECT walk_count, walk_session_id IS NULL,
+            (SELECT coalesce(max(id), 0) FROM embedding_queue),
+            (SELECT count(*) FROM embedding_queue WHERE id <= %(last_id)s)
+        FROM embedding_models WHERE id = {model}
+    """
+
+    async def measure_walk(self, last_id: int | None) -> "WalkProgress":
+        """Tells how far the walk is, and how much waits up to an entry of the queue."""
+        parameters = {"last_id": 2**63 - 1 if last_id is None else last_id}
+        async with self._pool.connection() as connection:
+            statement = self.MEASURE_WALK.format(**self._space.names)
+            row = await connection.fetch_one(statement, parameters)
+            return WalkProgress._make(row or (0, True, 0, 0))
+
+    GET_OTHER_MODELS = "SELECT id FROM embedding_models WHERE id <> {model}"
+    DELETE_VECTORS = "DELETE FROM embeddings WHERE model <> {model}"
+    DROP_INDEX = "DROP INDEX IF EXISTS embeddings_nearest_{model}"
+    DELETE_MODEL = "DELETE FROM embedding_models WHERE id = {model}"
+
+    async def forget_other_models(self) -> None:
+        """Removes the vectors of all other models."""
+        async with self._pool.connection() as connection, connection.transaction():
+            names = self._space.names
+            rows = await connection.fetch(self.GET_OTHER_MODELS.format(**names))
+            others = [model_id for (model_id,) in rows]
+            if not others:
+                return
+            await connection.execute(self.DELETE_VECTORS.format(**names))
+            for model_id in others:
+                await connection.execute(self.DROP_INDEX.format(model=model_id))
+                await connection.execute(self.DELETE_MODEL.format(model=model_id))
+
+
+class WalkProgress(NamedTuple):
+    """How far the walk over all messages is.
+
+    Attributes:
+        walked: Messages that it has come by.
+        is_over: It has come by all.
+        last_id: The last entry of the queue.
+        waiting: Entries of the queue up to the one that was asked for.
+    """
+
+    walked: int
+    is_over: bool
+    last_id: int
+    waiting: int
+
+
+class EmbeddingBatch:
+    """Entries of the queue, and the messages to embed for them."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        space: VectorSpace,
+        rows: Sequence[Row],
+    ) -> None:
+        self._connection = connection
+        self._space = space
+        self._entry_ids = {row[1:3]: row[0] for row in rows}
+        self.messages = [WaitingMessage._make(row[1:]) for row in rows if row[4] is not None]
+
+    def __len__(self) -> int:
+        return len(self._entry_ids)
+
+    # The lock keeps a message as it is until its vector is stored: else an old content's
+    # might replace a new one's that another server stores meanwhile. Who changes a message
+    # right now is not waited for.
+    STORE = """
+        WITH input AS (
+            SELECT * FROM unnest(
+                %(session_ids)s::text[], %(sequences)s::bigint[], %(text_hashes)s::bigint[],
+                %(vectors)s::{halfvec}[]
+            ) AS input (session_id, sequence, text_hash, embedding)
+        ), unchanged AS (
+            SELECT session_id, sequence, text_hash, embedding
+            FROM input JOIN messages m USING (session_id, sequence)
+            WHERE m.deleted_at IS NULL AND {text_hash} = text_hash
+            ORDER BY session_id, sequence
+            FOR SHARE OF m SKIP LOCKED
+        )
+        INSERT INTO embeddings (session_id, sequence, model, text_hash, embedding)
+        SELECT session_id, sequence, {model}, text_hash, embedding FROM unchanged
+        ON CONFLICT (session_id, sequence, model) DO UPDATE SET
+            text_hash = excluded.text_hash,
+            embedding = excluded.embedding
+        RETURNING session_id, sequence
+    """
+
+    DELETE_ENTRIES = "DELETE FROM embedding_queue WHERE id = ANY(%(ids)s)"
+
+    # To the end of the queue, so that they are in nobody's way.
+    DEFER_ENTRIES = "UPDATE embedding_queue SET id = DEFAULT WHERE id = ANY(%(ids)s)"
+
+    async def finish(self, vectors: Sequence[Sequence[float] | None]) -> int:
+        """Stores the vectors of the messages, None for a message that cannot have one.
+
+        A message that was changed since the batch was taken, or is being changed, stays in
+        the queue. Gives how many entries are done with.
+        """
+        pairs = zip(self.messages, vectors, strict=True)
+        embedded = [(message, vector) for message, vector in pairs if vector is not None]
+        stored = await self._store(embedded) if embedded else set()
+        missed = {message[:2] for message, _ in embedded} - stored
+        await self._settle(self.DELETE_ENTRIES, self._entry_ids.keys() - missed)
+        await self._settle(self.DEFER_ENTRIES, missed)
+        return len(self._entry_ids) - len(missed)
+
+    async def _store(
+        self, embedded: Sequence[tuple[WaitingMessage, Sequence[float]]]
+    ) -> set[tuple[str, int]]:
+        parameters = {
+            "session_ids": [message.session_id for message, _ in embedded],
+            "sequences": [message.sequence for message, _ in embedded],
+            "text_hashes": [message.text_hash for message, _ in embedded],
+            "vectors": Halfvecs(self._space.type_oid, [vector for _, vector in embedded]),
+        }
+        statement = self.STORE.format(**self._space.names)
+        rows = await self._connection.fetch(statement, parameters)
+        return {(session_id, sequence) for session_id, sequence in rows}
+
+    async def _settle(self, statement: str, keys: set[tuple[str, int]]) -> None:
+        ids = [entry_id for key in keys for entry_id in self._entry_ids[key]]
+        if ids:
+            await self._connection.fetch(statement, {"ids": ids})

@@ -1,0 +1,159 @@
+"""The vectors' table, and the models in it: made where the database has pgvector."""
+
+import logging
+from typing import Any, NamedTuple
+
+from psycopg import errors
+
+from palaver_server.database.connection import Connection, Row
+from palaver_server.database.pool import Pool
+from palaver_server.errors import VectorsUnusable
+
+_LOGGER = logging.getLogger(__name__)
+
+_OLDEST_PGVECTOR = (0, 8)  # the first whose scans of an index go on until enough rows pass a filter
+
+
+_TEXT = "m.role || ': ' || m.content"
+
+
+class VectorSpace(NamedTuple):
+    """The vectors of one model, as SQL names them. Only they can be compared.
+
+    The types of pgvector are named with their schema, which may be on no search path.
+    """
+
+    model_id: int
+    dimensions: int
+    schema: str
+    type_oid: int
+
+    @property
+    def names(self) -> dict[str, Any]:
+        """What statements are formatted with."""
+        return {
+            "model": self.model_id,
+            "halfvec": f"{self.schema}.halfvec",
+            "inner_product": f"{self.schema}.halfvec_ip_ops",
+            # As the model's index has it: what is ordered by this can use the index.
+            "indexed": f"embedding::{self.schema}.halfvec({self.dimensions})",
+            # The negative inner product: of vectors of length 1, the opposite of their
+            # similarity.
+            "distance": f"OPERATOR({self.schema}.<#>)",
+            # What is embedded of `messages m`: who says it is a part of what is said.
+            "text": _TEXT,
+            "text_hash": f"hashtextextended({_TEXT}, 0)",
+        }
+
+
+_GET_PGVECTOR = """
+    SELECT extversion, quote_ident(nspname), t.oid
+    FROM pg_extension JOIN pg_namespace n ON n.oid = extnamespace
+        LEFT JOIN pg_type t ON t.typnamespace = n.oid AND typname = 'halfvec'
+    WHERE extname = 'vector'
+"""
+
+_CREATE_PGVECTOR = "CREATE EXTENSION IF NOT EXISTS vector"
+
+# Servers that start at once on one schema wait for each other.
+_LOCK = """
+    SELECT pg_advisory_xact_lock(hashtextextended('palaver embeddings ' || current_schema(), 0))
+"""
+
+_GET_MODEL = """
+    SELECT id FROM embedding_models WHERE name = %(name)s AND dimensions = %(dimensions)s
+"""
+
+_ADD_MODEL = """
+    INSERT INTO embedding_models (name, dimensions) VALUES (%(name)s, %(dimensions)s)
+    RETURNING id
+"""
+
+# A vector counts only for the text that it was made from, of which it keeps a hash. It
+# goes with its message: a purge leaves none behind. halfvec, numbers of 2 bytes, takes half
+# the room of vector, and ranks the same.
+_CREATE_TABLE = """
+    CREATE TABLE IF NOT EXISTS embeddings (
+        session_id   text COLLATE "C" NOT NULL,
+        sequence     bigint NOT NULL,
+        model        integer NOT NULL REFERENCES embedding_models (id),
+        text_hash    bigint NOT NULL,
+        embedding    {halfvec} NOT NULL,
+        PRIMARY KEY (session_id, sequence, model),
+        FOREIGN KEY (session_id, sequence) REFERENCES messages (session_id, sequence)
+            ON DELETE CASCADE ON UPDATE CASCADE
+    )
+"""
+
+# Searches over everything. A graph of half the usual size: it is more than half of what a
+# message costs, and `hnsw.ef_search` makes up for it.
+_CREATE_INDEX = """
+    CREATE INDEX IF NOT EXISTS embeddings_nearest_{model} ON embeddings
+        USING hnsw (({indexed}) {inner_product})
+        WITH (m = 8, ef_construction = 32)
+        WHERE model = {model}
+"""
+
+
+async def prepare_model(pool: Pool, name: str, dimensions: int) -> VectorSpace:
+    """Makes ready what the vectors of a model need, as far as it is not.
+
+    Raises:
+        VectorsUnusable: The database has no pgvector, or one that is too old, or the user
+            may not make what is missing.
+    """
+    parameters = {"name": name, "dimensions": dimensions}
+    async with pool.connection() as connection:
+        pgvector = await connection.fetch_one(_GET_PGVECTOR)
+        found = await connection.fetch_one(_GET_MODEL, parameters)
+        if pgvector and found:  # so no right to make anything is needed
+            return _space(found[0], dimensions, pgvector)
+        try:
+            async with connection.transaction():
+                await connection.execute(_LOCK)
+                return await _make(connection, parameters)
+        except errors.InsufficientPrivilege as error:
+            raise VectorsUnusable(
+                "this database user may not make the table of vectors: run palaver migrate with"
+                " the same settings as one who may, then restart Palaver"
+            ) from error
+
+
+async def _make(connection: Connection, parameters: dict[str, Any]) -> VectorSpace:
+    if not await connection.fetch_one(_GET_PGVECTOR):
+        await _create_pgvector(connection)
+    pgvector = await connection.fetch_one(_GET_PGVECTOR) or ()
+    space = _space(0, parameters["dimensions"], pgvector)
+    await connection.execute(_CREATE_TABLE.format(**space.names))
+    found = await connection.fetch_one(_GET_MODEL, parameters)
+    (model_id,) = found or await connection.fetch_one(_ADD_MODEL, parameters) or ()
+    space = space._replace(model_id=model_id)
+    await connection.execute(_CREATE_INDEX.format(**space.names))
+    _LOGGER.info("made ready for vectors of %(name)s, of %(dimensions)s dimensions", parameters)
+    return space
+
+
+async def _create_pgvector(connection: Connection) -> None:
+    try:
+        async with connection.transaction():
+            await connection.execute(_CREATE_PGVECTOR)
+    except (errors.FeatureNotSupported, errors.UndefinedFile) as error:
+        raise VectorsUnusable(
+            "the PostgreSQL server has no pgvector: install it there (https://github.com/pgvector/"
+            "pgvector), then restart Palaver"
+        ) from error
+    except errors.InsufficientPrivilege as error:
+        raise VectorsUnusable(
+            "the database has no pgvector, and this database user may not create it: run"
+            " CREATE EXTENSION vector as one who may, then restart Palaver"
+        ) from error
+
+
+def _space(model_id: int, dimensions: int, pgvector: Row) -> VectorSpace:
+    version, schema, type_oid = pgvector
+    if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST_PGVECTOR:
+        raise VectorsUnusable(
+            f"the database's pgvector is {version}, and Palaver needs 0.8 or newer: run"
+            " ALTER EXTENSION vector UPDATE, then restart Palaver"
+        )
+    return VectorSpace(model_id, dimensions, schema, type_oid)

@@ -1,0 +1,65 @@
+"""Finds out who makes a call, and lets nobody through whom it does not know."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from palaver_server.auth.authenticator import Authenticator
+from palaver_server.auth.principal import PRINCIPAL, Principal
+from palaver_server.call_context import running_call
+from palaver_server.errors import Unauthenticated
+from palaver_server.interceptors.chain import Context, StreamCall, UnaryCall
+
+
+class Authentication:
+    """Sets the principal of each call.
+
+    Args:
+        authenticator: Knows whom a credential stands for.
+    """
+
+    def __init__(self, authenticator: Authenticator) -> None:
+        self._authenticator = authenticator
+
+    def unary(self, _method: str, call: UnaryCall) -> UnaryCall:
+        """Wraps a method with one response."""
+
+        async def authenticated(request: bytes, context: Context) -> bytes:
+            await self._authenticate(context)
+            return await call(request, context)
+
+        return authenticated
+
+    def stream(self, _method: str, call: StreamCall) -> StreamCall:
+        """Wraps a method with a stream of responses."""
+
+        async def authenticated(request: bytes, context: Context) -> AsyncGenerator[bytes, None]:
+            await self._authenticate(context)
+            async with aclosing(call(request, context)) as responses:
+                async for response in responses:
+                    yield response
+
+        return authenticated
+
+    async def _authenticate(self, context: Context) -> None:
+        principal = await self._principal(context)
+        PRINCIPAL.set(principal)
+        running_call.get().principal = principal.name
+
+    async def _principal(self, context: Context) -> Principal:
+        authorizations = [
+            value for key, value in context.invocation_metadata() or () if key == "authorization"
+        ]
+        match authorizations:
+            case []:
+                return await self._authenticator.find(None, _subject(context))
+            case [str(authorization)]:
+                return await self._authenticator.find(authorization, None)
+            case _:
+                raise Unauthenticated("the call has more than one 'authorization'")
+
+
+def _subject(context: Context) -> str | None:
+    """Gives the subject of the client's certificate, as TLS verified it."""
+    for subject in context.auth_context().get("x509_subject", ()):
+        return bytes(subject).decode()
+    return None

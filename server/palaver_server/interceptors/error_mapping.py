@@ -1,0 +1,171 @@
+"""Maps domain errors to gRPC statuses with `google.rpc` details: the only place that does."""
+
+import logging
+import traceback
+import uuid
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import NoReturn
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc import code_pb2, error_details_pb2
+from google.rpc.status_pb2 import Status
+from grpc_status import rpc_status
+
+from palaver_server import errors
+from palaver_server.interceptors.chain import Context, StreamCall, UnaryCall
+
+_LOGGER = logging.getLogger(__name__)
+
+ERROR_DOMAIN = "palaver"
+
+_RETRY_INFO = error_details_pb2.RetryInfo(retry_delay=Duration(seconds=1))
+
+# Clients accept 8 KiB of trailing metadata by default, and the details travel there in
+# base64: what is longer they would report as an error of their own.
+_MAX_DETAIL_BYTES = 2048
+
+
+class ErrorMapping:
+    """Ends a call that raises with the status that the error stands for."""
+
+    def unary(self, _method: str, call: UnaryCall) -> UnaryCall:
+        """Wraps a method with one response."""
+
+        async def mapped(request: bytes, context: Context) -> bytes:
+            try:
+                return await call(request, context)
+            except Exception as error:  # noqa: BLE001 - the boundary
+                return await abort(context, error)
+
+        return mapped
+
+    def stream(self, _method: str, call: StreamCall) -> StreamCall:
+        """Wraps a method with a stream of responses."""
+
+        async def mapped(request: bytes, context: Context) -> AsyncGenerator[bytes, None]:
+            try:
+                async with aclosing(call(request, context)) as responses:
+                    async for response in responses:
+                        yield response
+            except Exception as error:  # noqa: BLE001 - the boundary
+                await abort(context, error)
+
+        return mapped
+
+
+async def abort(context: Context, error: Exception) -> NoReturn:
+    """Ends a call with the status that an error stands for."""
+    status = rpc_status.to_status(status_of(error))
+    trailing_metadata = (*context.trailing_metadata(), *status.trailing_metadata)
+    await context.abort(status.code, status.details, trailing_metadata)
+
+
+def status_of(error: Exception) -> Status:  # noqa: C901 - a case for each kind of error
+    """Gives the status that an error stands for; a bug is logged under its incident id."""
+    match error:
+        case errors.InvalidRequest():
+            code, detail = code_pb2.INVALID_ARGUMENT, _bad_request(error)
+        case errors.NotFound():
+            code, detail = code_pb2.NOT_FOUND, _resource_info(error)
+        case errors.AlreadyExists():
+            code, detail = code_pb2.ALREADY_EXISTS, _resource_info(error)
+        case errors.StaleLastSequence():
+            code, detail = code_pb2.ABORTED, _stale_last_sequence(error)
+        case errors.Unauthenticated():
+            code, detail = code_pb2.UNAUTHENTICATED, _reason("BAD_CREDENTIALS")
+        case errors.PermissionDenied():
+            code, detail = code_pb2.PERMISSION_DENIED, _reason(error.reason)
+        case errors.SemanticSearchUnavailable():
+            code, detail = code_pb2.FAILED_PRECONDITION, _precondition_failure(error)
+        case errors.DatabaseUnavailable() | errors.EmbedderUnavailable():
+            code, detail = code_pb2.UNAVAILABLE, _RETRY_INFO
+        case errors.NoConnectionInTime() | errors.TooManyCalls():
+            code, detail = code_pb2.RESOURCE_EXHAUSTED, _RETRY_INFO
+        case errors.CallEnded():
+            return _ended(error)
+        case _:
+            return _internal(error)
+    return _status(code, str(error), detail)
+
+
+def _status(code: int, message: str, *details: Message) -> Status:
+    status = Status(code=code, message=_shortened(message))
+    for detail in details:
+        status.details.add().Pack(detail)
+    return status
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 500 else text[:500] + "…"
+
+
+def _bad_request(error: errors.InvalidRequest) -> error_details_pb2.BadRequest:
+    detail = error_details_pb2.BadRequest()
+    for count, violation in enumerate(error.violations):
+        detail.field_violations.add(field=violation.field, description=violation.description)
+        if detail.ByteSize() > _MAX_DETAIL_BYTES:
+            left_out = len(error.violations) - count
+            detail.field_violations[-1].field = violation.field.partition("[")[0]
+            detail.field_violations[-1].description = f"{left_out:,} more violations"
+            break
+    return detail
+
+
+def _resource_info(
+    error: errors.NotFound | errors.AlreadyExists,
+) -> error_details_pb2.ResourceInfo:
+    return error_details_pb2.ResourceInfo(
+        resource_type=f"palaver.v1.{error.resource_type}",
+        resource_name=error.resource_name,
+        description=str(error),
+    )
+
+
+def _stale_last_sequence(error: errors.StaleLastSequence) -> error_details_pb2.ErrorInfo:
+    return _reason(
+        "STALE_LAST_SEQUENCE",
+        expected_last_sequence=str(error.expected),
+        last_sequence=str(error.actual),
+    )
+
+
+def _reason(reason: str, **metadata: str) -> error_details_pb2.ErrorInfo:
+    return error_details_pb2.ErrorInfo(reason=reason, domain=ERROR_DOMAIN, metadata=metadata)
+
+
+def _ended(error: errors.CallEnded) -> Status:
+    cursor = {"next_cursor": str(error.next_cursor)} if error.next_cursor else {}
+    match error:
+        case errors.ServerStopping():
+            detail = _reason("SERVER_STOPPING", **cursor)
+            return _status(code_pb2.UNAVAILABLE, str(error), _RETRY_INFO, detail)
+        case errors.ReaderTooSlow():
+            detail = _reason("READER_TOO_SLOW", **cursor)
+        case _:
+            detail = _reason("DEADLINE_EXCEEDED", **cursor)
+    return _status(code_pb2.DEADLINE_EXCEEDED, str(error), detail)
+
+
+def _precondition_failure(
+    error: errors.SemanticSearchUnavailable,
+) -> error_details_pb2.PreconditionFailure:
+    detail = error_details_pb2.PreconditionFailure()
+    detail.violations.add(type="SEMANTIC_SEARCH", subject=ERROR_DOMAIN, description=str(error))
+    return detail
+
+
+def _internal(error: Exception) -> Status:
+    incident_id = str(uuid.uuid4())
+    # Not the error's text, nor its causes': a driver quotes contents in them.
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    _LOGGER.error(
+        "incident %s: %s %s\n%s",
+        incident_id,
+        type(error).__name__,
+        getattr(error, "sqlstate", ""),
+        frames,
+    )
+    detail = _reason("INTERNAL", incident_id=incident_id)
+    return _status(code_pb2.INTERNAL, f"internal error, incident {incident_id}", detail)

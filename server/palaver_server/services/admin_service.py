@@ -1,0 +1,33 @@
+"""The servicer of AdminService."""
+
+from collections.abc import AsyncIterator
+
+from palaver.v1 import admin_service_pb2 as pb
+from palaver.v1.admin_service_pb2_grpc import AdminServiceServicer
+from palaver_server.purge.purger import Purger
+from palaver_server.search.reindexing import Reindexer
+from palaver_server.services.context import Context
+from palaver_server.services.encoding.conversion import purge_progress_message, reindex_response
+from palaver_server.services.validation import Fields
+
+
+class AdminService(AdminServiceServicer):
+    """Maintains a deployment. The reference of each method is `admin_service.proto`."""
+
+    def __init__(self, purger: Purger, reindexer: Reindexer) -> None:
+        self._purger = purger
+        self._reindexer = reindexer
+
+    async def PurgeDeleted(
+        self, request: pb.PurgeDeletedRequest, context: Context
+    ) -> AsyncIterator[pb.PurgeDeletedResponse]:
+        with Fields() as fields:
+            older_than = fields.duration("older_than", request)
+        async for progress in self._purger.purge(older_than):
+            yield purge_progress_message(progress)
+
+    async def Reindex(
+        self, request: pb.ReindexRequest, context: Context
+    ) -> AsyncIterator[pb.ReindexResponse]:
+        async for progress in self._reindexer.reindex():
+            yield reindex_response(progress)

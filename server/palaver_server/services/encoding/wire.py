@@ -1,0 +1,152 @@
+"""The protobuf wire format by hand: several times faster than building messages field by field.
+
+Source: https://protobuf.dev/programming-guides/encoding, and struct.proto for JSON.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from struct import Struct as Packer
+from typing import Any, Final
+
+from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import ListValue, Struct, Value
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from palaver_server.database.timestamps import EPOCH, Moment
+
+_INTEGER, _FIXED64, _LENGTH_DELIMITED = 0, 1, 2
+
+# A Timestamp's epoch is that of Unix.
+_SECONDS_TO_EPOCH = int(EPOCH.timestamp())
+
+_double = Packer("<d").pack
+
+
+_DIGIT = 2**14  # a varint is written in digits of 7 bits; here two at a time
+_LAST_DIGITS: Final = [
+    bytes((n,)) if n < 128 else bytes((n & 127 | 128, n >> 7)) for n in range(_DIGIT)
+]
+_DIGITS: Final = [bytes((n & 127 | 128, n >> 7 | 128)) for n in range(_DIGIT)]
+
+
+def varint(number: int) -> bytes:
+    """Encodes an integer of up to 64 bits that is not negative."""
+    if number < _DIGIT:
+        return _LAST_DIGITS[number]
+    return _DIGITS[number % _DIGIT] + varint(number // _DIGIT)
+
+
+def _tag(message: type[Message], field: str, wire_type: int) -> bytes:
+    return varint(message.DESCRIPTOR.fields_by_name[field].number << 3 | wire_type)
+
+
+def tag(message: type[Message], field: str) -> bytes:
+    """Gives what starts a field that has a length: a string, or a message."""
+    return _tag(message, field, _LENGTH_DELIMITED)
+
+
+def integer_tag(message: type[Message], field: str) -> bytes:
+    """Gives what starts a field that is an integer or a bool."""
+    return _tag(message, field, _INTEGER)
+
+
+def delimited(tag: bytes, encoded: bytes) -> bytes:
+    """Encodes a field, or one item of a repeated one, that is a string or a message."""
+    return tag + varint(len(encoded)) + encoded
+
+
+_NANOS = integer_tag(Timestamp, "nanos")
+_SECONDS = integer_tag(Timestamp, "seconds")
+
+
+@lru_cache(1024)  # rows that are read together were often written together
+def _start_of_timestamp(seconds: int) -> bytes:
+    return _SECONDS + varint((_SECONDS_TO_EPOCH + seconds) % 2**64) + _NANOS
+
+
+def timestamp(moment: Moment) -> bytes:
+    """Encodes a time as a `google.protobuf.Timestamp`."""
+    seconds, microseconds = divmod(moment, 1_000_000)
+    return _start_of_timestamp(seconds) + varint(microseconds * 1000)
+
+
+_ENTRY = tag(Struct, "fields")
+_KEY = b"\x0a"  # the entries of a map are messages of a key, 1, and a value, 2
+_VALUE = b"\x12"
+_ITEM = tag(ListValue, "values")
+_STRING = tag(Value, "string_value")
+_OBJECT = tag(Value, "struct_value")
+_LIST = tag(Value, "list_value")
+_NUMBER = _tag(Value, "number_value", _FIXED64)
+_NULL = integer_tag(Value, "null_value") + varint(0)
+_FALSE, _TRUE = (integer_tag(Value, "bool_value") + varint(number) for number in (0, 1))
+
+
+# What is said again and again is kept: short keys, short strings under them, and the lengths
+# of others.
+_SHORT = 64
+_KEPT = 4096
+
+
+def struct(fields: dict[str, Any]) -> bytes:
+    """Encodes a JSON object as a `google.protobuf.Struct`."""
+    entries = []
+    for key, item in fields.items():
+        kind = type(item)
+        if len(key) > _SHORT:
+            entry = _entry(key, _value(item))
+        elif kind is str and len(item) <= _SHORT:
+            entry = _string_entry(key, item)
+        elif kind is int or kind is float:
+            entry = _start_of_number(key) + _double(item)
+        elif kind is dict:
+            encoded = struct(item)
+            entry = _start_of_object(key, len(encoded)) + encoded
+        else:
+            entry = _entry(key, _value(item))
+        entries.append(entry)
+    return b"".join(entries)
+
+
+def _entry(key: str, value: bytes) -> bytes:
+    return delimited(_ENTRY, delimited(_KEY, key.encode()) + delimited(_VALUE, value))
+
+
+@lru_cache(_KEPT)
+def _string_entry(key: str, item: str) -> bytes:
+    return _entry(key, _string(item))
+
+
+@lru_cache(_KEPT)
+def _start_of_number(key: str) -> bytes:
+    return _entry(key, _number(0)).removesuffix(_double(0))
+
+
+@lru_cache(_KEPT)
+def _start_of_object(key: str, length: int) -> bytes:
+    return _entry(key, delimited(_OBJECT, bytes(length)))[: -length or None]
+
+
+def _string(item: str) -> bytes:
+    return delimited(_STRING, item.encode())
+
+
+def _number(item: float) -> bytes:
+    return _NUMBER + _double(item)
+
+
+_ENCODERS: dict[type, Callable[[Any], bytes]] = {
+    str: _string,
+    int: _number,
+    float: _number,
+    bool: {False: _FALSE, True: _TRUE}.__getitem__,
+    type(None): lambda _: _NULL,
+    dict: lambda item: delimited(_OBJECT, struct(item)),
+    list: lambda item: delimited(
+        _LIST, b"".join([delimited(_ITEM, _value(each)) for each in item])
+    ),
+}
+
+
+def _value(item: Any) -> bytes:
+    return _ENCODERS[type(item)](item)

@@ -1,0 +1,211 @@
+"""The servicer of MemoryService."""
+
+from collections.abc import AsyncIterator, Iterable
+from functools import partial
+from typing import cast
+
+from palaver.v1 import memory_pb2
+from palaver.v1 import memory_service_pb2 as pb
+from palaver.v1.memory_service_pb2_grpc import MemoryServiceServicer
+from palaver_server.database.paging import Span
+from palaver_server.errors import InvalidRequest
+from palaver_server.search.searcher import Searcher
+from palaver_server.services.context import Context
+from palaver_server.services.encoding.conversion import (
+    added_memory,
+    message_message,
+    search_response,
+    struct_from_json,
+    timestamp_message,
+    with_messages,
+)
+from palaver_server.services.merge_patch import patched_metadata
+from palaver_server.services.ownership import new_owner
+from palaver_server.services.search_request import search_from_request
+from palaver_server.services.streaming import pages
+from palaver_server.services.validation import MAX_ITEMS, MAX_RESPONSE_BYTES, Fields
+from palaver_server.store.memory import MemoryStore, NewMessage
+from palaver_server.store.messages import MessageRow, MessageStore, too_many_to_delete
+from palaver_server.store.sessions import SessionStore
+
+
+class MemoryService(MemoryServiceServicer):
+    """Keeps messages. The reference of each method is `memory_service.proto`.
+
+    Args:
+        window: How many messages GetMemory returns where the request does not say.
+    """
+
+    def __init__(
+        self,
+        sessions: SessionStore,
+        memory: MemoryStore,
+        messages: MessageStore,
+        searcher: Searcher,
+        *,
+        window: int,
+    ) -> None:
+        self._sessions = sessions
+        self._memory = memory
+        self._messages = messages
+        self._searcher = searcher
+        self._window = window
+
+    async def AddMemory(
+        self, request: pb.AddMemoryRequest, context: Context
+    ) -> pb.AddMemoryResponse:
+        with Fields() as fields:
+            session_id = fields.id("session_id", request.session_id)
+            messages = _new_messages(fields, request.messages)
+            user_id = fields.optional_id("user_id", request.user_id)
+            expected = fields.not_negative("expected_last_sequence", request.expected_last_sequence)
+        added = await self._memory.add_memory(
+            session_id,
+            messages,
+            user_id=new_owner(user_id),
+            expected_last_sequence=expected if request.HasField("expected_last_sequence") else None,
+        )
+        return added_memory(added)
+
+    async def GetMemory(self, request: pb.GetMemoryRequest, context: Context) -> memory_pb2.Memory:
+        with Fields() as fields:
+            session_id = fields.id("session_id", request.session_id)
+            last_n = fields.not_negative("last_n", request.last_n) or self._window
+            max_tokens = fields.not_negative("max_tokens", request.max_tokens)
+        memory = await self._memory.get_memory(
+            session_id, last_n=min(last_n, MAX_ITEMS), max_tokens=max_tokens
+        )
+        response = memory_pb2.Memory(
+            session_id=session_id,
+            metadata=struct_from_json(memory.metadata),
+            has_more=memory.messages.has_more,
+        )
+        return with_messages(response, memory.messages.rows)
+
+    async def DeleteMemory(
+        self, request: pb.DeleteMemoryRequest, context: Context
+    ) -> pb.DeleteMemoryResponse:
+        with Fields() as fields:
+            session_id = fields.id("session_id", request.session_id)
+        deleted = await self._sessions.delete_session(session_id)
+        return pb.DeleteMemoryResponse(
+            deleted_at=timestamp_message(deleted.deleted_at),
+            messages_deleted=deleted.messages_deleted,
+        )
+
+    async def ListMessages(
+        self, request: pb.ListMessagesRequest, context: Context
+    ) -> pb.ListMessagesResponse:
+        with Fields() as fields:
+            session_id = fields.id("session_id", request.session_id)
+            limit = fields.limit("limit", request.limit)
+            cursor = fields.not_negative("cursor", request.cursor)
+        span = Span.from_cursor(cursor, newest_first=request.newest_first)
+        page = await self._messages.list_messages(session_id, span, limit=limit)
+        return with_messages(pb.ListMessagesResponse(next_cursor=page.next_cursor), page.rows)
+
+    async def StreamMessages(
+        self, request: pb.StreamMessagesRequest, context: Context
+    ) -> AsyncIterator[pb.StreamMessagesResponse]:
+        with Fields() as fields:
+            session_id = fields.id("session_id", request.session_id)
+            limit = fields.limit("chunk_size", request.chunk_size)
+            cursor = fields.not_negative("cursor", request.cursor)
+        # Up to what is there now: a stream that writers outrun would never end.
+        session = await self._sessions.get_session(session_id)
+        span = Span.from_cursor(cursor).up_to(session.last_sequence)
+        async for page in pages(
+            partial(self._messages.list_messages, session_id, limit=limit), span
+        ):
+            chunk = pb.StreamMessagesResponse(next_cursor=page.rows[-1].position)
+            yield with_messages(chunk, page.rows)
+
+    async def GetMessage(
+        self, request: pb.GetMessageRequest, context: Context
+    ) -> memory_pb2.Message:
+        with Fields() as fields:
+            session_id = fields.id("session_id", request.session_id)
+            message_id = fields.id("message_id", request.message_id)
+        return message_message(await self._messages.get_message(session_id, message_id))
+
+    async def UpdateMessage(
+        self, request: pb.UpdateMessageRequest, context: Context
+    ) -> memory_pb2.Message:
+        with Fields() as fields:
+            session_id = fields.id("session_id", request.session_id)
+            message_id = fields.id("message_id", request.message_id)
+            if request.HasField("role"):
+                fields.role("role", request.role)
+            fields.content("content", request.content)
+            fields.not_negative("token_count", request.token_count)
+            patch = fields.metadata_patch("metadata", request)
+
+        def change(row: MessageRow) -> MessageRow:
+            return row._replace(
+                role=request.role if request.HasField("role") else row.role,
+                content=request.content if request.HasField("content") else row.content,
+                token_count=(
+                    request.token_count if request.HasField("token_count") else row.token_count
+                ),
+                metadata=patched_metadata(row.metadata, patch),
+            )
+
+        row = await self._messages.update_message(session_id, message_id, change)
+        return message_message(row)
+
+    async def DeleteMessages(
+        self, request: pb.DeleteMessagesRequest, context: Context
+    ) -> pb.DeleteMessagesResponse:
+        with Fields() as fields:
+            session_id = fields.id("session_id", request.session_id)
+            message_ids = fields.ids("message_ids", request.message_ids)
+            if message_ids and request.last_n:
+                fields.reject("last_n", "is given beside message_ids; give one of them")
+            elif message_ids:
+                fields.count("message_ids", len(message_ids))
+            else:
+                fields.count("last_n", request.last_n)
+        response = pb.DeleteMessagesResponse()
+
+        def check(rows: list[MessageRow]) -> None:
+            nonlocal response
+            response = with_messages(pb.DeleteMessagesResponse(), rows)
+            if len(cast(bytes, response)) > MAX_RESPONSE_BYTES:
+                raise InvalidRequest(too_many_to_delete(by_id=bool(message_ids)))
+
+        await self._messages.delete_messages(
+            session_id, check, message_ids=message_ids, last_n=request.last_n
+        )
+        return response
+
+    async def SearchMemory(
+        self, request: pb.SearchMemoryRequest, context: Context
+    ) -> pb.SearchMemoryResponse:
+        with Fields() as fields:
+            search = search_from_request(fields, request)
+        return search_response(await self._searcher.search(search))
+
+
+def _new_messages(fields: Fields, messages: Iterable[memory_pb2.Message]) -> list[NewMessage]:
+    new_messages: list[NewMessage] = []
+    first_index: dict[str, int] = {}
+    for index, message in enumerate(messages):
+        new_messages.append(_new_message(fields.at(f"messages[{index}]"), message))
+        if message.message_id and first_index.setdefault(message.message_id, index) != index:
+            fields.reject(
+                f"messages[{index}].message_id",
+                f"is the id of messages[{first_index[message.message_id]}] too",
+            )
+    fields.count("messages", len(new_messages))
+    return new_messages
+
+
+def _new_message(fields: Fields, message: memory_pb2.Message) -> NewMessage:
+    return NewMessage(
+        message_id=fields.optional_id("message_id", message.message_id),
+        role=fields.role("role", message.role),
+        content=fields.content("content", message.content),
+        token_count=fields.not_negative("token_count", message.token_count),
+        metadata=fields.metadata("metadata", message),
+        created_at=fields.timestamp("created_at", message),
+    )

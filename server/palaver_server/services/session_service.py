@@ -1,0 +1,113 @@
+"""The servicer of SessionService."""
+
+from collections.abc import AsyncIterator
+from functools import partial
+
+from palaver.v1 import session_pb2
+from palaver.v1 import session_service_pb2 as pb
+from palaver.v1.session_service_pb2_grpc import SessionServiceServicer
+from palaver_server.database.paging import Span
+from palaver_server.services.context import Context
+from palaver_server.services.encoding.conversion import (
+    session_message,
+    timestamp_message,
+    with_sessions,
+)
+from palaver_server.services.merge_patch import patched_metadata
+from palaver_server.services.ownership import check_owner, new_owner
+from palaver_server.services.streaming import pages
+from palaver_server.services.validation import Fields
+from palaver_server.store.sessions import SessionFilter, SessionRow, SessionStore
+
+
+class SessionService(SessionServiceServicer):
+    """Keeps sessions. The reference of each method is `session_service.proto`."""
+
+    def __init__(self, sessions: SessionStore) -> None:
+        self._sessions = sessions
+
+    async def AddSession(
+        self, request: pb.AddSessionRequest, context: Context
+    ) -> session_pb2.Session:
+        with Fields() as fields:
+            session_id = fields.id("session_id", request.session_id)
+            user_id = fields.optional_id("user_id", request.user_id)
+            metadata = fields.metadata("metadata", request)
+        row = await self._sessions.add_session(
+            session_id, user_id=new_owner(user_id), metadata=metadata
+        )
+        return session_message(row)
+
+    async def UpdateSession(
+        self, request: pb.UpdateSessionRequest, context: Context
+    ) -> session_pb2.Session:
+        with Fields() as fields:
+            session_id = fields.id("session_id", request.session_id)
+            user_id = fields.optional_id("user_id", request.user_id)
+            patch = fields.metadata_patch("metadata", request)
+        if request.HasField("user_id"):
+            check_owner(user_id)
+
+        def change(row: SessionRow) -> SessionRow:
+            return row._replace(
+                user_id=user_id if request.HasField("user_id") else row.user_id,
+                metadata=patched_metadata(row.metadata, patch, replace=request.replace_metadata),
+            )
+
+        row = await self._sessions.update_session(session_id, change, user_id=user_id)
+        return session_message(row)
+
+    async def GetSession(
+        self, request: pb.GetSessionRequest, context: Context
+    ) -> session_pb2.Session:
+        with Fields() as fields:
+            session_id = fields.id("session_id", request.session_id)
+        return session_message(await self._sessions.get_session(session_id))
+
+    async def DeleteSession(
+        self, request: pb.DeleteSessionRequest, context: Context
+    ) -> pb.DeleteSessionResponse:
+        with Fields() as fields:
+            session_id = fields.id("session_id", request.session_id)
+        deleted = await self._sessions.delete_session(session_id)
+        return pb.DeleteSessionResponse(
+            deleted_at=timestamp_message(deleted.deleted_at),
+            messages_deleted=deleted.messages_deleted,
+        )
+
+    async def ListSessions(
+        self, request: pb.ListSessionsRequest, context: Context
+    ) -> pb.ListSessionsResponse:
+        with Fields() as fields:
+            limit = fields.limit("limit", request.limit)
+            cursor = fields.not_negative("cursor", request.cursor)
+            narrowed = _session_filter(fields.at("filter"), request.filter)
+        span = Span.from_cursor(cursor, newest_first=request.newest_first)
+        page = await self._sessions.list_sessions(span, limit=limit, filter=narrowed)
+        return with_sessions(pb.ListSessionsResponse(next_cursor=page.next_cursor), page.rows)
+
+    async def ListAllSessions(
+        self, request: pb.ListAllSessionsRequest, context: Context
+    ) -> AsyncIterator[pb.ListAllSessionsResponse]:
+        with Fields() as fields:
+            limit = fields.limit("chunk_size", request.chunk_size)
+            cursor = fields.not_negative("cursor", request.cursor)
+            narrowed = _session_filter(fields.at("filter"), request.filter)
+        # Up to what is there now: a stream that writers outrun would never end.
+        last_id = await self._sessions.last_id()
+        span = Span.from_cursor(cursor, newest_first=request.newest_first).up_to(last_id)
+        async for page in pages(
+            partial(self._sessions.list_sessions, limit=limit, filter=narrowed), span
+        ):
+            chunk = pb.ListAllSessionsResponse(next_cursor=page.rows[-1].position)
+            yield with_sessions(chunk, page.rows)
+
+
+def _session_filter(fields: Fields, filter: session_pb2.SessionFilter) -> SessionFilter:
+    return SessionFilter(
+        user_id=fields.optional_id("user_id", filter.user_id),
+        # Rounded up, whole microseconds compare to them as they do to the nanosecond.
+        created_after=fields.timestamp("created_after", filter, round_up=True),
+        created_before=fields.timestamp("created_before", filter, round_up=True),
+        metadata=fields.path("metadata", filter.metadata),
+    )

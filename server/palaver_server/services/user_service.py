@@ -1,0 +1,102 @@
+"""The servicer of UserService."""
+
+from collections.abc import AsyncIterator
+from functools import partial
+
+from palaver.v1 import user_pb2
+from palaver.v1 import user_service_pb2 as pb
+from palaver.v1.user_service_pb2_grpc import UserServiceServicer
+from palaver_server.database.paging import Span
+from palaver_server.services.context import Context
+from palaver_server.services.encoding.conversion import timestamp_message, user_message
+from palaver_server.services.merge_patch import patched_metadata
+from palaver_server.services.ownership import check_owner, check_visible
+from palaver_server.services.streaming import pages
+from palaver_server.services.validation import Fields
+from palaver_server.store.users import UserRow, UserStore
+
+
+class UserService(UserServiceServicer):
+    """Keeps users. The reference of each method is `user_service.proto`."""
+
+    def __init__(self, users: UserStore) -> None:
+        self._users = users
+
+    async def AddUser(self, request: pb.AddUserRequest, context: Context) -> user_pb2.User:
+        with Fields() as fields:
+            user_id = fields.id("user_id", request.user_id)
+            email = fields.email("email", request.email)
+            first_name = fields.name("first_name", request.first_name)
+            last_name = fields.name("last_name", request.last_name)
+            metadata = fields.metadata("metadata", request)
+        check_owner(user_id)
+        row = await self._users.add_user(
+            user_id, email=email, first_name=first_name, last_name=last_name, metadata=metadata
+        )
+        return user_message(row)
+
+    async def GetUser(self, request: pb.GetUserRequest, context: Context) -> user_pb2.User:
+        with Fields() as fields:
+            user_id = fields.id("user_id", request.user_id)
+        check_visible(user_id)
+        return user_message(await self._users.get_user(user_id))
+
+    async def UpdateUser(self, request: pb.UpdateUserRequest, context: Context) -> user_pb2.User:
+        with Fields() as fields:
+            user_id = fields.id("user_id", request.user_id)
+            fields.email("email", request.email)
+            fields.name("first_name", request.first_name)
+            fields.name("last_name", request.last_name)
+            patch = fields.metadata_patch("metadata", request)
+        check_visible(user_id)
+
+        def change(row: UserRow) -> UserRow:
+            return row._replace(
+                email=request.email if request.HasField("email") else row.email,
+                first_name=(
+                    request.first_name if request.HasField("first_name") else row.first_name
+                ),
+                last_name=request.last_name if request.HasField("last_name") else row.last_name,
+                metadata=patched_metadata(row.metadata, patch, replace=request.replace_metadata),
+            )
+
+        return user_message(await self._users.update_user(user_id, change))
+
+    async def DeleteUser(
+        self, request: pb.DeleteUserRequest, context: Context
+    ) -> pb.DeleteUserResponse:
+        with Fields() as fields:
+            user_id = fields.id("user_id", request.user_id)
+        check_visible(user_id)
+        deleted = await self._users.delete_user(user_id)
+        return pb.DeleteUserResponse(
+            deleted_at=timestamp_message(deleted.deleted_at),
+            sessions_deleted=deleted.sessions_deleted,
+            messages_deleted=deleted.messages_deleted,
+        )
+
+    async def ListUsers(
+        self, request: pb.ListUsersRequest, context: Context
+    ) -> pb.ListUsersResponse:
+        with Fields() as fields:
+            limit = fields.limit("limit", request.limit)
+            cursor = fields.not_negative("cursor", request.cursor)
+        span = Span.from_cursor(cursor, newest_first=request.newest_first)
+        page = await self._users.list_users(span, limit=limit)
+        return pb.ListUsersResponse(
+            users=map(user_message, page.rows), next_cursor=page.next_cursor
+        )
+
+    async def ListAllUsers(
+        self, request: pb.ListAllUsersRequest, context: Context
+    ) -> AsyncIterator[pb.ListAllUsersResponse]:
+        with Fields() as fields:
+            limit = fields.limit("chunk_size", request.chunk_size)
+            cursor = fields.not_negative("cursor", request.cursor)
+        # Up to what is there now: a stream that writers outrun would never end.
+        last_id = await self._users.last_id()
+        span = Span.from_cursor(cursor, newest_first=request.newest_first).up_to(last_id)
+        async for page in pages(partial(self._users.list_users, limit=limit), span):
+            yield pb.ListAllUsersResponse(
+                users=map(user_message, page.rows), next_cursor=page.rows[-1].position
+            )

@@ -1,0 +1,285 @@
+"""Messages: the SQL that lists, reads, changes and deletes them.
+
+Every write to a session's messages first takes the lock of the session's row, so
+writes to one session happen one after the other and never deadlock. The time of a write
+is that of a statement after the one that took the lock: it comes after what it waited for.
+A live message belongs to a live session: what deletes a session deletes its messages too.
+"""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
+
+from palaver_server.auth.principal import bound_user
+from palaver_server.database.connection import Connection
+from palaver_server.database.paging import MAX_PAGE_BYTES, Page, Span
+from palaver_server.database.pool import Pool
+from palaver_server.database.timestamps import Moment
+from palaver_server.errors import FieldViolation, InvalidRequest, NotFound
+from palaver_server.store.embedding_queue import NO_QUEUE, EmbeddingQueue
+from palaver_server.store.ownership import OWNED
+
+
+class Key(NamedTuple):
+    """Which message."""
+
+    session_id: str
+    sequence: int
+
+
+# Messages as a table, in the order in which they are given.
+KEYS = """
+    unnest(%(session_ids)s::text[], %(sequences)s::bigint[])
+    WITH ORDINALITY AS keys (session_id, sequence, number)
+"""
+
+
+def key_parameters(keys: Sequence[Key]) -> dict[str, list[Any]]:
+    """The parameters of KEYS."""
+    return {
+        "session_ids": [key.session_id for key in keys],
+        "sequences": [key.sequence for key in keys],
+    }
+
+
+# The live message, as a row, that one of `ids` names; looked up by its key. Where sessions are
+# short, a join or `= ANY` would read them whole, and the rare long one too.
+LIVE_BY_ID = """(
+    SELECT m FROM messages m
+    WHERE m.session_id = %(session_id)s AND m.message_id = ids.message_id
+        AND m.deleted_at IS NULL
+)"""
+
+
+class MessageRow(NamedTuple):
+    """A live message. `metadata` is JSON text; a `token_count` of 0 is unknown."""
+
+    message_id: str
+    sequence: int
+    role: str
+    content: str
+    token_count: int
+    metadata: str
+    created_at: Moment
+    updated_at: Moment
+
+    @property
+    def position(self) -> int:
+        """The listing position."""
+        return self.sequence
+
+
+COLUMNS = """
+    m.message_id, m.sequence, m.role, m.content, m.token_count, m.metadata::text,
+    m.created_at, m.updated_at
+"""
+
+# Upper bound of a row's size as a protobuf message, in bytes.
+SIZE = """
+    octet_length(message_id) + octet_length(role) + octet_length(content)
+    + 4 * octet_length(metadata::text) + 100
+"""
+
+
+# How much text may be read to find out whether it fits a response. Metadata can take
+# less room there than as JSON, but not by this much unless it is made to.
+_MAX_DELETED_BYTES = 64 * 1024 * 1024
+
+
+def too_many_to_delete(*, by_id: bool) -> FieldViolation:
+    """Says that messages to delete do not fit the response that is to return them."""
+    return FieldViolation(
+        "message_ids" if by_id else "last_n",
+        "these messages exceed the 4 MiB of a response; delete fewer at once",
+    )
+
+
+class MessageStore:
+    """Reads and changes messages. Each method is one transaction.
+
+    Every method raises NotFound if the session is not live, and DatabaseUnavailable
+    and NoConnectionInTime as the pool does.
+
+    Args:
+        queue: Where messages wait for a vector.
+    """
+
+    def __init__(self, pool: Pool, queue: EmbeddingQueue = NO_QUEUE) -> None:
+        self._pool = pool
+        self._queue = queue
+        self._update_message = self.UPDATE_MESSAGE.format(enqueue=queue.enqueue_one)
+
+    # Joined to the session, so that no row means no session, and NULLs an empty page.
+    LIST_MESSAGES = f"""
+        SELECT has_more, {COLUMNS}
+        FROM sessions s LEFT JOIN (
+            SELECT *,
+                lead(true, 1, false) OVER listing AS has_more,
+                row_number() OVER listing AS number,
+                sum(size) OVER listing AS total_size
+            FROM (
+                SELECT *, {SIZE} AS size
+                FROM messages
+                WHERE session_id = %(session_id)s AND deleted_at IS NULL
+                    AND sequence > %(after)s AND sequence < %(before)s
+                ORDER BY sequence {{direction}}
+                LIMIT %(limit)s + 1
+            ) candidates
+            WINDOW listing AS (ORDER BY sequence {{direction}})
+        ) m ON number = 1 OR number <= %(limit)s AND total_size <= {MAX_PAGE_BYTES}
+        WHERE s.session_id = %(session_id)s AND s.deleted_at IS NULL AND {OWNED}
+        ORDER BY m.sequence {{direction}}
+    """
+
+    async def list_messages(self, session_id: str, span: Span, *, limit: int) -> Page[MessageRow]:
+        """Lists messages by sequence."""
+        statement = self.LIST_MESSAGES.format(direction=span.direction)
+        parameters = {
+            "session_id": session_id,
+            "limit": limit,
+            "after": span.after,
+            "before": span.before,
+            "bound_user": bound_user(),
+        }
+        async with self._pool.connection() as connection:
+            rows = await connection.fetch(statement, parameters)
+        if not rows:
+            raise NotFound("Session", session_id)
+        is_empty = rows[0][0] is None
+        return Page.of(MessageRow, [] if is_empty else rows)
+
+    GET_MESSAGE = f"""
+        SELECT {COLUMNS}
+        FROM sessions s LEFT JOIN messages m
+            ON m.session_id = %(session_id)s AND m.message_id = %(message_id)s
+            AND m.deleted_at IS NULL
+        WHERE s.session_id = %(session_id)s AND s.deleted_at IS NULL AND {OWNED}
+    """
+
+    async def get_message(self, session_id: str, message_id: str) -> MessageRow:
+        """Gets a message.
+
+        Raises:
+            NotFound: There is no such live session or message.
+        """
+        async with self._pool.connection() as connection:
+            return await self._get_message(connection, session_id, message_id)
+
+    UPDATE_MESSAGE = f"""
+        WITH touched AS (
+            UPDATE sessions SET updated_at = statement_timestamp()
+            WHERE session_id = %(session_id)s
+        ){{enqueue}}
+        UPDATE messages m
+        SET role = %(role)s, content = %(content)s, words = search_words(%(content)s),
+            token_count = %(token_count)s, metadata = %(metadata)s::jsonb,
+            updated_at = statement_timestamp()
+        WHERE m.session_id = %(session_id)s AND m.message_id = %(message_id)s
+        RETURNING {COLUMNS}
+    """
+
+    async def update_message(
+        self, session_id: str, message_id: str, change: Callable[[MessageRow], MessageRow]
+    ) -> MessageRow:
+        """Replaces a message's role, content, token count and metadata by what `change` makes.
+
+        Nobody else writes to the session between the read and the write. What `change`
+        raises undoes the update.
+
+        Raises:
+            NotFound: There is no such live session or message.
+        """
+        async with self._queue.filling(), self._locked_session(session_id) as connection:
+            row = change(await self._get_message(connection, session_id, message_id))
+            parameters = {**row._asdict(), "session_id": session_id}
+            updated = await connection.fetch_one(self._update_message, parameters)
+            return MessageRow._make(updated or ())
+
+    CHOOSE_MESSAGES = f"""
+        WITH named AS MATERIALIZED (
+            SELECT {LIVE_BY_ID} AS m
+            FROM (SELECT DISTINCT unnest(%(message_ids)s::text[]) AS message_id) ids
+        )
+        SELECT (m).sequence, octet_length((m).content) + octet_length((m).metadata::text)
+        FROM named WHERE (m).sequence IS NOT NULL
+    """
+
+    CHOOSE_NEWEST_MESSAGES = """
+        SELECT sequence, octet_length(content) + octet_length(metadata::text) FROM messages
+        WHERE session_id = %(session_id)s AND deleted_at IS NULL
+        ORDER BY sequence DESC
+        LIMIT %(last_n)s
+    """
+
+    DELETE_MESSAGES = f"""
+        WITH touched AS (
+            UPDATE sessions SET updated_at = statement_timestamp()
+            WHERE session_id = %(session_id)s
+        )
+        UPDATE messages m SET deleted_at = statement_timestamp()
+        WHERE m.session_id = %(session_id)s AND m.sequence = ANY(%(sequences)s)
+        RETURNING {COLUMNS}
+    """
+
+    async def delete_messages(
+        self,
+        session_id: str,
+        check: Callable[[list[MessageRow]], None],
+        *,
+        message_ids: Sequence[str] = (),
+        last_n: int = 0,
+    ) -> None:
+        """Soft-deletes the messages of these ids, or else the newest `last_n`.
+
+        `check` is given the messages, oldest first, and what it raises undoes the delete.
+
+        Raises:
+            NotFound: There is no such live session.
+            InvalidRequest: The messages are too large to give, by far.
+        """
+        choose = self.CHOOSE_MESSAGES if message_ids else self.CHOOSE_NEWEST_MESSAGES
+        parameters: dict[str, Any] = {
+            "session_id": session_id,
+            "message_ids": list(message_ids),
+            "last_n": last_n,
+        }
+        async with self._locked_session(session_id) as connection:
+            chosen = await connection.fetch(choose, parameters)
+            if not chosen:
+                return
+            if sum(size for _, size in chosen) > _MAX_DELETED_BYTES:
+                raise InvalidRequest(too_many_to_delete(by_id=bool(message_ids)))
+            parameters["sequences"] = [sequence for sequence, _ in chosen]
+            rows = await connection.fetch(self.DELETE_MESSAGES, parameters)
+            deleted = [MessageRow._make(row) for row in rows]
+            check(sorted(deleted, key=lambda message: message.sequence))
+
+    async def _get_message(
+        self, connection: Connection, session_id: str, message_id: str
+    ) -> MessageRow:
+        parameters = {
+            "session_id": session_id,
+            "message_id": message_id,
+            "bound_user": bound_user(),
+        }
+        row = await connection.fetch_one(self.GET_MESSAGE, parameters)
+        if row is None:
+            raise NotFound("Session", session_id)
+        if row[0] is None:
+            raise NotFound("Message", message_id)
+        return MessageRow._make(row)
+
+    LOCK_SESSION = f"""
+        SELECT FROM sessions s
+        WHERE session_id = %(session_id)s AND deleted_at IS NULL AND {OWNED}
+        FOR NO KEY UPDATE
+    """
+
+    @asynccontextmanager
+    async def _locked_session(self, session_id: str) -> AsyncIterator[Connection]:
+        """Begins a transaction in which nobody else writes to the session."""
+        parameters = {"session_id": session_id, "bound_user": bound_user()}
+        async with self._pool.connection() as connection, connection.transaction():
+            if await connection.fetch_one(self.LOCK_SESSION, parameters) is None:
+                raise NotFound("Session", session_id)
+            yield connection
