@@ -29,10 +29,11 @@ chaos: $(VENV)/dev.done ## Kill and freeze everything under load; ARGS="--second
 fuzz: $(VENV)/dev.done ## Try to break it; ARGS="--cases 1000 --seed 1" tries the same again
 	@$(BIN)/python -m fuzz $(ARGS)
 
-check: $(VENV)/dev.done ## Check format, lint, types, and that generated files are up to date
+check: $(VENV)/dev.done ## Check format, lint, types, layers, and that generated files are up to date
 	@$(BIN)/ruff format --check
 	@$(BIN)/ruff check
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
 	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT \
 		&& $(MAKE) --no-print-directory protos STUBS="$$fresh" \
 		&& diff --recursive --exclude=__pycache__ $(STUBS) "$$fresh" \
@@ -57,14 +58,15 @@ settings-doc: $(VENV)/dev.done ## Write docs/settings.md from the settings model
 # The bounds are in pyproject.toml; the lock files say which versions are used.
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version=3.11 --generate-hashes \
 	--no-annotate --custom-compile-command="make lock" pyproject.toml
-lock: $(VENV)/dev.done ## Lock the newest versions of all dependencies
+UPGRADE ?= --upgrade
+lock: $(VENV)/dev.done ## Lock the newest versions of all dependencies; UPGRADE= keeps those that fit
 	@$(BIN)/pip install --quiet uv
-	@$(LOCK) --upgrade --extra=build --extra=tracing --extra=wordllama --extra=dev --output-file=requirements/dev.txt
-	@$(LOCK) --upgrade --extra=build --extra=wordllama --constraint=requirements/dev.txt --output-file=requirements/run.txt
-	@$(LOCK) --upgrade --extra=build --extra=tracing --extra=wordllama --extra=dev --resolution=lowest-direct --output-file=requirements/lowest.txt
+	@$(LOCK) $(UPGRADE) --extra=build --extra=tracing --extra=wordllama --extra=dev --output-file=requirements/dev.txt
+	@$(LOCK) $(UPGRADE) --extra=build --extra=wordllama --constraint=requirements/dev.txt --output-file=requirements/run.txt
+	@$(LOCK) $(UPGRADE) --extra=build --extra=tracing --extra=wordllama --extra=dev --resolution=lowest-direct --output-file=requirements/lowest.txt
 
 clean: ## Remove what the commands above made; the data of `make run` stays
-	@rm -rf .venv* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf .venv* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # `make run` installs what the service needs, the others all there is.

@@ -13,8 +13,8 @@ import grpc
 import uvloop
 from google.protobuf.empty_pb2 import Empty
 
+from palaver_server.bootstrap.server import connection_options
 from palaver_server.config import Settings
-from palaver_server.transport.server_options import server_options
 
 _NOTHING = Empty()
 
@@ -36,7 +36,7 @@ class _EveryMethod(grpc.GenericRpcHandler):
 
 async def serve(port: int, methods: grpc.GenericRpcHandler) -> None:
     """Serves methods, by the runtime and options of Palaver's, until the process ends."""
-    server = grpc.aio.server(options=server_options(Settings.model_construct()))
+    server = grpc.aio.server(options=connection_options(Settings.model_construct()))
     server.add_generic_rpc_handlers((methods,))
     server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()

@@ -1,0 +1,1 @@
+"""Callers: who they are, what they may access, how keys, tokens and certificates are checked."""

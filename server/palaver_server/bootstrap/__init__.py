@@ -1,0 +1,1 @@
+"""Assembly: builds every part from the settings, starts and stops them."""

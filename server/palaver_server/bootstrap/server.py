@@ -55,7 +55,7 @@ from palaver_server.telemetry.telemetry import Telemetry
 from palaver_server.transport.database_health import DatabaseHealth
 from palaver_server.transport.health_service import HealthService
 from palaver_server.transport.method_router import Methods
-from palaver_server.transport.server_options import server_options
+from palaver_server.transport.server_options import ConnectionLimits, server_options
 from palaver_server.transport.shutdown import shut_down
 
 _LOGGER = logging.getLogger(__name__)
@@ -84,6 +84,18 @@ def interceptors(
         ),
         Gathering(),
     )
+
+
+def connection_options(settings: Settings) -> tuple[tuple[str, int], ...]:
+    """Return gRPC's options for the connection limits in the settings."""
+    limits = ConnectionLimits(
+        max_connections=settings.max_connections,
+        keepalive_seconds=settings.keepalive_seconds,
+        idle_seconds=settings.connection_idle_seconds,
+        age_seconds=settings.connection_age_seconds,
+        grace_seconds=settings.connection_grace_seconds,
+    )
+    return server_options(limits, share_port=settings.workers > 1)
 
 
 _SECONDS_TO_CONNECT = 30.0
@@ -162,7 +174,7 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
         ours, grpcs = Methods(chain.wrap), Methods(decoding)
         add_services(ours, settings, pool, purger=purger, semantics=semantics)
         add_grpc_services(grpcs, settings, health_servicer)
-        server = grpc.aio.server(options=server_options(settings))
+        server = grpc.aio.server(options=connection_options(settings))
         server.add_generic_rpc_handlers((ours, grpcs))
         port = security.add_port(server, settings.listen)
         await database_health.check()

@@ -1,0 +1,1 @@
+"""PostgreSQL, without resources: connections, pool, batching, paging, migrations, errors."""

@@ -8,9 +8,9 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from palaver_server.errors import FieldViolation, InvalidRequest
-from palaver_server.transport.method_router import Handler
 
-# A string, since at run time this class is not generic.
+# Strings: at run time these classes are not generic.
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 
 UnaryCall: TypeAlias = Callable[[bytes, Context], Awaitable[bytes]]

@@ -12,9 +12,8 @@ import grpc
 from google.protobuf.message import Message
 
 from palaver_server.errors import InvalidRequest
-from palaver_server.interceptors.chain import Context, decoded
+from palaver_server.interceptors.chain import Context, Handler, decoded
 from palaver_server.interceptors.error_mapping import abort
-from palaver_server.transport.method_router import Handler
 
 
 def decoding(method: str, handler: Handler) -> Handler:

@@ -1,0 +1,1 @@
+"""The operating system process: logging, embedded PostgreSQL, deferred signals, memory trim."""

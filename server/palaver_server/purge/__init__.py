@@ -1,0 +1,1 @@
+"""The purge: removes rows for good that were deleted long enough ago."""

@@ -1,0 +1,1 @@
+"""Search: keywords, ranking, snippets and the keyword index; vectors are in embedding/."""

@@ -1,0 +1,1 @@
+"""Sessions, messages, memory and users: one file per resource, each with its SQL."""

@@ -1,0 +1,1 @@
+"""Observation: metrics, the call log and traces."""

@@ -1,0 +1,1 @@
+"""gRPC as a server: options, TLS, method routing, health, graceful shutdown."""

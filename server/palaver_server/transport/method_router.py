@@ -1,12 +1,13 @@
 """The methods of a server, each wrapped once, when its service is added."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import grpc
 
-# Strings, since at run time these classes are not generic.
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+from palaver_server.interceptors.chain import Handler
+
+# A string: at run time Handler is one too.
 FoundHandler: TypeAlias = "Handler | None"
 
 

@@ -1,0 +1,1 @@
+"""Responses as protobuf bytes, written from rows of the database."""
