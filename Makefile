@@ -1,4 +1,4 @@
-# Palaver's commands. Each sets up what it needs, from Python 3.11 or newer alone.
+# Development commands. Each installs its own dependencies; only Python 3.11 or newer is required.
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -8,25 +8,25 @@ PROTOC  = PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc --p
 
 .PHONY: help run test bench bench-search chaos fuzz check format protos settings-doc lock clean
 
-help: ## What there is to make
+help: ## List the commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
-run: $(VENV)/run.done ## Run the service, on an embedded PostgreSQL or on PALAVER_DATABASE_URL
+run: $(VENV)/run.done ## Run the service on an embedded PostgreSQL, or on PALAVER_DATABASE_URL
 	@exec $(BIN)/palaver serve
 
-test: $(VENV)/dev.done ## Run all tests, on all cores; ARGS go to pytest
+test: $(VENV)/dev.done ## Run all tests on all cores; ARGS are passed to pytest
 	@$(BIN)/pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal $(ARGS)
 
-bench: $(VENV)/dev.done ## Measure how fast it is; ARGS="--scale 1" measures the full size
+bench: $(VENV)/dev.done ## Run the benchmarks; ARGS="--scale 1" runs them at full size
 	@$(BIN)/python -m bench $(ARGS)
 
-bench-search: $(VENV)/dev.done ## Measure what search finds, in the conversations in DATA=DIRECTORY
+bench-search: $(VENV)/dev.done ## Measure search recall on the conversations in DATA=DIRECTORY
 	@$(BIN)/python -m bench.recall $(if $(DATA),--data "$(DATA)") $(ARGS)
 
-chaos: $(VENV)/dev.done ## Kill and freeze everything under load; ARGS="--seconds 60 --seed 1"
+chaos: $(VENV)/dev.done ## Kill and freeze processes under load; ARGS="--seconds 60 --seed 1"
 	@$(BIN)/python -m chaos $(ARGS)
 
-fuzz: $(VENV)/dev.done ## Try to break it; ARGS="--cases 1000 --seed 1" tries the same again
+fuzz: $(VENV)/dev.done ## Send random requests; ARGS="--cases 1000 --seed 1" repeats a run
 	@$(BIN)/python -m fuzz $(ARGS)
 
 check: $(VENV)/dev.done ## Check format, lint, types, layers, and that generated files are up to date
@@ -42,11 +42,11 @@ check: $(VENV)/dev.done ## Check format, lint, types, layers, and that generated
 		&& echo "docs/settings.md is up to date" \
 		|| { echo "docs/settings.md is out of date: run make settings-doc" >&2; exit 1; }
 
-format: $(VENV)/dev.done ## Mend format and lint, as far as that goes by itself
+format: $(VENV)/dev.done ## Fix formatting, and lint errors where ruff can
 	@$(BIN)/ruff format
 	@$(BIN)/ruff check --fix
 
-protos: $(VENV)/dev.done ## Compile the stubs anew
+protos: $(VENV)/dev.done ## Compile the stubs from the .proto files
 	@rm -rf $(STUBS) && mkdir -p $(STUBS)
 	@$(PROTOC) --python_out=$(STUBS) --mypy_out=quiet:$(STUBS) protos/palaver/v1/*.proto
 	@$(PROTOC) --grpc_python_out=$(STUBS) --mypy_grpc_out=quiet:$(STUBS) \
@@ -55,25 +55,25 @@ protos: $(VENV)/dev.done ## Compile the stubs anew
 settings-doc: $(VENV)/dev.done ## Write docs/settings.md from the settings model
 	@$(BIN)/python -m docs.settings_page > docs/settings.md
 
-# The bounds are in pyproject.toml; the lock files say which versions are used.
+# pyproject.toml has version ranges; the lock files pin exact versions.
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version=3.11 --generate-hashes \
 	--no-annotate --custom-compile-command="make lock" pyproject.toml
 UPGRADE ?= --upgrade
-lock: $(VENV)/dev.done ## Lock the newest versions of all dependencies; UPGRADE= keeps those that fit
+lock: $(VENV)/dev.done ## Pin the newest versions of all dependencies; UPGRADE= keeps pins that still fit
 	@$(BIN)/pip install --quiet uv
 	@$(LOCK) $(UPGRADE) --extra=build --extra=tracing --extra=wordllama --extra=dev --output-file=requirements/dev.txt
 	@$(LOCK) $(UPGRADE) --extra=build --extra=wordllama --constraint=requirements/dev.txt --output-file=requirements/run.txt
 	@$(LOCK) $(UPGRADE) --extra=build --extra=tracing --extra=wordllama --extra=dev --resolution=lowest-direct --output-file=requirements/lowest.txt
 
-clean: ## Remove what the commands above made; the data of `make run` stays
+clean: ## Remove virtual environments and caches; keeps the data of make run
 	@rm -rf .venv* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# `make run` installs what the service needs, the others all there is.
+# `make run` installs only the service's dependencies, other commands the development ones too.
 $(VENV)/%.done: requirements/%.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit( \
-		"Palaver needs Python 3.11 or newer, and this is " + sys.version.split()[0] \
-		+ ": name one, as in make PYTHON=python3.11 run")'
+		"Palaver needs Python 3.11 or newer, but this is " + sys.version.split()[0] \
+		+ "; name another, as in make PYTHON=python3.11 run")'
 	@echo "Installing Palaver's dependencies into $(VENV)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
