@@ -7,6 +7,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import IntEnum
 
+from palaver_server.auth.access import Access
+
 
 class Role(IntEnum):
     """What a principal may do; each role may do what those before it may."""
@@ -45,6 +47,11 @@ class Principal:
         self.user_id.encode()  # half a surrogate pair is no text
         if self.role is Role.ADMIN:
             raise ValueError("a credential that is bound to a user cannot be an admin's")
+
+    @property
+    def access(self) -> Access:
+        """The access scope of the principal's calls."""
+        return Access(self.user_id)
 
 
 PRINCIPAL: ContextVar[Principal | None] = ContextVar("principal", default=None)

@@ -10,7 +10,7 @@ from palaver.v1.memory_service_pb2_grpc import MemoryServiceServicer
 from palaver_server.database.paging import Span
 from palaver_server.errors import InvalidRequest
 from palaver_server.search.searcher import Searcher
-from palaver_server.services.context import Context
+from palaver_server.services.context import Context, caller_access
 from palaver_server.services.encoding.conversion import (
     added_memory,
     message_message,
@@ -20,7 +20,6 @@ from palaver_server.services.encoding.conversion import (
     with_messages,
 )
 from palaver_server.services.merge_patch import patched_metadata
-from palaver_server.services.ownership import new_owner
 from palaver_server.services.search_request import search_from_request
 from palaver_server.services.streaming import pages
 from palaver_server.services.validation import MAX_ITEMS, MAX_RESPONSE_BYTES, Fields
@@ -59,10 +58,11 @@ class MemoryService(MemoryServiceServicer):
             messages = _new_messages(fields, request.messages)
             user_id = fields.optional_id("user_id", request.user_id)
             expected = fields.not_negative("expected_last_sequence", request.expected_last_sequence)
+        access = caller_access()
         added = await self._memory.add_memory(
             session_id,
             messages,
-            user_id=new_owner(user_id),
+            user_id=access.new_owner(user_id),
             expected_last_sequence=expected if request.HasField("expected_last_sequence") else None,
         )
         return added_memory(added)

@@ -7,14 +7,13 @@ from palaver.v1 import session_pb2
 from palaver.v1 import session_service_pb2 as pb
 from palaver.v1.session_service_pb2_grpc import SessionServiceServicer
 from palaver_server.database.paging import Span
-from palaver_server.services.context import Context
+from palaver_server.services.context import Context, caller_access
 from palaver_server.services.encoding.conversion import (
     session_message,
     timestamp_message,
     with_sessions,
 )
 from palaver_server.services.merge_patch import patched_metadata
-from palaver_server.services.ownership import check_owner, new_owner
 from palaver_server.services.streaming import pages
 from palaver_server.services.validation import Fields
 from palaver_server.store.sessions import SessionFilter, SessionRow, SessionStore
@@ -33,8 +32,9 @@ class SessionService(SessionServiceServicer):
             session_id = fields.id("session_id", request.session_id)
             user_id = fields.optional_id("user_id", request.user_id)
             metadata = fields.metadata("metadata", request)
+        access = caller_access()
         row = await self._sessions.add_session(
-            session_id, user_id=new_owner(user_id), metadata=metadata
+            session_id, user_id=access.new_owner(user_id), metadata=metadata
         )
         return session_message(row)
 
@@ -45,8 +45,9 @@ class SessionService(SessionServiceServicer):
             session_id = fields.id("session_id", request.session_id)
             user_id = fields.optional_id("user_id", request.user_id)
             patch = fields.metadata_patch("metadata", request)
+        access = caller_access()
         if request.HasField("user_id"):
-            check_owner(user_id)
+            access.check_owner(user_id)
 
         def change(row: SessionRow) -> SessionRow:
             return row._replace(

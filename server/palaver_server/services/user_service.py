@@ -7,10 +7,9 @@ from palaver.v1 import user_pb2
 from palaver.v1 import user_service_pb2 as pb
 from palaver.v1.user_service_pb2_grpc import UserServiceServicer
 from palaver_server.database.paging import Span
-from palaver_server.services.context import Context
+from palaver_server.services.context import Context, caller_access
 from palaver_server.services.encoding.conversion import timestamp_message, user_message
 from palaver_server.services.merge_patch import patched_metadata
-from palaver_server.services.ownership import check_owner, check_visible
 from palaver_server.services.streaming import pages
 from palaver_server.services.validation import Fields
 from palaver_server.store.users import UserRow, UserStore
@@ -29,7 +28,8 @@ class UserService(UserServiceServicer):
             first_name = fields.name("first_name", request.first_name)
             last_name = fields.name("last_name", request.last_name)
             metadata = fields.metadata("metadata", request)
-        check_owner(user_id)
+        access = caller_access()
+        access.check_owner(user_id)
         row = await self._users.add_user(
             user_id, email=email, first_name=first_name, last_name=last_name, metadata=metadata
         )
@@ -38,7 +38,8 @@ class UserService(UserServiceServicer):
     async def GetUser(self, request: pb.GetUserRequest, context: Context) -> user_pb2.User:
         with Fields() as fields:
             user_id = fields.id("user_id", request.user_id)
-        check_visible(user_id)
+        access = caller_access()
+        access.check_visible(user_id)
         return user_message(await self._users.get_user(user_id))
 
     async def UpdateUser(self, request: pb.UpdateUserRequest, context: Context) -> user_pb2.User:
@@ -48,7 +49,8 @@ class UserService(UserServiceServicer):
             fields.name("first_name", request.first_name)
             fields.name("last_name", request.last_name)
             patch = fields.metadata_patch("metadata", request)
-        check_visible(user_id)
+        access = caller_access()
+        access.check_visible(user_id)
 
         def change(row: UserRow) -> UserRow:
             return row._replace(
@@ -67,7 +69,8 @@ class UserService(UserServiceServicer):
     ) -> pb.DeleteUserResponse:
         with Fields() as fields:
             user_id = fields.id("user_id", request.user_id)
-        check_visible(user_id)
+        access = caller_access()
+        access.check_visible(user_id)
         deleted = await self._users.delete_user(user_id)
         return pb.DeleteUserResponse(
             deleted_at=timestamp_message(deleted.deleted_at),

@@ -1,0 +1,54 @@
+"""The access scope of a caller: the users and sessions that it may see and change."""
+
+from dataclasses import dataclass
+
+from palaver_server.errors import NotFound, PermissionDenied
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """An access scope.
+
+    Attributes:
+        user_id: The user that the caller is bound to: only this user and this user's sessions
+            exist for it. None: the caller is not bound, and may access all users and sessions.
+    """
+
+    user_id: str | None = None
+
+    def new_owner(self, user_id: str | None) -> str | None:
+        """Return the user of a new session: the requested user, or by default the bound user.
+
+        Raises:
+            PermissionDenied: The caller is bound to another user.
+        """
+        if user_id is None:
+            return self.user_id
+        self.check_owner(user_id)
+        return user_id
+
+    def check_owner(self, user_id: str | None) -> None:
+        """Check that the caller may give a session to this user; None: to no user.
+
+        Raises:
+            PermissionDenied: The caller is bound to another user.
+        """
+        if not self._includes(user_id):
+            raise PermissionDenied(
+                "BOUND_TO_ANOTHER_USER", "user_id: the credential is bound to another user"
+            )
+
+    def check_visible(self, user_id: str) -> None:
+        """Check that the caller may see this user, whether it exists or not.
+
+        Raises:
+            NotFound: The caller is bound to another user.
+        """
+        if not self._includes(user_id):
+            raise NotFound("User", user_id)
+
+    def _includes(self, user_id: str | None) -> bool:
+        return self.user_id is None or self.user_id == user_id
+
+
+EVERYTHING = Access()

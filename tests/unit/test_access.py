@@ -1,0 +1,39 @@
+"""The access scope of a caller."""
+
+import pytest
+
+from palaver_server.auth.access import EVERYTHING, Access
+from palaver_server.errors import NotFound, PermissionDenied
+
+ADA = Access("ada")
+
+
+def test_new_owner_for_a_bound_caller_defaults_to_the_bound_user() -> None:
+    assert ADA.new_owner(None) == "ada"
+    assert ADA.new_owner("ada") == "ada"
+    assert EVERYTHING.new_owner(None) is None
+    assert EVERYTHING.new_owner("grace") == "grace"
+
+
+def test_new_owner_that_is_another_user_is_denied() -> None:
+    with pytest.raises(PermissionDenied) as caught:
+        ADA.new_owner("grace")
+
+    assert caught.value.reason == "BOUND_TO_ANOTHER_USER"
+
+
+@pytest.mark.parametrize("user_id", ["grace", None])
+def test_check_owner_of_a_bound_caller_denies_others_and_nobody(user_id: str | None) -> None:
+    ADA.check_owner("ada")
+    EVERYTHING.check_owner(user_id)
+
+    with pytest.raises(PermissionDenied):
+        ADA.check_owner(user_id)
+
+
+def test_check_visible_of_a_bound_caller_hides_other_users() -> None:
+    ADA.check_visible("ada")
+    EVERYTHING.check_visible("grace")
+
+    with pytest.raises(NotFound):
+        ADA.check_visible("grace")
