@@ -4,10 +4,11 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
+from pgvector import HalfVector
+
 from palaver_server.database.backlog import MOST_COUNTED, Backlog
 from palaver_server.database.connection import Connection, Row
 from palaver_server.database.pool import Pool
-from palaver_server.embedding.halfvecs import Halfvecs
 from palaver_server.embedding.models import VectorSpace
 
 
@@ -263,8 +264,9 @@ class EmbeddingBatch:
             "session_ids": [message.session_id for message, _ in embedded],
             "sequences": [message.sequence for message, _ in embedded],
             "text_hashes": [message.text_hash for message, _ in embedded],
-            "vectors": Halfvecs(self._space.type_oid, [vector for _, vector in embedded]),
+            "vectors": [HalfVector(list(vector)) for _, vector in embedded],
         }
+        self._space.register(self._connection)
         statement = self.STORE.format(**self._space.names)
         rows = await self._connection.fetch(statement, parameters)
         return {(session_id, sequence) for session_id, sequence in rows}

@@ -3,7 +3,9 @@
 import logging
 from typing import Any, NamedTuple
 
+from pgvector.psycopg.halfvec import register_halfvec_info
 from psycopg import errors
+from psycopg.types import TypeInfo
 
 from palaver_server.database.connection import Connection, Row
 from palaver_server.database.pool import Pool
@@ -27,6 +29,16 @@ class VectorSpace(NamedTuple):
     dimensions: int
     schema: str
     type_oid: int
+    array_oid: int
+
+    def register(self, connection: Connection) -> None:
+        """Let a connection send `HalfVector` parameters, in pgvector's binary format.
+
+        pgvector's own `register_vector` looks the types up by name, on the search path.
+        """
+        if connection.adapters.types.get(self.type_oid) is None:
+            halfvec = TypeInfo("halfvec", self.type_oid, self.array_oid)
+            register_halfvec_info(connection, halfvec)
 
     @property
     def names(self) -> dict[str, Any]:
@@ -47,7 +59,7 @@ class VectorSpace(NamedTuple):
 
 
 _GET_PGVECTOR = """
-    SELECT extversion, quote_ident(nspname), t.oid
+    SELECT extversion, quote_ident(nspname), t.oid, t.typarray
     FROM pg_extension JOIN pg_namespace n ON n.oid = extnamespace
         LEFT JOIN pg_type t ON t.typnamespace = n.oid AND typname = 'halfvec'
     WHERE extname = 'vector'
@@ -150,10 +162,10 @@ async def _create_pgvector(connection: Connection) -> None:
 
 
 def _space(model_id: int, dimensions: int, pgvector: Row) -> VectorSpace:
-    version, schema, type_oid = pgvector
+    version, schema, type_oid, array_oid = pgvector
     if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST_PGVECTOR:
         raise VectorsUnusable(
             f"the database's pgvector is {version}, and Palaver needs 0.8 or newer: run"
             " ALTER EXTENSION vector UPDATE, then restart Palaver"
         )
-    return VectorSpace(model_id, dimensions, schema, type_oid)
+    return VectorSpace(model_id, dimensions, schema, type_oid, array_oid)
