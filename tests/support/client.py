@@ -65,6 +65,9 @@ DetailT = TypeVar("DetailT", bound=ProtobufMessage)
 
 NOW = Duration()
 
+# The default limit of gRPC clients for a response.
+MAX_RESPONSE_BYTES = 4 * 1024 * 1024
+
 
 @dataclass
 class Client:
@@ -86,6 +89,11 @@ class Client:
 
     def add_session(self, session_id: str, **fields: Any) -> Session:
         return self.sessions.AddSession(AddSessionRequest(session_id=session_id, **fields))
+
+    def add_sessions(self, *session_ids: str, **fields: Any) -> None:
+        """Add sessions one after the other, all with these fields."""
+        for session_id in session_ids:
+            self.add_session(session_id, **fields)
 
     def get_session(self, session_id: str) -> Session:
         return self.sessions.GetSession(GetSessionRequest(session_id=session_id))
@@ -137,6 +145,10 @@ class Client:
     def stream_messages(self, session_id: str, **fields: Any) -> list[StreamMessagesResponse]:
         request = StreamMessagesRequest(session_id=session_id, **fields)
         return list(self.memory.StreamMessages(request))
+
+    def messages(self, session_id: str) -> list[Message]:
+        """Return all messages of a session, as StreamMessages returns them."""
+        return [message for chunk in self.stream_messages(session_id) for message in chunk.messages]
 
     def get_message(self, session_id: str, message_id: str) -> Message:
         request = GetMessageRequest(session_id=session_id, message_id=message_id)
