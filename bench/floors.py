@@ -15,7 +15,7 @@ from bench import calls
 from bench.database import LONGS, Database
 from bench.measurement import Round, repeated
 from bench.streams import CHUNK_SIZE
-from palaver_server.database.paging import Span
+from palaver_server.database.paging import KeyRange
 from palaver_server.store.embedding_queue import NO_QUEUE
 from palaver_server.store.memory import MemoryStore
 from palaver_server.store.messages import COLUMNS as MESSAGE_COLUMNS
@@ -113,13 +113,13 @@ def _rows(session_ids: list[str], sequences: "count[int]", words: str) -> list[t
 
 def list_sessions(database: Database, seconds: float) -> Round:
     """Fetches all sessions by the pages that ListAllSessions fetches; a call is a page."""
-    statement = SessionStore.LIST_SESSIONS.format(filters="", direction=Span().direction)
+    statement = SessionStore.LIST_SESSIONS.format(filters="", direction=KeyRange().direction)
     return _pages(database, statement, {}, lambda row: SessionRow._make(row[1:]).id, seconds)
 
 
 def list_messages(database: Database, seconds: float) -> Round:
     """Fetches the messages of a long session by the pages that StreamMessages fetches."""
-    statement = MessageStore.LIST_MESSAGES.format(direction=Span().direction)
+    statement = MessageStore.LIST_MESSAGES.format(direction=KeyRange().direction)
     parameters = {"session_id": LONGS[0], "bound_user": None}
     return _pages(
         database, statement, parameters, lambda row: MessageRow._make(row[1:]).sequence, seconds
@@ -133,7 +133,7 @@ def _pages(
     position: Callable[[tuple[Any, ...]], int],
     seconds: float,
 ) -> Round:
-    parameters = {**parameters, "limit": CHUNK_SIZE, "after": 0, "before": Span().before}
+    parameters = {**parameters, "limit": CHUNK_SIZE, "after": 0, "before": KeyRange().before}
     with database.connected() as connection:
 
         def fetch_page() -> int:

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from palaver_server.database.paging import Span
+from palaver_server.database.paging import KeyRange
 from palaver_server.purge.purge_store import PurgeStore
 from palaver_server.store.memory import MemoryStore, NewMessage
 from palaver_server.store.messages import MessageStore
@@ -66,19 +66,19 @@ def filled(postgres: str, template: str, run: Run) -> Iterator[Explained]:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-def list_sessions(filled: Explained, span: Span, **filter: Any) -> Plan:
+def list_sessions(filled: Explained, key_range: KeyRange, **filter: Any) -> Plan:
     store = SessionStore(filled.pool)
     narrowed = SessionFilter(**filter)
-    return filled.costliest(lambda: store.list_sessions(span, limit=LIMIT, filter=narrowed))
+    return filled.costliest(lambda: store.list_sessions(key_range, limit=LIMIT, filter=narrowed))
 
 
 @pytest.mark.parametrize("newest_first", [False, True])
 def test_page_10000_of_the_sessions_costs_what_page_1_costs(
     filled: Explained, *, newest_first: bool
 ) -> None:
-    first = list_sessions(filled, Span(newest_first=newest_first))
+    first = list_sessions(filled, KeyRange(newest_first=newest_first))
     last_page = LIMIT + 1 if newest_first else SESSIONS - LIMIT
-    last = list_sessions(filled, Span.from_cursor(last_page, newest_first=newest_first))
+    last = list_sessions(filled, KeyRange.from_cursor(last_page, newest_first=newest_first))
 
     assert first.ways == last.ways == {"sessions_listing"}
     assert first.rows == LIMIT + 1
@@ -88,7 +88,7 @@ def test_page_10000_of_the_sessions_costs_what_page_1_costs(
 
 def test_the_sessions_of_a_user_are_found_by_their_index(filled: Explained) -> None:
     for cursor in (0, SESSIONS // 2):
-        plan = list_sessions(filled, Span.from_cursor(cursor), user_id="u7")
+        plan = list_sessions(filled, KeyRange.from_cursor(cursor), user_id="u7")
 
         assert plan.ways == {"sessions_listing_of_user"}
         assert plan.rows == LIMIT + 1
@@ -107,7 +107,7 @@ def test_a_filter_that_few_sessions_match_costs_little_however_often_it_is_used(
     filled: Explained, filter: dict[str, Any]
 ) -> None:
     for newest_first in (False, True):
-        plan = list_sessions(filled, Span(newest_first=newest_first), **filter)
+        plan = list_sessions(filled, KeyRange(newest_first=newest_first), **filter)
 
         assert plan.rows <= 10 * LIMIT
 
@@ -126,10 +126,10 @@ def test_page_10000_of_the_users_costs_what_page_1_costs(
     last_page = LIMIT + 1 if newest_first else SESSIONS - LIMIT
 
     first, last = (
-        filled.costliest(lambda: store.list_users(span, limit=LIMIT))  # noqa: B023
-        for span in (
-            Span(newest_first=newest_first),
-            Span.from_cursor(last_page, newest_first=newest_first),
+        filled.costliest(lambda: store.list_users(key_range, limit=LIMIT))  # noqa: B023
+        for key_range in (
+            KeyRange(newest_first=newest_first),
+            KeyRange.from_cursor(last_page, newest_first=newest_first),
         )
     )
 
@@ -139,14 +139,16 @@ def test_page_10000_of_the_users_costs_what_page_1_costs(
 
 
 @pytest.mark.parametrize(
-    "span",
-    [Span(), Span(after=MESSAGES // 2), Span(before=MESSAGES // 2, newest_first=True)],
+    "key_range",
+    [KeyRange(), KeyRange(after=MESSAGES // 2), KeyRange(before=MESSAGES // 2, newest_first=True)],
     ids=["first page", "page in the middle", "page in the middle, newest first"],
 )
-def test_a_page_of_100000_messages_costs_what_it_returns(filled: Explained, span: Span) -> None:
+def test_a_page_of_100000_messages_costs_what_it_returns(
+    filled: Explained, key_range: KeyRange
+) -> None:
     store = MessageStore(filled.pool)
 
-    plan = filled.costliest(lambda: store.list_messages("s1", span, limit=LIMIT))
+    plan = filled.costliest(lambda: store.list_messages("s1", key_range, limit=LIMIT))
 
     assert plan.rows == LIMIT + 2  # with the session's row, and the one that says there is more
     assert plan.pages < A_FEW_PAGES
@@ -169,10 +171,10 @@ READS_OF_WHAT_IS_LEFT: dict[str, Callable[[Explained], Coroutine[Any, Any, Any]]
         "s2", last_n=LIMIT, max_tokens=0
     ),
     "ListMessages": lambda filled: MessageStore(filled.pool).list_messages(
-        "s2", Span(after=18), limit=LIMIT
+        "s2", KeyRange(after=18), limit=LIMIT
     ),
     "ListMessages, newest first": lambda filled: MessageStore(filled.pool).list_messages(
-        "s2", Span(newest_first=True), limit=LIMIT
+        "s2", KeyRange(newest_first=True), limit=LIMIT
     ),
     "DeleteMessages": lambda filled: MessageStore(filled.pool).delete_messages(
         "s2", lambda _: None, last_n=1

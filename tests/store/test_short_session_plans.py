@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from palaver_server.database.paging import Span
+from palaver_server.database.paging import KeyRange
 from palaver_server.store.memory import MemoryStore, NewMessage
 from palaver_server.store.messages import MessageStore
 from tests.conftest import Run
@@ -68,7 +68,7 @@ CALLS: dict[str, Callable[[Explained], Coroutine[Any, Any, Any]]] = {
         "long", last_n=NAMED, max_tokens=0
     ),
     "ListMessages": lambda filled: MessageStore(filled.pool).list_messages(
-        "long", Span.from_cursor(777), limit=NAMED
+        "long", KeyRange.from_cursor(777), limit=NAMED
     ),
 }
 

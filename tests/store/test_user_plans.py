@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from palaver_server.auth.principal import PRINCIPAL, Principal, Role
-from palaver_server.database.paging import Span
+from palaver_server.database.paging import KeyRange
 from palaver_server.store.memory import MemoryStore, NewMessage
 from palaver_server.store.sessions import SessionStore
 from palaver_server.store.users import UserStore
@@ -42,7 +42,7 @@ def test_a_bound_caller_finds_itself_in_its_listing_without_reading_all_users(
 
         async def list_users() -> None:
             PRINCIPAL.set(Principal("ada's", Role.READER, "u4900"))
-            page = await UserStore(filled.pool).list_users(Span(), limit=5)
+            page = await UserStore(filled.pool).list_users(KeyRange(), limit=5)
             assert [user.user_id for user in page.rows] == ["u4900"]
 
         plan = filled.costliest(list_users)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from palaver_server.database.batching import Batch
+from palaver_server.database.batching import Batcher
 
 
 class Broken(Exception):
@@ -20,8 +20,8 @@ def test_what_starts_together_is_done_together_and_each_gets_its_own() -> None:
         return [number * number for number in numbers]
 
     async def main() -> list[int]:
-        batch = Batch(square, most=4)
-        return await asyncio.gather(*map(batch.do, range(10)))
+        batcher = Batcher(square, max_size=4)
+        return await asyncio.gather(*map(batcher.submit, range(10)))
 
     assert asyncio.run(main()) == [number * number for number in range(10)]
     assert batches == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
@@ -42,13 +42,13 @@ def test_who_comes_singly_waits_for_no_turn_and_who_comes_meanwhile_shares() -> 
             await asyncio.sleep(0)
 
     async def main() -> list[int]:
-        batch = Batch(work, most=9)
-        await batch.do(1)
+        batcher = Batcher(work, max_size=9)
+        await batcher.submit(1)
         counting = asyncio.create_task(count_turns())
-        await batch.do(2)
+        await batcher.submit(2)
         assert len(turns) == 1, "the turn that the work itself takes"
         counting.cancel()
-        return await asyncio.gather(*map(batch.do, (3, 4, 5)))
+        return await asyncio.gather(*map(batcher.submit, (3, 4, 5)))
 
     assert asyncio.run(main()) == [3, 4, 5]
     assert batches == [[1], [2], [3], [4, 5]]
@@ -62,9 +62,9 @@ def test_who_comes_with_others_shares_with_them_though_the_first_is_done_at_once
         return list(numbers)
 
     async def main() -> None:
-        batch = Batch(work, most=9)
-        await batch.do(1)
-        await asyncio.gather(*map(batch.do, (2, 3, 4)))
+        batcher = Batcher(work, max_size=9)
+        await batcher.submit(1)
+        await asyncio.gather(*map(batcher.submit, (2, 3, 4)))
 
     asyncio.run(main())
     assert batches == [[1], [2], [3, 4]]
@@ -82,14 +82,14 @@ def test_who_comes_singly_is_cancelled_and_fails_like_others() -> None:
         return list(numbers)
 
     async def main() -> tuple[int | BaseException, ...]:
-        batch = Batch(work, most=9)
-        first = await batch.do(1)
-        (second,) = await asyncio.gather(batch.do(2), return_exceptions=True)
-        third = asyncio.create_task(batch.do(3))
+        batcher = Batcher(work, max_size=9)
+        first = await batcher.submit(1)
+        (second,) = await asyncio.gather(batcher.submit(2), return_exceptions=True)
+        third = asyncio.create_task(batcher.submit(3))
         await entered.wait()
         third.cancel()
         (gone,) = await asyncio.gather(third, return_exceptions=True)
-        return first, second, gone, await batch.do(4)
+        return first, second, gone, await batcher.submit(4)
 
     first, second, third, fourth = asyncio.run(main())
 
@@ -103,8 +103,10 @@ def test_a_failure_is_everybodys() -> None:
         raise Broken
 
     async def main() -> list[int | BaseException]:
-        batch = Batch(fail, most=9)
-        outcomes = await asyncio.gather(batch.do(1), batch.do(2), return_exceptions=True)
+        batcher = Batcher(fail, max_size=9)
+        outcomes = await asyncio.gather(
+            batcher.submit(1), batcher.submit(2), return_exceptions=True
+        )
         return list(outcomes)
 
     assert [type(outcome) for outcome in asyncio.run(main())] == [Broken, Broken]
@@ -122,8 +124,8 @@ def test_a_caller_that_leaves_is_not_missed(fails: bool) -> None:  # noqa: FBT00
         return list(numbers)
 
     async def main() -> tuple[int | BaseException, ...]:
-        batch = Batch(work, most=9)
-        gone, stays = (asyncio.create_task(batch.do(number)) for number in (1, 2))
+        batcher = Batcher(work, max_size=9)
+        gone, stays = (asyncio.create_task(batcher.submit(number)) for number in (1, 2))
         await entered.wait()
         gone.cancel()
         leave.set()
@@ -147,8 +149,8 @@ def test_what_nobody_waits_for_any_longer_is_cancelled() -> None:
         return []
 
     async def main() -> bool:
-        batch = Batch(work, most=9)
-        first, second = (asyncio.create_task(batch.do(number)) for number in (1, 2))
+        batcher = Batcher(work, max_size=9)
+        first, second = (asyncio.create_task(batcher.submit(number)) for number in (1, 2))
         await entered.wait()
         first.cancel()
         await asyncio.wait([first])

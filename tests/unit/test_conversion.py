@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.session_pb2 import Session
-from palaver_server.database.timestamps import EPOCH, Moment, as_datetime
+from palaver_server.database.timestamps import EPOCH, PgTimestamp, as_datetime
 from palaver_server.services.encoding.conversion import (
     datetime_from_timestamp,
     json_from_object,
@@ -27,7 +27,7 @@ from palaver_server.store.sessions import SessionRow
 from tests.support.client import struct
 
 
-def at(time: datetime) -> Moment:
+def at(time: datetime) -> PgTimestamp:
     return (time - EPOCH) // timedelta(microseconds=1)
 
 

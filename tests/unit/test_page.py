@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from palaver_server.database.paging import Page, Span
+from palaver_server.database.paging import KeyRange, Page
 
 LAST = 2**63 - 1
 
@@ -12,34 +12,34 @@ class Row(NamedTuple):
 
 
 def test_cursor_0_is_all_there_is() -> None:
-    ascending = Span.from_cursor(0)
-    descending = Span.from_cursor(0, newest_first=True)
+    ascending = KeyRange.from_cursor(0)
+    descending = KeyRange.from_cursor(0, newest_first=True)
 
     assert (ascending.after, ascending.before, ascending.direction) == (0, LAST, "ASC")
     assert (descending.after, descending.before, descending.direction) == (0, LAST, "DESC")
 
 
 def test_a_cursor_is_where_the_listing_goes_on() -> None:
-    ascending = Span.from_cursor(7)
-    descending = Span.from_cursor(7, newest_first=True)
+    ascending = KeyRange.from_cursor(7)
+    descending = KeyRange.from_cursor(7, newest_first=True)
 
     assert (ascending.after, ascending.before) == (7, LAST)
     assert (descending.after, descending.before) == (0, 7)
 
 
 def test_beyond_a_row_is_what_comes_after_it_in_the_listing() -> None:
-    ascending = Span(after=2, before=10).beyond(5)
-    descending = Span(after=2, before=10, newest_first=True).beyond(5)
+    ascending = KeyRange(after=2, before=10).beyond(5)
+    descending = KeyRange(after=2, before=10, newest_first=True).beyond(5)
 
-    assert ascending == Span(after=5, before=10)
-    assert descending == Span(after=2, before=5, newest_first=True)
+    assert ascending == KeyRange(after=5, before=10)
+    assert descending == KeyRange(after=2, before=5, newest_first=True)
 
 
 def test_up_to_includes_its_position_and_never_widens_the_span() -> None:
-    assert Span().up_to(5) == Span(before=6)
-    assert Span(before=4).up_to(5) == Span(before=4)
-    assert Span(newest_first=True).up_to(5) == Span(before=6, newest_first=True)
-    assert Span().up_to(0) == Span(before=1)
+    assert KeyRange().up_to(5) == KeyRange(before=6)
+    assert KeyRange(before=4).up_to(5) == KeyRange(before=4)
+    assert KeyRange(newest_first=True).up_to(5) == KeyRange(before=6, newest_first=True)
+    assert KeyRange().up_to(0) == KeyRange(before=1)
 
 
 def test_a_page_takes_its_rows_and_whether_more_follow() -> None:

@@ -28,7 +28,7 @@ from palaver_server.bootstrap.security import Security
 from palaver_server.config import DatabaseSettings, Settings
 from palaver_server.database.migrate import migrate
 from palaver_server.database.pool import Pool
-from palaver_server.database.url import with_patience
+from palaver_server.database.url import with_timeouts
 from palaver_server.interceptors.chain import Interceptor, InterceptorChain
 from palaver_server.interceptors.concurrency_limit import ConcurrencyLimit
 from palaver_server.interceptors.deadlines import TimeLimits
@@ -108,7 +108,7 @@ async def prepare(settings: DatabaseSettings, database_url: str) -> list[str]:
         DatabaseUnusable: The database is away, refuses the user, or lacks rights.
         DatabaseTooNew: The database is from a newer Palaver.
     """
-    database_url = with_patience(database_url)
+    database_url = with_timeouts(database_url)
     names = await migrate(database_url)
     pool = Pool(database_url, min_size=1, max_size=1, timeout=_SECONDS_TO_CONNECT)
     await pool.open()
@@ -131,7 +131,7 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
         RuntimeError: The address is in use.
     """
     security = await Security.load(settings)
-    database_url = with_patience(database_url)
+    database_url = with_timeouts(database_url)
     await migrate(database_url)
     await check_language(database_url, settings.search_language)
     # Whatever is begun here is ended in the opposite order.

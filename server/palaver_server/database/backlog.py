@@ -1,18 +1,18 @@
-"""Work that waits in the database, as the metrics show it."""
+"""Backlogs: work waiting in the database, as the metrics report it."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple, TypeAlias
 
-# An end to what counting costs.
-MOST_COUNTED = 100_000
+# Counting stops here, so that the cost of a scrape is bounded.
+MAX_COUNTED_ROWS = 100_000
 
 
 class Backlog(NamedTuple):
-    """How much work of one kind waits: rows, and the seconds for which the oldest has waited."""
+    """The number of rows that wait, and how many seconds the oldest has waited."""
 
     rows: int
     oldest_seconds: float
 
 
-# Measures one work's backlog, by the kind of row.
+# Measures one backlog, by kind of row.
 MeasureBacklog: TypeAlias = Callable[[], Awaitable[Mapping[str, Backlog]]]

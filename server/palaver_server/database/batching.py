@@ -1,4 +1,4 @@
-"""Batches: what starts at the same time shares a statement."""
+"""Batching: requests that start together share a statement."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -8,80 +8,79 @@ from typing import Generic, TypeVar
 from palaver_server.auth.principal import bound_user
 from palaver_server.call_context import Call, running_call, sharing_calls
 
-WorkT = TypeVar("WorkT")
+RequestT = TypeVar("RequestT")
 ResultT = TypeVar("ResultT")
 
 
 @dataclass(eq=False, slots=True)
-class _Shared(Generic[WorkT, ResultT]):
-    """Some work of a call, and what is to get the result; what does it, once that has begun."""
-
-    work: WorkT
-    result: asyncio.Future[ResultT]
-    call: Call | None
-    doing: "_Doing | None" = None
-
-
-@dataclass(eq=False, slots=True)
-class _Doing:
-    """The task that does some shared work, and how many wait for it."""
+class _InFlight:
+    """A task that runs a batch, and the number of callers that wait for it."""
 
     task: asyncio.Task[None]
     waiting: int
 
 
-class Batch(Generic[WorkT, ResultT]):
-    """Gathers the work of one round of the event loop, and has it done at once.
+@dataclass(eq=False, slots=True)
+class _Pending(Generic[RequestT, ResultT]):
+    """A queued request: its input, its result future, and the batch it is in, once that runs."""
 
-    It waits for nobody: a single caller is a batch of one. While all come singly, it has
-    their work done without a turn of the event loop and a task in between, which take a
-    caller as long as all the rest of a read. A batch goes on for as long as anybody waits for
-    it. Callers who are bound to different users share nothing: their statements find
+    request: RequestT
+    result: asyncio.Future[ResultT]
+    call: Call | None
+    batch: _InFlight | None = None
+
+
+class Batcher(Generic[RequestT, ResultT]):
+    """Collects the requests of one event loop iteration and runs them as a batch.
+
+    No request waits for others to arrive: a single one is a batch of one. While requests arrive
+    one at a time, `submit` runs each directly, without a task and an extra event loop iteration,
+    which together cost as much as the rest of a read. A batch is cancelled once all its callers
+    are. Callers with different access scopes never share a batch, since their statements see
     different sessions.
 
     Args:
-        run: Does the work; gives the results in the same order. What it raises, all callers get.
-        most: How much of it is done at once; what is more makes another batch.
+        run: Runs a batch and returns the results in the same order. An exception goes to all
+            callers of the batch.
+        max_size: Maximum requests per batch; more are split into several.
     """
 
     def __init__(
-        self, run: Callable[[Sequence[WorkT]], Awaitable[Sequence[ResultT]]], *, most: int
+        self, run: Callable[[Sequence[RequestT]], Awaitable[Sequence[ResultT]]], *, max_size: int
     ) -> None:
         self._run = run
-        self._most = most
-        self._gathered: dict[str | None, list[_Shared[WorkT, ResultT]]] = {}
-        # A task that nobody refers to might be collected as garbage.
+        self._max_size = max_size
+        self._pending: dict[str | None, list[_Pending[RequestT, ResultT]]] = {}
+        # Strong references: the event loop alone would let running tasks be garbage-collected.
         self._running: set[asyncio.Task[None] | None] = set()
         self._is_single_running = False
         self._last_size = 0
 
-    async def do(self, work: WorkT) -> ResultT:
-        """Does some work together with others; returns its result, raises what it raised."""
-        if self._last_size == 1 and not (
-            self._is_single_running or self._running or self._gathered
-        ):
-            return await self._do_singly(work)
+    async def submit(self, request: RequestT) -> ResultT:
+        """Run a request together with others; return its result or raise its error."""
+        if self._last_size == 1 and not (self._is_single_running or self._running or self._pending):
+            return await self._run_single(request)
         loop = asyncio.get_running_loop()
         user = bound_user()
-        gathered = self._gathered.setdefault(user, [])
-        if not gathered:
-            # In the context of this caller, so that to `run` the bound user is the same.
+        queue = self._pending.setdefault(user, [])
+        if not queue:
+            # call_soon copies this caller's context, so that `run` sees the same bound user.
             loop.call_soon(self._start, user)
         result: asyncio.Future[ResultT] = loop.create_future()
-        shared = _Shared(work, result, running_call.get(None))
-        gathered.append(shared)
+        pending = _Pending(request, result, running_call.get(None))
+        queue.append(pending)
         try:
             return await result
         except asyncio.CancelledError:
-            _leave(shared.doing)
+            _leave(pending.batch)
             raise
 
-    async def _do_singly(self, work: WorkT) -> ResultT:
+    async def _run_single(self, request: RequestT) -> ResultT:
         self._is_single_running = True
         try:
-            (result,) = await self._run([work])
+            (result,) = await self._run([request])
         finally:
-            # Not before the next turn: who comes in this one did not come singly.
+            # In the next iteration: a request that arrives in this one is not a single one.
             asyncio.get_running_loop().call_soon(self._end_single)
         return result
 
@@ -89,36 +88,36 @@ class Batch(Generic[WorkT, ResultT]):
         self._is_single_running = False
 
     def _start(self, user: str | None) -> None:
-        gathered = [shared for shared in self._gathered.pop(user) if not shared.result.done()]
-        self._last_size = len(gathered)
-        for first in range(0, len(gathered), self._most):
-            part = gathered[first : first + self._most]
-            task = asyncio.create_task(self._finish(part))
+        queue = [pending for pending in self._pending.pop(user) if not pending.result.done()]
+        self._last_size = len(queue)
+        for first in range(0, len(queue), self._max_size):
+            batch = queue[first : first + self._max_size]
+            task = asyncio.create_task(self._run_batch(batch))
             self._running.add(task)
-            task.add_done_callback(self._running.discard)  # also if it never begins
-            doing = _Doing(task, len(part))
-            for shared in part:
-                shared.doing = doing
+            task.add_done_callback(self._running.discard)  # also if it is cancelled unstarted
+            in_flight = _InFlight(task, len(batch))
+            for pending in batch:
+                pending.batch = in_flight
 
-    async def _finish(self, gathered: list[_Shared[WorkT, ResultT]]) -> None:
-        sharing_calls.set([shared.call for shared in gathered if shared.call])
+    async def _run_batch(self, batch: list[_Pending[RequestT, ResultT]]) -> None:
+        sharing_calls.set([pending.call for pending in batch if pending.call])
         try:
-            results = await self._run([shared.work for shared in gathered])
-        except Exception as error:  # noqa: BLE001 - it is the callers'
-            for shared in gathered:
-                if not shared.result.done():
-                    shared.result.set_exception(error)
+            results = await self._run([pending.request for pending in batch])
+        except Exception as error:  # noqa: BLE001 - passed on to the callers
+            for pending in batch:
+                if not pending.result.done():
+                    pending.result.set_exception(error)
         else:
-            for shared, outcome in zip(gathered, results, strict=True):
-                if not shared.result.done():  # as those of cancelled calls are
-                    shared.result.set_result(outcome)
+            for pending, result in zip(batch, results, strict=True):
+                if not pending.result.done():  # a cancelled call's is
+                    pending.result.set_result(result)
         finally:
             self._running.discard(asyncio.current_task())
 
 
-def _leave(doing: _Doing | None) -> None:
-    """Cancels work for which nobody waits any more."""
-    if doing is not None:
-        doing.waiting -= 1
-        if not doing.waiting:
-            doing.task.cancel()
+def _leave(batch: _InFlight | None) -> None:
+    """Stop waiting for a batch; cancel it if no other caller waits for it."""
+    if batch is not None:
+        batch.waiting -= 1
+        if not batch.waiting:
+            batch.task.cancel()

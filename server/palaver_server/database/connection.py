@@ -51,7 +51,7 @@ class Connection(AsyncConnection[Row]):
         # Of one type, whatever its size: a statement would be prepared for each.
         for dumper in (Int8Dumper, Int8BinaryDumper):  # text, for arrays, and binary
             self.adapters.register_dumper(int, dumper)
-        self.adapters.register_loader("timestamptz", Int8BinaryLoader)  # a Moment
+        self.adapters.register_loader("timestamptz", Int8BinaryLoader)  # a PgTimestamp
         self._adapter = Transformer(self)
         self._names: dict[tuple[str, tuple[int, ...]], bytes] = {}
         self._numbers = count()

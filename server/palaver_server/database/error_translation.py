@@ -1,4 +1,4 @@
-"""Translates the errors of the database driver into those of the domain."""
+"""Translates the database driver's errors into those of the domain."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,9 +8,9 @@ from psycopg import errors as sqlstate
 
 from palaver_server.errors import DatabaseUnavailable, DeadlineExceeded
 
-# The database is there but cannot take the work now; the statement had no effect.
-# Everything else that is no lost connection is a bug, and stays what it is.
-_REFUSED_FOR_NOW = (
+# The server is running but cannot execute the statement now; the statement had no effect.
+# Any other error that is not a lost connection is a bug, and is not translated.
+_TEMPORARY = (
     sqlstate.AdminShutdown,
     sqlstate.CrashShutdown,
     sqlstate.CannotConnectNow,
@@ -27,11 +27,11 @@ _REFUSED_FOR_NOW = (
 
 
 def is_unavailable(error: psycopg.Error) -> bool:
-    """Tells whether the error says that the database is away, or cannot take work for now."""
-    if isinstance(error, _REFUSED_FOR_NOW):
+    """Return whether the error means that the database is unreachable or temporarily refuses."""
+    if isinstance(error, _TEMPORARY):
         return True
-    # A lost connection has no SQLSTATE, or one of class 08, "connection exception"; and
-    # no class of its own, where libpq makes up a result of a server that is gone.
+    # A lost connection has no SQLSTATE, or one of class 08, "connection exception". Where libpq
+    # makes up the result of a server that is gone, the error has no class of its own.
     if error.sqlstate is None:
         return isinstance(error, psycopg.OperationalError) or type(error) is psycopg.DatabaseError
     return error.sqlstate.startswith("08")
@@ -39,11 +39,11 @@ def is_unavailable(error: psycopg.Error) -> bool:
 
 @contextmanager
 def translated_errors() -> Iterator[None]:
-    """Raises a driver error of the block as the domain error that it stands for.
+    """Raise a driver error of the block as the corresponding domain error.
 
     Raises:
-        DatabaseUnavailable: The database is away, or cannot take work for now.
-        DeadlineExceeded: A statement took longer than it may.
+        DatabaseUnavailable: The database is unreachable or temporarily refuses work.
+        DeadlineExceeded: A statement exceeded its timeout.
     """
     try:
         yield

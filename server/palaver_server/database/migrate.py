@@ -1,4 +1,4 @@
-"""Migrations: numbered SQL files, each run once, in order, in a transaction of its own."""
+"""Migrations: numbered SQL files, each applied once, in order, in a transaction of its own."""
 
 import logging
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Migration:
 
 
 def known_migrations() -> list[Migration]:
-    """Reads the migrations of this program, in order."""
+    """Return the migrations in this package, in order."""
     files = resources.files("palaver_server.database").joinpath("migrations").iterdir()
     return [
         Migration(int(file.name[:4]), file.name.removesuffix(".sql"), file.read_text("utf-8"))
@@ -31,11 +31,11 @@ def known_migrations() -> list[Migration]:
     ]
 
 
-# Servers that start at once on one schema wait for each other.
+# Held until the connection closes: servers that start together migrate a schema one at a time.
 _LOCK = "SELECT pg_advisory_lock(hashtextextended('palaver migrate ' || current_schema(), 0))"
 
-# Asked first, so that a server on an up-to-date schema needs no right to change it; and of
-# the schema where tables go, since another one of the search path may have its own.
+# Checked before CREATE TABLE, so that a server needs no privilege to create tables in an up-to-date
+# schema. In the schema where new tables go: another one on the search path may have its own.
 _TABLE_EXISTS = """
     SELECT to_regclass(quote_ident(current_schema()) || '.schema_migrations') IS NOT NULL
 """
@@ -54,27 +54,28 @@ _RECORD = "INSERT INTO schema_migrations (version, name) VALUES (%(version)s, %(
 
 
 async def migrate(database_url: str) -> list[str]:
-    """Brings a database up to date. Safe to run from several servers at once.
+    """Apply the missing migrations. Safe to run from several servers at once.
 
     Returns:
-        The names of the migrations that were run, in order.
+        The names of the applied migrations, in order.
 
     Raises:
-        DatabaseTooNew: The database has migrations that this program does not know.
-        DatabaseUnusable: The database is away, refuses the user, or lacks rights.
+        DatabaseTooNew: The database has migrations that this version does not know.
+        DatabaseUnusable: The database is unreachable, refuses the user, or the user lacks
+            privileges.
     """
     try:
         async with await AsyncConnection.connect(database_url, autocommit=True) as connection:
-            await connection.execute(_LOCK)  # held until the connection closes
+            await connection.execute(_LOCK)
             if not await _fetch_value(connection, _TABLE_EXISTS):
                 await connection.execute(_CREATE_TABLE)
-            return await _run_missing(connection)
+            return await _apply_missing(connection)
     except Error as error:
         reason = error.diag.message_primary or str(error)
         raise DatabaseUnusable(f"cannot use the database: {reason}") from error
 
 
-async def _run_missing(connection: AsyncConnection[tuple[Any, ...]]) -> list[str]:
+async def _apply_missing(connection: AsyncConnection[tuple[Any, ...]]) -> list[str]:
     last_version = await _fetch_value(connection, _LAST_VERSION)
     migrations = known_migrations()
     if last_version > migrations[-1].version:

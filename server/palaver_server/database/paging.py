@@ -1,4 +1,4 @@
-"""Paging by position (keyset paging), the same for every table."""
+"""Keyset paging: a page starts after the last key of the page before it."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
@@ -7,7 +7,7 @@ from palaver_server.database.connection import Row
 
 
 class Positioned(Protocol):
-    """A row that has a position in its listing."""
+    """A row with a position in its listing."""
 
     @property
     def position(self) -> int:
@@ -17,22 +17,22 @@ class Positioned(Protocol):
 
 RowT = TypeVar("RowT", bound=Positioned)
 
-# Upper bound of the rows of a page as protobuf messages, so that a response stays
-# under the 4 MiB that gRPC clients accept. Tables give an upper bound of one row as
-# SIZE; a metadata Struct takes up to 4 times its JSON text, as lists of digits do.
+# Maximum size of a page's rows as protobuf messages, so that a response stays below the 4 MiB
+# that gRPC clients accept. Each table has an upper bound of a row's size, SIZE; a metadata Struct
+# takes up to 4 times its JSON text (a list of digits does).
 MAX_PAGE_BYTES = 4 * 1024 * 1024 - 64 * 1024
 
 
 def listing(table: str, columns: str, *, size: str) -> str:
-    """Makes the statement that lists the live rows of a table by `id`, a page of a Span.
+    """Return the SQL that lists the live rows of a table by `id`, one page of a key range.
 
     Args:
         table: Its name.
-        columns: What is listed, metadata as text.
+        columns: The selected columns, metadata as text.
         size: Upper bound of a row's size as a protobuf message, in bytes, from its columns.
 
     Returns:
-        The statement, but for `{filters}` and `{direction}`, which are to be filled in.
+        The SQL, with the placeholders `{filters}` and `{direction}`.
     """
     names = columns.replace("::text", "")
     return f"""
@@ -55,62 +55,62 @@ def listing(table: str, columns: str, *, size: str) -> str:
 
 
 def last_position(table: str) -> str:
-    """Makes the statement that gives the last `id` of a live row of a table, 0 if there is none."""
+    """Return the SQL that selects the greatest `id` of a table's live rows, 0 if there are none."""
     return f"SELECT coalesce(max(id), 0) FROM {table} WHERE deleted_at IS NULL"
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
-    """The positions between `after` and `before`, both exclusive, and their order."""
+class KeyRange:
+    """The keys between `after` and `before`, both exclusive, and the order to list them in."""
 
     after: int = 0
     before: int = 2**63 - 1
     newest_first: bool = False
 
     @classmethod
-    def from_cursor(cls, cursor: int, *, newest_first: bool = False) -> "Span":
-        """What a listing has beyond a cursor; all there is beyond 0."""
+    def from_cursor(cls, cursor: int, *, newest_first: bool = False) -> "KeyRange":
+        """Return the range after a cursor; the whole listing for cursor 0."""
         return (
             cls(newest_first=newest_first).beyond(cursor)
             if cursor
             else cls(newest_first=newest_first)
         )
 
-    def beyond(self, position: int) -> "Span":
-        """What is left of the listing after the row at this position."""
+    def beyond(self, position: int) -> "KeyRange":
+        """Return the part of the range that follows the row at this position."""
         if self.newest_first:
             return replace(self, before=position)
         return replace(self, after=position)
 
-    def up_to(self, position: int) -> "Span":
-        """The part of the span that has no position above this one."""
+    def up_to(self, position: int) -> "KeyRange":
+        """Return the part of the range that has no position above this one."""
         return replace(self, before=min(self.before, position + 1))
 
     @property
     def direction(self) -> str:
-        """The order as SQL has it."""
+        """The order, as a SQL keyword."""
         return "DESC" if self.newest_first else "ASC"
 
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[RowT]):
-    """Rows in the order of the listing, and whether it has more after them."""
+    """Rows in listing order, and whether more rows follow."""
 
     rows: list[RowT]
     has_more: bool
 
     @classmethod
     def of(cls, kind: type[RowT], rows: list[Row]) -> "Page[RowT]":
-        """Builds a page from rows whose first column says whether another row follows.
+        """Build a page from rows whose first column says whether another row follows.
 
         Args:
-            kind: What the rest of a row is; a named tuple.
-            rows: What was fetched.
+            kind: The named tuple that the other columns make up.
+            rows: The fetched rows.
         """
-        new: Any = tuple.__new__  # what `_make` calls, at a third of the cost
+        new: Any = tuple.__new__  # called by `_make` too, at three times the cost
         return cls([new(kind, row[1:]) for row in rows], bool(rows) and bool(rows[-1][0]))
 
     @property
     def next_cursor(self) -> int:
-        """The cursor of the next page, 0 if there is none."""
+        """The cursor of the next page; 0 if there is none."""
         return self.rows[-1].position if self.has_more else 0

@@ -1,4 +1,4 @@
-"""The pool of database connections that all stores share."""
+"""The connection pool shared by all stores."""
 
 import asyncio
 import os
@@ -15,26 +15,26 @@ from palaver_server.database.connection import Connection, Trace, untraced
 from palaver_server.database.error_translation import translated_errors
 from palaver_server.errors import DatabaseUnavailable, NoConnectionInTime
 
-# Seconds after which the pool tries no longer to make a connection that failed, until
-# somebody needs one: its pauses between tries grow to about half of it.
+# After a failed connection, the pool retries for this long, with pauses that grow to about half
+# of it; then it waits until a caller needs a connection.
 _RECONNECT_SECONDS = 10
 
 
 class Pool:
-    """Database connections, in autocommit mode, in UTC and in the language of searches.
+    """A pool of connections in autocommit mode, with UTC and the search language set.
 
     Args:
         database_url: A PostgreSQL URL or conninfo string.
         min_size: Connections kept open.
-        max_size: Connections open at the most.
-        timeout: Seconds that a call waits for a connection.
-        statement_timeout: Seconds that a statement may take, and a transaction may pause.
-        trace: Is told of each statement while it runs.
-        search_language: The text search configuration that makes words of contents.
-        search_timeout: Seconds that a statement of a search may take.
+        max_size: Maximum open connections.
+        timeout: Seconds that a caller waits for a connection.
+        statement_timeout: Maximum seconds for a statement, and for a pause in a transaction.
+        trace: Wraps each statement while it runs.
+        search_language: The text search configuration that parses contents into words.
+        search_timeout: Maximum seconds for a statement of a search.
 
     Attributes:
-        connects: Whether the last connection that the pool needed could be made.
+        connects: Whether the last attempt to open a connection succeeded.
     """
 
     def __init__(  # noqa: PLR0913 - all but the first by name
@@ -53,7 +53,7 @@ class Pool:
         self._statement_timeout = statement_timeout
         self._search_language = search_language
         self._search_timeout = search_timeout
-        self._lent: set[Connection] = set()
+        self._in_use: set[Connection] = set()
         self._returning: set[asyncio.Task[None]] = set()
         self._make = partial(
             AsyncConnectionPool[Connection],
@@ -70,63 +70,63 @@ class Pool:
         self._pool = self._make()
 
     async def open(self) -> None:
-        """Opens the pool without waiting for its connections."""
+        """Open the pool without waiting for its connections."""
         await self._pool.open()
 
     async def close(self) -> None:
-        """Closes the pool and its connections."""
+        """Close the pool and its connections."""
         await asyncio.gather(*self._returning)
         await self._pool.close(timeout=1)
 
     def stats(self) -> dict[str, int]:
-        """Gives what psycopg_pool counts of itself, since it was opened or renewed."""
+        """Return the statistics of psycopg_pool since the pool was opened or reset."""
         return self._pool.get_stats()
 
-    async def renew(self) -> None:
-        """Starts over with new connections; those in use are closed when they come back.
+    async def reset(self) -> None:
+        """Replace all connections; those in use are closed when they are returned.
 
-        After an outage the old ones may be dead without a sign of it, or lead to a server
-        that is the primary no more.
+        After an outage, old connections may be dead without an error, or lead to a server that
+        is no longer the primary.
         """
-        self.connects = True  # until one fails
+        self.connects = True  # until an attempt fails
         old, self._pool = self._pool, self._make()
         await self._pool.open()
         await old.close(timeout=1)
 
-    async def lose(self) -> None:
-        """Ends whatever uses a connection or waits for one, now and until `renew`.
+    async def fail_all(self) -> None:
+        """Fail current and waiting users immediately, and all new ones until `reset`.
 
-        For when the database does not answer: nobody is to wait for it in vain.
+        To be called when the database does not answer: its users would wait for their timeouts.
         """
         await self._pool.close(timeout=1)
-        for connection in self._lent:
-            _sever(connection)
+        for connection in self._in_use:
+            _abort(connection)
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """Lends a connection, and translates the driver's errors of the block.
+        """Check out a connection for the block, and translate the block's driver errors.
 
         Raises:
             NoConnectionInTime: All connections stayed in use.
-            DatabaseUnavailable: The database is away, or cannot take work for now.
-            DeadlineExceeded: A statement took longer than it may.
+            DatabaseUnavailable: The database is unreachable or temporarily refuses work.
+            DeadlineExceeded: A statement exceeded its timeout.
         """
         pool = self._pool
         with translated_errors():
             connection = await self._acquire(pool)
-            self._lent.add(connection)
+            self._in_use.add(connection)
             try:
                 yield connection
             except Error as error:
-                if connection.broken:  # whatever the driver made of it
+                if connection.broken:  # the error's class does not always tell
                     raise DatabaseUnavailable from error
                 raise
-            except Rollback as error:  # which a transaction keeps in, unless it was lost
+            except Rollback as error:  # a transaction lets it out only if the connection was lost
                 raise DatabaseUnavailable from error
             finally:
-                self._lent.discard(connection)
-                # In a task of its own, for which nobody need wait. Cancelled amid it, as a call
-                # may be, the driver would lose the connection, and forget who is next to get it.
+                self._in_use.discard(connection)
+                # In a task of its own: a caller cancelled during putconn would make psycopg_pool
+                # lose the connection and leave the next waiter without one.
                 returning = asyncio.create_task(pool.putconn(connection))
                 self._returning.add(returning)
                 returning.add_done_callback(self._returning.discard)
@@ -135,17 +135,16 @@ class Pool:
         try:
             return await pool.getconn()
         except PoolTimeout as error:
-            if self.connects:  # so they were all busy
+            if self.connects:  # all connections were in use
                 raise NoConnectionInTime from error
             raise DatabaseUnavailable from error
-        except PoolClosed as error:  # lost, renewed, or a call that outlived the shutdown's grace
+        except PoolClosed as error:  # by fail_all, reset, or the end of the shutdown's grace period
             raise DatabaseUnavailable from error
 
-    # What a search costs depends on what a caller asks for, and must have an end; and but
-    # for the largest, to compile a statement takes longer than to run it. Several processes
-    # pay where all messages are searched. Elsewhere they are a reason for the planner to
-    # read all sessions at once, in place of the few of the scope.
-    BOUND = """
+    # A timeout of its own: the cost of a search depends on the request. No JIT: except for the
+    # largest searches, compiling takes longer than running. Parallel workers only where all
+    # messages are searched: in a smaller scope they make the planner prefer reading all sessions.
+    CONFIGURE_SEARCH = """
         SELECT set_config('statement_timeout', %(timeout)s, true),
             set_config('jit', 'off', true),
             set_config('max_parallel_workers_per_gather', CASE
@@ -155,18 +154,20 @@ class Pool:
 
     @asynccontextmanager
     async def searching(self, *, everything: bool) -> AsyncIterator[Connection]:
-        """Lends a connection in a transaction for a search, and raises what `connection` does.
+        """Check out a connection in a transaction for a search; raise what `connection` does.
 
         Args:
-            everything: Whether all messages are searched, and not those of a scope.
+            everything: Whether all messages are searched, not only those of a scope.
         """
         async with self.connection() as connection, connection.transaction():
             timeout = _milliseconds(self._search_timeout)
-            await connection.fetch(self.BOUND, {"timeout": timeout, "everything": everything})
+            await connection.fetch(
+                self.CONFIGURE_SEARCH, {"timeout": timeout, "everything": everything}
+            )
             yield connection
 
-    # UTC, since timestamps of other zones cannot show the years 1 and 9999 whole. And a
-    # server that hangs in a transaction is not to keep the locks of it from all others.
+    # UTC: in other time zones, the ends of the years 1 and 9999 are out of range. A timeout for
+    # idle transactions: a hanging server must not keep its locks.
     CONFIGURE = """
         SELECT set_config('TimeZone', 'UTC', false),
             set_config('default_text_search_config', %(language)s, false),
@@ -182,9 +183,9 @@ class Pool:
         await connection.fetch(self.CONFIGURE, parameters)
 
     def _connection_class(self, pool_trace: Trace) -> type[Connection]:
-        """Makes a class of connections that note whether the last one could be made."""
+        """Make a connection class that records in `connects` whether connecting succeeded."""
 
-        class NotingConnection(Connection):
+        class PoolConnection(Connection):
             trace = staticmethod(pool_trace)
 
             @classmethod
@@ -197,14 +198,14 @@ class Pool:
                 self.connects = True
                 return connection
 
-        return NotingConnection
+        return PoolConnection
 
 
 def _milliseconds(seconds: float) -> str:
     return str(min(int(seconds * 1000) or 1, 2**31 - 1))
 
 
-def _sever(connection: Connection) -> None:
-    """Ends a connection as its other end would: who waits for an answer learns it at once."""
-    with suppress(Error, OSError), socket.socket(fileno=os.dup(connection.fileno())) as end:
-        end.shutdown(socket.SHUT_RDWR)
+def _abort(connection: Connection) -> None:
+    """Shut down a connection's socket, so that a caller waiting for an answer fails at once."""
+    with suppress(Error, OSError), socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
+        duplicate.shutdown(socket.SHUT_RDWR)

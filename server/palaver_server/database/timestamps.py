@@ -1,14 +1,15 @@
-"""Times as PostgreSQL keeps and sends them: numbers, which nobody need take apart."""
+"""Timestamps as PostgreSQL sends them in binary: integers, passed on without parsing."""
 
 from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
 
-# Microseconds since EPOCH. To make a datetime of each takes as long as to load all else of a row.
-Moment: TypeAlias = int
+# Microseconds since EPOCH. Building a datetime from each would cost as much as loading the
+# rest of the row.
+PgTimestamp: TypeAlias = int
 
 EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 
 
-def as_datetime(moment: Moment) -> datetime:
-    """Converts a moment to what a parameter of a statement is to be."""
-    return EPOCH + timedelta(microseconds=moment)
+def as_datetime(timestamp: PgTimestamp) -> datetime:
+    """Convert a timestamp to a datetime, the type that statements take as a parameter."""
+    return EPOCH + timedelta(microseconds=timestamp)

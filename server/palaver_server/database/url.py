@@ -1,10 +1,10 @@
-"""The URL of the database: what it says to the driver, and what of it may be shown."""
+"""The database URL: default connection parameters, and a form that is safe to log."""
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-# A network may lose packets without a word. How long libpq then waits for a connection,
-# for its first sign of life when it is idle, and for what was sent to be acknowledged.
-_PATIENCE = {
+# A network may drop packets silently. These bound how long libpq waits for a connection to be
+# made, for an idle peer to answer a keepalive probe, and for sent data to be acknowledged.
+_TIMEOUTS = {
     "connect_timeout": 5,
     "keepalives_idle": 10,
     "keepalives_interval": 5,
@@ -13,13 +13,13 @@ _PATIENCE = {
 }
 
 
-def with_patience(database_url: str) -> str:
-    """Bounds how long a silent network is waited for, where the URL does not say."""
-    return make_conninfo("", **{**_PATIENCE, **conninfo_to_dict(database_url)})
+def with_timeouts(database_url: str) -> str:
+    """Add connect, keepalive and TCP timeouts to a URL; those that it sets already stay."""
+    return make_conninfo("", **{**_TIMEOUTS, **conninfo_to_dict(database_url)})
 
 
 def without_password(database_url: str) -> str:
-    """Gives the database's address for logs: as a conninfo string, without the password."""
+    """Return the URL as a conninfo string without passwords, for logs."""
     parameters = conninfo_to_dict(database_url)
     parameters.pop("password", None)
     parameters.pop("sslpassword", None)

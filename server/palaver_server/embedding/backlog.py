@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from pgvector import HalfVector
 
-from palaver_server.database.backlog import MOST_COUNTED, Backlog
+from palaver_server.database.backlog import MAX_COUNTED_ROWS, Backlog
 from palaver_server.database.connection import Connection, Row
 from palaver_server.database.pool import Pool
 from palaver_server.embedding.models import VectorSpace
@@ -78,7 +78,7 @@ class EmbeddingBacklog:
     async def measure(self) -> Backlog:
         """Counts what waits, up to 100,000."""
         async with self._pool.connection() as connection:
-            counted = await connection.fetch_one(self.BACKLOG, {"limit": MOST_COUNTED})
+            counted = await connection.fetch_one(self.BACKLOG, {"limit": MAX_COUNTED_ROWS})
             rows, age = counted or (0, None)
             return Backlog(rows, age or 0)
 

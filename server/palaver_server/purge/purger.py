@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from palaver_server.database.backlog import MOST_COUNTED, Backlog
+from palaver_server.database.backlog import MAX_COUNTED_ROWS, Backlog
 from palaver_server.purge.purge_store import PurgeStore, PurgeTurn
 
 _LOGGER = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class Purger:
     async def backlog(self) -> dict[str, Backlog]:
         """Counts the rows of each kind that the next purge is to remove, up to 100,000."""
         return await self._store.backlog(
-            await self._store.cutoff(self._retention), limit=MOST_COUNTED
+            await self._store.cutoff(self._retention), limit=MAX_COUNTED_ROWS
         )
 
     async def run_every(self, interval: timedelta) -> None:

@@ -7,7 +7,7 @@ from typing import cast
 from palaver.v1 import memory_pb2
 from palaver.v1 import memory_service_pb2 as pb
 from palaver.v1.memory_service_pb2_grpc import MemoryServiceServicer
-from palaver_server.database.paging import Span
+from palaver_server.database.paging import KeyRange
 from palaver_server.errors import InvalidRequest
 from palaver_server.search.searcher import Searcher
 from palaver_server.services.context import Context, caller_access
@@ -100,8 +100,8 @@ class MemoryService(MemoryServiceServicer):
             session_id = fields.id("session_id", request.session_id)
             limit = fields.limit("limit", request.limit)
             cursor = fields.not_negative("cursor", request.cursor)
-        span = Span.from_cursor(cursor, newest_first=request.newest_first)
-        page = await self._messages.list_messages(session_id, span, limit=limit)
+        key_range = KeyRange.from_cursor(cursor, newest_first=request.newest_first)
+        page = await self._messages.list_messages(session_id, key_range, limit=limit)
         return with_messages(pb.ListMessagesResponse(next_cursor=page.next_cursor), page.rows)
 
     async def StreamMessages(
@@ -113,9 +113,9 @@ class MemoryService(MemoryServiceServicer):
             cursor = fields.not_negative("cursor", request.cursor)
         # Up to what is there now: a stream that writers outrun would never end.
         session = await self._sessions.get_session(session_id)
-        span = Span.from_cursor(cursor).up_to(session.last_sequence)
+        key_range = KeyRange.from_cursor(cursor).up_to(session.last_sequence)
         async for page in pages(
-            partial(self._messages.list_messages, session_id, limit=limit), span
+            partial(self._messages.list_messages, session_id, limit=limit), key_range
         ):
             chunk = pb.StreamMessagesResponse(next_cursor=page.rows[-1].position)
             yield with_messages(chunk, page.rows)

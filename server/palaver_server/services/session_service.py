@@ -6,7 +6,7 @@ from functools import partial
 from palaver.v1 import session_pb2
 from palaver.v1 import session_service_pb2 as pb
 from palaver.v1.session_service_pb2_grpc import SessionServiceServicer
-from palaver_server.database.paging import Span
+from palaver_server.database.paging import KeyRange
 from palaver_server.services.context import Context, caller_access
 from palaver_server.services.encoding.conversion import (
     session_message,
@@ -83,8 +83,8 @@ class SessionService(SessionServiceServicer):
             limit = fields.limit("limit", request.limit)
             cursor = fields.not_negative("cursor", request.cursor)
             narrowed = _session_filter(fields.at("filter"), request.filter)
-        span = Span.from_cursor(cursor, newest_first=request.newest_first)
-        page = await self._sessions.list_sessions(span, limit=limit, filter=narrowed)
+        key_range = KeyRange.from_cursor(cursor, newest_first=request.newest_first)
+        page = await self._sessions.list_sessions(key_range, limit=limit, filter=narrowed)
         return with_sessions(pb.ListSessionsResponse(next_cursor=page.next_cursor), page.rows)
 
     async def ListAllSessions(
@@ -96,9 +96,9 @@ class SessionService(SessionServiceServicer):
             narrowed = _session_filter(fields.at("filter"), request.filter)
         # Up to what is there now: a stream that writers outrun would never end.
         last_id = await self._sessions.last_id()
-        span = Span.from_cursor(cursor, newest_first=request.newest_first).up_to(last_id)
+        key_range = KeyRange.from_cursor(cursor, newest_first=request.newest_first).up_to(last_id)
         async for page in pages(
-            partial(self._sessions.list_sessions, limit=limit, filter=narrowed), span
+            partial(self._sessions.list_sessions, limit=limit, filter=narrowed), key_range
         ):
             chunk = pb.ListAllSessionsResponse(next_cursor=page.rows[-1].position)
             yield with_sessions(chunk, page.rows)

@@ -4,21 +4,21 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
-from palaver_server.database.paging import Page, RowT, Span
+from palaver_server.database.paging import KeyRange, Page, RowT
 
 
 async def pages(
-    fetch: Callable[[Span], Coroutine[Any, Any, Page[RowT]]], span: Span
+    fetch: Callable[[KeyRange], Coroutine[Any, Any, Page[RowT]]], key_range: KeyRange
 ) -> AsyncIterator[Page[RowT]]:
     """Fetches the pages of a listing one after the other; an empty one is left out.
 
     While a page is encoded and sent, the next one is fetched. Between two pages nothing
     else is held: no transaction, no connection, no row.
     """
-    page = await fetch(span)
+    page = await fetch(key_range)
     while page.has_more:
-        span = span.beyond(page.rows[-1].position)
-        following = asyncio.create_task(fetch(span))
+        key_range = key_range.beyond(page.rows[-1].position)
+        following = asyncio.create_task(fetch(key_range))
         # Where the reader has gone, nobody asks how it ended.
         following.add_done_callback(lambda task: task.cancelled() or task.exception())
         try:

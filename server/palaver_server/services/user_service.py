@@ -6,7 +6,7 @@ from functools import partial
 from palaver.v1 import user_pb2
 from palaver.v1 import user_service_pb2 as pb
 from palaver.v1.user_service_pb2_grpc import UserServiceServicer
-from palaver_server.database.paging import Span
+from palaver_server.database.paging import KeyRange
 from palaver_server.services.context import Context, caller_access
 from palaver_server.services.encoding.conversion import timestamp_message, user_message
 from palaver_server.services.merge_patch import patched_metadata
@@ -84,8 +84,8 @@ class UserService(UserServiceServicer):
         with Fields() as fields:
             limit = fields.limit("limit", request.limit)
             cursor = fields.not_negative("cursor", request.cursor)
-        span = Span.from_cursor(cursor, newest_first=request.newest_first)
-        page = await self._users.list_users(span, limit=limit)
+        key_range = KeyRange.from_cursor(cursor, newest_first=request.newest_first)
+        page = await self._users.list_users(key_range, limit=limit)
         return pb.ListUsersResponse(
             users=map(user_message, page.rows), next_cursor=page.next_cursor
         )
@@ -98,8 +98,8 @@ class UserService(UserServiceServicer):
             cursor = fields.not_negative("cursor", request.cursor)
         # Up to what is there now: a stream that writers outrun would never end.
         last_id = await self._users.last_id()
-        span = Span.from_cursor(cursor, newest_first=request.newest_first).up_to(last_id)
-        async for page in pages(partial(self._users.list_users, limit=limit), span):
+        key_range = KeyRange.from_cursor(cursor, newest_first=request.newest_first).up_to(last_id)
+        async for page in pages(partial(self._users.list_users, limit=limit), key_range):
             yield pb.ListAllUsersResponse(
                 users=map(user_message, page.rows), next_cursor=page.rows[-1].position
             )

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 from psycopg import Error, Rollback
 
 from palaver_server.auth.principal import bound_user
-from palaver_server.database.batching import Batch
+from palaver_server.database.batching import Batcher
 from palaver_server.database.connection import Connection, Row
 from palaver_server.database.paging import MAX_PAGE_BYTES, Page
 from palaver_server.database.pool import Pool
-from palaver_server.database.timestamps import Moment
+from palaver_server.database.timestamps import PgTimestamp
 from palaver_server.errors import NotFound, StaleLastSequence
 from palaver_server.store.embedding_queue import NO_QUEUE, EmbeddingQueue
 from palaver_server.store.ensure_user import hold_user
@@ -45,7 +45,7 @@ class AddedMessage(NamedTuple):
 
     message_id: str
     sequence: int
-    created_at: Moment
+    created_at: PgTimestamp
 
 
 class AddedMemory(NamedTuple):
@@ -82,8 +82,8 @@ class MemoryStore:
             for flags in product((False, True), repeat=2)
         }
         self._append_all = self.APPEND.format(enqueue=queue.enqueue_written)
-        self._appends = Batch(self._append, most=_MOST_APPENDS_AT_ONCE)
-        self._reads = Batch(self._get, most=_MOST_READS_AT_ONCE)
+        self._appends = Batcher(self._append, max_size=_MOST_APPENDS_AT_ONCE)
+        self._reads = Batcher(self._get, max_size=_MOST_READS_AT_ONCE)
 
     # `kept` are the live messages that the request names again: they keep their
     # sequences, and those that it would not change are not written. Everybody else
@@ -186,7 +186,7 @@ class MemoryStore:
         """
         has_ids = any(message.message_id is not None for message in messages)
         if not has_ids and expected_last_sequence is None and _is_short(messages):
-            shared = await self._appends.do((session_id, messages))
+            shared = await self._appends.submit((session_id, messages))
             if shared is not None:
                 return shared
         parameters = {
@@ -357,7 +357,7 @@ class MemoryStore:
         Raises:
             NotFound: There is no such live session.
         """
-        rows = await self._reads.do((session_id, last_n, max_tokens))
+        rows = await self._reads.submit((session_id, last_n, max_tokens))
         if not rows:
             raise NotFound("Session", session_id)
         metadata, newest_fits = rows[0][:2]

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 from palaver_server.auth.principal import bound_user
 from palaver_server.database.connection import Connection
-from palaver_server.database.paging import MAX_PAGE_BYTES, Page, Span
+from palaver_server.database.paging import MAX_PAGE_BYTES, KeyRange, Page
 from palaver_server.database.pool import Pool
-from palaver_server.database.timestamps import Moment
+from palaver_server.database.timestamps import PgTimestamp
 from palaver_server.errors import FieldViolation, InvalidRequest, NotFound
 from palaver_server.store.embedding_queue import NO_QUEUE, EmbeddingQueue
 from palaver_server.store.ownership import OWNED
@@ -60,8 +60,8 @@ class MessageRow(NamedTuple):
     content: str
     token_count: int
     metadata: str
-    created_at: Moment
-    updated_at: Moment
+    created_at: PgTimestamp
+    updated_at: PgTimestamp
 
     @property
     def position(self) -> int:
@@ -131,14 +131,16 @@ class MessageStore:
         ORDER BY m.sequence {{direction}}
     """
 
-    async def list_messages(self, session_id: str, span: Span, *, limit: int) -> Page[MessageRow]:
+    async def list_messages(
+        self, session_id: str, key_range: KeyRange, *, limit: int
+    ) -> Page[MessageRow]:
         """Lists messages by sequence."""
-        statement = self.LIST_MESSAGES.format(direction=span.direction)
+        statement = self.LIST_MESSAGES.format(direction=key_range.direction)
         parameters = {
             "session_id": session_id,
             "limit": limit,
-            "after": span.after,
-            "before": span.before,
+            "after": key_range.after,
+            "before": key_range.before,
             "bound_user": bound_user(),
         }
         async with self._pool.connection() as connection:

@@ -6,12 +6,12 @@ from datetime import datetime
 from typing import NamedTuple
 
 from palaver_server.auth.principal import bound_user
-from palaver_server.database.batching import Batch
+from palaver_server.database.batching import Batcher
 from palaver_server.database.connection import Row
 from palaver_server.database.metadata_path import checked_path
-from palaver_server.database.paging import Page, Span, last_position, listing
+from palaver_server.database.paging import KeyRange, Page, last_position, listing
 from palaver_server.database.pool import Pool
-from palaver_server.database.timestamps import Moment
+from palaver_server.database.timestamps import PgTimestamp
 from palaver_server.errors import AlreadyExists, NotFound
 from palaver_server.store.ensure_user import hold_user
 from palaver_server.store.ownership import OWNED
@@ -25,8 +25,8 @@ class SessionRow(NamedTuple):
     user_id: str | None
     metadata: str
     last_sequence: int
-    created_at: Moment
-    updated_at: Moment
+    created_at: PgTimestamp
+    updated_at: PgTimestamp
 
     @property
     def position(self) -> int:
@@ -46,7 +46,7 @@ class SessionFilter(NamedTuple):
 class DeletedSession(NamedTuple):
     """What a delete did."""
 
-    deleted_at: Moment
+    deleted_at: PgTimestamp
     messages_deleted: int
 
 
@@ -80,7 +80,7 @@ class SessionStore:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._reads = Batch(self._get_sessions, most=_MOST_READ_AT_ONCE)
+        self._reads = Batcher(self._get_sessions, max_size=_MOST_READ_AT_ONCE)
 
     # A conflict with a live session updates nothing and so returns no row; nor does one with
     # a session that is not the caller's, deleted though it may be.
@@ -138,7 +138,7 @@ class SessionStore:
         Raises:
             NotFound: There is none.
         """
-        return _found(session_id, await self._reads.do(session_id))
+        return _found(session_id, await self._reads.submit(session_id))
 
     GET_SESSIONS = f"""
         SELECT {COLUMNS} FROM sessions s
@@ -219,7 +219,7 @@ class SessionStore:
     LIST_SESSIONS = listing("sessions", COLUMNS, size=SIZE)
 
     async def list_sessions(
-        self, span: Span, *, limit: int, filter: SessionFilter = EVERY_SESSION
+        self, key_range: KeyRange, *, limit: int, filter: SessionFilter = EVERY_SESSION
     ) -> Page[SessionRow]:
         """Lists live sessions by listing position.
 
@@ -229,9 +229,9 @@ class SessionStore:
         asked = {**filter._asdict(), "bound_user": bound_user()}
         given = {name: value for name, value in asked.items() if value is not None}
         statement = self.LIST_SESSIONS.format(
-            filters=" ".join(FILTERS[name] for name in given), direction=span.direction
+            filters=" ".join(FILTERS[name] for name in given), direction=key_range.direction
         )
-        parameters = {"limit": limit, "after": span.after, "before": span.before, **given}
+        parameters = {"limit": limit, "after": key_range.after, "before": key_range.before, **given}
         async with (
             self._pool.connection() as connection,
             checked_path(connection, filter.metadata),

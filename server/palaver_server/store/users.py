@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 from palaver_server.auth.principal import bound_user
 from palaver_server.database.connection import Row
-from palaver_server.database.paging import Page, Span, last_position, listing
+from palaver_server.database.paging import KeyRange, Page, last_position, listing
 from palaver_server.database.pool import Pool
-from palaver_server.database.timestamps import Moment, as_datetime
+from palaver_server.database.timestamps import PgTimestamp, as_datetime
 from palaver_server.errors import AlreadyExists, NotFound
 from palaver_server.store.ownership import OWNED
 
@@ -21,8 +21,8 @@ class UserRow(NamedTuple):
     first_name: str
     last_name: str
     metadata: str
-    created_at: Moment
-    updated_at: Moment
+    created_at: PgTimestamp
+    updated_at: PgTimestamp
 
     @property
     def position(self) -> int:
@@ -33,7 +33,7 @@ class UserRow(NamedTuple):
 class DeletedUser(NamedTuple):
     """What a delete did."""
 
-    deleted_at: Moment
+    deleted_at: PgTimestamp
     sessions_deleted: int
     messages_deleted: int
 
@@ -202,14 +202,14 @@ class UserStore:
 
     LIST_USERS = listing("users", COLUMNS, size=SIZE)
 
-    async def list_users(self, span: Span, *, limit: int) -> Page[UserRow]:
+    async def list_users(self, key_range: KeyRange, *, limit: int) -> Page[UserRow]:
         """Lists live users by listing position."""
         user = bound_user()
         statement = self.LIST_USERS.format(
-            filters=f"AND {OWNED}" if user else "", direction=span.direction
+            filters=f"AND {OWNED}" if user else "", direction=key_range.direction
         )
         parameters = {
-            "limit": limit, "after": span.after, "before": span.before, "bound_user": user
+            "limit": limit, "after": key_range.after, "before": key_range.before, "bound_user": user
         }  # fmt: skip
         async with self._pool.connection() as connection:
             # Planned for the one user whom a bound caller sees: one plan for all would read all.

@@ -118,7 +118,7 @@ class DatabaseHealth:
         if state is DatabaseState.AWAY:
             if was is not DatabaseState.AWAY:
                 for pool in self._pools:
-                    await pool.lose()
+                    await pool.fail_all()
         elif (
             was is DatabaseState.AWAY  # no connection from before can be relied on
             or state is DatabaseState.BACK
@@ -126,7 +126,7 @@ class DatabaseHealth:
             or (state is DatabaseState.SERVING and was is DatabaseState.REFUSING)
         ):
             for pool in self._pools:
-                await pool.renew()
+                await pool.reset()
 
     async def _tell(self, state: DatabaseState) -> None:
         serves = state is DatabaseState.SERVING

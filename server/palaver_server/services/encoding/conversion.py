@@ -11,7 +11,7 @@ from google.protobuf.struct_pb2 import Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from palaver.v1 import admin_service_pb2, memory_pb2, memory_service_pb2, session_pb2, user_pb2
-from palaver_server.database.timestamps import Moment
+from palaver_server.database.timestamps import PgTimestamp
 from palaver_server.embedding.worker import ReindexProgress
 from palaver_server.purge.purger import PurgeProgress
 from palaver_server.search.searcher import Results
@@ -201,9 +201,9 @@ def reindex_response(progress: Mapping[str, ReindexProgress]) -> admin_service_p
     )
 
 
-def timestamp_message(moment: Moment) -> Timestamp:
+def timestamp_message(timestamp: PgTimestamp) -> Timestamp:
     """Converts a time."""
-    return Timestamp.FromString(wire.timestamp(moment))
+    return Timestamp.FromString(wire.timestamp(timestamp))
 
 
 def datetime_from_timestamp(timestamp: Timestamp, *, round_up: bool = False) -> datetime:

@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from palaver_server.database.timestamps import EPOCH, Moment
+from palaver_server.database.timestamps import EPOCH, PgTimestamp
 
 _INTEGER, _FIXED64, _LENGTH_DELIMITED = 0, 1, 2
 
@@ -64,9 +64,9 @@ def _start_of_timestamp(seconds: int) -> bytes:
     return _SECONDS + varint((_SECONDS_TO_EPOCH + seconds) % 2**64) + _NANOS
 
 
-def timestamp(moment: Moment) -> bytes:
+def timestamp(value: PgTimestamp) -> bytes:
     """Encodes a time as a `google.protobuf.Timestamp`."""
-    seconds, microseconds = divmod(moment, 1_000_000)
+    seconds, microseconds = divmod(value, 1_000_000)
     return _start_of_timestamp(seconds) + varint(microseconds * 1000)
 
 
