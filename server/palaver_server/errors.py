@@ -102,7 +102,7 @@ class TooManyCalls(PalaverError):
         super().__init__("the server is busy with as many calls as it takes; try again later")
 
 
-class CallEnded(PalaverError):
+class CallCancelled(PalaverError):
     """The server ended a call before it was done.
 
     Attributes:
@@ -112,21 +112,21 @@ class CallEnded(PalaverError):
     next_cursor = 0
 
 
-class DeadlineExceeded(CallEnded):
+class DeadlineExceeded(CallCancelled):
     """The call, or one statement of it, took longer than it may."""
 
     def __init__(self) -> None:
         super().__init__("the call took longer than it may")
 
 
-class ReaderTooSlow(CallEnded):
+class ReaderTooSlow(CallCancelled):
     """The caller did not take a chunk of a stream for longer than the server keeps it."""
 
     def __init__(self) -> None:
         super().__init__("the stream was not read for too long; resume it")
 
 
-class ServerStopping(CallEnded):
+class ServerStopping(CallCancelled):
     """The server stops, and the call would outlast the time that it has for that."""
 
     def __init__(self) -> None:

@@ -31,10 +31,12 @@ from palaver_server.database.pool import Pool
 from palaver_server.database.url import with_timeouts
 from palaver_server.interceptors.chain import Interceptor, InterceptorChain
 from palaver_server.interceptors.concurrency_limit import ConcurrencyLimit
-from palaver_server.interceptors.deadlines import TimeLimits
+from palaver_server.interceptors.deadlines import Deadlines
 from palaver_server.interceptors.decoding import decoding
 from palaver_server.interceptors.error_mapping import ErrorMapping
-from palaver_server.interceptors.micro_batching import Gathering
+from palaver_server.interceptors.micro_batching import MicroBatching
+from palaver_server.interceptors.running_calls import RunningCalls
+from palaver_server.interceptors.stream_send_timeout import StreamSendTimeout
 from palaver_server.process.memory_trim import trim_memory
 from palaver_server.purge.purge_store import PurgeStore
 from palaver_server.purge.purger import Purger
@@ -69,20 +71,22 @@ SERVICES = tuple(service.full_name for service in _DESCRIPTORS)
 
 
 def interceptors(
-    settings: Settings, telemetry: Telemetry, security: Security, time_limits: TimeLimits
+    settings: Settings, telemetry: Telemetry, security: Security, running_calls: RunningCalls
 ) -> tuple[Interceptor, ...]:
     """Makes the interceptors of a server, outermost first."""
     return (
         telemetry.observation,  # sees the status that the others lead to
         ErrorMapping(),
-        time_limits,  # time runs while a caller is looked up, and waits for its turn
+        # Outside of the following ones: authentication and waiting for a slot take time too.
+        Deadlines(running_calls, default_seconds=settings.default_deadline_seconds),
+        StreamSendTimeout(running_calls, seconds=settings.reader_patience_seconds),
         *security.interceptors,
         ConcurrencyLimit(
             running=settings.max_running_calls,
             waiting=settings.max_waiting_calls,
             streams=settings.max_streams,
         ),
-        Gathering(),
+        MicroBatching(),
     )
 
 
@@ -166,11 +170,8 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
                 is_serving=lambda: database_health.is_serving,
                 backlogs={"purge": purger.backlog, "embedding": semantics.embedding.backlog},
             )
-        time_limits = TimeLimits(
-            default_deadline=settings.default_deadline_seconds,
-            reader_patience=settings.reader_patience_seconds,
-        )
-        chain = InterceptorChain(interceptors(settings, telemetry, security, time_limits))
+        running_calls = RunningCalls()
+        chain = InterceptorChain(interceptors(settings, telemetry, security, running_calls))
         ours, grpcs = Methods(chain.wrap), Methods(decoding)
         add_services(ours, settings, pool, purger=purger, semantics=semantics)
         add_grpc_services(grpcs, settings, health_servicer)
@@ -192,7 +193,7 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
             shut_down,
             server,
             health_servicer,
-            time_limits,
+            running_calls,
             drain=settings.shutdown_drain_seconds,
             grace=settings.shutdown_grace_seconds,
         )

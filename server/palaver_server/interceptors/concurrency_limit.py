@@ -1,4 +1,4 @@
-"""Bounds how many calls run and wait at a time, so that more of them slow down nobody."""
+"""The maximum numbers of running and waiting calls; further calls are refused immediately."""
 
 import asyncio
 from asyncio import CancelledError
@@ -12,43 +12,43 @@ from palaver_server.interceptors.chain import Context, StreamCall, UnaryCall
 
 
 class ConcurrencyLimit:
-    """Lets so many calls run at a time, and as many streams; refuses the others at once.
+    """Limits concurrent calls, and concurrent streams separately.
 
     Args:
-        running: Calls with one response that run at a time.
-        waiting: Those that wait for their turn beside, first come, first served.
-        streams: Calls with a stream of responses that run at a time; none waits.
+        running: Maximum number of running calls with one response.
+        waiting: Maximum number of further calls that wait for a slot, in order of arrival.
+        streams: Maximum number of running calls with a stream of responses; none waits.
     """
 
     def __init__(self, *, running: int, waiting: int, streams: int) -> None:
-        self._calls = _Turns(running, waiting)
-        self._streams = _Turns(streams, 0)
+        self._unary_slots = _Slots(running, max_waiting=waiting)
+        self._stream_slots = _Slots(streams, max_waiting=0)
 
     def unary(self, _method: str, call: UnaryCall) -> UnaryCall:
-        """Wraps a method with one response."""
-        turns = self._calls
+        """Wrap a method with one response."""
+        slots = self._unary_slots
 
         async def limited(request: bytes, context: Context) -> bytes:
-            if not turns.take():
-                await turns.wait()
+            if not slots.try_acquire():
+                await slots.wait()
             try:
                 return await call(request, context)
             finally:
-                turns.give_back()
+                slots.release()
 
         return limited
 
     def stream(self, _method: str, call: StreamCall) -> StreamCall:
-        """Wraps a method with a stream of responses."""
-        turns = self._streams
+        """Wrap a method with a stream of responses."""
+        slots = self._stream_slots
 
         async def limited(request: bytes, context: Context) -> AsyncGenerator[bytes, None]:
-            if not turns.take():
-                await turns.wait()
-            # Not when the stream is at its end, but when its last chunk has left: the
-            # chunks that nobody reads are what is bounded here.
-            give_back: Any = lambda _context: turns.give_back()  # noqa: E731 - mistyped there
-            context.add_done_callback(give_back)
+            if not slots.try_acquire():
+                await slots.wait()
+            # Release the slot when gRPC has sent the last chunk, not when the generator ends:
+            # the limit bounds the memory of chunks that wait for slow clients.
+            release: Any = lambda _context: slots.release()  # noqa: E731 - the stubs mistype it
+            context.add_done_callback(release)
             async with aclosing(call(request, context)) as responses:
                 async for response in responses:
                     yield response
@@ -56,28 +56,28 @@ class ConcurrencyLimit:
         return limited
 
 
-class _Turns:
-    """So many turns at a time, and a queue of a bounded length for them."""
+class _Slots:
+    """A semaphore whose queue of waiters has a maximum length."""
 
-    def __init__(self, count: int, most_waiting: int) -> None:
+    def __init__(self, count: int, *, max_waiting: int) -> None:
         self._free = count
-        self._most_waiting = most_waiting
+        self._max_waiting = max_waiting
         self._waiting: deque[asyncio.Future[None]] = deque()
 
-    def take(self) -> bool:
-        """Takes a turn, if one is free."""
+    def try_acquire(self) -> bool:
+        """Take a slot if one is free; return whether it was."""
         if self._free:
             self._free -= 1
             return True
         return False
 
     async def wait(self) -> None:
-        """Waits for a turn, and takes it.
+        """Wait for a slot, and take it.
 
         Raises:
-            TooManyCalls: There is no room to wait.
+            TooManyCalls: The queue is full.
         """
-        if len(self._waiting) >= self._most_waiting:
+        if len(self._waiting) >= self._max_waiting:
             raise TooManyCalls
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
@@ -86,12 +86,12 @@ class _Turns:
         except CancelledError:
             if turn.cancelled():
                 self._waiting.remove(turn)
-            else:  # it came at the same moment
-                self.give_back()
+            else:  # the slot was handed over just before the cancellation
+                self.release()
             raise
 
-    def give_back(self) -> None:
-        """Gives a turn to who has waited longest, or back."""
+    def release(self) -> None:
+        """Hand a slot to the call that has waited longest, or free it."""
         for turn in self._waiting:
             if not turn.done():
                 self._waiting.remove(turn)

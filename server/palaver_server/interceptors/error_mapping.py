@@ -83,7 +83,7 @@ def status_of(error: Exception) -> Status:  # noqa: C901 - a case for each kind 
             code, detail = code_pb2.UNAVAILABLE, _RETRY_INFO
         case errors.NoConnectionInTime() | errors.TooManyCalls():
             code, detail = code_pb2.RESOURCE_EXHAUSTED, _RETRY_INFO
-        case errors.CallEnded():
+        case errors.CallCancelled():
             return _ended(error)
         case _:
             return _internal(error)
@@ -135,7 +135,7 @@ def _reason(reason: str, **metadata: str) -> error_details_pb2.ErrorInfo:
     return error_details_pb2.ErrorInfo(reason=reason, domain=ERROR_DOMAIN, metadata=metadata)
 
 
-def _ended(error: errors.CallEnded) -> Status:
+def _ended(error: errors.CallCancelled) -> Status:
     cursor = {"next_cursor": str(error.next_cursor)} if error.next_cursor else {}
     match error:
         case errors.ServerStopping():

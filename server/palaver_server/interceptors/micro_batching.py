@@ -1,121 +1,122 @@
-"""Lets calls through in groups while there are many callers.
+"""Micro-batching: release calls in batches while many clients call at the same time.
 
-Calls that start together share statements (`database/batching.py`) and finish together,
-which saves the event loop most of its wake-ups. But what waits at the socket is not seen,
-and a few callers must not be kept waiting:
+Calls that start together share statements (`database/batching.py`) and finish together, which
+saves the event loop most of its wake-ups. But calls still in the socket's buffer are invisible
+here, and at low concurrency calls must not be delayed:
 
-- A group leaves when all the callers that are known of are in it or still running, and a
-  third of them are in it; or when its window is over: when nobody has come for a while, or
-  the first has waited for long enough.
-- Known of are as many as were seen in flight at once, in the last 16 groups.
-- Where four windows in a row end with a few calls in flight, the callers are few: from then
-  on calls pass at once. (One such window may just have found the event loop busy.) Then a
-  window is tried after 64 calls, and, as long as they stay few, half as often each time, down
-  to once in 1,024 calls. So a few callers wait for next to nothing.
+- A batch is released when as many calls as the estimated concurrency are in flight (held or
+  running) and at least a third of them are held; or when the batch's window closes: no call
+  came for a while, or the first call was held for the maximum time.
+- The estimated concurrency is the highest number of calls in flight during the last 16 batches.
+- If four windows in a row close with few calls in flight, the concurrency is low: from then on
+  calls pass immediately. (One such window may only mean that the event loop was busy.) After
+  64 calls, one window probes the concurrency again. As long as it stays low, the interval
+  between probes doubles, up to 1,024 calls, so that low concurrency costs almost no waiting.
 """
 
 import asyncio
 
 from palaver_server.interceptors.chain import Context, StreamCall, UnaryCall
 
-_PAUSE = 0.003  # seconds after the last call
-_WINDOW = 0.01  # seconds after the first
-_TICK = 0.001  # as exact as the event loop's timers are
-_FEW = 6
-_WINDOWS_TO_BE_FEW = 4
-_GROUPS_A_COUNT = 16
-_CALLS_A_TRIAL = 64
-_MOST_CALLS_A_TRIAL = 1024
+_MAX_IDLE_SECONDS = 0.003  # since the last call
+_MAX_HELD_SECONDS = 0.01  # of the first call
+_TIMER_RESOLUTION_SECONDS = 0.001  # of the event loop
+_MAX_LOW_CONCURRENCY = 6  # calls in flight
+_LOW_WINDOWS = 4  # in a row, until the concurrency is low
+_BATCHES_PER_ESTIMATE = 16
+_MIN_PROBE_INTERVAL = 64  # calls
+_MAX_PROBE_INTERVAL = 1024
 
 
-class Gathering:
-    """Holds calls with one response until there is a group of them."""
+class MicroBatching:
+    """Holds calls with one response until their batch is released."""
 
     def __init__(self) -> None:
         self._held: list[asyncio.Future[None]] = []
         self._running = 0
-        self._callers = 0  # 0: few; calls pass at once
-        self._few_in_a_row = 0  # windows
-        self._most_seen = 0  # in flight, since the callers were counted
-        self._groups_left = _GROUPS_A_COUNT
-        self._calls_a_trial = _CALLS_A_TRIAL
-        self._calls_left = _CALLS_A_TRIAL
+        self._estimated_concurrency = 0  # 0: low; calls pass immediately
+        self._low_windows = 0  # in a row
+        self._max_in_flight = 0  # since the last estimate
+        self._batches_until_estimate = _BATCHES_PER_ESTIMATE
+        self._probe_interval = _MIN_PROBE_INTERVAL
+        self._calls_until_probe = _MIN_PROBE_INTERVAL
         self._window: asyncio.TimerHandle | None = None
-        self._first_came = self._last_came = 0.0  # by the event loop's clock
+        self._first_call_at = self._last_call_at = 0.0  # by the event loop's clock
 
     def unary(self, _method: str, call: UnaryCall) -> UnaryCall:
-        """Wraps a method with one response."""
+        """Wrap a method with one response."""
 
-        async def gathered(request: bytes, context: Context) -> bytes:
-            if self._callers or self._held or not self._calls_left:
-                await self._turn()
+        async def batched(request: bytes, context: Context) -> bytes:
+            if self._estimated_concurrency or self._held or not self._calls_until_probe:
+                await self._released()
             else:
-                self._calls_left -= 1
+                self._calls_until_probe -= 1
             self._running += 1
             try:
                 return await call(request, context)
             finally:
                 self._running -= 1
 
-        return gathered
+        return batched
 
     def stream(self, _method: str, call: StreamCall) -> StreamCall:
-        """Leaves a method with a stream of responses as it is."""
+        """Return a method with a stream of responses unchanged."""
         return call
 
-    async def _turn(self) -> None:
+    async def _released(self) -> None:
+        """Join the current batch, and wait for its release."""
         loop = asyncio.get_running_loop()
-        turn = loop.create_future()
-        self._held.append(turn)
-        self._last_came = loop.time()
+        release = loop.create_future()
+        self._held.append(release)
+        self._last_call_at = loop.time()
         if self._window is None:
-            self._first_came = self._last_came
-            self._window = loop.call_later(_PAUSE, self._look_at_window, loop)
-        elif self._callers:
+            self._first_call_at = self._last_call_at
+            self._window = loop.call_later(_MAX_IDLE_SECONDS, self._check_window, loop)
+        elif self._estimated_concurrency:
             in_flight = len(self._held) + self._running
-            self._callers = max(self._callers, in_flight)
-            if in_flight == self._callers and 3 * len(self._held) >= in_flight:
+            self._estimated_concurrency = max(self._estimated_concurrency, in_flight)
+            if in_flight == self._estimated_concurrency and 3 * len(self._held) >= in_flight:
                 self._window.cancel()
-                self._few_in_a_row = 0
-                self._let_through()
-        await turn
+                self._low_windows = 0
+                self._release()
+        await release
 
-    def _look_at_window(self, loop: asyncio.AbstractEventLoop) -> None:
-        end = min(self._last_came + _PAUSE, self._first_came + _WINDOW)
-        if loop.time() + _TICK < end:
-            self._window = loop.call_at(end, self._look_at_window, loop)
+    def _check_window(self, loop: asyncio.AbstractEventLoop) -> None:
+        end = min(self._last_call_at + _MAX_IDLE_SECONDS, self._first_call_at + _MAX_HELD_SECONDS)
+        if loop.time() + _TIMER_RESOLUTION_SECONDS < end:
+            self._window = loop.call_at(end, self._check_window, loop)
         else:
-            self._end_window()
+            self._close_window()
 
-    def _end_window(self) -> None:
+    def _close_window(self) -> None:
         in_flight = len(self._held) + self._running
-        if in_flight > _FEW:
-            self._callers = max(self._callers, in_flight)
-            self._few_in_a_row = 0
+        if in_flight > _MAX_LOW_CONCURRENCY:
+            self._estimated_concurrency = max(self._estimated_concurrency, in_flight)
+            self._low_windows = 0
         else:
-            self._few_in_a_row += 1
-            if not self._callers or self._few_in_a_row == _WINDOWS_TO_BE_FEW:
-                self._pass_at_once()
-        self._let_through()
+            self._low_windows += 1
+            if not self._estimated_concurrency or self._low_windows == _LOW_WINDOWS:
+                self._pass_until_probe()
+        self._release()
 
-    def _pass_at_once(self) -> None:
-        was_trial = not self._callers
-        longer = min(2 * self._calls_a_trial, _MOST_CALLS_A_TRIAL)
-        self._calls_a_trial = longer if was_trial else _CALLS_A_TRIAL
-        self._calls_left = self._calls_a_trial
-        self._callers = self._few_in_a_row = 0
+    def _pass_until_probe(self) -> None:
+        was_probe = not self._estimated_concurrency
+        longer = min(2 * self._probe_interval, _MAX_PROBE_INTERVAL)
+        self._probe_interval = longer if was_probe else _MIN_PROBE_INTERVAL
+        self._calls_until_probe = self._probe_interval
+        self._estimated_concurrency = self._low_windows = 0
 
-    def _let_through(self) -> None:
+    def _release(self) -> None:
         self._window = None
         held, self._held = self._held, []
-        self._count(len(held) + self._running)
-        for turn in held:
-            if not turn.done():  # as those of cancelled calls are
-                turn.set_result(None)
+        self._update_estimate(len(held) + self._running)
+        for release in held:
+            if not release.done():  # the futures of cancelled calls are done
+                release.set_result(None)
 
-    def _count(self, in_flight: int) -> None:
-        self._most_seen = max(self._most_seen, in_flight)
-        self._groups_left -= 1
-        if self._callers and self._groups_left <= 0:
-            self._callers = self._most_seen
-            self._most_seen, self._groups_left = 0, _GROUPS_A_COUNT
+    def _update_estimate(self, in_flight: int) -> None:
+        self._max_in_flight = max(self._max_in_flight, in_flight)
+        self._batches_until_estimate -= 1
+        if self._estimated_concurrency and self._batches_until_estimate <= 0:
+            self._estimated_concurrency = self._max_in_flight
+            self._max_in_flight, self._batches_until_estimate = 0, _BATCHES_PER_ESTIMATE

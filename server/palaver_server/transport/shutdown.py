@@ -6,7 +6,7 @@ import logging
 import grpc
 from grpc_health.v1 import health
 
-from palaver_server.interceptors.deadlines import TimeLimits
+from palaver_server.interceptors.running_calls import RunningCalls
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ _SECONDS_TO_END = 2.0
 async def shut_down(
     server: grpc.aio.Server,
     health_servicer: health.aio.HealthServicer,
-    time_limits: TimeLimits,
+    running_calls: RunningCalls,
     *,
     drain: float,
     grace: float,
@@ -30,28 +30,28 @@ async def shut_down(
     Args:
         server: The server, which runs.
         health_servicer: Where callers see that it stops.
-        time_limits: What ends calls.
+        running_calls: The calls in progress.
         drain: Seconds for which calls are taken at the most while callers see that the
             health turned. gRPC would break off those that arrive when it stops.
         grace: Seconds that running calls have to finish then. What still runs is ended
             with UNAVAILABLE, and streams with the cursor that resumes them.
     """
     await health_servicer.enter_graceful_shutdown()
-    await _drain(time_limits, drain)
+    await _drain(running_calls, drain)
 
     def end() -> None:
         _LOGGER.info("ending what still runs")
-        time_limits.end_all()
+        running_calls.cancel_all()
 
     ending = asyncio.get_running_loop().call_later(grace, end)
     await server.stop(grace + _SECONDS_TO_END)
     ending.cancel()
 
 
-async def _drain(time_limits: TimeLimits, seconds: float) -> None:
+async def _drain(running_calls: RunningCalls, seconds: float) -> None:
     """Waits until no more calls begin."""
     end = asyncio.get_running_loop().time() + seconds
     begun = -1
-    while begun != time_limits.begun and asyncio.get_running_loop().time() < end:
-        begun = time_limits.begun
+    while begun != running_calls.started and asyncio.get_running_loop().time() < end:
+        begun = running_calls.started
         await asyncio.sleep(_SECONDS_OF_QUIET)

@@ -1,18 +1,18 @@
-"""Gathering, apart from any server."""
+"""Micro-batching, without a server."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
 from palaver_server.interceptors.chain import Context
-from palaver_server.interceptors.micro_batching import Gathering
+from palaver_server.interceptors.micro_batching import MicroBatching
 
 CONTEXT = cast("Context", None)
 Call = Callable[[bytes, Context], Coroutine[Any, Any, bytes]]
 
 
-def gathering(call: Call) -> Call:
-    return cast("Call", Gathering().unary("/method", call))
+def batched(call: Call) -> Call:
+    return cast("Call", MicroBatching().unary("/method", call))
 
 
 async def echo(request: bytes, _: Context) -> bytes:
@@ -41,15 +41,15 @@ async def one_after_the_other(call: Call, count: int) -> int:
     return waited
 
 
-def test_a_single_caller_waits_ever_more_rarely() -> None:
+def test_micro_batching_at_low_concurrency_probes_ever_more_rarely() -> None:
     async def main() -> list[int]:
-        call = gathering(echo)
+        call = batched(echo)
         return [await one_after_the_other(call, count) for count in (64, 1, 128, 1, 256, 1, 512, 1)]
 
     assert asyncio.run(main()) == [0, 1, 0, 1, 0, 1, 0, 1]
 
 
-def test_many_callers_start_together() -> None:
+def test_micro_batching_of_many_calls_starts_them_together() -> None:
     running, most = 0, 0
     together, all_run = asyncio.Event(), asyncio.Event()
 
@@ -65,7 +65,7 @@ def test_many_callers_start_together() -> None:
 
     async def main() -> list[bytes]:
         together.set()
-        call = gathering(work)
+        call = batched(work)
         await one_after_the_other(call, 64)
         together.clear()
         calls = [asyncio.create_task(call(bytes([n]), CONTEXT)) for n in range(20)]
@@ -79,9 +79,9 @@ def test_many_callers_start_together() -> None:
     assert most == 20
 
 
-def test_a_group_leaves_when_nobody_comes_for_a_while() -> None:
+def test_batch_is_released_when_no_call_comes_for_a_while() -> None:
     async def main() -> bool:
-        call = gathering(echo)
+        call = batched(echo)
         await one_after_the_other(call, 64)
         window_is_over = asyncio.get_running_loop().create_future()
         asyncio.get_running_loop().call_later(0.01, window_is_over.set_result, None)
@@ -91,9 +91,9 @@ def test_a_group_leaves_when_nobody_comes_for_a_while() -> None:
     assert asyncio.run(main()) is False
 
 
-def test_a_group_leaves_though_others_go_on_coming() -> None:
+def test_batch_is_released_while_calls_keep_coming() -> None:
     async def main() -> None:
-        call = gathering(echo)
+        call = batched(echo)
         await one_after_the_other(call, 64)
         first = asyncio.create_task(call(b"", CONTEXT))
         calls = []
@@ -105,9 +105,9 @@ def test_a_group_leaves_though_others_go_on_coming() -> None:
     asyncio.run(main())
 
 
-def test_when_the_many_have_gone_the_few_wait_no_longer() -> None:
+def test_micro_batching_after_load_drops_lets_calls_pass() -> None:
     async def main() -> list[bool]:
-        call = gathering(echo)
+        call = batched(echo)
         await one_after_the_other(call, 64)
         await asyncio.gather(*(call(b"", CONTEXT) for _ in range(20)))
         pass_at_once = []
@@ -119,9 +119,9 @@ def test_when_the_many_have_gone_the_few_wait_no_longer() -> None:
     assert asyncio.run(main()) == [False, False, False, False, True]
 
 
-def test_a_caller_that_leaves_the_group_is_not_missed() -> None:
+def test_batch_with_a_cancelled_call_releases_the_others() -> None:
     async def main() -> list[bytes | BaseException]:
-        call = gathering(echo)
+        call = batched(echo)
         await one_after_the_other(call, 64)
         calls = [asyncio.create_task(call(bytes([n]), CONTEXT)) for n in range(3)]
         await asyncio.sleep(0)
