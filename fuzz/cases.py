@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from fuzz.chance import chance
 from fuzz.damage import damaged
 from fuzz.messages import Encoded, messages
-from palaver_server.bootstrap import server as app
+from palaver_server.bootstrap import services
 
-SERVICES = (*app.SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+SERVICES = (*services.SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
 
 # From the descriptors, so that none is forgotten when it is new.
 METHODS: list[MethodDescriptor] = [

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fuzz import json_paths
 from fuzz.chance import chance
-from palaver_server.bootstrap import server as app
+from palaver_server.bootstrap.services import SERVICES
 
 # Few, so that requests meet what others have written.
 SESSION_IDS = [f"s{number}" for number in range(8)]
@@ -56,9 +56,9 @@ _USUAL_STRINGS = {
     "roles": st.sampled_from(["user", "assistant"]),
     "metadata": json_paths.predicates,
     "key": st.sampled_from(["plan", "turns", "tags", "a", ""]),
-    "service": st.sampled_from(["", *app.SERVICES]),
+    "service": st.sampled_from(["", *SERVICES]),
     "file_by_filename": st.sampled_from(["palaver/v1/session.proto", "nobody.proto"]),
-    "file_containing_symbol": st.sampled_from([*app.SERVICES, "palaver.v1.Session", "nobody"]),
+    "file_containing_symbol": st.sampled_from([*SERVICES, "palaver.v1.Session", "nobody"]),
     "containing_type": st.sampled_from(["palaver.v1.Session", "google.protobuf.MessageOptions"]),
 }
 

@@ -1,4 +1,4 @@
-"""Run the command line: `python -m palaver_server`."""
+"""Runs the command line: `python -m palaver_server`."""
 
 from palaver_server.cli.main import main
 

@@ -10,7 +10,7 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 
 from palaver.v1.session_service_pb2 import GetSessionRequest
-from palaver_server.bootstrap import server as app
+from palaver_server.bootstrap.services import SERVICES
 from tests.conftest import StartServer
 from tests.support.client import Client
 from tests.support.concurrency import begin, wait_until_blocked
@@ -19,7 +19,7 @@ from tests.support.watching import SERVING, health_of, watch_health, watched_hea
 
 
 def test_a_server_serves_as_a_whole_and_in_each_of_its_services(palaver: Client) -> None:
-    for service in ("", *app.SERVICES):
+    for service in ("", *SERVICES):
         assert health_of(palaver, service) == SERVING, service
 
 
@@ -37,7 +37,7 @@ def test_an_unknown_service_is_not_found_and_its_watch_waits_for_it(palaver: Cli
 def test_the_health_of_all_services_is_listed(palaver: Client) -> None:
     statuses = list_health(palaver)
 
-    assert statuses == dict.fromkeys(("", *app.SERVICES), SERVING)
+    assert statuses == dict.fromkeys(("", *SERVICES), SERVING)
 
 
 def list_health(palaver: Client) -> dict[str, int]:

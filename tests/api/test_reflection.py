@@ -11,7 +11,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 
-from palaver_server.bootstrap import server as app
+from palaver_server.bootstrap.services import SERVICES
 from tests.support.client import Client
 
 # What a method answers to an empty request, if it is there.
@@ -37,7 +37,7 @@ def files_behind(file: FileDescriptor) -> Iterator[FileDescriptor]:
 
 def test_every_service_is_listed(reflection: ProtoReflectionDescriptorDatabase) -> None:
     assert set(reflection.get_services()) == {
-        *app.SERVICES,
+        *SERVICES,
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
     }
@@ -48,7 +48,7 @@ def test_every_service_is_described_down_to_the_last_file(
 ) -> None:
     pool, own = DescriptorPool(reflection), OwnPool()
 
-    for name in app.SERVICES:
+    for name in SERVICES:
         described, expected = pool.FindServiceByName(name), own.FindServiceByName(name)
         assert set(described.methods_by_name) == set(expected.methods_by_name)
         files = {file.name: file.serialized_pb for file in files_behind(described.file)}
@@ -62,7 +62,7 @@ def test_every_method_that_is_described_can_be_called(
     reflection: ProtoReflectionDescriptorDatabase, palaver: Client
 ) -> None:
     pool = DescriptorPool(reflection)
-    methods = [m for service in app.SERVICES for m in pool.FindServiceByName(service).methods]
+    methods = [m for service in SERVICES for m in pool.FindServiceByName(service).methods]
 
     for method in methods:
         path = f"/{method.containing_service.full_name}/{method.name}"

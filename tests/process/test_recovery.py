@@ -13,7 +13,7 @@ from google.rpc.error_details_pb2 import RetryInfo
 from psycopg.conninfo import make_conninfo
 
 from palaver.v1.session_service_pb2 import AddSessionRequest, GetSessionRequest
-from palaver_server.bootstrap import server as app
+from palaver_server.bootstrap.services import SERVICES
 from palaver_server.process.embedded_postgres import EmbeddedPostgres
 from tests.conftest import StartServer
 from tests.support.client import Client, refused
@@ -52,7 +52,7 @@ def own_database(data_dir: Path) -> Iterator[Database]:
 
 def everywhere(client: Client, status: int) -> bool:
     """Tells whether this is the health of all, and of each service."""
-    return {health_of(client, service) for service in ("", *app.SERVICES)} == {status}
+    return {health_of(client, service) for service in ("", *SERVICES)} == {status}
 
 
 def test_the_health_follows_the_database(own_database: Database, start_server: StartServer) -> None:

@@ -10,12 +10,10 @@ from google.protobuf.message import Message as ProtobufMessage
 from google.protobuf.message_factory import GetMessageClass
 
 from palaver.v1.memory_pb2 import Message
-from palaver_server.bootstrap import server as app
+from palaver_server.bootstrap.services import SERVICES
 
 METHODS: list[MethodDescriptor] = [
-    method
-    for service in app.SERVICES
-    for method in DescriptorPool().FindServiceByName(service).methods
+    method for service in SERVICES for method in DescriptorPool().FindServiceByName(service).methods
 ]
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from palaver.v1 import admin_service_pb2
 from palaver.v1.admin_service_pb2 import PurgeDeletedRequest, PurgeDeletedResponse, PurgeProgress
-from palaver_server.cli import purge as purge_command
+from palaver_server.cli.purge import purge_with_progress
 from tests.support.watching import eventually
 
 SERVICE = admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"]
@@ -56,7 +56,7 @@ class Purge:
         """Begins; gives the call as the server sees it."""
         console = Console(file=self.screen, force_terminal=terminal, width=80)
         self.ended: Future[None] = self._executor.submit(
-            purge_command.purge, self.channel, older_than, console
+            purge_with_progress, self.channel, older_than, console
         )
         _, self.request, call = self.channel.take_unary_stream(METHOD)
         call.send_initial_metadata(())

@@ -1,15 +1,16 @@
-"""What the server has of semantic search: all of it, or the reason why not."""
+"""The components of embedding: built from the settings, or left out with the reason."""
 
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib.util import find_spec
 from typing import NamedTuple
 
-from palaver_server.bootstrap.embedder_choice import chosen_embedder
 from palaver_server.config import DatabaseSettings
 from palaver_server.database.pool import Pool
 from palaver_server.embedding.backlog import EmbeddingBacklog
 from palaver_server.embedding.embedders.embedder import MAX_CHARACTERS, Embedder
+from palaver_server.embedding.embedders.wordllama import WordLlamaEmbedder
 from palaver_server.embedding.models import VectorSpace, prepare_model
 from palaver_server.embedding.semantic_search import NoSemanticSearch, SemanticSearch
 from palaver_server.embedding.vector_store import EmbeddingStore
@@ -19,22 +20,25 @@ from palaver_server.store.embedding_queue import NO_QUEUE, EmbeddingQueue
 
 _LOGGER = logging.getLogger(__name__)
 
-# One for the batch at hand, which may take as long as an endpoint does, and one to see how
-# far a reindex is. Calls need not wait for them.
-_CONNECTIONS = 2
+# One for the current batch, whose transaction lasts as long as the endpoint takes, and one for
+# the progress of a reindex. Calls never wait for these connections.
+_POOL_MAX_SIZE = 2
 
-_SECONDS_TO_CONNECT = 30.0
+_CONNECT_TIMEOUT_SECONDS = 30.0
 
-# What the endpoint takes for a batch is a pause in a transaction; the locks that it holds
-# meanwhile are in nobody's way.
-_LONGEST_SECONDS = 3600.0
+# A batch's transaction is idle while the endpoint answers. The timeout of the calls' statements
+# would end it, and its row locks block no call.
+_STATEMENT_TIMEOUT_SECONDS = 3600.0
 
 
-class Semantics(NamedTuple):
-    """The parts of semantic search that others are given.
+class EmbeddingComponents(NamedTuple):
+    """The parts of embedding that other components use.
 
     Attributes:
-        own_pools: Database connections that no others use.
+        own_pools: Database connections that only embedding uses.
+        queue: The outbox that writes fill.
+        search: Semantic search, or the stand-in that refuses it with the reason.
+        embedding: The worker that embeds queued messages, or its stand-in.
     """
 
     own_pools: tuple[Pool, ...]
@@ -44,42 +48,72 @@ class Semantics(NamedTuple):
 
 
 @asynccontextmanager
-async def prepared_semantics(
+async def open_embedding(
     settings: DatabaseSettings, database_url: str, pool: Pool
-) -> AsyncIterator[Semantics]:
-    """Makes the database ready for the embedder of the settings, and gives what there is.
+) -> AsyncIterator[EmbeddingComponents]:
+    """Prepare the database for the configured embedder, and yield the components.
 
-    Where the database cannot keep vectors, that is logged, and the rest of the service runs.
+    A database that cannot store vectors is logged, and the components are left out: the rest of
+    the service runs without them.
     """
-    embedder = chosen_embedder(settings)
+    embedder = build_embedder(settings)
     if embedder is None:
-        yield _without("the server has no embedder: set PALAVER_EMBEDDER")
+        yield _left_out("the server has no embedder: set PALAVER_EMBEDDER")
         return
     try:
         space = await prepare_model(pool, embedder.model, embedder.dimensions)
     except VectorsUnusable as error:
-        _LOGGER.warning("no semantic search: %s", error)
-        yield _without(str(error))
+        _LOGGER.warning("semantic search is off: %s", error)
+        yield _left_out(str(error))
         return
     own_pool = Pool(
         database_url,
         min_size=0,
-        max_size=_CONNECTIONS,
-        timeout=_SECONDS_TO_CONNECT,
-        statement_timeout=_LONGEST_SECONDS,
+        max_size=_POOL_MAX_SIZE,
+        timeout=_CONNECT_TIMEOUT_SECONDS,
+        statement_timeout=_STATEMENT_TIMEOUT_SECONDS,
     )
     await own_pool.open()
     try:
-        yield _with(embedder, space, pool, own_pool)
+        yield _build(embedder, space, pool, own_pool)
     finally:
         await own_pool.close()
         await embedder.close()
 
 
-def _with(embedder: Embedder, space: VectorSpace, pool: Pool, own_pool: Pool) -> Semantics:
+def build_embedder(settings: DatabaseSettings) -> Embedder | None:
+    """Build the configured embedder, or return None if the server embeds nothing."""
+    match settings.embedder:
+        case "openai":
+            return _build_endpoint(settings)
+        case "wordllama":
+            return WordLlamaEmbedder()
+        case "auto" if find_spec("wordllama"):
+            return WordLlamaEmbedder()
+        case _:
+            return None
+
+
+def _build_endpoint(settings: DatabaseSettings) -> Embedder:
+    # Imported here: its HTTP client takes long to load, and most servers use no endpoint.
+    from palaver_server.embedding.embedders.endpoint import EndpointEmbedder  # noqa: PLC0415
+
+    key = settings.embedder_key
+    return EndpointEmbedder(
+        url=settings.embedder_url or "",
+        model=settings.embedder_model or "",
+        key=key.get_secret_value() if key else "",
+        dimensions=settings.embedder_dimensions or 0,
+        timeout=settings.embedder_timeout_seconds,
+    )
+
+
+def _build(
+    embedder: Embedder, space: VectorSpace, pool: Pool, own_pool: Pool
+) -> EmbeddingComponents:
     queue = EmbeddingQueue(is_used=True)
     backlog = EmbeddingBacklog(own_pool, space, max_characters=MAX_CHARACTERS)
-    return Semantics(
+    return EmbeddingComponents(
         (own_pool,),
         queue,
         SemanticSearch(embedder, EmbeddingStore(pool, space)),
@@ -87,5 +121,5 @@ def _with(embedder: Embedder, space: VectorSpace, pool: Pool, own_pool: Pool) ->
     )
 
 
-def _without(reason: str) -> Semantics:
-    return Semantics((), NO_QUEUE, NoSemanticSearch(reason), NoEmbedding())
+def _left_out(reason: str) -> EmbeddingComponents:
+    return EmbeddingComponents((), NO_QUEUE, NoSemanticSearch(reason), NoEmbedding())

@@ -1,5 +1,6 @@
-"""Puts together, from the settings, what keeps those out who do not belong."""
+"""TLS, authentication and authorization, built from the settings."""
 
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from palaver_server.interceptors.authorization import Authorization
 from palaver_server.interceptors.chain import Interceptor
 from palaver_server.transport.tls import server_credentials
 
-# They come with a library that takes long to load, and are imported where they are wanted.
+# Imported at run time only where they are used: their libraries take long to load.
 if TYPE_CHECKING:
     from palaver_server.auth.identity import ServerIdentity
     from palaver_server.auth.jwks import KeySet
@@ -26,23 +27,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Security:
-    """TLS, authentication and authorization, as far as the settings ask for them.
+    """TLS, authentication and authorization, as far as the settings configure them.
 
     Attributes:
-        interceptors: What checks calls, outermost first; none where nothing is asked for.
-        watched: What follows files and URLs, each by its `watch`.
+        interceptors: Interceptors that check calls, outermost first; empty without credentials.
     """
 
     interceptors: tuple[Interceptor, ...]
-    watched: tuple[Reloaded[Any], ...]
+    _reloaded: tuple[Reloaded[Any], ...]
     _identity: "Reloaded[ServerIdentity] | None"
 
     @classmethod
     async def load(cls, settings: Settings) -> "Security":
-        """Reads all the files and URLs that the settings name.
+        """Read the files and URLs that the settings name.
 
         Raises:
-            CredentialsUnusable: One cannot be read, or is no good.
+            CredentialsUnusable: A file or URL cannot be read or is invalid.
         """
         identity = await _identity(settings)
         registry = await _registry(settings)
@@ -51,14 +51,19 @@ class Security:
         if registry or keys:
             tokens = _tokens(keys, settings) if keys else None
             interceptors = (Authentication(Authenticator(registry, tokens)), Authorization())
-        watched = tuple(each for each in (identity, registry, keys) if each)
-        return cls(interceptors, watched, identity)
+        reloaded = tuple(each for each in (identity, registry, keys) if each)
+        return cls(interceptors, reloaded, identity)
+
+    def watch(self) -> Iterator[Coroutine[Any, Any, None]]:
+        """Yield the background tasks that reload changed files and URLs."""
+        for each in self._reloaded:
+            yield each.watch()
 
     def add_port(self, server: grpc.aio.Server, address: str) -> int:
-        """Has a server listen on an address, by TLS if there is a certificate; gives the port.
+        """Have a server listen on an address, with TLS if configured, and return the port.
 
         Raises:
-            RuntimeError: The address is in use, or none of this machine's.
+            RuntimeError: The address is in use, or does not belong to this machine.
         """
         if self._identity is None:
             return server.add_insecure_port(address)

@@ -37,7 +37,7 @@ _SPAWN = multiprocessing.get_context("spawn")
 Serve: TypeAlias = Callable[[Settings, str], Coroutine[Any, Any, None]]
 
 
-async def share(serve: Serve, settings: Settings, database_url: str) -> None:
+async def run_workers(serve: Serve, settings: Settings, database_url: str) -> None:
     """Runs as many processes as the settings say, until SIGTERM or SIGINT.
 
     Each runs `serve`, a function of a module. One that a signal killed is replaced.

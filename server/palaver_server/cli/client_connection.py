@@ -1,36 +1,87 @@
-"""Connects the commands that call a running server to it."""
+"""The connection of the commands that call a running server."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
+import click
 import grpc
 
 from palaver_server.addresses import is_local
+from palaver_server.cli.error_reporting import reported_errors
 from palaver_server.errors import PalaverError
+
+CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+_OPTIONS = (
+    click.option(
+        "--address",
+        default="127.0.0.1:50051",
+        show_default=True,
+        envvar="PALAVER_ADDRESS",
+        show_envvar=True,
+        help="Address of the running server.",
+    ),
+    click.option(
+        "--tls-ca",
+        type=_FILE,
+        envvar="PALAVER_TLS_CA",
+        show_envvar=True,
+        help="PEM file with the authorities that signed the server's certificate. Enables TLS.",
+    ),
+    click.option("--tls-certificate", type=_FILE, help="PEM file with a client certificate."),
+    click.option("--tls-key", type=_FILE, help="PEM file with the certificate's private key."),
+)
+
 
 class ChannelRefused(PalaverError):
-    """A connection like this cannot be made, or would give a secret away."""
+    """The options allow no connection, or one that would send a secret in the clear."""
+
+
+def client_options(command: CommandT) -> CommandT:
+    """Give a command the flags for the server's address and TLS."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
 
 
 @contextmanager
-def connected(
-    address: str, *, tls_ca: Path | None, tls_certificate: Path | None, tls_key: Path | None
-) -> Iterator[grpc.Channel]:
-    """Gives a channel to the server at an address.
-
-    Args:
-        address: Of the server.
-        tls_ca: Use TLS, and take a certificate of these authorities; None: no TLS.
-        tls_certificate: The client's own certificate, if it needs one.
-        tls_key: The private key of that.
+def connect(address: str, **tls: Path | None) -> Iterator[tuple[grpc.Channel, Metadata]]:
+    """Yield a channel to a server and the metadata for its calls.
 
     Raises:
-        ChannelRefused: Some of the files need others that are not given.
+        click.ClickException: A call in the block failed, or the options allow no connection.
+    """
+    try:
+        with reported_errors():
+            api_key = os.environ.get("PALAVER_API_KEY")
+            metadata = authorization(api_key, address, by_tls=tls["tls_ca"] is not None)
+            with open_channel(address, **tls) as channel:
+                yield channel, metadata
+    except grpc.RpcError as error:
+        raise click.ClickException(f"{error.code().name}: {error.details()}") from None
+
+
+@contextmanager
+def open_channel(
+    address: str, *, tls_ca: Path | None, tls_certificate: Path | None, tls_key: Path | None
+) -> Iterator[grpc.Channel]:
+    """Yield a channel to a server.
+
+    Args:
+        address: Address of the server.
+        tls_ca: Authorities that may have signed the server's certificate; None for no TLS.
+        tls_certificate: The client's own certificate, if the server requires one.
+        tls_key: The private key of that certificate.
+
+    Raises:
+        ChannelRefused: A file is given without the files that it needs.
     """
     if bool(tls_certificate) != bool(tls_key) or (tls_key and not tls_ca):
         raise ChannelRefused("--tls-certificate and --tls-key need each other, and --tls-ca")
@@ -48,13 +99,15 @@ def connected(
 
 
 def authorization(api_key: str | None, address: str, *, by_tls: bool) -> Metadata:
-    """Gives the metadata of calls that shows an API key or token, if there is one.
+    """Return the metadata that presents an API key or token, if one is given.
 
     Raises:
-        ChannelRefused: It would travel in the clear, beyond this machine.
+        ChannelRefused: The key would leave this machine in the clear.
     """
     if not api_key:
         return ()
     if not by_tls and not is_local(address):
-        raise ChannelRefused("the key would travel in the clear: give --tls-ca")
+        raise ChannelRefused(
+            f"PALAVER_API_KEY would be sent to {address} in the clear: give --tls-ca"
+        )
     return (("authorization", f"Bearer {api_key}"),)

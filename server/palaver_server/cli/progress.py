@@ -1,4 +1,4 @@
-"""Shows how far a long command is: bars on a terminal, plain lines elsewhere."""
+"""Progress of long commands: bars on a terminal, plain lines elsewhere."""
 
 from collections.abc import Iterable, Mapping
 from typing import Protocol, TypeVar
@@ -8,7 +8,7 @@ from rich.progress import Progress
 
 
 class Part(Protocol):
-    """How far one kind of thing is; more may be done than was estimated."""
+    """Progress on one kind of row. `done` may exceed `estimated`."""
 
     @property
     def done(self) -> int: ...  # noqa: D102
@@ -21,7 +21,7 @@ PartT = TypeVar("PartT", bound=Part)
 
 
 def show_progress(reports: Iterable[Mapping[str, PartT]], console: Console) -> Mapping[str, PartT]:
-    """Shows each report as it comes, by kind; gives the last one."""
+    """Show each report when it arrives, by kind, and return the last one."""
     show = _show_bars if console.is_terminal else _show_lines
     return show(reports, console)
 

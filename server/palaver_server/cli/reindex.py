@@ -1,30 +1,45 @@
-"""`palaver reindex`: has a running server make words and vectors anew, and shows how far it is."""
+"""`palaver reindex`: asks a running server to rebuild its search index, and shows its progress."""
 
+from pathlib import Path
+
+import click
 import grpc
 from rich.console import Console
 
 from palaver.v1.admin_service_pb2 import ReindexProgress, ReindexRequest, ReindexResponse
 from palaver.v1.admin_service_pb2_grpc import AdminServiceStub
-from palaver_server.cli.client_connection import Metadata
+from palaver_server.cli.client_connection import Metadata, client_options, connect
 from palaver_server.cli.progress import show_progress
 
 
-def reindex(channel: grpc.Channel, console: Console, metadata: Metadata = ()) -> None:
-    """Reindexes, with a progress bar on a terminal, and with plain lines elsewhere.
+@click.command()
+@client_options
+def reindex(address: str, **tls: Path | None) -> None:
+    """Have a running server rebuild keywords and vectors after a change of language or model.
+
+    Set PALAVER_API_KEY to the API key or token if the server requires one. There is no flag for
+    it, because other users of this machine can read flags.
+    """
+    with connect(address, **tls) as (channel, metadata):
+        reindex_with_progress(channel, Console(), metadata)
+
+
+def reindex_with_progress(channel: grpc.Channel, console: Console, metadata: Metadata = ()) -> None:
+    """Reindex, with progress bars on a terminal and plain lines elsewhere.
 
     Args:
-        channel: To the server.
-        console: Where to show it.
-        metadata: Of the call.
+        channel: A channel to the server.
+        console: Where to show the progress.
+        metadata: Metadata of the call.
 
     Raises:
-        grpc.RpcError: The call failed; what it began goes on.
+        grpc.RpcError: The call failed. The server continues work that it has started.
     """
     responses = AdminServiceStub(channel).Reindex(ReindexRequest(), metadata=metadata)
-    last = show_progress(map(_parts, responses), console)
+    last = show_progress(map(_progress_by_kind, responses), console)
     console.print("reindexed " + " and ".join(f"{part.done} {kind}" for kind, part in last.items()))
 
 
-def _parts(response: ReindexResponse) -> dict[str, ReindexProgress]:
+def _progress_by_kind(response: ReindexResponse) -> dict[str, ReindexProgress]:
     parts = {"messages' words": response.words, "messages' vectors": response.vectors}
     return {kind: part for kind, part in parts.items() if part.estimated}

@@ -1,0 +1,28 @@
+"""Metrics, as the settings ask for them. Traces follow OpenTelemetry's own variables."""
+
+from palaver_server.bootstrap.embedding import EmbeddingComponents
+from palaver_server.bootstrap.services import DESCRIPTORS
+from palaver_server.config import Settings
+from palaver_server.database.pool import Pool
+from palaver_server.purge.purger import Purger
+from palaver_server.telemetry.telemetry import Telemetry
+from palaver_server.transport.database_health import DatabaseHealth
+
+
+def add_metrics(  # noqa: PLR0913, PLR0917
+    telemetry: Telemetry,
+    settings: Settings,
+    pool: Pool,
+    purger: Purger,
+    embedding: EmbeddingComponents,
+    database_health: DatabaseHealth,
+) -> None:
+    """Add metrics of these components to the telemetry if there is an address to serve them on."""
+    if settings.metrics_listen:
+        telemetry.measure(
+            settings.metrics_listen,
+            services=DESCRIPTORS,
+            pool_stats=pool.stats,
+            is_serving=lambda: database_health.is_serving,
+            backlogs={"purge": purger.backlog, "embedding": embedding.embedding.backlog},
+        )

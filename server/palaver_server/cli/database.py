@@ -1,0 +1,34 @@
+"""The database of a command: a configured one, or the embedded PostgreSQL."""
+
+import logging
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from palaver_server.config import DatabaseSettings
+from palaver_server.database.url import without_password
+
+_LOGGER = logging.getLogger(__name__)
+
+
+@contextmanager
+def open_database(settings: DatabaseSettings) -> Iterator[str]:
+    """Yield the URL of the configured database, or run the embedded one and yield its URL."""
+    if settings.database_url is not None:
+        url = settings.database_url.get_secret_value()
+        _LOGGER.info("database: %s", without_password(url))
+        yield url
+        return
+    _LOGGER.info("database: embedded PostgreSQL, data in %s", settings.data_dir.absolute())
+    # SystemExit unwinds the block, which stops PostgreSQL. The service's event loop installs its
+    # own handler once it runs.
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    try:
+        # Imported here: commands on a configured database start faster without it.
+        from palaver_server.process.embedded_postgres import EmbeddedPostgres  # noqa: PLC0415
+
+        with EmbeddedPostgres(settings.data_dir) as postgres:
+            yield postgres.url
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,31 @@
+"""`palaver keys`: makes API keys."""
+
+import click
+
+from palaver_server.auth.api_keys import key_hash, make_key
+from palaver_server.auth.principal import Principal, Role
+from palaver_server.auth.registry import key_entry
+
+
+@click.command()
+@click.argument("name")
+@click.option(
+    "--role",
+    type=click.Choice([role.name.lower() for role in Role]),
+    required=True,
+    help="What the key allows: reading; reading and writing; or everything, purges included.",
+)
+@click.option("--user-id", help="Restrict the key to the sessions of this user.")
+def keys(name: str, role: str, user_id: str | None) -> None:
+    """Make an API key for the client NAME.
+
+    The entry for the --credentials file goes to standard output; it holds a hash of the key. The
+    key itself goes to standard error and is not stored anywhere.
+    """
+    try:
+        principal = Principal(name, Role[role.upper()], user_id)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    key = make_key()
+    click.echo(key_entry(principal, key_hash(key)))
+    click.echo(f"The key, which is not stored anywhere: {key}", err=True)
