@@ -23,10 +23,10 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits in a test for what a server does by itself in a while."""
-    monkeypatch.setattr(embedding, "_SECONDS_BETWEEN_LOOKS", 0.2)
-    monkeypatch.setattr(embedding, "_LEAST_PAUSE", 0.05)
-    monkeypatch.setattr(embedding, "_LONGEST_PAUSE", 0.2)
-    monkeypatch.setattr(embedding, "_SECONDS_BETWEEN_REPORTS", 0.02)
+    monkeypatch.setattr(embedding, "_POLL_INTERVAL_SECONDS", 0.2)
+    monkeypatch.setattr(embedding, "_MIN_RETRY_DELAY_SECONDS", 0.05)
+    monkeypatch.setattr(embedding, "_MAX_RETRY_DELAY_SECONDS", 0.2)
+    monkeypatch.setattr(embedding, "_REPORT_INTERVAL_SECONDS", 0.02)
 
 
 def count(database: Connection, table: str) -> int:

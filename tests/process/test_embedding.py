@@ -52,7 +52,7 @@ def test_what_a_killed_server_was_embedding_another_embeds(
     assert database.execute("SELECT count(*) FROM embedding_queue").fetchone() == (0,)
 
 
-def test_a_walk_that_a_kill_interrupted_goes_on(
+def test_backfill_after_a_kill_continues(
     serve: Serve, database_url: str, database: Connection, endpoint: Endpoint
 ) -> None:
     palaver, client = serve("--database-url", database_url)

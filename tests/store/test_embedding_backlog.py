@@ -222,19 +222,19 @@ def test_a_message_that_cannot_have_a_vector_leaves_the_queue(vectors: Vectors, 
     assert vectors.count("embedding_queue") == 0
 
 
-def walk_all(vectors: Vectors, run: Run) -> int:
-    """Walks to the end, in steps of two; gives how many steps it took."""
+def backfill_all(vectors: Vectors, run: Run) -> int:
+    """Run the backfill to its end, two messages a step; return how many steps it took."""
 
-    async def walk() -> int:
+    async def backfill() -> int:
         steps = 0
-        while await vectors.backlog.walk(2):
+        while await vectors.backlog.backfill(2):
             steps += 1
         return steps
 
-    return run(walk())
+    return run(backfill())
 
 
-def test_a_walk_comes_by_every_live_message_without_its_vector(
+def test_backfill_queues_every_live_message_without_its_vector(
     vectors: Vectors, run: Run, database: Connection
 ) -> None:
     vectors.add("s1", "one", "two", m1="deleted")
@@ -244,46 +244,48 @@ def test_a_walk_comes_by_every_live_message_without_its_vector(
     database.execute("DELETE FROM embeddings WHERE sequence = 2")
     database.execute("UPDATE messages SET content = 'changed' WHERE session_id = 's2'")
 
-    assert walk_all(vectors, run) == 3
+    assert backfill_all(vectors, run) == 3
     assert vectors.embed_all() == 2
     assert set(vectors.find("x")) == {"one", "two", "changed"}
-    assert walk_all(vectors, run) == 0, "it is over, until it is started again"
+    assert backfill_all(vectors, run) == 0, "complete, until it is started again"
 
-    run(vectors.backlog.start_walk())
-    assert walk_all(vectors, run) == 3
+    run(vectors.backlog.start_backfill())
+    assert backfill_all(vectors, run) == 3
     assert vectors.embed_all() == 0
 
 
-def test_a_walk_goes_on_where_it_was_and_is_not_started_over(vectors: Vectors, run: Run) -> None:
+def test_backfill_started_while_running_continues(vectors: Vectors, run: Run) -> None:
     vectors.add("s", *(f"word{n}" for n in range(6)))
-    assert run(vectors.backlog.walk(4))
+    assert run(vectors.backlog.backfill(4))
 
-    assert run(vectors.backlog.start_walk()) == 6
+    assert run(vectors.backlog.start_backfill()) == 6
 
-    walk = run(vectors.backlog.measure_walk(None))
-    assert (walk.walked, walk.is_over) == (4, False)
-    assert walk_all(vectors, run) == 2
+    progress = run(vectors.backlog.backfill_progress(None))
+    assert (progress.scanned, progress.is_complete) == (4, False)
+    assert backfill_all(vectors, run) == 2
 
 
-def test_one_server_walks_at_a_time(vectors: Vectors, run: Run, database: Connection) -> None:
+def test_backfill_on_two_servers_runs_on_one_at_a_time(
+    vectors: Vectors, run: Run, database: Connection
+) -> None:
     vectors.add("s", "one")
     with database.transaction():
         database.execute("SELECT FROM embedding_models FOR UPDATE")
-        assert run(vectors.backlog.walk(2)) is False
+        assert run(vectors.backlog.backfill(2)) is False
 
-    assert run(vectors.backlog.walk(2)) is True
+    assert run(vectors.backlog.backfill(2)) is True
 
 
-def test_other_models_are_forgotten_with_their_vectors(
+def test_delete_other_models_deletes_their_vectors(
     vectors: Vectors, pool: Pool, run: Run, database: Connection
 ) -> None:
     vectors.add("s", "words")
     vectors.embed_all()
     others = Vectors(pool, run, model="another")
-    walk_all(others, run)
+    backfill_all(others, run)
     others.embed_all()
 
-    run(others.backlog.forget_other_models())
+    run(others.backlog.delete_other_models())
 
     assert others.find("words") == ["words"]
     assert vectors.find("words") == []

@@ -4,9 +4,9 @@ import asyncio
 
 import psycopg
 import pytest
-from psycopg import sql
+from psycopg import Rollback, sql
 
-from palaver_server.database.error_translation import translated_errors
+from palaver_server.database.error_translation import loggable_reason, translated_errors
 from palaver_server.database.pool import Pool
 from palaver_server.errors import DatabaseUnavailable
 from tests.conftest import Run
@@ -110,3 +110,36 @@ def test_a_connection_that_is_cut_says_that_the_database_is_unavailable(
 
     with pytest.raises(DatabaseUnavailable):
         run(read_over_a_cut_connection())
+
+
+async def logged(pool: Pool, statement: str) -> str:
+    """Have the database raise an error; return what the log says of it."""
+    async with pool.connection() as connection, connection.transaction():
+        await connection.execute("SET LOCAL ROLE pg_monitor")
+        with pytest.raises(psycopg.Error) as raised:
+            await connection.execute(statement)
+        raise Rollback
+    return loggable_reason(raised.value)
+
+
+def test_loggable_reason_of_a_missing_right_names_the_table(pool: Pool, run: Run) -> None:
+    reason = run(logged(pool, "DELETE FROM messages WHERE content = 'secret'"))
+
+    assert reason == "permission denied for table messages"
+
+
+@pytest.mark.parametrize(
+    ("statement", "reason"),
+    [
+        ("SELECT 'secret'::integer", "InvalidTextRepresentation, SQLSTATE 22P02"),
+        ("SELECT 'secret & '::tsquery", "SyntaxError, SQLSTATE 42601"),
+    ],
+)
+def test_loggable_reason_of_an_error_that_quotes_a_value_omits_it(
+    pool: Pool, run: Run, statement: str, reason: str
+) -> None:
+    assert run(logged(pool, statement)) == reason
+
+
+def test_loggable_reason_of_a_domain_error_is_its_text() -> None:
+    assert loggable_reason(DatabaseUnavailable()) == str(DatabaseUnavailable())

@@ -14,7 +14,7 @@ from palaver_server.embedding.embedders.wordllama import WordLlamaEmbedder
 from palaver_server.embedding.models import VectorSpace, prepare_model
 from palaver_server.embedding.semantic_search import NoSemanticSearch, SemanticSearch
 from palaver_server.embedding.vector_store import EmbeddingStore
-from palaver_server.embedding.worker import Embedding, NoEmbedding
+from palaver_server.embedding.worker import EmbeddingWorker, NoEmbeddingWorker
 from palaver_server.errors import VectorsUnusable
 from palaver_server.store.embedding_queue import NO_QUEUE, EmbeddingQueue
 
@@ -44,7 +44,7 @@ class EmbeddingComponents(NamedTuple):
     own_pools: tuple[Pool, ...]
     queue: EmbeddingQueue
     search: SemanticSearch | NoSemanticSearch
-    embedding: Embedding | NoEmbedding
+    embedding: EmbeddingWorker | NoEmbeddingWorker
 
 
 @asynccontextmanager
@@ -117,9 +117,9 @@ def _build(
         (own_pool,),
         queue,
         SemanticSearch(embedder, EmbeddingStore(pool, space)),
-        Embedding(embedder, backlog, queue),
+        EmbeddingWorker(embedder, backlog, queue),
     )
 
 
 def _left_out(reason: str) -> EmbeddingComponents:
-    return EmbeddingComponents((), NO_QUEUE, NoSemanticSearch(reason), NoEmbedding())
+    return EmbeddingComponents((), NO_QUEUE, NoSemanticSearch(reason), NoEmbeddingWorker())

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import psycopg
 from psycopg import errors as sqlstate
 
-from palaver_server.errors import DatabaseUnavailable, DeadlineExceeded
+from palaver_server.errors import DatabaseUnavailable, DeadlineExceeded, PalaverError
 
 # The server is running but cannot execute the statement now; the statement had no effect.
 # Any other error that is not a lost connection is a bug, and is not translated.
@@ -23,6 +23,15 @@ _TEMPORARY = (
     sqlstate.LockNotAvailable,
     sqlstate.DeadlockDetected,
     sqlstate.SerializationFailure,
+)
+
+# Their messages name roles, tables, columns and functions only.
+_LOGGABLE = (
+    sqlstate.InsufficientPrivilege,
+    sqlstate.UndefinedTable,
+    sqlstate.UndefinedColumn,
+    sqlstate.UndefinedObject,
+    sqlstate.UndefinedFunction,
 )
 
 
@@ -53,3 +62,18 @@ def translated_errors() -> Iterator[None]:
         if is_unavailable(error):
             raise DatabaseUnavailable from error
         raise
+
+
+def loggable_reason(error: Exception) -> str:
+    """Return what a log line may say about an error.
+
+    PostgreSQL's messages may quote contents and metadata, so of most errors it is the class and
+    the SQLSTATE.
+    """
+    if isinstance(error, PalaverError):
+        return str(error)
+    if isinstance(error, _LOGGABLE) and error.diag.message_primary:
+        return error.diag.message_primary
+    if isinstance(error, psycopg.Error) and error.sqlstate:
+        return f"{type(error).__name__}, SQLSTATE {error.sqlstate}"
+    return type(error).__name__

@@ -1,1 +1,1 @@
-"""Vectors: the models, the backlog and its worker, the vector store, semantic search."""
+"""Everything about vectors: embedders, models, the worker and its backlog, vector search."""

@@ -1,4 +1,9 @@
-"""The queue of messages that wait for a vector, as those who embed them see it."""
+"""The embedding queue as the worker sees it: batches of messages to embed, and the backfill.
+
+Writes append messages to `embedding_queue` in their own transactions. The backfill appends
+all others that lack a vector of the model: it scans the messages in the order of their keys,
+and keeps its position in the columns `walk_*` of `embedding_models`.
+"""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -12,8 +17,8 @@ from palaver_server.database.pool import Pool
 from palaver_server.embedding.models import VectorSpace
 
 
-class WaitingMessage(NamedTuple):
-    """A message to embed: the beginning of its text, and a hash of the whole."""
+class QueuedMessage(NamedTuple):
+    """A message to embed: the beginning of its text, and a hash of the whole text."""
 
     session_id: str
     sequence: int
@@ -21,13 +26,29 @@ class WaitingMessage(NamedTuple):
     text: str
 
 
+class BackfillProgress(NamedTuple):
+    """How far the backfill is.
+
+    Attributes:
+        scanned: Messages that the backfill has passed.
+        is_complete: Whether it has passed all messages.
+        last_id: The newest entry of the queue.
+        queued: Entries in the queue, up to the requested one.
+    """
+
+    scanned: int
+    is_complete: bool
+    last_id: int
+    queued: int
+
+
 class EmbeddingBacklog:
-    """Gives out what is to be embedded for a model. Each method is one transaction.
+    """Hands out the messages to embed for one model. Each method is one transaction.
 
     Every method raises DatabaseUnavailable and NoConnectionInTime as the pool does.
 
     Args:
-        max_characters: How much of a text is given out.
+        max_characters: How much of a message's text is embedded.
     """
 
     def __init__(self, pool: Pool, space: VectorSpace, *, max_characters: int) -> None:
@@ -35,9 +56,9 @@ class EmbeddingBacklog:
         self._space = space
         self._max_characters = max_characters
 
-    # What another server is at is locked, and skipped. If a server dies, its locks end with
-    # its connection, and nothing is lost. A message that is gone, deleted or blank, or that
-    # has its vector, comes without a text.
+    # SKIP LOCKED passes over entries that another server is embedding. If that server dies, its
+    # locks end with its connection, and the entries are taken again. The text is NULL where
+    # there is nothing to embed: the message is deleted, purged or blank, or has its vector.
     TAKE = """
         WITH taken AS (
             SELECT id, session_id, sequence FROM embedding_queue
@@ -60,9 +81,9 @@ class EmbeddingBacklog:
 
     @asynccontextmanager
     async def batch(self, limit: int) -> AsyncIterator["EmbeddingBatch"]:
-        """Takes the oldest entries of the queue for the block: they are no one else's.
+        """Lock the oldest entries of the queue for the block.
 
-        What the block does not finish, by raising or by dying, waits on.
+        Entries that the block does not finish stay in the queue.
         """
         parameters = {"limit": limit, "max_characters": self._max_characters}
         async with self._pool.connection() as connection, connection.transaction():
@@ -76,19 +97,19 @@ class EmbeddingBacklog:
     """
 
     async def measure(self) -> Backlog:
-        """Counts what waits, up to 100,000."""
+        """Count the entries of the queue, up to 100,000."""
         async with self._pool.connection() as connection:
             counted = await connection.fetch_one(self.BACKLOG, {"limit": MAX_COUNTED_ROWS})
             rows, age = counted or (0, None)
             return Backlog(rows, age or 0)
 
-    GET_WALK = """
+    GET_BACKFILL_POSITION = """
         SELECT walk_session_id, walk_sequence FROM embedding_models
         WHERE id = {model} AND walk_session_id IS NOT NULL
         FOR UPDATE SKIP LOCKED
     """
 
-    WALK = """
+    BACKFILL = """
         WITH page AS (
             SELECT session_id, sequence, {text_hash} AS hash FROM messages m
             WHERE (session_id, sequence) > (%(session_id)s, %(sequence)s)
@@ -107,68 +128,72 @@ class EmbeddingBacklog:
         LIMIT 1
     """
 
-    MOVE_WALK = """
+    MOVE_BACKFILL = """
         UPDATE embedding_models
         SET walk_session_id = %(session_id)s, walk_sequence = %(sequence)s,
             walk_count = walk_count + %(count)s
         WHERE id = {model}
     """
 
-    async def walk(self, limit: int) -> bool:
-        """Takes the next step of the walk over all messages, of at most so many messages.
+    async def backfill(self, limit: int) -> bool:
+        """Queue those of the next `limit` messages that have no vector of their text.
 
-        Appends those to the queue that have no vector of their content. Gives False if the
-        walk is over, or another server is at it.
+        Returns:
+            False if the backfill is complete, or another server is running a step of it.
         """
         names = self._space.names
         async with self._pool.connection() as connection, connection.transaction():
-            position = await connection.fetch_one(self.GET_WALK.format(**names))
+            position = await connection.fetch_one(self.GET_BACKFILL_POSITION.format(**names))
             if position is None:
                 return False
             parameters = {"session_id": position[0], "sequence": position[1], "limit": limit}
-            step = await connection.fetch_one(self.WALK.format(**names), parameters)
-            last = step or (None, 0, 0)
+            page = await connection.fetch_one(self.BACKFILL.format(**names), parameters)
+            last = page or (None, 0, 0)  # a NULL position: the backfill is complete
             moved = dict(zip(("session_id", "sequence", "count"), last, strict=True))
-            await connection.fetch(self.MOVE_WALK.format(**names), moved)
+            await connection.fetch(self.MOVE_BACKFILL.format(**names), moved)
             return True
 
-    # One that is under way is left alone: it comes by the rest, and started with nothing.
-    START_WALK = """
+    # A running backfill is not restarted: it scans the rest, and its own start was complete.
+    START_BACKFILL = """
         UPDATE embedding_models SET walk_session_id = '', walk_sequence = 0, walk_count = 0
         WHERE id = {model} AND walk_session_id IS NULL
     """
 
     COUNT_MESSAGES = "SELECT count(*) FROM messages WHERE deleted_at IS NULL"
 
-    async def start_walk(self) -> int:
-        """Starts a walk if none is under way; gives how many messages there are."""
+    async def start_backfill(self) -> int:
+        """Start a backfill unless one is running; return how many messages there are."""
         async with self._pool.connection() as connection, connection.transaction():
-            await connection.fetch(self.START_WALK.format(**self._space.names))
+            await connection.fetch(self.START_BACKFILL.format(**self._space.names))
             row = await connection.fetch_one(self.COUNT_MESSAGES)
             return int(row[0]) if row else 0
 
-    MEASURE_WALK = """
+    BACKFILL_PROGRESS = """
         SELECT walk_count, walk_session_id IS NULL,
             (SELECT coalesce(max(id), 0) FROM embedding_queue),
             (SELECT count(*) FROM embedding_queue WHERE id <= %(last_id)s)
         FROM embedding_models WHERE id = {model}
     """
 
-    async def measure_walk(self, last_id: int | None) -> "WalkProgress":
-        """Tells how far the walk is, and how much waits up to an entry of the queue."""
+    async def backfill_progress(self, last_id: int | None) -> BackfillProgress:
+        """Return how far the backfill is.
+
+        Args:
+            last_id: The last entry of the queue to count; None counts all.
+        """
         parameters = {"last_id": 2**63 - 1 if last_id is None else last_id}
         async with self._pool.connection() as connection:
-            statement = self.MEASURE_WALK.format(**self._space.names)
+            statement = self.BACKFILL_PROGRESS.format(**self._space.names)
             row = await connection.fetch_one(statement, parameters)
-            return WalkProgress._make(row or (0, True, 0, 0))
+            return BackfillProgress._make(row or (0, True, 0, 0))
 
     GET_OTHER_MODELS = "SELECT id FROM embedding_models WHERE id <> {model}"
     DELETE_VECTORS = "DELETE FROM embeddings WHERE model <> {model}"
     DROP_INDEX = "DROP INDEX IF EXISTS embeddings_nearest_{model}"
     DELETE_MODEL = "DELETE FROM embedding_models WHERE id = {model}"
 
-    async def forget_other_models(self) -> None:
-        """Removes the vectors of all other models."""
+    async def delete_other_models(self) -> None:
+        """Delete all other models with their vectors."""
         async with self._pool.connection() as connection, connection.transaction():
             names = self._space.names
             rows = await connection.fetch(self.GET_OTHER_MODELS.format(**names))
@@ -181,24 +206,8 @@ class EmbeddingBacklog:
                 await connection.execute(self.DELETE_MODEL.format(model=model_id))
 
 
-class WalkProgress(NamedTuple):
-    """How far the walk over all messages is.
-
-    Attributes:
-        walked: Messages that it has come by.
-        is_over: It has come by all.
-        last_id: The last entry of the queue.
-        waiting: Entries of the queue up to the one that was asked for.
-    """
-
-    walked: int
-    is_over: bool
-    last_id: int
-    waiting: int
-
-
 class EmbeddingBatch:
-    """Entries of the queue, and the messages to embed for them."""
+    """Locked entries of the queue, and the messages to embed for them."""
 
     def __init__(
         self,
@@ -209,14 +218,14 @@ class EmbeddingBatch:
         self._connection = connection
         self._space = space
         self._entry_ids = {row[1:3]: row[0] for row in rows}
-        self.messages = [WaitingMessage._make(row[1:]) for row in rows if row[4] is not None]
+        self.messages = [QueuedMessage._make(row[1:]) for row in rows if row[4] is not None]
 
     def __len__(self) -> int:
         return len(self._entry_ids)
 
-    # The lock keeps a message as it is until its vector is stored: else an old content's
-    # might replace a new one's that another server stores meanwhile. Who changes a message
-    # right now is not waited for.
+    # FOR SHARE keeps each message unchanged until its vector is committed. Otherwise the vector
+    # of an old text could replace the one of a new text that another server stored meanwhile.
+    # SKIP LOCKED passes over messages that are being written: their entries stay in the queue.
     STORE = """
         WITH input AS (
             SELECT * FROM unnest(
@@ -240,25 +249,31 @@ class EmbeddingBatch:
 
     DELETE_ENTRIES = "DELETE FROM embedding_queue WHERE id = ANY(%(ids)s)"
 
-    # To the end of the queue, so that they are in nobody's way.
+    # To the end of the queue, so that the next batch starts with other messages.
     DEFER_ENTRIES = "UPDATE embedding_queue SET id = DEFAULT WHERE id = ANY(%(ids)s)"
 
     async def finish(self, vectors: Sequence[Sequence[float] | None]) -> int:
-        """Stores the vectors of the messages, None for a message that cannot have one.
+        """Store the vectors of the messages, and delete their entries from the queue.
 
         A message that was changed since the batch was taken, or is being changed, stays in
-        the queue. Gives how many entries are done with.
+        the queue.
+
+        Args:
+            vectors: One for each of `messages`; None if the message cannot have one.
+
+        Returns:
+            How many entries were deleted, counting those of one message as one.
         """
         pairs = zip(self.messages, vectors, strict=True)
         embedded = [(message, vector) for message, vector in pairs if vector is not None]
         stored = await self._store(embedded) if embedded else set()
         missed = {message[:2] for message, _ in embedded} - stored
-        await self._settle(self.DELETE_ENTRIES, self._entry_ids.keys() - missed)
-        await self._settle(self.DEFER_ENTRIES, missed)
+        await self._run_for_entries(self.DELETE_ENTRIES, self._entry_ids.keys() - missed)
+        await self._run_for_entries(self.DEFER_ENTRIES, missed)
         return len(self._entry_ids) - len(missed)
 
     async def _store(
-        self, embedded: Sequence[tuple[WaitingMessage, Sequence[float]]]
+        self, embedded: Sequence[tuple[QueuedMessage, Sequence[float]]]
     ) -> set[tuple[str, int]]:
         parameters = {
             "session_ids": [message.session_id for message, _ in embedded],
@@ -271,7 +286,7 @@ class EmbeddingBatch:
         rows = await self._connection.fetch(statement, parameters)
         return {(session_id, sequence) for session_id, sequence in rows}
 
-    async def _settle(self, statement: str, keys: set[tuple[str, int]]) -> None:
+    async def _run_for_entries(self, statement: str, keys: set[tuple[str, int]]) -> None:
         ids = [entry_id for key in keys for entry_id in self._entry_ids[key]]
         if ids:
             await self._connection.fetch(statement, {"ids": ids})

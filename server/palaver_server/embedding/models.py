@@ -1,4 +1,4 @@
-"""The vectors' table, and the models in it: made where the database has pgvector."""
+"""The table of vectors and the models in it, created where the database has pgvector."""
 
 import logging
 from typing import Any, NamedTuple
@@ -13,16 +13,16 @@ from palaver_server.errors import VectorsUnusable
 
 _LOGGER = logging.getLogger(__name__)
 
-_OLDEST_PGVECTOR = (0, 8)  # the first whose scans of an index go on until enough rows pass a filter
-
+# The first version with iterative index scans, which continue until enough rows pass a filter.
+_MIN_PGVECTOR_VERSION = (0, 8)
 
 _TEXT = "m.role || ': ' || m.content"
 
 
 class VectorSpace(NamedTuple):
-    """The vectors of one model, as SQL names them. Only they can be compared.
+    """The vectors of one model, which are comparable with each other only.
 
-    The types of pgvector are named with their schema, which may be on no search path.
+    Statements qualify pgvector's types with their schema: it may not be on the search path.
     """
 
     model_id: int
@@ -42,17 +42,16 @@ class VectorSpace(NamedTuple):
 
     @property
     def names(self) -> dict[str, Any]:
-        """What statements are formatted with."""
+        """Return the values of the placeholders in statements."""
         return {
             "model": self.model_id,
             "halfvec": f"{self.schema}.halfvec",
             "inner_product": f"{self.schema}.halfvec_ip_ops",
-            # As the model's index has it: what is ordered by this can use the index.
+            # The expression of the model's index: ORDER BY it can use the index.
             "indexed": f"embedding::{self.schema}.halfvec({self.dimensions})",
-            # The negative inner product: of vectors of length 1, the opposite of their
-            # similarity.
+            # The negative inner product: for vectors of length 1, the negative similarity.
             "distance": f"OPERATOR({self.schema}.<#>)",
-            # What is embedded of `messages m`: who says it is a part of what is said.
+            # What is embedded of a row of `messages m`; the role is part of the meaning.
             "text": _TEXT,
             "text_hash": f"hashtextextended({_TEXT}, 0)",
         }
@@ -67,7 +66,7 @@ _GET_PGVECTOR = """
 
 _CREATE_PGVECTOR = "CREATE EXTENSION IF NOT EXISTS vector"
 
-# Servers that start at once on one schema wait for each other.
+# Servers that start at the same time on one schema wait for each other.
 _LOCK = """
     SELECT pg_advisory_xact_lock(hashtextextended('palaver embeddings ' || current_schema(), 0))
 """
@@ -81,9 +80,9 @@ _ADD_MODEL = """
     RETURNING id
 """
 
-# A vector counts only for the text that it was made from, of which it keeps a hash. It
-# goes with its message: a purge leaves none behind. halfvec, numbers of 2 bytes, takes half
-# the room of vector, and ranks the same.
+# `text_hash` is the hash of the text that the vector was made from: for any other text of the
+# message, the vector does not count. ON DELETE CASCADE: the purge deletes vectors with their
+# messages. halfvec stores 2 bytes per number, half of vector, and ranks the same.
 _CREATE_TABLE = """
     CREATE TABLE IF NOT EXISTS embeddings (
         session_id   text COLLATE "C" NOT NULL,
@@ -97,8 +96,9 @@ _CREATE_TABLE = """
     )
 """
 
-# Searches over everything. A graph of half the usual size: it is more than half of what a
-# message costs, and `hnsw.ef_search` makes up for it.
+# For searches over all messages. `m` and `ef_construction` are half of pgvector's defaults:
+# inserting into this index is more than half of the cost of a message, and a larger
+# `hnsw.ef_search` restores the recall.
 _CREATE_INDEX = """
     CREATE INDEX IF NOT EXISTS embeddings_nearest_{model} ON embeddings
         USING hnsw (({indexed}) {inner_product})
@@ -108,30 +108,30 @@ _CREATE_INDEX = """
 
 
 async def prepare_model(pool: Pool, name: str, dimensions: int) -> VectorSpace:
-    """Makes ready what the vectors of a model need, as far as it is not.
+    """Create what the vectors of a model need, unless it exists.
 
     Raises:
-        VectorsUnusable: The database has no pgvector, or one that is too old, or the user
-            may not make what is missing.
+        VectorsUnusable: The database has no pgvector, or its version is too old, or the
+            database user may not create what is missing.
     """
     parameters = {"name": name, "dimensions": dimensions}
     async with pool.connection() as connection:
         pgvector = await connection.fetch_one(_GET_PGVECTOR)
         found = await connection.fetch_one(_GET_MODEL, parameters)
-        if pgvector and found:  # so no right to make anything is needed
+        if pgvector and found:  # needs no right to create anything
             return _space(found[0], dimensions, pgvector)
         try:
             async with connection.transaction():
                 await connection.execute(_LOCK)
-                return await _make(connection, parameters)
+                return await _create(connection, parameters)
         except errors.InsufficientPrivilege as error:
             raise VectorsUnusable(
-                "this database user may not make the table of vectors: run palaver migrate with"
-                " the same settings as one who may, then restart Palaver"
+                "this database user may not create the table of vectors: run palaver migrate with"
+                " the same settings as a user who may, then restart Palaver"
             ) from error
 
 
-async def _make(connection: Connection, parameters: dict[str, Any]) -> VectorSpace:
+async def _create(connection: Connection, parameters: dict[str, Any]) -> VectorSpace:
     if not await connection.fetch_one(_GET_PGVECTOR):
         await _create_pgvector(connection)
     pgvector = await connection.fetch_one(_GET_PGVECTOR) or ()
@@ -141,7 +141,7 @@ async def _make(connection: Connection, parameters: dict[str, Any]) -> VectorSpa
     (model_id,) = found or await connection.fetch_one(_ADD_MODEL, parameters) or ()
     space = space._replace(model_id=model_id)
     await connection.execute(_CREATE_INDEX.format(**space.names))
-    _LOGGER.info("made ready for vectors of %(name)s, of %(dimensions)s dimensions", parameters)
+    _LOGGER.info("created the vectors of model %(name)s, %(dimensions)s dimensions", parameters)
     return space
 
 
@@ -157,15 +157,15 @@ async def _create_pgvector(connection: Connection) -> None:
     except errors.InsufficientPrivilege as error:
         raise VectorsUnusable(
             "the database has no pgvector, and this database user may not create it: run"
-            " CREATE EXTENSION vector as one who may, then restart Palaver"
+            " CREATE EXTENSION vector as a user who may, then restart Palaver"
         ) from error
 
 
 def _space(model_id: int, dimensions: int, pgvector: Row) -> VectorSpace:
     version, schema, type_oid, array_oid = pgvector
-    if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST_PGVECTOR:
+    if tuple(int(part) for part in version.split(".")[:2]) < _MIN_PGVECTOR_VERSION:
         raise VectorsUnusable(
-            f"the database's pgvector is {version}, and Palaver needs 0.8 or newer: run"
+            f"the database's pgvector is {version}, but Palaver needs 0.8 or newer: run"
             " ALTER EXTENSION vector UPDATE, then restart Palaver"
         )
     return VectorSpace(model_id, dimensions, schema, type_oid, array_oid)

@@ -1,4 +1,4 @@
-"""Semantic search: finds messages by what they mean."""
+"""Semantic search: finds messages by meaning."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Embedding: gives messages their vectors, behind the writes."""
+"""The embedding worker: gives messages their vectors after they were written."""
 
 import asyncio
 import logging
@@ -7,40 +7,36 @@ from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple
 
 from palaver_server.database.backlog import Backlog
+from palaver_server.database.error_translation import loggable_reason
 from palaver_server.embedding.backlog import EmbeddingBacklog
 from palaver_server.embedding.embedders.embedder import Embedder
-from palaver_server.errors import (
-    DatabaseUnavailable,
-    EmbedderUnavailable,
-    NoConnectionInTime,
-    TextsRefused,
-)
+from palaver_server.errors import TextsRefused
 from palaver_server.store.embedding_queue import EmbeddingQueue
 
 _LOGGER = logging.getLogger(__name__)
 
-# What this process writes it hears of; what other servers left behind it comes to see.
-_SECONDS_BETWEEN_LOOKS = 10.0
+# Writes of this process wake the worker. Polling finds what other servers left in the queue.
+_POLL_INTERVAL_SECONDS = 10.0
 
-# Messages of many calls share a batch.
-_SECONDS_TO_GATHER = 0.1
+# Between a write and the batch that embeds it, so that the messages of many calls share a batch.
+_BATCH_DELAY_SECONDS = 0.1
 
-_LEAST_PAUSE = 1.0
-_LONGEST_PAUSE = 60.0
+_MIN_RETRY_DELAY_SECONDS = 1.0
+_MAX_RETRY_DELAY_SECONDS = 60.0
 
-_MESSAGES_A_STEP = 500
-_SECONDS_BETWEEN_REPORTS = 0.5
+_BACKFILL_BATCH_SIZE = 500
+_REPORT_INTERVAL_SECONDS = 0.5
 
 
 class ReindexProgress(NamedTuple):
-    """How many messages are known to have their vectors, and how many there are."""
+    """How many messages are done, and an estimate of how many there are."""
 
     done: int
     estimated: int
 
 
-class Embedding:
-    """Embeds what waits in the queue, and what was written before there was this model."""
+class EmbeddingWorker:
+    """Embeds the messages in the queue, and by a backfill those written before the model."""
 
     def __init__(
         self, embedder: Embedder, backlog: EmbeddingBacklog, queue: EmbeddingQueue
@@ -50,80 +46,91 @@ class Embedding:
         self._queue = queue
 
     async def run(self) -> None:
-        """Embeds for ever; while that fails, tries again after pauses that grow."""
-        pause = 0.0
+        """Embed until cancelled; after a failure, retry with exponential backoff."""
+        delay = 0.0
         while True:
             try:
-                while await self._embed_batch() or await self._backlog.walk(_MESSAGES_A_STEP):
-                    pause = 0.0
-            except (EmbedderUnavailable, DatabaseUnavailable, NoConnectionInTime) as error:
-                pause = await self._pause_after(str(error), pause)
-            except Exception as error:  # noqa: BLE001 - what waits must not wait for ever
-                pause = await self._pause_after(type(error).__name__, pause)
+                while await self._embed_batch() or await self._backlog.backfill(
+                    _BACKFILL_BATCH_SIZE
+                ):
+                    delay = 0.0
+            except Exception as error:  # noqa: BLE001 - no error may leave the queue unattended
+                delay = await self._sleep_before_retry(error, delay)
             else:
-                await self._queue.wait(_SECONDS_BETWEEN_LOOKS)
-                await asyncio.sleep(_SECONDS_TO_GATHER)
+                await self._queue.wait(_POLL_INTERVAL_SECONDS)
+                await asyncio.sleep(_BATCH_DELAY_SECONDS)
 
     async def backlog(self) -> dict[str, Backlog]:
-        """Counts the messages that wait for a vector, up to 100,000."""
+        """Count the messages in the queue, up to 100,000."""
         return {"messages": await self._backlog.measure()}
 
-    async def _pause_after(self, reason: str, pause: float) -> float:
-        pause = min(max(2 * pause, _LEAST_PAUSE), _LONGEST_PAUSE)
-        _LOGGER.warning("embedding pauses for up to %.0f seconds: %s", pause, reason)
-        await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - so that servers differ
-        return pause
+    async def _sleep_before_retry(self, error: Exception, last_delay: float) -> float:
+        delay = min(max(2 * last_delay, _MIN_RETRY_DELAY_SECONDS), _MAX_RETRY_DELAY_SECONDS)
+        _LOGGER.warning(
+            "embedding failed (%s); retrying within %.0f s", loggable_reason(error), delay
+        )
+        # Jitter, so that servers that failed together do not retry together.
+        await asyncio.sleep(random.uniform(delay / 2, delay))  # noqa: S311
+        return delay
 
     async def _embed_batch(self) -> int:
-        """Embeds the messages that have waited longest; gives how many entries it settled."""
+        """Embed the messages that waited longest; return how many queue entries are done."""
         async with self._backlog.batch(self._embedder.batch_size) as batch:
-            vectors = await self._vectors([message.text for message in batch.messages])
+            vectors = await self._embed([message.text for message in batch.messages])
             return await batch.finish(vectors) if len(batch) else 0
 
-    async def _vectors(self, texts: Sequence[str]) -> list[Sequence[float] | None]:
-        """Embeds texts; those that the embedder refuses get None, and hold up no others."""
+    async def _embed(self, texts: Sequence[str]) -> list[Sequence[float] | None]:
+        """Return a vector for each text, None for one that the embedder refuses.
+
+        A refused batch is halved until the refused texts are alone, so that all others get
+        their vectors.
+        """
         if not texts:
             return []
         try:
             return list(await self._embedder.embed(texts))
         except TextsRefused as error:
             if len(texts) == 1:
-                _LOGGER.warning("a message stays without a vector: %s", error)
+                _LOGGER.warning(
+                    "the embedder refused a message (%s); it stays without a vector, and only"
+                    " keyword search finds it",
+                    error,
+                )
                 return [None]
         half = len(texts) // 2
-        return await self._vectors(texts[:half]) + await self._vectors(texts[half:])
+        return await self._embed(texts[:half]) + await self._embed(texts[half:])
 
     async def reindex(self) -> AsyncIterator[ReindexProgress]:
-        """Sees to it that every message has its vector, and removes those of other models.
+        """Backfill the vectors of all messages, then delete those of other models.
 
-        Reports twice a second. What it began goes on if nobody waits for it any more.
+        Yields the progress twice a second. If the caller stops early, the backfill continues.
         """
-        estimated = await self._backlog.start_walk()
+        estimated = await self._backlog.start_backfill()
         self._queue.notify()
         last_id = None
         while True:
-            walk = await self._backlog.measure_walk(last_id)
-            if walk.is_over and last_id is None:
-                last_id = walk.last_id
-            elif walk.is_over and not walk.waiting:
+            backfill = await self._backlog.backfill_progress(last_id)
+            if backfill.is_complete and last_id is None:
+                last_id = backfill.last_id
+            elif backfill.is_complete and not backfill.queued:
                 break
-            yield ReindexProgress(max(0, walk.walked - walk.waiting), estimated)
-            await asyncio.sleep(_SECONDS_BETWEEN_REPORTS)
-        await self._backlog.forget_other_models()
-        yield ReindexProgress(walk.walked, estimated)
+            yield ReindexProgress(max(0, backfill.scanned - backfill.queued), estimated)
+            await asyncio.sleep(_REPORT_INTERVAL_SECONDS)
+        await self._backlog.delete_other_models()
+        yield ReindexProgress(backfill.scanned, estimated)
 
 
-class NoEmbedding:
-    """Stands for embedding where there is none."""
+class NoEmbeddingWorker:
+    """Takes the place of `EmbeddingWorker` in a server without vectors."""
 
     async def run(self) -> None:
-        """Has nothing to do."""
+        """Do nothing."""
 
     async def backlog(self) -> dict[str, Backlog]:
-        """Has nothing that waits."""
+        """Return no backlog."""
         return {}
 
     async def reindex(self) -> AsyncIterator[ReindexProgress]:
-        """Has nothing to report."""
+        """Yield no progress."""
         return
-        yield  # makes it the generator that it stands for
+        yield  # makes this an async generator

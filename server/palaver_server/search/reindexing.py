@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 
-from palaver_server.embedding.worker import Embedding, NoEmbedding, ReindexProgress
+from palaver_server.embedding.worker import EmbeddingWorker, NoEmbeddingWorker, ReindexProgress
 from palaver_server.search.keyword_index import WordIndex
 
 _MESSAGES_A_STEP = 100
@@ -13,7 +13,7 @@ _SECONDS_BETWEEN_REPORTS = 0.5
 class Reindexer:
     """Makes words anew, and vectors."""
 
-    def __init__(self, words: WordIndex, embedding: Embedding | NoEmbedding) -> None:
+    def __init__(self, words: WordIndex, embedding: EmbeddingWorker | NoEmbeddingWorker) -> None:
         self._words = words
         self._embedding = embedding
 

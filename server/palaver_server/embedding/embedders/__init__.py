@@ -1,1 +1,1 @@
-"""Embedders: each turns texts into vectors, by a local model or over HTTP."""
+"""Embedders: one module per way to turn texts into vectors, in this process or over HTTP."""

@@ -1,21 +1,21 @@
-"""What an embedder is: it turns texts into vectors that are near each other if they mean alike."""
+"""The interface of embedders: texts of similar meaning get vectors near each other."""
 
 import math
 from collections.abc import Sequence
 from typing import Protocol
 
-# What comes after is not embedded. Models read a few thousand words at the most, and one
-# vector for more says little about any of them.
+# Only the beginning of a longer text is embedded. Models read at most a few thousand words, and
+# one vector says little about any part of more of them.
 MAX_CHARACTERS = 8000
 
 
 class Embedder(Protocol):
-    """A model, and how to reach it.
+    """An embedding model.
 
     Attributes:
-        model: The model's name. Vectors can be compared if it and `dimensions` are the same.
+        model: The model's name. Vectors are comparable if `model` and `dimensions` are equal.
         dimensions: How many numbers a vector has.
-        batch_size: How many texts are best embedded in one call.
+        batch_size: The best number of texts for one call.
     """
 
     @property
@@ -28,26 +28,26 @@ class Embedder(Protocol):
     def batch_size(self) -> int: ...  # noqa: D102
 
     async def embed(self, texts: Sequence[str]) -> list[Sequence[float]]:
-        """Gives a vector of length 1 for each text. No text may be empty.
+        """Return a vector of length 1 for each text. No text may be empty.
 
         Raises:
-            EmbedderUnavailable: The model cannot be reached or used for now.
-            TextsRefused: The model takes other texts, but not one of these.
+            EmbedderUnavailable: The model cannot be reached or used at the moment.
+            TextsRefused: The model refuses at least one of these texts, but not others.
         """
         ...
 
     async def close(self) -> None:
-        """Gives up what it holds."""
+        """Release connections and other resources."""
         ...
 
 
 def normalized(vector: Sequence[float]) -> list[float]:
-    """Gives the vector of length 1 in the same direction.
+    """Return the vector of length 1 in the same direction.
 
     Raises:
-        ValueError: It has no direction: it is zero, or not finite.
+        ValueError: The vector is zero or not finite.
     """
     length = math.hypot(*vector)
     if not 0 < length < math.inf:
-        raise ValueError("a vector without a direction")
+        raise ValueError("the vector is zero or not finite")
     return [number / length for number in vector]

@@ -1,4 +1,4 @@
-"""The embedder openai: any HTTP endpoint that does as OpenAI's does."""
+"""The embedder `openai`: any HTTP endpoint with the API of OpenAI's embeddings."""
 
 import base64
 import logging
@@ -14,16 +14,16 @@ from palaver_server.errors import EmbedderUnavailable, TextsRefused
 
 _LOGGER = logging.getLogger(__name__)
 
-# What says that the texts are at fault. All else is for whoever runs the endpoint or set
-# it up: a wrong key or URL, too many requests, a server that is down.
+# Statuses that may mean a fault of the texts. All others have to be fixed by the operator: a
+# wrong key or URL, too many requests, a server that is down.
 _REFUSALS = (
     HTTPStatus.BAD_REQUEST,
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     HTTPStatus.UNPROCESSABLE_ENTITY,
 )
 
-# What any endpoint takes that is set up right.
-_HARMLESS = "hello"
+# A text that no working endpoint refuses.
+_PROBE = "hello"
 
 
 class EndpointEmbedder:
@@ -32,9 +32,9 @@ class EndpointEmbedder:
     Args:
         url: Such as https://api.openai.com/v1.
         model: The model's name there.
-        key: Sent as a bearer token; empty: none is.
+        key: Sent as a bearer token, unless empty.
         dimensions: How many numbers of each vector are kept.
-        timeout: Seconds that the endpoint may take.
+        timeout: Seconds to wait for an answer.
     """
 
     batch_size = 32
@@ -45,27 +45,27 @@ class EndpointEmbedder:
         self._url = url.rstrip("/") + "/embeddings"
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._client = httpx2.AsyncClient(headers=headers, timeout=timeout)
-        # It logs each request with its URL, which may hold a secret.
+        # httpx2 logs the URL of each request at INFO; a URL may contain a secret.
         logging.getLogger("httpx2").setLevel(logging.WARNING)
 
     async def embed(self, texts: Sequence[str]) -> list[Sequence[float]]:
-        """Gives a vector for each text.
+        """Return a vector for each text.
 
         Raises:
-            EmbedderUnavailable: The endpoint does not answer, or not as it should.
-            TextsRefused: It takes other texts, but not one of these.
+            EmbedderUnavailable: The endpoint does not answer, or its answer is not valid.
+            TextsRefused: The endpoint refuses at least one of these texts, but not others.
         """
         try:
             return await self._request(texts)
         except TextsRefused:
             try:
-                await self._request([_HARMLESS])
-            except TextsRefused as error:  # so it is not the texts
+                await self._request([_PROBE])
+            except TextsRefused as error:  # the endpoint refuses every text
                 raise EmbedderUnavailable(str(error)) from error
             raise
 
     async def close(self) -> None:
-        """Closes its connections."""
+        """Close the connections."""
         await self._client.aclose()
 
     async def _request(self, texts: Sequence[str]) -> list[Sequence[float]]:
@@ -73,11 +73,11 @@ class EndpointEmbedder:
         try:
             response = await self._client.post(self._url, json=body)
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            # Not the error's text: it may hold the URL.
+            # Without the error's text: it may contain the URL.
             raise EmbedderUnavailable(
                 f"the embedder's endpoint cannot be reached: {type(error).__name__}"
             ) from error
-        # Nor the answer's: it may quote the texts.
+        # Without the answer's body: it may quote the texts.
         reason = f"the embedder's endpoint answered with HTTP {response.status_code}"
         if response.status_code in _REFUSALS:
             raise TextsRefused(reason)
@@ -94,13 +94,14 @@ class EndpointEmbedder:
     def _vectors(self, answer: Any, count: int) -> list[Sequence[float]]:
         rows = sorted(answer["data"], key=lambda row: row["index"])
         if [row["index"] for row in rows] != list(range(count)):
-            raise ValueError("not a vector for each text")
+            raise ValueError("not one vector per text")
         return [self._vector(row["embedding"]) for row in rows]
 
     def _vector(self, embedding: str | list[float]) -> list[float]:
-        """Reads a vector: in base64, which is quicker, or as the numbers that some give instead.
+        """Decode a vector: base64, or from endpoints that ignore `encoding_format`, a JSON array.
 
-        A model that can give fewer dimensions puts what matters first: the rest is cut off.
+        Longer vectors are truncated: models with a choice of dimensions are trained so that the
+        first dimensions matter most.
         """
         if isinstance(embedding, str):
             content = base64.b64decode(embedding, validate=True)

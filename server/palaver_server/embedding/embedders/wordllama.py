@@ -1,4 +1,4 @@
-"""The embedder wordllama: a small model that comes in a package and runs in this process."""
+"""The embedder `wordllama`: a small model in a Python package, run in this process."""
 
 import asyncio
 import threading
@@ -10,10 +10,9 @@ _DIMENSIONS = 256
 
 
 class WordLlamaEmbedder:
-    """Means of word vectors: quick, and without a network.
+    """The means of word vectors: fast, and without a network.
 
-    The model is loaded when it is first needed, in a thread: it takes longer than the rest
-    of a start.
+    The first use loads the model, in a thread: loading takes longer than the rest of the start.
     """
 
     model = f"wordllama l2_supercat {_DIMENSIONS}"
@@ -25,23 +24,23 @@ class WordLlamaEmbedder:
         self._model: Any = None
 
     async def embed(self, texts: Sequence[str]) -> list[Sequence[float]]:
-        """Gives a vector for each text."""
+        """Return a vector for each text."""
         return await asyncio.to_thread(self._embed, texts)
 
     async def close(self) -> None:
-        """Holds nothing."""
+        """Do nothing: there is nothing to release."""
 
     def _embed(self, texts: Sequence[str]) -> list[Sequence[float]]:
         with self._loading:
             self._model = self._model or _load()
-        # One by one: the texts of a batch would all be padded to the longest one, and be
-        # spread over all processors.
+        # One text at a time: the tokenizer pads the texts of a batch to the longest one, and
+        # spreads them over all processors.
         return [self._model.embed([text], norm=True)[0].tolist() for text in texts]
 
 
 def _load() -> Any:
-    import wordllama  # noqa: PLC0415 - it imports half a second's worth of others
+    import wordllama  # noqa: PLC0415 - the import takes half a second
 
-    # Its weights and its tokenizer are in the package; it looks for the latter in the cache.
+    # The package contains the tokenizer too, but the loader looks for it in `cache_dir`.
     package = Path(wordllama.__file__).parent
     return wordllama.WordLlama.load(dim=_DIMENSIONS, cache_dir=package, disable_download=True)
