@@ -1,1 +1,1 @@
-"""The purge: removes rows for good that were deleted long enough ago."""
+"""The purge: removes rows permanently once they were soft-deleted long enough ago."""

@@ -1,4 +1,4 @@
-"""The purge's SQL: removes soft-deleted rows for good."""
+"""The SQL of the purge: permanently removes soft-deleted rows."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -9,12 +9,12 @@ from palaver_server.database.connection import Connection
 from palaver_server.database.pool import Pool
 from palaver_server.database.timestamps import as_datetime
 
-# Far enough to reach no row, near enough for the time to have a date in Python.
-_LONGEST_AGE = timedelta(days=365 * 2000)
+# Longer ages would give a cutoff before the year 1, which a Python datetime cannot hold.
+_MAX_AGE = timedelta(days=365 * 2000)
 
 
 class PurgeStore:
-    """Gives turns at purging.
+    """Measures what there is to purge, and gives out the turn to purge it.
 
     Raises DatabaseUnavailable and NoConnectionInTime as the pool does.
     """
@@ -22,8 +22,9 @@ class PurgeStore:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    # One purger at a time over all servers of a schema. A lock of the session, not of
-    # a transaction: it spans batches, and goes with the connection if the server dies.
+    # One purger at a time among all servers of a schema. An advisory lock of the database
+    # session: it spans the transactions of a purge, and ends with the connection if the server
+    # dies.
     TAKE_TURN = (
         "SELECT pg_try_advisory_lock(hashtextextended('palaver purge ' || current_schema(), 0))"
     )
@@ -34,14 +35,14 @@ class PurgeStore:
     CUTOFF = "SELECT statement_timestamp() - %(older_than)s::interval"
 
     async def cutoff(self, older_than: timedelta) -> datetime:
-        """Gets the time before which a row must have been deleted, by the database's clock."""
-        parameters = {"older_than": min(older_than, _LONGEST_AGE)}
+        """Return the time before which rows must have been deleted, by the database's clock."""
+        parameters = {"older_than": min(older_than, _MAX_AGE)}
         async with self._pool.connection() as connection:
             row = await connection.fetch_one(self.CUTOFF, parameters)
         (cutoff,) = row or ()
         return as_datetime(cutoff)
 
-    # Costs no more than the rows that it counts, each found by the index of the purge.
+    # Reads only the rows that it counts: an index on `deleted_at` finds them.
     BACKLOG = " UNION ALL ".join(
         f"""
         SELECT '{table}', count(*), extract(epoch FROM %(before)s - min(deleted_at))::float8
@@ -54,7 +55,7 @@ class PurgeStore:
     )
 
     async def backlog(self, before: datetime, *, limit: int) -> dict[str, Backlog]:
-        """Counts the rows of each kind that were deleted at `before` or earlier, up to `limit`."""
+        """Count the rows of each kind that were deleted at `before` or earlier, up to `limit`."""
         parameters = {"before": before, "limit": limit}
         async with self._pool.connection() as connection:
             counted = await connection.fetch(self.BACKLOG, parameters)
@@ -62,7 +63,7 @@ class PurgeStore:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator["PurgeTurn | None"]:
-        """Takes the turn to purge for the block, or gives None while another purger has it."""
+        """Take the turn to purge for the block; None if another purger has it."""
         async with self._pool.connection() as connection:
             try:
                 row = await connection.fetch_one(self.TAKE_TURN)
@@ -71,20 +72,20 @@ class PurgeStore:
                 if taken:
                     await connection.fetch(self.END_TURN)
             except BaseException:
-                # Whether the turn is taken or ended may be unknown: it ends with this.
+                # The lock may or may not be held: closing the connection releases it.
                 await connection.close()
                 raise
 
 
 class PurgeTurn:
-    """The purge of one purger. Each method is one transaction."""
+    """Removes rows in batches. Each method is one transaction."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     @property
     def batches(self) -> dict[str, Callable[..., Awaitable[int]]]:
-        """What removes a batch of each kind of row, in the order in which they must go."""
+        """Return the methods that remove a batch, by kind of row, in the order to run them."""
         return {
             "messages": self.purge_messages,
             "sessions": self.purge_sessions,
@@ -98,17 +99,18 @@ class PurgeTurn:
     """
 
     async def measure(self, before: datetime) -> dict[str, int]:
-        """Counts the rows of each kind that were deleted at `before` or earlier.
+        """Count the rows of each kind that were deleted at `before` or earlier.
 
-        However long it takes: where there is that much to remove, it must begin some time.
+        The count has no timeout: with one, a purge of too many rows could never start.
         """
         async with self._connection.transaction():
             await self._connection.execute("SET LOCAL statement_timeout = 0")
             counts = await self._connection.fetch_one(self.MEASURE, {"before": before})
             return dict(zip(self.batches, counts or (), strict=True))
 
-    # What somebody brings back at this moment is locked, and skipped; what came back
-    # before this statement locked it is deleted no more, and not chosen.
+    # SKIP LOCKED passes over messages that are being restored. A message that was restored
+    # before this statement locked it is no longer deleted, and PostgreSQL drops it when it
+    # checks the condition again on the locked row.
     PURGE_MESSAGES = """
         DELETE FROM messages WHERE (session_id, sequence) IN (
             SELECT session_id, sequence FROM messages
@@ -120,7 +122,7 @@ class PurgeTurn:
     """
 
     async def purge_messages(self, before: datetime, *, limit: int) -> int:
-        """Removes at most `limit` messages deleted at `before` or earlier; returns how many."""
+        """Remove at most `limit` messages deleted at `before` or earlier; return how many."""
         parameters = {"before": before, "limit": limit}
         return (await self._connection.execute(self.PURGE_MESSAGES, parameters)).rowcount
 
@@ -133,9 +135,10 @@ class PurgeTurn:
         FOR UPDATE SKIP LOCKED
     """
 
-    # Asks for messages again, in a statement that begins when the sessions are locked:
-    # one may have been brought back and deleted while the first one waited. A session
-    # goes after its messages, or its sequences would start over among theirs.
+    # Looks for messages again, with a snapshot that is taken after the sessions were locked: a
+    # session may have been restored and deleted again after CHOOSE_SESSIONS took its snapshot.
+    # A session must not be removed before its messages: if it were created again, its sequences
+    # would start at 1, among theirs.
     PURGE_SESSIONS = """
         DELETE FROM sessions s
         WHERE session_id = ANY(%(session_ids)s)
@@ -143,9 +146,9 @@ class PurgeTurn:
     """
 
     async def purge_sessions(self, before: datetime, *, limit: int) -> int:
-        """Removes at most `limit` sessions deleted at `before` or earlier; returns how many.
+        """Remove at most `limit` sessions deleted at `before` or earlier; return how many.
 
-        Sessions that still have messages, live or deleted, stay.
+        Sessions that still have messages, live or deleted, are kept.
         """
         async with self._connection.transaction():
             parameters = {"before": before, "limit": limit}
@@ -156,8 +159,8 @@ class PurgeTurn:
             )
             return cursor.rowcount
 
-    # As with messages, somebody may start the user anew at this moment. Sessions that are
-    # left of it are forgotten: they do not need it.
+    # SKIP LOCKED passes over users that are being created again. Deleted sessions of the user
+    # may remain: they are not restorable, and no foreign key needs the user.
     PURGE_USERS = """
         DELETE FROM users WHERE user_id IN (
             SELECT user_id FROM users
@@ -169,6 +172,6 @@ class PurgeTurn:
     """
 
     async def purge_users(self, before: datetime, *, limit: int) -> int:
-        """Removes at most `limit` users deleted at `before` or earlier; returns how many."""
+        """Remove at most `limit` users deleted at `before` or earlier; return how many."""
         parameters = {"before": before, "limit": limit}
         return (await self._connection.execute(self.PURGE_USERS, parameters)).rowcount

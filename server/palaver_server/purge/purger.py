@@ -1,4 +1,4 @@
-"""The purge: removes soft-deleted rows for good, in short batches, one purger at a time."""
+"""The purger: removes soft-deleted rows in short batches, one server at a time."""
 
 import asyncio
 import logging
@@ -8,16 +8,17 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from palaver_server.database.backlog import MAX_COUNTED_ROWS, Backlog
+from palaver_server.database.error_translation import loggable_reason
 from palaver_server.purge.purge_store import PurgeStore, PurgeTurn
 
 _LOGGER = logging.getLogger(__name__)
 
-_SECONDS_BETWEEN_TRIES = 0.5
-_SECONDS_BETWEEN_REPORTS = 0.5
+_RETRY_INTERVAL_SECONDS = 0.5
+_REPORT_INTERVAL_SECONDS = 0.5
 
 
 class PurgeProgress(NamedTuple):
-    """How many rows of each kind a purge has removed, and how many there were to remove."""
+    """How many rows of each kind a purge removed so far, and an estimate of the total."""
 
     done: Counter[str]
     estimated: dict[str, int]
@@ -27,8 +28,8 @@ class Purger:
     """Runs purges, on demand and at intervals.
 
     Args:
-        retention: How long deleted rows are kept where a call does not say.
-        batch_size: Rows removed in one transaction.
+        retention: How long deleted rows are kept, unless a call says otherwise.
+        batch_size: The maximum number of rows removed in one transaction.
     """
 
     def __init__(self, store: PurgeStore, *, retention: timedelta, batch_size: int) -> None:
@@ -37,7 +38,9 @@ class Purger:
         self._batch_size = batch_size
 
     async def purge(self, older_than: timedelta | None = None) -> AsyncIterator[PurgeProgress]:
-        """Waits for its turn, purges, and reports twice a second, at the start and at the end.
+        """Wait for the turn to purge, then purge.
+
+        Yields the progress at the start, twice a second, and at the end.
 
         Args:
             older_than: How long ago rows must have been deleted; None: the retention.
@@ -49,28 +52,32 @@ class Purger:
                     async for progress in self._take(turn, before):
                         yield progress
                     return
-            await asyncio.sleep(_SECONDS_BETWEEN_TRIES)
+            await asyncio.sleep(_RETRY_INTERVAL_SECONDS)
 
     async def backlog(self) -> dict[str, Backlog]:
-        """Counts the rows of each kind that the next purge is to remove, up to 100,000."""
+        """Count the rows of each kind that a purge would remove now, up to 100,000."""
         return await self._store.backlog(
             await self._store.cutoff(self._retention), limit=MAX_COUNTED_ROWS
         )
 
     async def run_every(self, interval: timedelta) -> None:
-        """Purges at every interval for ever; skips a time at which another purger is at it."""
+        """Purge at every interval until cancelled, unless another server is purging."""
         while True:
             await asyncio.sleep(interval.total_seconds())
             try:
                 await self._purge_or_skip()
-            except Exception as error:  # noqa: BLE001 - the next time may do better
-                _LOGGER.warning("the purge failed: %s", type(error).__name__)
+            except Exception as error:  # noqa: BLE001 - the next purge may succeed
+                _LOGGER.warning(
+                    "the interval purge failed (%s); retrying in %.0f s",
+                    loggable_reason(error),
+                    interval.total_seconds(),
+                )
 
     async def _purge_or_skip(self) -> None:
         before = await self._store.cutoff(self._retention)
         async with self._store.turn() as turn:
             if turn is None:
-                _LOGGER.info("the purge is left to another server")
+                _LOGGER.info("skipped the interval purge: another server is purging")
                 return
             async for progress in self._take(turn, before):
                 done = progress.done
@@ -84,7 +91,7 @@ class Purger:
         for kind, purge_batch in turn.batches.items():
             while removed := await purge_batch(before, limit=self._batch_size):
                 progress.done[kind] += removed
-                if clock() - reported_at >= _SECONDS_BETWEEN_REPORTS:
+                if clock() - reported_at >= _REPORT_INTERVAL_SECONDS:
                     yield progress
                     reported_at = clock()
         yield progress
