@@ -24,15 +24,15 @@ MAX_PAGE_BYTES = 4 * 1024 * 1024 - 64 * 1024
 
 
 def listing(table: str, columns: str, *, size: str) -> str:
-    """Return the SQL that lists the live rows of a table by `id`, one page of a key range.
+    """Return the SQL that lists rows of a table by `id`, one page of a key range.
 
     Args:
-        table: Its name.
+        table: Its name, or a subquery in parentheses.
         columns: The selected columns, metadata as text.
         size: Upper bound of a row's size as a protobuf message, in bytes, from its columns.
 
     Returns:
-        The SQL, with the placeholders `{filters}` and `{direction}`.
+        The SQL, with the placeholders `{condition}` and `{direction}`.
     """
     names = columns.replace("::text", "")
     return f"""
@@ -43,7 +43,7 @@ def listing(table: str, columns: str, *, size: str) -> str:
                 sum({size}) OVER listing AS total_size
             FROM (
                 SELECT {columns} FROM {table} s
-                WHERE deleted_at IS NULL AND id > %(after)s AND id < %(before)s {{filters}}
+                WHERE id > %(after)s AND id < %(before)s AND {{condition}}
                 ORDER BY id {{direction}}
                 LIMIT %(limit)s + 1
             ) candidates

@@ -206,7 +206,8 @@ class UserStore:
         """Lists live users by listing position."""
         user = bound_user()
         statement = self.LIST_USERS.format(
-            filters=f"AND {OWNED}" if user else "", direction=key_range.direction
+            condition=f"deleted_at IS NULL AND {OWNED}" if user else "deleted_at IS NULL",
+            direction=key_range.direction,
         )
         parameters = {
             "limit": limit, "after": key_range.after, "before": key_range.before, "bound_user": user

@@ -685,7 +685,10 @@ class MessageFilter(_message.Message):
     predicate (PostgreSQL's operator `@@`), such as `$.topic == "travel"`. Up
     to 4,096 bytes; no variables. An invalid path is `INVALID_ARGUMENT`, with
     the reason. A path that takes longer than 2 seconds to parse, as large
-    regular expressions do, is `DEADLINE_EXCEEDED`.
+    regular expressions do, is `DEADLINE_EXCEEDED`. PostgreSQL suppresses most
+    errors of an evaluation; for the rest (conversions between time zones, for
+    one) the request is `INVALID_ARGUMENT`. The path of a caller that is bound
+    to a user is evaluated only on live messages in its access scope.
     """
     @_builtins.property
     def roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

@@ -102,7 +102,10 @@ class SessionFilter(_message.Message):
     predicate (PostgreSQL's operator `@@`), such as `$.plan == "pro"`. Up to
     4,096 bytes of UTF-8; any characters except NUL. Empty means any metadata.
     A path that takes longer than 2 seconds to parse, as large regular
-    expressions do, is `DEADLINE_EXCEEDED`.
+    expressions do, is `DEADLINE_EXCEEDED`. PostgreSQL suppresses most errors
+    of an evaluation; for the rest (conversions between time zones, for one)
+    the request is `INVALID_ARGUMENT`. The path of a caller that is bound to a
+    user is evaluated only on live sessions in its access scope.
     """
     @_builtins.property
     def created_after(self) -> _timestamp_pb2.Timestamp:
