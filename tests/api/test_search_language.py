@@ -44,7 +44,7 @@ def test_a_change_of_language_warns_and_a_reindex_makes_the_words_anew(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(reindexing, "_MESSAGES_A_STEP", 2)
+    monkeypatch.setattr(reindexing, "_PAGE_SIZE", 2)
     english = start_server()
     english.add("s", *(f"Häuser {number}" for number in range(5)))
     english.add("deleted", "Häuser")

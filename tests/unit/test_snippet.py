@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palaver_server.search.snippet import marked_spans, occurrences, snippet
+from palaver_server.search.snippet import marked_ranges, occurrences, snippet
 
 WORDS = "one two three four five six seven eight nine ten "
 
@@ -52,7 +52,7 @@ def test_a_word_longer_than_the_snippet_is_cut() -> None:
 
 
 def test_marks_are_told_as_if_they_took_no_room() -> None:
-    assert list(marked_spans("a <b> c <d><e>", "<", ">")) == [(2, 3), (6, 7), (7, 8)]
+    assert list(marked_ranges("a <b> c <d><e>", "<", ">")) == [(2, 3), (6, 7), (7, 8)]
 
 
 @given(

@@ -21,7 +21,7 @@ from palaver_server.database.pool import Pool
 from palaver_server.interceptors.chain import InterceptorChain
 from palaver_server.interceptors.decoding import decoding
 from palaver_server.purge.purger import Purger
-from palaver_server.search.keyword_index import WordIndex
+from palaver_server.search.keyword_index import KeywordIndex
 from palaver_server.search.keyword_store import WordStore
 from palaver_server.search.reindexing import Reindexer
 from palaver_server.search.result_store import FoundStore
@@ -61,7 +61,7 @@ def palaver_methods(
         Searcher(WordStore(pool), FoundStore(pool), embedding.search),
         window=settings.memory_window,
     )
-    admin_service = AdminService(purger, Reindexer(WordIndex(pool), embedding.embedding))
+    admin_service = AdminService(purger, Reindexer(KeywordIndex(pool), embedding.embedding))
     server: Any = methods  # the stubs' type for it is grpc.Server
     session_service_pb2_grpc.add_SessionServiceServicer_to_server(SessionService(sessions), server)
     memory_service_pb2_grpc.add_MemoryServiceServicer_to_server(memory_service, server)

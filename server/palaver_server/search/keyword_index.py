@@ -1,4 +1,8 @@
-"""The index of words: the SQL that makes words of contents anew, in another language."""
+"""The keyword index: `messages.words`, the words of each message in the search language.
+
+Each write of a message computes its words. After a change of the language, a reindex computes
+those of all messages again.
+"""
 
 import logging
 from typing import NamedTuple
@@ -12,7 +16,7 @@ from palaver_server.store.messages import Key
 
 _LOGGER = logging.getLogger(__name__)
 
-_BEFORE_ALL = Key("", 0)
+_FIRST_KEY = Key("", 0)  # before the key of every message
 
 _LANGUAGES = "SELECT string_agg(cfgname, ', ' ORDER BY cfgname) FROM pg_ts_config"
 
@@ -25,10 +29,10 @@ _SET_LANGUAGE = "UPDATE search_index SET language = %(language)s"
 
 
 async def check_language(database_url: str, language: str) -> None:
-    """Checks that a database has a language; warns if its words are of another one.
+    """Check that the database has the search language; warn if the index is in another one.
 
     Raises:
-        DatabaseUnusable: It has not, or cannot be asked.
+        DatabaseUnusable: The database lacks the language, or cannot be asked.
     """
     try:
         async with await Connection.connect(database_url) as connection:
@@ -45,8 +49,8 @@ async def check_language(database_url: str, language: str) -> None:
                 await connection.execute(_SET_LANGUAGE, {"language": language})
             elif not is_same:
                 _LOGGER.warning(
-                    "words of %s are looked for, and those of the messages are of %s:"
-                    " run palaver reindex",
+                    "the search language is %s, but messages are indexed in %s, so keyword search"
+                    " misses some: run palaver reindex",
                     language,
                     indexed,
                 )
@@ -55,15 +59,15 @@ async def check_language(database_url: str, language: str) -> None:
         raise DatabaseUnusable(f"cannot use the database: {reason}") from error
 
 
-class Step(NamedTuple):
-    """A step of a walk over all messages: how many it came by, and the last one."""
+class ReindexedPage(NamedTuple):
+    """A page of messages that a reindex has passed: how many, and the key of the last one."""
 
     messages: int
     last: Key
 
 
-class WordIndex:
-    """Makes words anew. Each method is one transaction.
+class KeywordIndex:
+    """Computes the words of messages again. Each method is one transaction.
 
     Every method raises DatabaseUnavailable and NoConnectionInTime as the pool does.
     """
@@ -74,12 +78,12 @@ class WordIndex:
     COUNT_MESSAGES = "SELECT count(*) FROM messages WHERE deleted_at IS NULL"
 
     async def count_messages(self) -> int:
-        """Counts the live messages."""
+        """Count the live messages."""
         async with self._pool.connection() as connection:
             row = await connection.fetch_one(self.COUNT_MESSAGES)
             return int(row[0]) if row else 0
 
-    # What somebody writes at this moment is locked, and skipped: they write its words too.
+    # SKIP LOCKED passes over messages that are being written: the write computes their words.
     REINDEX = """
         WITH page AS MATERIALIZED (
             SELECT session_id, sequence FROM messages
@@ -101,21 +105,22 @@ class WordIndex:
         LIMIT 1
     """
 
-    async def reindex(self, *, limit: int, after: Key = _BEFORE_ALL) -> Step | None:
-        """Makes the words of the next messages, in the language of the pool.
+    async def reindex(self, *, limit: int, after: Key = _FIRST_KEY) -> ReindexedPage | None:
+        """Compute the words of the next page of messages, in the language of the pool.
 
-        Gives None when there are no more.
+        Returns:
+            None if there are no more messages.
         """
         parameters = {**after._asdict(), "limit": limit}
         async with self._pool.connection() as connection:
             row = await connection.fetch_one(self.REINDEX, parameters)
-            return Step(row[0], Key(*row[1:])) if row else None
+            return ReindexedPage(row[0], Key(*row[1:])) if row else None
 
     SET_LANGUAGE = """
         UPDATE search_index SET language = current_setting('default_text_search_config')
     """
 
     async def set_language(self) -> None:
-        """Notes that all words are in the language of the pool."""
+        """Record that all messages are indexed in the language of the pool."""
         async with self._pool.connection() as connection:
             await connection.execute(self.SET_LANGUAGE)

@@ -1,27 +1,29 @@
-"""Reindexing: what search needs of messages is made anew, after a change of settings."""
+"""Reindexing: computes the keyword index and the vectors again, after a change of settings."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 
 from palaver_server.embedding.worker import EmbeddingWorker, NoEmbeddingWorker, ReindexProgress
-from palaver_server.search.keyword_index import WordIndex
+from palaver_server.search.keyword_index import KeywordIndex
 
-_MESSAGES_A_STEP = 100
-_SECONDS_BETWEEN_REPORTS = 0.5
+_PAGE_SIZE = 100  # messages
+_REPORT_INTERVAL_SECONDS = 0.5
 
 
 class Reindexer:
-    """Makes words anew, and vectors."""
+    """Brings the keyword index up to date, and then the vectors."""
 
-    def __init__(self, words: WordIndex, embedding: EmbeddingWorker | NoEmbeddingWorker) -> None:
-        self._words = words
+    def __init__(
+        self, keyword_index: KeywordIndex, embedding: EmbeddingWorker | NoEmbeddingWorker
+    ) -> None:
+        self._keyword_index = keyword_index
         self._embedding = embedding
 
     async def reindex(self) -> AsyncIterator[Mapping[str, ReindexProgress]]:
-        """Sees to it that every message has its words, and then its vector.
+        """Compute the words of every message, then the missing vectors.
 
-        Reports twice a second, by kind. If nobody waits for it any more, the words that are
-        left stay as they are, and the vectors are made.
+        Yields the progress by kind, twice a second. If the caller stops early, the rest of the
+        words is not computed; vectors, once begun, are.
         """
         words = ReindexProgress(0, 0)
         async for words in self._reindex_words():
@@ -30,16 +32,16 @@ class Reindexer:
             yield {"words": words, "vectors": vectors}
 
     async def _reindex_words(self) -> AsyncIterator[ReindexProgress]:
-        progress = ReindexProgress(0, await self._words.count_messages())
+        progress = ReindexProgress(0, await self._keyword_index.count_messages())
         yield progress
         clock = asyncio.get_running_loop().time
         reported_at = clock()
-        step = await self._words.reindex(limit=_MESSAGES_A_STEP)
-        while step:
-            progress = progress._replace(done=progress.done + step.messages)
-            if clock() - reported_at >= _SECONDS_BETWEEN_REPORTS:
+        page = await self._keyword_index.reindex(limit=_PAGE_SIZE)
+        while page:
+            progress = progress._replace(done=progress.done + page.messages)
+            if clock() - reported_at >= _REPORT_INTERVAL_SECONDS:
                 yield progress
                 reported_at = clock()
-            step = await self._words.reindex(limit=_MESSAGES_A_STEP, after=step.last)
-        await self._words.set_language()
+            page = await self._keyword_index.reindex(limit=_PAGE_SIZE, after=page.last)
+        await self._keyword_index.set_language()
         yield progress

@@ -1,25 +1,24 @@
-"""The text of a search, read as a search box reads it."""
+"""Parses the text of a search, in the syntax of web search engines."""
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-# What comes after is not looked at: a pasted page says at its start what it is about.
+# Only the beginning of a longer text is read: a pasted page says at its start what it is about.
 MAX_CHARACTERS = 4096
 
-# "a phrase", -"a phrase", -word, or a word. A quote that nothing closes is like any other
-# sign between words.
+# -"a phrase", "a phrase", -word, or a word. A quote without a closing quote separates words.
 _PART = re.compile(r'(?<!\S)(-?)"([^"]*)"|(?<!\S)-([^\s"-]\S*)|([^\s"]+)')
 
 
 @dataclass(frozen=True, slots=True)
 class SearchText:
-    """What a text asks for.
+    """A parsed text.
 
     Attributes:
-        words: The words of which any will do, with spaces between.
-        required: Choices of phrases: of each, one must be there.
-        excluded: Phrases that must not be there.
+        words: The optional words, separated by spaces: any of them matches.
+        required: Lists of alternatives, phrases or words; of each, one must be there.
+        excluded: Phrases and words that must not be there.
     """
 
     words: str = ""
@@ -28,7 +27,7 @@ class SearchText:
 
     @classmethod
     def parse(cls, text: str) -> "SearchText":
-        """Reads a text; there is none that it cannot read."""
+        """Parse a text; every text is valid."""
         parts = list(_parts(text[:MAX_CHARACTERS]))
         choices = _choices([part for part in parts if part[0] != "-"])
         return cls(
@@ -42,7 +41,7 @@ class SearchText:
         )
 
 
-_Part = tuple[str, str]
+_Part = tuple[str, str]  # the kind, "word", "phrase" or "-", and the text
 
 
 def _parts(text: str) -> Iterator[_Part]:
@@ -56,16 +55,16 @@ def _parts(text: str) -> Iterator[_Part]:
 
 
 def _choices(parts: list[_Part]) -> list[list[_Part]]:
-    """Puts together what `or` joins. Without a phrase beside it, it is a word like others."""
+    """Group the alternatives that `or` joins. Between two words, `or` is a word like others."""
     choices: list[list[_Part]] = []
     joined = False
     for index, part in enumerate(parts):
-        beside = parts[index - 1 : index] + parts[index + 1 : index + 2]
+        neighbors = parts[index - 1 : index] + parts[index + 1 : index + 2]
         if (
             part[1].lower() == "or"
-            and len(beside) == 2
+            and len(neighbors) == 2
             and not joined
-            and any(kind == "phrase" for kind, _ in beside)
+            and any(kind == "phrase" for kind, _ in neighbors)
         ):
             joined = True
         elif joined:

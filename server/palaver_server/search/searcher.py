@@ -7,7 +7,7 @@ from enum import Enum, auto
 from palaver_server.embedding.semantic_search import NoSemanticSearch, SemanticSearch
 from palaver_server.search.keyword_store import Hit, WordQuery, WordStore
 from palaver_server.search.result_store import WORD_END, WORD_START, FoundMessage, FoundStore
-from palaver_server.search.snippet import marked_spans, occurrences, snippet
+from palaver_server.search.snippet import marked_ranges, occurrences, snippet
 from palaver_server.store.message_filter import EVERY_MESSAGE, EVERYTHING, MessageFilter, Scope
 from palaver_server.store.messages import Key, MessageRow
 
@@ -176,7 +176,7 @@ def _likeness(one: frozenset[str], other: frozenset[str]) -> float:
 def _result(found: FoundMessage, score: float, query: WordQuery) -> Result:
     content = found.message.content
     spans = [
-        *marked_spans(found.marked, WORD_START, WORD_END),
+        *marked_ranges(found.marked, WORD_START, WORD_END),
         *occurrences(content[: len(found.marked)], query.grams),
     ]
     return Result(found.key.session_id, found.message, score, snippet(content, spans))

@@ -1,34 +1,36 @@
-"""Snippets: the part of a content that shows why it was found."""
+"""Snippets: the part of a message's content that shows why the message was found."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-MARK = "**"
-_WIDTH = 200
+HIGHLIGHT = "**"  # around each word that was found, as Markdown has it
 
-Span = tuple[int, int]
+_MAX_CHARACTERS = 200
+
+# The start and the end of a part of a content, in characters.
+TextRange = tuple[int, int]
 
 
-def snippet(content: str, words: Iterable[Span]) -> str:
-    """Cuts out the part where the words are densest, and marks them in it.
+def snippet(content: str, words: Iterable[TextRange]) -> str:
+    """Return the part of a content where the found words are densest, with highlights.
 
     Args:
-        content: What it is a part of.
-        words: Where the words are; they may overlap, and then are one.
+        content: The whole content.
+        words: Where the found words are, in any order; overlapping ranges count as one.
     """
-    spans = _merged(words)
-    start, end = _densest(spans, content)
+    ranges = _merged(words)
+    start, end = _densest(ranges, content)
     pieces, position = [], start
-    for first, last in spans:
+    for first, last in ranges:
         if start <= first < end:
-            pieces += [content[position:first], MARK, content[first : min(last, end)], MARK]
-            position = min(last, end)
+            before, position = content[position:first], min(last, end)
+            pieces += [before, HIGHLIGHT, content[first:position], HIGHLIGHT]
     text = "".join([*pieces, content[position:end]])
     return "…" * (start > 0) + " ".join(text.split()) + "…" * (end < len(content))
 
 
-def marked_spans(marked: str, start: str, end: str) -> Iterator[Span]:
-    """Gives where the marks were set in a text, as if they took no room there."""
+def marked_ranges(marked: str, start: str, end: str) -> Iterator[TextRange]:
+    """Return the ranges between marks, as they are in the text without the marks."""
     removed = 0
     for match in re.finditer(f"{start}([^{end}]*){end}", marked):
         first = match.start() - removed
@@ -36,17 +38,17 @@ def marked_spans(marked: str, start: str, end: str) -> Iterator[Span]:
         removed += len(start) + len(end)
 
 
-def occurrences(content: str, words: Sequence[str]) -> Iterator[Span]:
-    """Gives where words are in a content, overlapping or not."""
+def occurrences(content: str, words: Sequence[str]) -> Iterator[TextRange]:
+    """Return the ranges of a content where any of the words is; they may overlap."""
     if words:
         pattern = "|".join(re.escape(word) for word in words)
         for match in re.finditer(f"(?=({pattern}))", content):
             yield match.span(1)
 
 
-def _merged(spans: Iterable[Span]) -> list[Span]:
-    merged: list[Span] = []
-    for first, last in sorted(spans):
+def _merged(ranges: Iterable[TextRange]) -> list[TextRange]:
+    merged: list[TextRange] = []
+    for first, last in sorted(ranges):
         if merged and first <= merged[-1][1]:
             merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
         else:
@@ -54,19 +56,20 @@ def _merged(spans: Iterable[Span]) -> list[Span]:
     return merged
 
 
-def _densest(spans: Sequence[Span], content: str) -> Span:
-    """Finds the part with the most words, the first of them, and puts them in its middle."""
+def _densest(ranges: Sequence[TextRange], content: str) -> TextRange:
+    """Return the first part that has the most of the ranges, which are in its middle."""
     first, last, most, inside = 0, 0, 0, 0
-    for index, (begin, end) in enumerate(spans):
+    for index, (begin, end) in enumerate(ranges):
         inside = max(inside, index + 1)
-        while inside < len(spans) and spans[inside][1] <= begin + _WIDTH:
+        while inside < len(ranges) and ranges[inside][1] <= begin + _MAX_CHARACTERS:
             inside += 1
         if inside - index > most:
-            most, first, last = inside - index, begin, max(end, spans[inside - 1][1])
-    start = max(0, min(first - (_WIDTH - (last - first)) // 2, len(content) - _WIDTH))
+            most, first, last = inside - index, begin, max(end, ranges[inside - 1][1])
+    margin = (_MAX_CHARACTERS - (last - first)) // 2
+    start = max(0, min(first - margin, len(content) - _MAX_CHARACTERS))
     start = min(start, first)
-    stop = min(len(content), start + _WIDTH)
-    if start > 0:  # not in the middle of a word, if there is room
+    stop = min(len(content), start + _MAX_CHARACTERS)
+    if start > 0:  # start after a space, if there is one before the first range
         start = content.find(" ", start, first) + 1 or start
     if stop < len(content):
         space = content.rfind(" ", last, stop)
