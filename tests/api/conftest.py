@@ -9,7 +9,7 @@ import pytest
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.user_pb2 import User
 from palaver_server.auth import sources
-from palaver_server.auth.principal import Role
+from palaver_server.auth.roles import Role
 from tests.conftest import StartServer
 from tests.support.callers import KeysFile, caller
 from tests.support.client import Client, struct
@@ -19,8 +19,8 @@ from tests.support.concurrency import Connection, crowd
 @pytest.fixture
 def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the server look at credential files every 50 ms."""
-    monkeypatch.setattr(sources, "SECONDS_BETWEEN_LOOKS_AT_FILES", 0.05)
-    monkeypatch.setattr(sources, "_SECONDS_TO_SETTLE", 0.01)
+    monkeypatch.setattr(sources, "FILE_POLL_INTERVAL_SECONDS", 0.05)
+    monkeypatch.setattr(sources, "_FILE_SETTLE_SECONDS", 0.01)
 
 
 @pytest.fixture

@@ -16,8 +16,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 
 from palaver.v1.session_service_pb2 import AddSessionRequest, GetSessionRequest
 from palaver_server.auth.api_keys import make_key
-from palaver_server.auth.principal import Role
-from palaver_server.interceptors.authorization import POLICY
+from palaver_server.auth.roles import POLICY, Role
 from tests.conftest import StartServer
 from tests.support import contract
 from tests.support.callers import KeysFile, caller
@@ -140,7 +139,7 @@ def test_a_file_that_is_no_good_leaves_all_as_it_was(
         keys_file.path.unlink()
     else:
         keys_file.path.write_text(broken)
-    wait_until(lambda: "what was read before stays in use" in caplog.text)
+    wait_until(lambda: "the previous content stays in use" in caplog.text)
 
     assert code_with(address, key) == "NOT_FOUND"
 

@@ -15,7 +15,7 @@ from palaver.v1.user_service_pb2 import (
     ListAllUsersRequest,
     ListUsersRequest,
 )
-from palaver_server.auth.principal import Role
+from palaver_server.auth.roles import Role
 from tests.conftest import StartServer
 from tests.support.callers import KeysFile, caller
 from tests.support.client import Client, refused

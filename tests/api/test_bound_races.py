@@ -12,8 +12,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import AddMemoryRequest, StreamMessagesRequest
 from palaver.v1.session_service_pb2 import AddSessionRequest, UpdateSessionRequest
-from palaver_server.auth.principal import Role
-from palaver_server.interceptors.authorization import POLICY
+from palaver_server.auth.roles import POLICY, Role
 from tests.conftest import StartServer
 from tests.support import contract
 from tests.support.callers import KeysFile, caller

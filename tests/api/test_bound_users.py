@@ -19,7 +19,7 @@ from palaver.v1.session_service_pb2 import (
     ListSessionsRequest,
     UpdateSessionRequest,
 )
-from palaver_server.auth.principal import Role
+from palaver_server.auth.roles import Role
 from tests.conftest import StartServer
 from tests.support import contract
 from tests.support.callers import KeysFile, caller

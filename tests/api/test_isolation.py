@@ -12,7 +12,7 @@ from psycopg.conninfo import make_conninfo
 from palaver.v1.memory_service_pb2 import MessageFilter, SearchMemoryRequest
 from palaver.v1.session_pb2 import SessionFilter
 from palaver.v1.session_service_pb2 import ListAllSessionsRequest, ListSessionsRequest
-from palaver_server.auth.principal import Role
+from palaver_server.auth.roles import Role
 from tests.conftest import StartServer
 from tests.support.callers import KeysFile, caller
 from tests.support.client import Client, refused

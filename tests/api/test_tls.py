@@ -150,11 +150,11 @@ def test_half_a_renewal_changes_nothing_until_it_is_whole(
     renewed = files.authority.issue()
 
     files.certificate.write_bytes(renewed.certificate)
-    wait_until(lambda: "the key is not that of the certificate" in caplog.text)
+    wait_until(lambda: "the key does not belong to the certificate" in caplog.text)
     assert shown_serial(served.address, files) == before
 
     files.key.write_bytes(renewed.key[:100])
-    wait_until(lambda: "the key is no whole PEM key" in caplog.text)
+    wait_until(lambda: "the key must be a complete PEM key" in caplog.text)
     assert shown_serial(served.address, files) == before
 
     files.key.unlink()
@@ -163,7 +163,7 @@ def test_half_a_renewal_changes_nothing_until_it_is_whole(
 
     files.key.write_bytes(renewed.key)
     wait_until(lambda: shown_serial(served.address, files) == renewed.serial_number)
-    assert caplog.text.count("the key is not that of the certificate") == 1, "it is said once"
+    assert caplog.text.count("the key does not belong to the certificate") == 1, "it is said once"
     assert "PRIVATE" not in caplog.text
 
 
@@ -197,7 +197,7 @@ def test_a_start_with_a_broken_file_is_refused(run: Run, files: ServerFiles, bro
 def test_a_start_with_a_key_of_another_certificate_is_refused(run: Run, files: ServerFiles) -> None:
     files.key.write_bytes(files.authority.issue().key)
 
-    with pytest.raises(CredentialsUnusable, match="not that of the certificate"):
+    with pytest.raises(CredentialsUnusable, match="does not belong to the certificate"):
         run(Security.load(Settings(**files.settings)))
 
 

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from google.rpc.error_details_pb2 import ErrorInfo
 
 from palaver.v1.session_service_pb2 import AddSessionRequest, GetSessionRequest
-from palaver_server.auth import sources, tokens
+from palaver_server.auth import jwt_tokens, sources
 from palaver_server.bootstrap.security import Security
 from palaver_server.config import Settings
 from palaver_server.errors import CredentialsUnusable
@@ -258,7 +258,7 @@ def test_made_up_key_ids_do_not_make_it_ask_and_ask(
 def test_a_key_that_is_withdrawn_is_forgotten_with_the_tokens_it_signed(
     start_server: StartServer, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "SECONDS_BETWEEN_FETCHES", 0.05)
+    monkeypatch.setattr(sources, "URL_POLL_INTERVAL_SECONDS", 0.05)
     client = start_server(jwt_keys=publisher.url, **RULES)
     token, new = EC.sign(), SigningKey("ES256", "new")
     assert code_with(client, token) == "NOT_FOUND"
@@ -283,7 +283,7 @@ def test_a_publisher_out_of_order_leaves_the_keys_as_they_were(
 
     assert code_with(of_publisher, EC.sign({"kid": "new"})) == "UNAUTHENTICATED"
     assert code_with(of_publisher, EC.sign()) == "NOT_FOUND"
-    assert "what was read before stays in use" in caplog.text
+    assert "the previous content stays in use" in caplog.text
 
 
 def test_the_search_for_new_keys_is_repeated_after_a_while(
@@ -294,7 +294,7 @@ def test_the_search_for_new_keys_is_repeated_after_a_while(
     publisher.content = key_set(EC, new)
     assert code_with(of_publisher, new.sign()) == "UNAUTHENTICATED"
 
-    monkeypatch.setattr(tokens, "SECONDS_BETWEEN_SEARCHES", 0)
+    monkeypatch.setattr(jwt_tokens, "MIN_KEY_REFRESH_INTERVAL_SECONDS", 0)
 
     assert code_with(of_publisher, new.sign()) == "NOT_FOUND"
 
@@ -312,6 +312,6 @@ def test_a_redirect_is_not_followed(run: Run, publisher: Publisher) -> None:
 def test_a_secret_that_is_published_is_none(run: Run) -> None:
     with (
         Publisher(key_set(SECRET)).serving() as publisher,
-        pytest.raises(CredentialsUnusable, match="has no key"),
+        pytest.raises(CredentialsUnusable, match="must have a usable key"),
     ):
         run(Security.load(Settings(jwt_keys=publisher.url, **RULES)))

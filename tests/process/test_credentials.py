@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from palaver.v1.session_service_pb2 import AddSessionRequest
-from palaver_server.auth.principal import Principal, Role
-from palaver_server.auth.registry import Registry
+from palaver_server.auth.credentials_file import CredentialsFile
+from palaver_server.auth.principal import Principal
+from palaver_server.auth.roles import Role
 from tests.conftest import StartServer
 from tests.process.conftest import RunPalaver, Serve
 from tests.support.callers import KeysFile, caller
@@ -23,7 +24,9 @@ def test_keys_prints_the_entry_to_keep_and_the_key_to_give(run_palaver: RunPalav
     entry, _, told = ended.printed.partition("The key, ")
     (key,) = re.findall(r"palaver_\S+", told)
     assert "palaver_" not in entry
-    assert Registry.parse(entry.encode()).keys.find(key) == Principal("ci", Role.WRITER, "ada")
+    assert CredentialsFile.parse(entry.encode()).keys.find(key) == Principal(
+        "ci", Role.WRITER, "ada"
+    )
     assert key not in again.printed
     assert key not in ended.logged
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from palaver_server.auth.registry import Registry
+from palaver_server.auth.credentials_file import CredentialsFile
 from palaver_server.config import Settings
 from tests.process.conftest import StartPalaver
 from tests.support.processes import ROOT
@@ -70,7 +70,7 @@ def test_a_secured_server_is_set_up_and_called(
 def test_the_entry_of_a_certificate_is_one() -> None:
     (entry,) = blocks("toml")
 
-    assert list(Registry.parse(entry.encode()).subjects) == ["CN=ingest,O=Example"]
+    assert list(CredentialsFile.parse(entry.encode()).subjects) == ["CN=ingest,O=Example"]
 
 
 def test_the_flags_for_tokens_are_settings_that_fit_together(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from palaver_server.auth.principal import PRINCIPAL, Principal, Role
+from palaver_server.auth.principal import PRINCIPAL, Principal
+from palaver_server.auth.roles import Role
 from palaver_server.database.pool import Pool
 from palaver_server.purge.purge_store import PurgeStore
 from palaver_server.store.message_filter import MessageFilter, Scope

@@ -9,7 +9,8 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from palaver_server.auth.principal import PRINCIPAL, Principal, Role
+from palaver_server.auth.principal import PRINCIPAL, Principal
+from palaver_server.auth.roles import Role
 from palaver_server.database.paging import KeyRange
 from palaver_server.database.pool import Pool
 from palaver_server.embedding.models import VectorSpace, prepare_model

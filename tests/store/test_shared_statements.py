@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 import psycopg
 import pytest
 
-from palaver_server.auth.principal import PRINCIPAL, Principal, Role
+from palaver_server.auth.principal import PRINCIPAL, Principal
+from palaver_server.auth.roles import Role
 from palaver_server.database.pool import Pool
 from palaver_server.errors import NotFound
 from palaver_server.store.memory import AddedMemory, MemoryStore, NewMessage

@@ -6,7 +6,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from palaver_server.auth.principal import PRINCIPAL, Principal, Role
+from palaver_server.auth.principal import PRINCIPAL, Principal
+from palaver_server.auth.roles import Role
 from palaver_server.database.paging import KeyRange
 from palaver_server.store.memory import MemoryStore, NewMessage
 from palaver_server.store.sessions import SessionStore

@@ -51,34 +51,38 @@ LEFT_OUT = {
 
 @pytest.mark.parametrize("jwk", LEFT_OUT.values(), ids=LEFT_OUT)
 def test_a_key_for_something_else_is_left_out(jwk: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="has no key"):
+    with pytest.raises(ValueError, match="must have a usable key"):
         parsed({**jwk, "kid": "other"})
 
     assert algorithm(parsed({**jwk, "kid": "other"}, EC.jwk), None) == "ES256"
 
 
 def test_secrets_count_only_where_they_may() -> None:
-    with pytest.raises(ValueError, match="has no key"):
+    with pytest.raises(ValueError, match="must have a usable key"):
         parsed(SECRET.jwk, with_secrets=False)
 
 
 REFUSED = {
-    "a private key": {**RSAAlgorithm.to_jwk(RSA.key, as_dict=True), "kid": "secret stuff"},
-    "a short RSA key": RSAAlgorithm.to_jwk(
-        rsa.generate_private_key(65537, 1024).public_key(), as_dict=True
+    "a private key": (
+        {**RSAAlgorithm.to_jwk(RSA.key, as_dict=True), "kid": "secret stuff"},
+        "must not have a private key",
     ),
-    "a short secret": {"kty": "oct", "k": "c2VjcmV0IHN0dWZm"},
-    "half a key": {"kty": "RSA", "n": RSA.jwk["n"]},
-    "an odd key": {"kty": "EC", "crv": "P-256", "x": 7, "y": 8},
-    "an odd kid": {**EC.jwk, "kid": ["secret stuff"]},
+    "a short RSA key": (
+        RSAAlgorithm.to_jwk(rsa.generate_private_key(65537, 1024).public_key(), as_dict=True),
+        "at least 2,048 bits; got 1,024",
+    ),
+    "a short secret": ({"kty": "oct", "k": "c2VjcmV0IHN0dWZm"}, "at least 32 bytes; got 12"),
+    "half a key": ({"kty": "RSA", "n": RSA.jwk["n"]}, "a key is malformed"),
+    "an odd key": ({"kty": "EC", "crv": "P-256", "x": 7, "y": 8}, "a key is malformed"),
+    "an odd kid": ({**EC.jwk, "kid": ["secret stuff"]}, "a kid must be a string"),
 }
 
 
-@pytest.mark.parametrize("jwk", REFUSED.values(), ids=REFUSED)
-def test_a_bad_key_is_refused_and_not_quoted(jwk: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("jwk", "problem"), REFUSED.values(), ids=REFUSED)
+def test_a_bad_key_is_refused_and_not_quoted(jwk: dict[str, Any], problem: str) -> None:
     jwk = {name: value for name, value in jwk.items() if name != "key_ops"}
 
-    with pytest.raises(ValueError, match=r"^has ") as raised:
+    with pytest.raises(ValueError, match=problem) as raised:
         parsed(EC.jwk, jwk)
 
     assert "c2VjcmV0IHN0dWZm" not in str(raised.value)

@@ -1,1 +1,1 @@
-"""Callers: who they are, what they may access, how keys, tokens and certificates are checked."""
+"""Who is calling and what the caller may access: API keys, JWTs, client certificates, roles."""

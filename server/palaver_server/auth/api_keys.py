@@ -1,4 +1,4 @@
-"""API keys: made, and recognised by their hashes."""
+"""API keys: creating them, and recognising them by their hashes."""
 
 import hashlib
 import hmac
@@ -7,35 +7,36 @@ from collections.abc import Mapping
 
 from palaver_server.auth.principal import Principal
 
-# Tells keys from tokens, and leaked ones from other text.
+# Distinguishes API keys from JWTs, and lets secret scanners recognise leaked keys.
 PREFIX = "palaver_"
 
 
 def make_key() -> str:
-    """Makes a key of 256 random bits."""
+    """Create a key with 256 random bits."""
     return PREFIX + secrets.token_urlsafe(32)
 
 
 def key_hash(key: str) -> str:
-    """Hashes a key, in hexadecimal digits.
+    """Return the hash of a key in hexadecimal digits.
 
-    A plain SHA-256 will do: it is slow hashes that passwords need, which can be guessed.
+    SHA-256 without a salt suffices: slow hashes protect passwords, which can be guessed, and
+    256 random bits cannot.
     """
     return hashlib.sha256(key.encode()).hexdigest()
 
 
 class ApiKeys:
-    """The known keys.
+    """The known API keys.
 
     Args:
-        principals: Whom each key stands for, by the key's hash.
+        principals: The principal of each key, by the key's hash.
     """
 
     def __init__(self, principals: Mapping[str, Principal]) -> None:
         self._principals = tuple(principals.items())
 
     def find(self, key: str) -> Principal | None:
-        """Gives whom a key stands for. How long it takes tells nothing about the keys."""
+        """Return the principal of a key in constant time; None if the key is unknown."""
         wanted, found = key_hash(key), None
         for known, principal in self._principals:
             if hmac.compare_digest(known, wanted):

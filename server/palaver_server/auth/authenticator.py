@@ -1,58 +1,61 @@
-"""Finds out whom a call's credential stands for."""
+"""Authentication of a call by its credential: API key, JWT or client certificate."""
 
 from typing import TYPE_CHECKING
 
 from palaver_server.auth.api_keys import PREFIX
-from palaver_server.auth.hot_reload import Reloaded
+from palaver_server.auth.credentials_file import CredentialsFile
+from palaver_server.auth.hot_reload import HotReloaded
 from palaver_server.auth.principal import Principal
-from palaver_server.auth.registry import Registry
 from palaver_server.errors import Unauthenticated
 
 if TYPE_CHECKING:
-    from palaver_server.auth.tokens import Tokens
+    from palaver_server.auth.jwt_tokens import TokenVerifier
 
 
 class Authenticator:
-    """Knows API keys, client certificates and tokens, as far as they are set up.
+    """Authenticates calls by the kinds of credentials that are configured.
 
     Args:
-        registry: The API keys and client certificates, if there is a file of them.
-        tokens: What verifies tokens, if there are keys for it.
+        credentials: The API keys and client certificates; None if there is no such file.
+        tokens: The verifier of JWTs; None if no keys for them are configured.
     """
 
-    def __init__(self, registry: Reloaded[Registry] | None, tokens: "Tokens | None") -> None:
-        self._registry = registry
+    def __init__(
+        self, credentials: HotReloaded[CredentialsFile] | None, tokens: "TokenVerifier | None"
+    ) -> None:
+        self._credentials = credentials
         self._tokens = tokens
 
-    async def find(self, authorization: str | None, subject: str | None) -> Principal:
-        """Gives whom a call's credential stands for.
+    async def authenticate(self, authorization: str | None, subject: str | None) -> Principal:
+        """Return the principal of a call.
 
         Args:
-            authorization: The call's metadata of this name, if it has some. A bad one is
-                not made good by a certificate.
-            subject: The subject of the client's certificate (RFC 2253), if it has one.
+            authorization: The value of the call's `authorization` metadata, if present. It
+                takes precedence: a certificate does not make up for a bad key or token.
+            subject: The subject of the client certificate, if there is one.
 
         Raises:
-            Unauthenticated: There is no credential, or it is not good.
-            PermissionDenied: It is a good token, without a role.
+            Unauthenticated: The credential is missing or invalid.
+            PermissionDenied: The token is valid but names no role.
         """
         if authorization is not None:
             return await self._bearer(authorization)
-        known = self._registry.value.subjects if self._registry else {}
-        principal = known.get(subject) if subject else None
+        subjects = self._credentials.value.subjects if self._credentials else {}
+        principal = subjects.get(subject) if subject else None
         if principal is None:
             raise Unauthenticated(
-                "the call has no metadata 'authorization', and no client certificate that is known"
+                "no credential: send metadata 'authorization: Bearer KEY_OR_TOKEN',"
+                " or use a client certificate that the server knows"
             )
         return principal
 
     async def _bearer(self, authorization: str) -> Principal:
         scheme, _, credential = authorization.partition(" ")
         if scheme.lower() != "bearer":
-            raise Unauthenticated("authorization must be 'Bearer' and an API key or a token")
+            raise Unauthenticated("authorization: must be 'Bearer' and an API key or a token")
         if credential.startswith(PREFIX) or self._tokens is None:
-            principal = self._registry.value.keys.find(credential) if self._registry else None
+            principal = self._credentials.value.keys.find(credential) if self._credentials else None
             if principal is None:
-                raise Unauthenticated("the API key is not known")
+                raise Unauthenticated("authorization: unknown API key")
             return principal
-        return await self._tokens.find(credential)
+        return await self._tokens.verify(credential)

@@ -1,4 +1,4 @@
-"""What files and URLs say, read again when they change."""
+"""Values that are read from files and URLs, and read again when their content changes."""
 
 import asyncio
 import logging
@@ -15,27 +15,30 @@ ValueT = TypeVar("ValueT")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where something is read.
+    """A file, a group of files, or a URL.
 
     Attributes:
-        name: For logs and errors.
-        read: Reads it, and may block. Raises OSError.
-        interval: Seconds between two looks at it.
-        settle_seconds: How long new content must stay the same before it is taken: who
-            writes a file may not have done so in one go.
+        name: The name for logs and errors.
+        read: Returns the content; may block, and raises OSError.
+        poll_interval_seconds: Time between two reads.
+        settle_seconds: How long changed content must stay the same before it is used: a
+            program may write a file in several steps.
     """
 
     name: str
     read: Callable[[], tuple[bytes, ...]]
-    interval: float
+    poll_interval_seconds: float
     settle_seconds: float = 0
 
 
-class Reloaded(Generic[ValueT]):
-    """A value that follows its source. Content that is no good is logged, and the value kept.
+class HotReloaded(Generic[ValueT]):
+    """A value that follows its source.
+
+    If the source becomes unreadable or its content invalid, the problem is logged and the
+    last good value stays in use.
 
     Attributes:
-        value: The value; another object once the source has changed.
+        value: The current value; another object after the source has changed.
     """
 
     def __init__(
@@ -49,15 +52,15 @@ class Reloaded(Generic[ValueT]):
 
     @classmethod
     async def load(cls, source: Source, parse: Callable[..., ValueT]) -> Self:
-        """Reads a source for the first time.
+        """Read a source for the first time.
 
         Args:
-            source: Where to read.
-            parse: Makes the value of what was read. Raises ValueError, whose text tells
-                what is wrong and nothing secret.
+            source: The source.
+            parse: Makes the value from the content. Raises ValueError with a text that
+                describes the problem and contains no secret.
 
         Raises:
-            CredentialsUnusable: It cannot be read, or is no good.
+            CredentialsUnusable: The source cannot be read, or its content is invalid.
         """
         try:
             return cls(source, parse, await asyncio.to_thread(source.read))
@@ -65,30 +68,32 @@ class Reloaded(Generic[ValueT]):
             raise CredentialsUnusable(f"{source.name}: {error}") from error
 
     async def watch(self) -> None:
-        """Follows the source for ever."""
+        """Reload the value periodically until cancelled."""
         while True:
-            await asyncio.sleep(self._source.interval)
+            await asyncio.sleep(self._source.poll_interval_seconds)
             await self.reload()
 
     async def reload(self) -> None:
-        """Reads the source again, and takes over what it says if that has changed and is good."""
+        """Read the source, and replace the value if the content has changed and is valid."""
         try:
-            await self._take(await asyncio.to_thread(self._source.read))
+            await self._replace(await asyncio.to_thread(self._source.read))
             self._problem = ""
         except (OSError, ValueError) as error:
-            if str(error) != self._problem:  # said once, not at every look
+            if str(error) != self._problem:  # log a lasting problem once, not at every read
                 _LOGGER.warning(
-                    "%s: %s; what was read before stays in use", self._source.name, error
+                    "reloading failed: %s: %s; the previous content stays in use",
+                    self._source.name,
+                    error,
                 )
             self._problem = str(error)
 
-    async def _take(self, content: tuple[bytes, ...]) -> None:
+    async def _replace(self, content: tuple[bytes, ...]) -> None:
         if content == self._content:
             return
         if self._source.settle_seconds:
             await asyncio.sleep(self._source.settle_seconds)
             if await asyncio.to_thread(self._source.read) != content:
-                return  # at the next look, then
+                return  # still being written; the next read looks again
         self.value = self._parse(*content)
         self._content = content
-        _LOGGER.info("%s: read again, and in use", self._source.name)
+        _LOGGER.info("reloaded: %s: the new content is in use", self._source.name)

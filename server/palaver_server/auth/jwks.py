@@ -1,4 +1,4 @@
-"""Key sets (JWKS, RFC 7517): the keys that verify tokens."""
+"""JSON Web Key Sets (JWKS, RFC 7517): the keys that verify JWTs."""
 
 import json
 from dataclasses import dataclass
@@ -6,38 +6,39 @@ from typing import Any
 
 from jwt import PyJWK, PyJWTError
 
-# By the type of key. Everything else is left out, `none` first of all.
+# The one algorithm for each type of key. Keys of other types are ignored; the algorithm
+# `none` has no key at all.
 _ALGORITHMS = {"RSA": "RS256", "EC": "ES256", "oct": "HS256"}
 
-_LEAST_RSA_BITS = 2048
-_LEAST_SECRET_BYTES = 32
+_MIN_RSA_BITS = 2048
+_MIN_SECRET_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
 class VerificationKey:
-    """A key, and the one algorithm that it is for: the key's type says it, never a token."""
+    """A key and its algorithm, which follows from the type of the key, never from a token."""
 
     algorithm: str
     key: Any
 
 
 class KeySet:
-    """Keys by their ids."""
+    """Verification keys by their key IDs."""
 
     def __init__(self, keys: dict[str | None, VerificationKey]) -> None:
         self._keys = keys
 
     @classmethod
     def parse(cls, content: bytes, *, with_secrets: bool) -> "KeySet":
-        """Reads the JSON of a key set. Keys for other uses and algorithms are left out.
+        """Parse the JSON of a key set. Keys for other uses and algorithms are ignored.
 
         Args:
             content: The JSON.
-            with_secrets: Whether keys of HS256 count. Who can read one can sign with it,
-                so that it has no place where a public key set is.
+            with_secrets: Whether to use HS256 keys. Everyone who can read such a key can sign
+                with it, so they must not come from a URL.
 
         Raises:
-            ValueError: It is no key set, or has no key that can be used. The text tells
+            ValueError: The JSON is no key set, or has no usable key. The text contains
                 nothing of the keys.
         """
         keys: dict[str | None, VerificationKey] = {}
@@ -49,11 +50,11 @@ class KeySet:
             if keys.setdefault(fields.get("kid"), key) is not key:
                 raise ValueError("two keys have the same kid")
         if not keys:
-            raise ValueError("has no key for RS256, ES256 or HS256 that can be used")
+            raise ValueError("must have a usable key for RS256, ES256 or HS256")
         return cls(keys)
 
     def find(self, key_id: object) -> VerificationKey | None:
-        """Gives the key of this id; for a token that names none, the only key."""
+        """Return the key with this ID, or the only key for a token without a key ID."""
         if key_id is None and len(self._keys) == 1:
             (key,) = self._keys.values()
             return key
@@ -64,14 +65,14 @@ def _key_fields(content: bytes) -> list[dict[str, Any]]:
     try:
         keys = json.loads(content)["keys"]
     except (ValueError, TypeError, KeyError, RecursionError):
-        raise ValueError("is no JSON Web Key Set") from None
+        raise ValueError("must be a JSON Web Key Set") from None
     if not isinstance(keys, list) or not all(isinstance(fields, dict) for fields in keys):
-        raise ValueError("is no JSON Web Key Set")
+        raise ValueError("must be a JSON Web Key Set")
     return keys
 
 
 def _algorithm(fields: dict[str, Any]) -> str | None:
-    """Gives the algorithm of a key, if it is for one that is used here."""
+    """Return the algorithm of a key; None if the key has another use or algorithm."""
     algorithm = _ALGORITHMS.get(str(fields.get("kty")))
     fits = (
         fields.get("use", "sig") == "sig"
@@ -83,15 +84,18 @@ def _algorithm(fields: dict[str, Any]) -> str | None:
 
 def _key(fields: dict[str, Any], algorithm: str) -> Any:
     if not isinstance(fields.get("kid", ""), str):
-        raise ValueError("has a kid that is no string")
+        raise ValueError("a kid must be a string")
     if algorithm != "HS256" and "d" in fields:
-        raise ValueError("has a private key; it belongs to those who sign alone")
+        raise ValueError("must not have a private key: only the issuer may hold it")
     try:
         key: Any = PyJWK(fields, algorithm).key
     except (PyJWTError, ValueError, TypeError, KeyError):
-        raise ValueError("has a malformed key") from None  # the library quotes it
-    if algorithm == "RS256" and key.key_size < _LEAST_RSA_BITS:
-        raise ValueError(f"has an RSA key of fewer than {_LEAST_RSA_BITS:,} bits")
-    if algorithm == "HS256" and len(key) < _LEAST_SECRET_BYTES:
-        raise ValueError(f"has a secret of fewer than {_LEAST_SECRET_BYTES} bytes")
+        # `from None`: the library's error quotes the key.
+        raise ValueError("a key is malformed") from None
+    if algorithm == "RS256" and key.key_size < _MIN_RSA_BITS:
+        raise ValueError(
+            f"an RSA key must have at least {_MIN_RSA_BITS:,} bits; got {key.key_size:,}"
+        )
+    if algorithm == "HS256" and len(key) < _MIN_SECRET_BYTES:
+        raise ValueError(f"a secret must have at least {_MIN_SECRET_BYTES} bytes; got {len(key)}")
     return key

@@ -1,36 +1,29 @@
-"""Who makes a call, and whose sessions the call may touch.
+"""The authenticated principal of a call.
 
-The interceptor that authenticates sets it; where authentication is off, nobody does.
+The authentication interceptor sets it. Only the interceptors and `services/` read it: below
+them, the access scope is an argument.
 """
 
 from contextvars import ContextVar
 from dataclasses import dataclass
-from enum import IntEnum
 
 from palaver_server.auth.access import Access
-
-
-class Role(IntEnum):
-    """What a principal may do; each role may do what those before it may."""
-
-    READER = 1
-    WRITER = 2
-    ADMIN = 3
+from palaver_server.auth.roles import Role
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Whom a credential stands for.
+    """The identity behind a credential.
 
     Attributes:
-        name: For logs: of an API key its name, of a token its subject, of a client
-            certificate its subject unless it was given a name.
+        name: The name for logs: of an API key its name, of a JWT its subject, of a client
+            certificate its name or else its subject.
         role: What it may do.
-        user_id: The user whose sessions are all that it sees and touches; None: every session.
+        user_id: The user that it is bound to; None if it may access all users.
 
     Raises:
-        ValueError: The name would forge lines of logs, the user can have no session, or it
-            is bound to a user and an admin's at once.
+        ValueError: The name could forge log lines, no user can have the ID, or an admin is
+            bound to a user.
     """
 
     name: str
@@ -39,14 +32,14 @@ class Principal:
 
     def __post_init__(self) -> None:
         if not self.name.isprintable():
-            raise ValueError("the name has characters that cannot be printed")
+            raise ValueError("the name must have printable characters only")
         if self.user_id is None:
             return
         if not self.user_id or "\0" in self.user_id:
-            raise ValueError("the user_id is empty, or has a NUL character")
-        self.user_id.encode()  # half a surrogate pair is no text
+            raise ValueError("the user_id must not be empty, and must have no NUL character")
+        self.user_id.encode()  # raises ValueError for an unpaired surrogate
         if self.role is Role.ADMIN:
-            raise ValueError("a credential that is bound to a user cannot be an admin's")
+            raise ValueError("a credential bound to a user must not have the role admin")
 
     @property
     def access(self) -> Access:
@@ -54,10 +47,11 @@ class Principal:
         return Access(self.user_id)
 
 
+# None: authentication is off.
 PRINCIPAL: ContextVar[Principal | None] = ContextVar("principal", default=None)
 
 
 def bound_user() -> str | None:
-    """Gives the user to whom the caller of the present call is bound; None: to nobody."""
+    """Return the user that the caller of the current call is bound to; None if it is not."""
     principal = PRINCIPAL.get()
     return None if principal is None else principal.user_id

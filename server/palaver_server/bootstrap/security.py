@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from palaver_server.auth import sources
 from palaver_server.auth.authenticator import Authenticator
-from palaver_server.auth.hot_reload import Reloaded
-from palaver_server.auth.registry import Registry
+from palaver_server.auth.credentials_file import CredentialsFile
+from palaver_server.auth.hot_reload import HotReloaded
+from palaver_server.auth.sources import file_source, url_source
 from palaver_server.config import Settings
 from palaver_server.interceptors.authentication import Authentication
 from palaver_server.interceptors.authorization import Authorization
@@ -20,9 +20,9 @@ from palaver_server.transport.tls import server_credentials
 
 # Imported at run time only where they are used: their libraries take long to load.
 if TYPE_CHECKING:
-    from palaver_server.auth.identity import ServerIdentity
     from palaver_server.auth.jwks import KeySet
-    from palaver_server.auth.tokens import Tokens
+    from palaver_server.auth.jwt_tokens import TokenVerifier
+    from palaver_server.auth.tls_identity import ServerIdentity
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,8 @@ class Security:
     """
 
     interceptors: tuple[Interceptor, ...]
-    _reloaded: tuple[Reloaded[Any], ...]
-    _identity: "Reloaded[ServerIdentity] | None"
+    _reloaded: tuple[HotReloaded[Any], ...]
+    _identity: "HotReloaded[ServerIdentity] | None"
 
     @classmethod
     async def load(cls, settings: Settings) -> "Security":
@@ -45,13 +45,13 @@ class Security:
             CredentialsUnusable: A file or URL cannot be read or is invalid.
         """
         identity = await _identity(settings)
-        registry = await _registry(settings)
+        credentials = await _credentials(settings)
         keys = await _key_set(settings)
         interceptors: tuple[Interceptor, ...] = ()
-        if registry or keys:
+        if credentials or keys:
             tokens = _tokens(keys, settings) if keys else None
-            interceptors = (Authentication(Authenticator(registry, tokens)), Authorization())
-        reloaded = tuple(each for each in (identity, registry, keys) if each)
+            interceptors = (Authentication(Authenticator(credentials, tokens)), Authorization())
+        reloaded = tuple(each for each in (identity, credentials, keys) if each)
         return cls(interceptors, reloaded, identity)
 
     def watch(self) -> Iterator[Coroutine[Any, Any, None]]:
@@ -70,44 +70,46 @@ class Security:
         return server.add_secure_port(address, server_credentials(self._identity))
 
 
-async def _identity(settings: Settings) -> "Reloaded[ServerIdentity] | None":
+async def _identity(settings: Settings) -> "HotReloaded[ServerIdentity] | None":
     paths = (settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
     given = [path for path in paths if path]
     if not given:
         return None
-    from palaver_server.auth.identity import ServerIdentity  # noqa: PLC0415
+    from palaver_server.auth.tls_identity import ServerIdentity  # noqa: PLC0415
 
-    return await Reloaded.load(sources.files("TLS", *given), ServerIdentity)
+    return await HotReloaded.load(file_source("TLS", *given), ServerIdentity)
 
 
-async def _registry(settings: Settings) -> Reloaded[Registry] | None:
+async def _credentials(settings: Settings) -> HotReloaded[CredentialsFile] | None:
     if settings.credentials is None:
         return None
-    return await Reloaded.load(sources.files("credentials", settings.credentials), Registry.parse)
+    return await HotReloaded.load(
+        file_source("credentials", settings.credentials), CredentialsFile.parse
+    )
 
 
-async def _key_set(settings: Settings) -> "Reloaded[KeySet] | None":
+async def _key_set(settings: Settings) -> "HotReloaded[KeySet] | None":
     if settings.jwt_keys is None:
         return None
     from palaver_server.auth.jwks import KeySet  # noqa: PLC0415
 
     is_url = "://" in settings.jwt_keys
     source = (
-        sources.document("JWT keys", settings.jwt_keys)
+        url_source("JWT keys", settings.jwt_keys)
         if is_url
-        else sources.files("JWT keys", Path(settings.jwt_keys))
+        else file_source("JWT keys", Path(settings.jwt_keys))
     )
-    return await Reloaded.load(source, partial(KeySet.parse, with_secrets=not is_url))
+    return await HotReloaded.load(source, partial(KeySet.parse, with_secrets=not is_url))
 
 
-def _tokens(keys: "Reloaded[KeySet]", settings: Settings) -> "Tokens":
-    from palaver_server.auth.tokens import TokenRules, Tokens  # noqa: PLC0415
+def _tokens(keys: "HotReloaded[KeySet]", settings: Settings) -> "TokenVerifier":
+    from palaver_server.auth.jwt_tokens import TokenRules, TokenVerifier  # noqa: PLC0415
 
     rules = TokenRules(
         issuer=settings.jwt_issuer,
         audience=settings.jwt_audience,
-        leeway=settings.jwt_leeway_seconds,
+        leeway_seconds=settings.jwt_leeway_seconds,
         role_claim=settings.jwt_role_claim,
         user_id_claim=settings.jwt_user_id_claim,
     )
-    return Tokens(keys, rules)
+    return TokenVerifier(keys, rules)

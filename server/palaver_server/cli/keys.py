@@ -3,8 +3,9 @@
 import click
 
 from palaver_server.auth.api_keys import key_hash, make_key
-from palaver_server.auth.principal import Principal, Role
-from palaver_server.auth.registry import key_entry
+from palaver_server.auth.credentials_file import key_entry
+from palaver_server.auth.principal import Principal
+from palaver_server.auth.roles import Role
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""Finds out who makes a call, and lets nobody through whom it does not know."""
+"""Authentication: sets the principal of each call, and refuses calls without a valid credential."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -14,14 +14,14 @@ class Authentication:
     """Sets the principal of each call.
 
     Args:
-        authenticator: Knows whom a credential stands for.
+        authenticator: Checks the credential of a call.
     """
 
     def __init__(self, authenticator: Authenticator) -> None:
         self._authenticator = authenticator
 
     def unary(self, _method: str, call: UnaryCall) -> UnaryCall:
-        """Wraps a method with one response."""
+        """Wrap a method with one response."""
 
         async def authenticated(request: bytes, context: Context) -> bytes:
             await self._authenticate(context)
@@ -30,7 +30,7 @@ class Authentication:
         return authenticated
 
     def stream(self, _method: str, call: StreamCall) -> StreamCall:
-        """Wraps a method with a stream of responses."""
+        """Wrap a method with a stream of responses."""
 
         async def authenticated(request: bytes, context: Context) -> AsyncGenerator[bytes, None]:
             await self._authenticate(context)
@@ -51,15 +51,17 @@ class Authentication:
         ]
         match authorizations:
             case []:
-                return await self._authenticator.find(None, _subject(context))
+                return await self._authenticator.authenticate(None, _subject(context))
             case [str(authorization)]:
-                return await self._authenticator.find(authorization, None)
+                return await self._authenticator.authenticate(authorization, None)
             case _:
-                raise Unauthenticated("the call has more than one 'authorization'")
+                raise Unauthenticated(
+                    f"authorization: must be given once; got {len(authorizations)} values"
+                )
 
 
 def _subject(context: Context) -> str | None:
-    """Gives the subject of the client's certificate, as TLS verified it."""
+    """Return the subject of the client certificate that TLS verified; None without one."""
     for subject in context.auth_context().get("x509_subject", ()):
         return bytes(subject).decode()
     return None

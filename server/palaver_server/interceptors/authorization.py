@@ -1,47 +1,18 @@
-"""Lets a caller do what its role may."""
+"""Authorization: refuses calls that the caller's role does not permit."""
 
 from collections.abc import AsyncGenerator, Awaitable
-from types import MappingProxyType
 
-from palaver_server.auth.principal import PRINCIPAL, Role
+from palaver_server.auth.principal import PRINCIPAL
+from palaver_server.auth.roles import POLICY
 from palaver_server.errors import PermissionDenied
 from palaver_server.interceptors.chain import Context, StreamCall, UnaryCall
 
-# The least role that may call a method. What is not here nobody may call.
-POLICY = MappingProxyType(
-    {
-        "/palaver.v1.SessionService/AddSession": Role.WRITER,
-        "/palaver.v1.SessionService/UpdateSession": Role.WRITER,
-        "/palaver.v1.SessionService/GetSession": Role.READER,
-        "/palaver.v1.SessionService/DeleteSession": Role.WRITER,
-        "/palaver.v1.SessionService/ListSessions": Role.READER,
-        "/palaver.v1.SessionService/ListAllSessions": Role.READER,
-        "/palaver.v1.UserService/AddUser": Role.WRITER,
-        "/palaver.v1.UserService/GetUser": Role.READER,
-        "/palaver.v1.UserService/UpdateUser": Role.WRITER,
-        "/palaver.v1.UserService/DeleteUser": Role.WRITER,
-        "/palaver.v1.UserService/ListUsers": Role.READER,
-        "/palaver.v1.UserService/ListAllUsers": Role.READER,
-        "/palaver.v1.MemoryService/AddMemory": Role.WRITER,
-        "/palaver.v1.MemoryService/GetMemory": Role.READER,
-        "/palaver.v1.MemoryService/DeleteMemory": Role.WRITER,
-        "/palaver.v1.MemoryService/ListMessages": Role.READER,
-        "/palaver.v1.MemoryService/StreamMessages": Role.READER,
-        "/palaver.v1.MemoryService/GetMessage": Role.READER,
-        "/palaver.v1.MemoryService/UpdateMessage": Role.WRITER,
-        "/palaver.v1.MemoryService/DeleteMessages": Role.WRITER,
-        "/palaver.v1.MemoryService/SearchMemory": Role.READER,
-        "/palaver.v1.AdminService/PurgeDeleted": Role.ADMIN,
-        "/palaver.v1.AdminService/Reindex": Role.ADMIN,
-    }
-)
-
 
 class Authorization:
-    """Refuses calls that the policy does not allow. Stands inside of Authentication."""
+    """Checks the caller's role against the policy. It comes after Authentication."""
 
     def unary(self, method: str, call: UnaryCall) -> UnaryCall:
-        """Wraps a method with one response."""
+        """Wrap a method with one response."""
 
         def authorized(request: bytes, context: Context) -> Awaitable[bytes]:
             _check(method)
@@ -50,7 +21,7 @@ class Authorization:
         return authorized
 
     def stream(self, method: str, call: StreamCall) -> StreamCall:
-        """Wraps a method with a stream of responses."""
+        """Wrap a method with a stream of responses."""
 
         def authorized(request: bytes, context: Context) -> AsyncGenerator[bytes, None]:
             _check(method)
@@ -60,12 +31,12 @@ class Authorization:
 
 
 def _check(method: str) -> None:
-    principal, least = PRINCIPAL.get(), POLICY.get(method)
-    if principal is None or least is None:
-        raise PermissionDenied("NOT_ALLOWED", "nobody may call this method")
-    if principal.role < least:
+    principal, minimum = PRINCIPAL.get(), POLICY.get(method)
+    if principal is None or minimum is None:
+        raise PermissionDenied("NOT_ALLOWED", "no role may call this method")
+    if principal.role < minimum:
         raise PermissionDenied(
             "ROLE_TOO_LOW",
-            f"this needs the role {least.name.lower()}, and the credential's"
-            f" is {principal.role.name.lower()}",
+            f"this method requires the role {minimum.name.lower()};"
+            f" the credential has {principal.role.name.lower()}",
         )

@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from palaver_server.auth.hot_reload import Reloaded
+from palaver_server.auth.hot_reload import HotReloaded
 
 if TYPE_CHECKING:
-    from palaver_server.auth.identity import ServerIdentity
+    from palaver_server.auth.tls_identity import ServerIdentity
 
 
-def server_credentials(identity: "Reloaded[ServerIdentity]") -> grpc.ServerCredentials:
+def server_credentials(identity: "HotReloaded[ServerIdentity]") -> grpc.ServerCredentials:
     """Makes gRPC's credentials of an identity, and lets new connections have its newest value.
 
     Connections that are there go on with the one that they began with.

@@ -1,4 +1,4 @@
-"""The credentials file: API keys and client certificates, and whom they stand for."""
+"""The credentials file: API keys and client certificates, and their principals."""
 
 import json
 import tomllib
@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from palaver_server.auth.api_keys import ApiKeys
-from palaver_server.auth.principal import Principal, Role
+from palaver_server.auth.principal import Principal
+from palaver_server.auth.roles import Role
 
 _Text = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 
@@ -40,52 +41,55 @@ class _File(BaseModel):
     certificate: list[_Certificate] = []
 
 
-class Registry:
-    """Whom API keys and the subjects of client certificates stand for."""
+class CredentialsFile:
+    """The principals of API keys and of the subjects of client certificates."""
 
     def __init__(self, keys: ApiKeys, subjects: dict[str, Principal]) -> None:
         self.keys = keys
         self.subjects = subjects
 
     @classmethod
-    def parse(cls, content: bytes) -> "Registry":
-        """Reads the text of a credentials file.
+    def parse(cls, content: bytes) -> "CredentialsFile":
+        """Parse the TOML of a credentials file.
 
         Raises:
-            ValueError: It is no such file. The text says where, and quotes nothing.
+            ValueError: It is invalid. The text names the place, and quotes no content.
         """
         try:
             file = _File.model_validate(tomllib.loads(content.decode()))
         except ValidationError as error:
-            raise ValueError("; ".join(_described(error))) from None
+            raise ValueError("; ".join(_problems(error))) from None
         if not file.key and not file.certificate:
-            raise ValueError("has neither a [[key]] nor a [[certificate]]")
+            raise ValueError("must have at least one [[key]] or [[certificate]]")
         return cls(
             ApiKeys(_unique("sha256", ((k.sha256, k.principal(k.name)) for k in file.key))),
             _unique("subject", ((c.subject, c.principal(c.subject)) for c in file.certificate)),
         )
 
 
-def _described(error: ValidationError) -> Iterator[str]:
-    for problem in error.errors(include_input=False):  # what stands there may be a key
+def _problems(error: ValidationError) -> Iterator[str]:
+    for problem in error.errors(include_input=False):  # the input may be a secret key
         yield f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
 
 
 def _unique(field: str, pairs: Iterable[tuple[str, Principal]]) -> dict[str, Principal]:
-    found: dict[str, Principal] = {}
+    principals: dict[str, Principal] = {}
     for value, principal in pairs:
-        if value in found:
-            raise ValueError(f"{found[value].name} and {principal.name} have the same {field}")
-        found[value] = principal
-    return found
+        if value in principals:
+            raise ValueError(
+                f"{field} must be unique; {principals[value].name} and {principal.name}"
+                " have the same"
+            )
+        principals[value] = principal
+    return principals
 
 
 def key_entry(principal: Principal, sha256: str) -> str:
-    """Writes the entry of an API key as a credentials file has it."""
+    """Return the TOML of an API key's entry in a credentials file."""
     fields = {"name": principal.name, "role": principal.role.name.lower(), "sha256": sha256}
     if principal.user_id is not None:
         fields["user_id"] = principal.user_id
-    # A string of TOML is one of JSON, but that DEL is escaped too.
+    # A JSON string is a TOML string, except that TOML requires DEL to be escaped.
     lines = [
         f"{field} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f")
         for field, value in fields.items()

@@ -7,14 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palaver_server.auth.api_keys import PREFIX, key_hash, make_key
-from palaver_server.auth.principal import Principal, Role
-from palaver_server.auth.registry import Registry, key_entry
+from palaver_server.auth.credentials_file import CredentialsFile, key_entry
+from palaver_server.auth.principal import Principal
+from palaver_server.auth.roles import Role
 
 HASH = "0" * 64
 
 
-def parsed(text: str) -> Registry:
-    return Registry.parse(text.encode())
+def parsed(text: str) -> CredentialsFile:
+    return CredentialsFile.parse(text.encode())
 
 
 def test_the_entry_of_a_key_is_what_recognises_it() -> None:
@@ -62,7 +63,7 @@ def test_a_certificate_is_named_by_its_subject_unless_it_has_a_name() -> None:
 ENTRY = f'[[key]]\nname = "k"\nrole = "reader"\nsha256 = "{HASH}"\n'
 
 BAD = {
-    "nothing": ("", "neither"),
+    "nothing": ("", "at least one"),
     "no TOML": ("[[key]", "line 1"),
     "no UTF-8": ("\udcff", "utf-8"),
     "an unknown table": (f"{ENTRY}[[keys]]\n", "keys"),
@@ -71,7 +72,7 @@ BAD = {
     "an unknown role": (ENTRY.replace("reader", "god"), "key.0.role"),
     "a role in capitals": (ENTRY.replace("reader", "READER"), "key.0.role"),
     "no name": (ENTRY.replace('name = "k"', 'name = ""'), "key.0.name"),
-    "a name of two lines": (ENTRY.replace('"k"', '"a\\nb"'), "printed"),
+    "a name of two lines": (ENTRY.replace('"k"', '"a\\nb"'), "printable"),
     "an empty user": (f'{ENTRY}user_id = ""\n', "key.0.user_id"),
     "a user with NUL": (f'{ENTRY}user_id = "a\\u0000"\n', "NUL"),
     "a bound admin": (ENTRY.replace("reader", "admin") + 'user_id = "u"\n', "bound"),
@@ -84,7 +85,7 @@ BAD = {
 @pytest.mark.parametrize(("text", "part"), BAD.values(), ids=BAD)
 def test_a_bad_file_is_refused_with_the_place(text: str, part: str) -> None:
     with pytest.raises(ValueError, match=part):
-        Registry.parse(text.encode(errors="surrogateescape"))
+        CredentialsFile.parse(text.encode(errors="surrogateescape"))
 
 
 def test_a_key_in_the_place_of_its_hash_is_refused_and_not_quoted() -> None:

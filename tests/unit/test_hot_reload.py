@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from palaver_server.auth.hot_reload import Reloaded, Source
+from palaver_server.auth.hot_reload import HotReloaded, Source
 from palaver_server.errors import CredentialsUnusable
 
 
@@ -30,8 +30,8 @@ def reloaded_after(*contents: bytes | OSError, settle_seconds: float = 0) -> lis
         return (content,)
 
     async def follow() -> list[str]:
-        source = Source("the source", read, interval=1, settle_seconds=settle_seconds)
-        reloaded = await Reloaded.load(source, parse)
+        source = Source("the source", read, poll_interval_seconds=1, settle_seconds=settle_seconds)
+        reloaded = await HotReloaded.load(source, parse)
         values = [reloaded.value]
         while True:
             try:
