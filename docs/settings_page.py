@@ -9,9 +9,9 @@ Names, types, defaults and descriptions all come from the fields of `DatabaseSet
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from palaver_server.config import DatabaseSettings, Settings
+from palaver_server.cli.settings_schema import accepted_values
+from palaver_server.config import OLD_NAMES, DatabaseSettings, Settings, flag, variable
 
 _INTRODUCTION = """\
 # Settings
@@ -28,18 +28,15 @@ _TABLE = """\
 | --- | --- | --- | --- | --- |
 """
 
-# Text unless it is here: JSON Schema's types, and formats of strings.
-_TYPES = {
-    "boolean": "`true` or `false`",
-    "file-path": "existing file",
-    "integer": "integer",
-    "number": "number",
-    "password": "text (secret)",
-    "path": "directory",
-}
+_OLD_NAMES = """\
+## Renamed settings
 
-# Above it a bound says only that the value must be representable.
-_MAX_SHOWN = 10**9
+Old names still work in this release, with a warning in the log, and are removed in the next one.
+Where both are given, the new name takes precedence.
+
+| old flag | old variable | new flag | new variable |
+| --- | --- | --- | --- |
+"""
 
 
 def page() -> str:
@@ -54,6 +51,7 @@ def page() -> str:
                 _table(DatabaseSettings.model_fields),
                 "## Settings of `palaver serve`\n",
                 _table(own),
+                _OLD_NAMES + "".join(_old_name_row(*names) for names in OLD_NAMES.items()),
             )
         ).rstrip("\n")
         + "\n"
@@ -61,48 +59,34 @@ def page() -> str:
 
 
 def _table(names: Iterable[str]) -> str:
-    properties = Settings.model_json_schema(by_alias=False)["properties"]
-    return _TABLE + "".join(_row(name, properties[name]) for name in names)
+    return _TABLE + "".join(_setting_row(name) for name in names)
 
 
-def _row(name: str, schema: dict[str, Any]) -> str:
-    cells = (
-        f"`--{name.replace('_', '-')}`",
-        f"`PALAVER_{name.upper()}`",
-        _type(name, schema),
+def _setting_row(name: str) -> str:
+    return _row(
+        _code(flag(name)),
+        _code(variable(name)),
+        _type(name),
         _default(name),
-        schema["description"],
+        Settings.model_fields[name].description or "",
     )
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n"
 
 
-def _type(name: str, schema: dict[str, Any]) -> str:
-    kinds = schema.get("anyOf", [schema])
-    (kind,) = [each for each in kinds if each.get("type") != "null"]
-    match kind:
-        case {"enum": choices}:
-            return " or ".join(f"`{choice}`" for choice in choices)
-        case {"pattern": pattern}:
-            return f"text like `{pattern}`"
-        case {"type": "number"} if name.endswith("_seconds"):
-            return "seconds" + _bounds(kind)
-        case {"type": type_}:
-            return _TYPES.get(kind.get("format", type_), "text") + _bounds(kind)
-        case _:
-            raise NotImplementedError(name)
+def _old_name_row(name: str, old: str) -> str:
+    return _row(*map(_code, (flag(old), variable(old), flag(name), variable(name))))
 
 
-def _bounds(schema: dict[str, Any]) -> str:
-    low, above, high = (schema.get(key) for key in ("minimum", "exclusiveMinimum", "maximum"))
-    if above is not None and schema["type"] == "integer":
-        low = above + 1
-    if high is not None and high > _MAX_SHOWN:
-        high = None
-    if low is not None and high is not None:
-        return f", {low} to {high}"
-    if low is not None:
-        return f", {low} or more"
-    return "" if above is None else f", more than {above}"
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |\n"
+
+
+def _code(text: str) -> str:
+    return f"`{text}`"
+
+
+def _type(name: str) -> str:
+    values = accepted_values(name)
+    return f"{values} (secret)" if values.is_secret else str(values)
 
 
 def _default(name: str) -> str:

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from palaver_server.config import Settings
 from tests.support.client import Client
 
 README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
@@ -72,13 +71,3 @@ def test_the_python_code_runs(palaver: Client) -> None:
     assert result.returncode == 0, result.stderr
     assert "NOT_FOUND palaver.v1.Session talk" in result.stdout
     assert "1 messages purged of 1" in result.stdout
-
-
-def test_every_setting_is_in_the_table() -> None:
-    for name, field in Settings.model_fields.items():
-        row = f"| `--{name.replace('_', '-')}` | `PALAVER_{name.upper()}` | "
-        (line,) = [line for line in README.splitlines() if line.startswith(row)]
-        assert line.endswith(f" | {field.description} |")
-        if name != "data_dir":
-            default = "" if field.default in (None, "") else f"`{field.default}`"
-            assert f"| {default} |" in line

@@ -1,5 +1,9 @@
-"""The settings: from flags and from `PALAVER_*` variables, flags first."""
+"""The settings of a server, read from flags and from `PALAVER_*` variables.
 
+A flag takes precedence over its variable.
+"""
+
+import os
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +15,7 @@ from psycopg.conninfo import conninfo_to_dict
 from pydantic import (
     AfterValidator,
     AnyHttpUrl,
+    BeforeValidator,
     Field,
     FilePath,
     NonNegativeInt,
@@ -19,19 +24,43 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from palaver_server.addresses import check_address, check_port_address, is_local, is_unix
 
+# Old names of settings by their new ones. Flags and variables of these names are deprecated: they
+# are hidden, still work in this release, and go away in the next one. A new name takes precedence.
+OLD_NAMES = {"stream_send_timeout_seconds": "reader_patience_seconds"}
+
+
+def flag(name: str) -> str:
+    """Return the flag of a setting."""
+    return "--" + name.replace("_", "-")
+
+
+def variable(name: str) -> str:
+    """Return the environment variable of a setting."""
+    return "PALAVER_" + name.upper()
+
+
+def spelled(*names: str) -> str:
+    """Return the flags and variables of settings, for messages."""
+    return ", ".join(f"{flag(name)} ({variable(name)})" for name in names)
+
 
 def _check_database_url(value: SecretStr) -> SecretStr:
-    # Without the driver's words: they quote pieces of the URL, and so maybe the password.
+    # The driver's message is left out: it quotes parts of the URL, possibly the password.
     try:
         parts = conninfo_to_dict(value.get_secret_value())
     except ProgrammingError:
         raise ValueError("must be a PostgreSQL URL, such as postgresql://host/name") from None
     if "@" in f"{parts.get('host')}{parts.get('dbname')}" or not _is_port(parts.get("port", "")):
-        raise ValueError("must have the special characters of its password percent-encoded")
+        raise ValueError("must percent-encode the special characters of its password")
     return value
 
 
@@ -39,24 +68,27 @@ def _is_port(value: object) -> bool:
     return all(port == "" or port.isdecimal() for port in str(value).split(","))
 
 
+_JWT_KEYS = "must be an existing file or an https URL"
+
+
 def _check_jwt_keys(value: str) -> str:
     if "://" not in value:
         if not Path(value).is_file():
-            raise ValueError("must be a file that exists, or an https URL")
+            raise ValueError(_JWT_KEYS)
         return value
     try:
         url = AnyHttpUrl(value)
     except ValidationError:
-        raise ValueError("must be a file that exists, or an https URL") from None
-    # Whoever can change the keys on their way can sign tokens.
+        raise ValueError(_JWT_KEYS) from None
+    # An attacker who replaces the keys in transit can sign tokens.
     if url.scheme != "https" and not is_local(f"{url.host}:{url.port}"):
-        raise ValueError("must be an https URL, unless it is on this machine")
+        raise ValueError("must be an https URL, or an http URL on this machine")
     return value
 
 
 def _check_embedder(value: str) -> str:
     if value == "wordllama" and find_spec("wordllama") is None:
-        raise ValueError("is not installed: pip install wordllama")
+        raise ValueError("must be installed: pip install 'palaver-server[wordllama]'")
     return value
 
 
@@ -75,199 +107,239 @@ def _check_embedder_key(value: SecretStr) -> SecretStr:
     return value
 
 
-_LONGEST_SECONDS = 100 * 365 * 24 * 3600
-Seconds = Annotated[float, Field(ge=0, le=_LONGEST_SECONDS)]
-PositiveSeconds = Annotated[float, Field(gt=0, le=_LONGEST_SECONDS)]
+def _upper(value: object) -> object:
+    return value.upper() if isinstance(value, str) else value
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+_MAX_SECONDS = 100 * 365 * 24 * 3600
+Seconds = Annotated[float, Field(ge=0, le=_MAX_SECONDS)]
+PositiveSeconds = Annotated[float, Field(gt=0, le=_MAX_SECONDS)]
+LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)]
+LogFormat = Annotated[Literal["auto", "text", "json"], BeforeValidator(_lower)]
 
 
 class DatabaseSettings(BaseSettings):
-    """The settings of every command that works on a database.
+    """Settings of the commands that use a database.
 
-    Each is the variable `PALAVER_<NAME>` and the flag `--<name>`.
+    Each setting is the flag `--<name>` and the variable `PALAVER_<NAME>`.
     """
 
     model_config = SettingsConfigDict(env_prefix="PALAVER_", env_ignore_empty=True)
 
     database_url: Annotated[SecretStr, AfterValidator(_check_database_url)] | None = Field(
-        None, description="URL of the PostgreSQL to use; without it, an embedded one."
+        None, description="URL of the PostgreSQL database; if unset, an embedded PostgreSQL runs."
     )
     data_dir: Path = Field(
-        platformdirs.user_data_path("palaver"), description="Where the embedded PostgreSQL lives."
+        platformdirs.user_data_path("palaver"),
+        description="Directory of the embedded PostgreSQL's data.",
     )
     embedder: Annotated[
         Literal["auto", "none", "wordllama", "openai"], AfterValidator(_check_embedder)
     ] = Field(
         "auto",
-        description="What makes vectors for semantic search; auto is wordllama if installed.",
+        description="Embedder for semantic search; auto uses wordllama if it is installed.",
     )
     embedder_url: Annotated[str, AfterValidator(_check_embedder_url)] | None = Field(
-        None, description="For openai: URL of the endpoint without `/embeddings`."
+        None, description="For openai: URL of the endpoint, without `/embeddings`."
     )
     embedder_model: str | None = Field(
         None, min_length=1, max_length=256, description="For openai: name of the model."
     )
     embedder_dimensions: int | None = Field(
-        None, ge=1, le=4000, description="For openai: numbers kept of each vector."
+        None, ge=1, le=4000, description="For openai: number of dimensions kept of each vector."
     )
     embedder_key: Annotated[SecretStr, AfterValidator(_check_embedder_key)] | None = Field(
-        None, description="For openai: the API key, if it asks for one."
+        None, description="For openai: API key, if the endpoint requires one."
     )
     embedder_timeout_seconds: PositiveSeconds = Field(
-        30, description="For openai: how long it may take to answer."
+        30, description="For openai: timeout of a request."
     )
-    log_level: str = Field(
-        "INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="The least level logged."
-    )
-    log_format: str = Field(
-        "auto",
-        pattern="^(auto|text|json)$",
-        description="How log lines look: text, json, or auto: text on a terminal, JSON elsewhere.",
+    log_level: LogLevel = Field("INFO", description="Lowest level that is logged.")
+    log_format: LogFormat = Field(
+        "auto", description="Format of the log; auto is text on a terminal and json elsewhere."
     )
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read flags first, then variables, then variables under their old names."""
+        old = {
+            name: value
+            for name, old_name in OLD_NAMES.items()
+            if name in settings_cls.model_fields and (value := os.environ.get(variable(old_name)))
+        }
+        return init_settings, env_settings, InitSettingsSource(settings_cls, init_kwargs=old)
+
     @model_validator(mode="after")
-    def _fit_the_embedder(self) -> Self:
-        endpoint = (self.embedder_url, self.embedder_model, self.embedder_dimensions)
-        names = "--embedder-url, --embedder-model and --embedder-dimensions"
-        if self.embedder == "openai" and None in endpoint:
-            raise ValueError(f"--embedder openai needs {names}")
-        if self.embedder != "openai" and any((*endpoint, self.embedder_key)):
-            raise ValueError(f"{names} and --embedder-key need --embedder openai")
+    def _check_embedder_settings(self) -> Self:
+        required = ("embedder_url", "embedder_model", "embedder_dimensions")
+        missing = [name for name in required if getattr(self, name) is None]
+        if self.embedder == "openai" and missing:
+            raise ValueError(f"{spelled('embedder')} openai needs {spelled(*missing)}")
+        given = [name for name in (*required, "embedder_key") if getattr(self, name) is not None]
+        if self.embedder != "openai" and given:
+            raise ValueError(
+                f"{spelled(*given)}: only for {spelled('embedder')} openai; got {self.embedder}"
+            )
         return self
 
 
 class Settings(DatabaseSettings):
-    """The settings of a server."""
+    """Settings of a server."""
 
     listen: Annotated[str, AfterValidator(check_address)] = Field(
         "127.0.0.1:50051",
-        description="Address to serve on, HOST:PORT or unix:PATH; port 0 takes a free one.",
+        description="Address to listen on, HOST:PORT or unix:PATH; port 0 picks a free port.",
     )
     workers: PositiveInt = Field(
-        1, description="Processes that share the port; one keeps a core busy."
+        1, description="Number of server processes on the port; each uses up to one core."
     )
     tls_certificate: FilePath | None = Field(
-        None, description="PEM file with the server's certificate and those below its root."
+        None, description="PEM file with the server's certificate and its intermediates."
     )
     tls_key: FilePath | None = Field(
         None, description="PEM file with the private key of the certificate."
     )
     tls_client_ca: FilePath | None = Field(
-        None, description="PEM file with the authorities that clients need a certificate of."
+        None,
+        description="PEM file with the authorities for client certificates;"
+        " clients must then present one.",
     )
     credentials: FilePath | None = Field(
-        None, description="TOML file with the API keys and client certificates that are known."
+        None, description="TOML file with the accepted API keys and client certificates."
     )
     jwt_keys: Annotated[str, AfterValidator(_check_jwt_keys)] | None = Field(
-        None, description="JWKS file, or its URL, with the keys that tokens are signed with."
+        None, description="JWKS file or URL with the keys that verify tokens."
     )
-    jwt_issuer: str = Field("", description="Who must have issued a token.")
-    jwt_audience: str = Field("", description="For whom a token must be issued.")
+    jwt_issuer: str = Field("", description="Required issuer (`iss`) of tokens.")
+    jwt_audience: str = Field("", description="Required audience (`aud`) of tokens.")
     jwt_leeway_seconds: float = Field(
-        10, ge=0, le=300, description="By how much the clock of a token's issuer may differ."
+        10, ge=0, le=300, description="Tolerated clock difference to the issuer of tokens."
     )
-    jwt_role_claim: str = Field("role", description="The claim of a token that has its role.")
+    jwt_role_claim: str = Field("role", description="Claim with the role of a token.")
     jwt_user_id_claim: str | None = Field(
-        None, description="The claim of a token that has the one user it is for."
+        None, description="Claim with the user that a token is restricted to."
     )
     insecure: bool = Field(
         default=False,
-        description="Serve beyond this machine without TLS or without authentication.",
+        description="Serve other machines even without TLS or without authentication.",
     )
     reflection: bool = Field(
-        default=True, description="Describe the services to those who ask, such as grpcurl."
+        default=True, description="Serve gRPC reflection, for tools such as grpcurl."
     )
-    pool_min_size: PositiveInt = Field(2, description="Database connections kept open.")
-    pool_max_size: PositiveInt = Field(10, description="Database connections open at the most.")
+    pool_min_size: PositiveInt = Field(2, description="Minimum open database connections.")
+    pool_max_size: PositiveInt = Field(10, description="Maximum open database connections.")
     pool_timeout_seconds: PositiveSeconds = Field(
-        5, description="How long a call waits for a database connection."
+        5, description="Maximum wait of a call for a database connection."
     )
     statement_timeout_seconds: PositiveSeconds = Field(
-        60, description="How long one SQL statement may take."
+        60, description="Timeout of an SQL statement."
     )
     default_deadline_seconds: PositiveSeconds = Field(
-        30, description="How long a call without a deadline may take; streams have none."
+        30, description="Deadline of unary calls that set none; streams have none."
     )
-    max_running_calls: PositiveInt = Field(256, description="Calls at work at the most.")
+    max_running_calls: PositiveInt = Field(256, description="Maximum concurrent calls.")
     max_waiting_calls: NonNegativeInt = Field(
-        256, description="Calls that wait for others to finish; more are refused."
+        256, description="Maximum calls waiting for a slot; further calls are refused."
     )
-    max_streams: PositiveInt = Field(256, description="Streams open at the most.")
-    reader_patience_seconds: PositiveSeconds = Field(
-        300, description="How long a chunk of a stream waits for its reader."
+    max_streams: PositiveInt = Field(256, description="Maximum open streams.")
+    stream_send_timeout_seconds: PositiveSeconds = Field(
+        300, description="Maximum wait for a slow client to accept a chunk of a stream."
     )
     max_connections: PositiveInt = Field(
-        10_000, description="Connections of clients open at the most; more are closed."
+        10_000, description="Maximum open client connections; further ones are closed."
     )
     keepalive_seconds: PositiveSeconds = Field(
-        60, description="How often a silent client is asked whether it is there."
+        60, description="Silence after which a client is pinged."
     )
     connection_idle_seconds: PositiveSeconds = Field(
-        1800, description="How long a connection without calls stays open."
+        1800, description="Time without calls after which a connection is closed."
     )
     connection_age_seconds: PositiveSeconds = Field(
-        3600, description="How long a connection takes new calls, before clients make another."
+        3600, description="Age at which a connection takes no new calls and clients reconnect."
     )
     connection_grace_seconds: PositiveSeconds = Field(
-        600, description="How long the calls of a connection may last beyond that."
+        600, description="Time that running calls have on a connection of that age."
     )
     memory_window: int = Field(
-        100, ge=1, le=1000, description="Messages that GetMemory returns if not told how many."
+        100,
+        ge=1,
+        le=1000,
+        description="Messages that GetMemory returns if the call sets no limit.",
     )
     search_language: str = Field(
         "english",
         min_length=1,
-        description="PostgreSQL's text search configuration that makes words of contents.",
+        description="PostgreSQL text search configuration for keyword search.",
     )
     search_timeout_seconds: PositiveSeconds = Field(
-        5, description="How long the database may take for a search."
+        5, description="Timeout of a search's SQL statement."
     )
     purge_interval_seconds: Seconds = Field(
-        3600, description="How often deleted rows are purged; 0 is never."
+        3600, description="Interval between purges of deleted rows; 0 turns them off."
     )
     purge_retention_seconds: Seconds = Field(
-        0, description="How long deleted rows are kept before they are purged."
+        0, description="Minimum age of a deletion before a purge removes the row."
     )
-    purge_batch_size: PositiveInt = Field(1000, description="Rows purged in one transaction.")
+    purge_batch_size: PositiveInt = Field(
+        1000, description="Rows that a purge removes per transaction."
+    )
     health_interval_seconds: PositiveSeconds = Field(
-        1, description="How often the database is checked for the health service."
+        1, description="Interval between database checks of the health service."
     )
     shutdown_drain_seconds: Seconds = Field(
-        5, description="How long calls are taken at shutdown, while more of them come."
+        5, description="Maximum time at shutdown in which new calls are still accepted."
     )
     shutdown_grace_seconds: Seconds = Field(
-        10, description="How long running calls may take to finish at shutdown."
+        10, description="Time that running calls have to finish at shutdown."
     )
     metrics_listen: Annotated[str, AfterValidator(check_port_address)] | None = Field(
-        None, description="Address to serve Prometheus metrics on; without it, there are none."
+        None, description="Address for Prometheus metrics, HOST:PORT; if unset, none are served."
     )
 
     @model_validator(mode="after")
-    def _fit_together(self) -> Self:
+    def _check_combinations(self) -> Self:
         if bool(self.tls_certificate) != bool(self.tls_key):
-            raise ValueError("--tls-certificate and --tls-key need each other")
+            raise ValueError(f"{spelled('tls_certificate', 'tls_key')}: one needs the other")
         if self.tls_client_ca and not self.tls_key:
-            raise ValueError("--tls-client-ca needs --tls-certificate and --tls-key")
-        if self.jwt_keys and not (self.jwt_issuer and self.jwt_audience):
-            raise ValueError("--jwt-keys needs --jwt-issuer and --jwt-audience")
-        if self.workers > 1 and is_unix(self.listen):
-            raise ValueError("--workers share a port, and a Unix socket has none")
-        if not (self.insecure or is_local(self.listen) or self._is_guarded):
             raise ValueError(
-                f"--listen {self.listen} lets other machines in: give --tls-certificate and"
-                " --tls-key, and --credentials or --jwt-keys; or serve whoever comes, by --insecure"
+                f"{spelled('tls_client_ca')} needs {spelled('tls_certificate', 'tls_key')}"
+            )
+        if self.jwt_keys and not (self.jwt_issuer and self.jwt_audience):
+            raise ValueError(f"{spelled('jwt_keys')} needs {spelled('jwt_issuer', 'jwt_audience')}")
+        if self.workers > 1 and is_unix(self.listen):
+            raise ValueError(
+                f"{spelled('listen')}: must have a port if {spelled('workers')} is above 1;"
+                f" got {self.listen}"
+            )
+        if not (self.insecure or is_local(self.listen) or self._has_access_control):
+            raise ValueError(
+                f"{spelled('listen')} {self.listen} is reachable from other machines: set"
+                f" {spelled('tls_certificate', 'tls_key')} and {spelled('credentials')} or"
+                f" {spelled('jwt_keys')}; or serve everyone with {spelled('insecure')}"
             )
         return self
 
     @property
-    def _is_guarded(self) -> bool:
+    def _has_access_control(self) -> bool:
         return bool(self.tls_key and (self.credentials or self.jwt_keys))
 
     @property
     def purge_interval(self) -> timedelta:
-        """The time between purges; zero is never."""
+        """Interval between purges; zero for none."""
         return timedelta(seconds=self.purge_interval_seconds)
 
     @property
     def purge_retention(self) -> timedelta:
-        """How long deleted rows are kept."""
+        """Minimum age of a deletion before a purge removes the row."""
         return timedelta(seconds=self.purge_retention_seconds)

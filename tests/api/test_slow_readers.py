@@ -34,7 +34,7 @@ def let_patience_end(palaver: Client, database_url: str) -> None:
 def test_a_reader_that_does_not_read_is_dropped_and_told_where_to_resume(
     start_server: StartServer, database_url: str
 ) -> None:
-    palaver = start_server(reader_patience_seconds=0.5, default_deadline_seconds=0.6)
+    palaver = start_server(stream_send_timeout_seconds=0.5, default_deadline_seconds=0.6)
     add_messages(palaver)
     stream = palaver.memory.StreamMessages(MESSAGES)
     received = [next(stream)]
@@ -54,7 +54,7 @@ def test_a_reader_that_does_not_read_is_dropped_and_told_where_to_resume(
 def test_a_reader_that_takes_not_even_the_first_chunk_is_told_so_too(
     start_server: StartServer, database_url: str
 ) -> None:
-    palaver = start_server(reader_patience_seconds=0.5, default_deadline_seconds=0.6)
+    palaver = start_server(stream_send_timeout_seconds=0.5, default_deadline_seconds=0.6)
     add_messages(palaver)
     reader = Http2(palaver.address)
     reader.call("/palaver.v1.MemoryService/StreamMessages", MESSAGES.SerializeToString())
@@ -72,7 +72,7 @@ def test_a_reader_that_takes_not_even_the_first_chunk_is_told_so_too(
 def test_a_listing_of_sessions_is_told_where_to_resume_too(
     start_server: StartServer, database_url: str
 ) -> None:
-    palaver = start_server(reader_patience_seconds=0.5, default_deadline_seconds=0.6)
+    palaver = start_server(stream_send_timeout_seconds=0.5, default_deadline_seconds=0.6)
     palaver.add("s", "locked", timeout=60)
     for number in range(200):
         metadata = struct(text="x" * 60_000)
@@ -91,7 +91,7 @@ def test_a_listing_of_sessions_is_told_where_to_resume_too(
 def test_a_reader_that_takes_every_chunk_in_time_gets_all_however_long_it_takes(
     start_server: StartServer, database_url: str
 ) -> None:
-    palaver = start_server(reader_patience_seconds=1.5, default_deadline_seconds=0.3)
+    palaver = start_server(stream_send_timeout_seconds=1.5, default_deadline_seconds=0.3)
     add_messages(palaver)
 
     received = 0
@@ -109,7 +109,7 @@ def test_the_place_of_a_reader_that_never_reads_is_free_in_the_end(
 ) -> None:
     palaver = start_server(
         max_streams=1,
-        reader_patience_seconds=0.2,
+        stream_send_timeout_seconds=0.2,
         connection_age_seconds=1,
         connection_grace_seconds=0.5,
     )

@@ -137,6 +137,25 @@ def test_help_names_the_variable_of_every_setting(run_palaver: RunPalaver) -> No
         assert f"PALAVER_{name.upper()}" in ended.printed
 
 
+def test_help_shows_choices_types_bounds_and_defaults(run_palaver: RunPalaver) -> None:
+    shown = " ".join(run_palaver("serve", "-h").printed.split())
+
+    assert "--log-level [DEBUG|INFO|WARNING|ERROR] " in shown
+    assert "PALAVER_LOG_LEVEL; default: INFO]" in shown
+    assert "--memory-window INTEGER " in shown
+    assert "PALAVER_MEMORY_WINDOW; 1 to 1000; default: 100]" in shown
+    assert "--shutdown-grace-seconds FLOAT " in shown
+    assert "--tls-key PATH " in shown
+    assert "PALAVER_INSECURE; default: false]" in shown
+
+
+@pytest.mark.parametrize("command", [(), ("serve",), ("migrate",), ("purge",), ("keys",)])
+def test_short_help_flag_prints_what_the_long_one_does(
+    command: tuple[str, ...], run_palaver: RunPalaver
+) -> None:
+    assert run_palaver(*command, "-h") == run_palaver(*command, "--help")
+
+
 def test_help_names_every_command_and_its_options(run_palaver: RunPalaver) -> None:
     commands = run_palaver("--help").printed
     purge = run_palaver("purge", "--help").printed
@@ -145,6 +164,47 @@ def test_help_names_every_command_and_its_options(run_palaver: RunPalaver) -> No
     assert all(f"\n  {command} " in commands for command in ("serve", "migrate", "purge"))
     assert all(name in purge for name in ("--address", "PALAVER_ADDRESS", "--older-than"))
     assert all(name in migrate for name in ("PALAVER_DATABASE_URL", "PALAVER_DATA_DIR"))
+
+
+def test_old_flag_is_hidden_and_read_with_a_warning_unless_the_new_one_is_given(
+    run_palaver: RunPalaver, tmp_path: Path
+) -> None:
+    refused = ("serve", "--listen=127.0.0.1:0", f"--data-dir={tmp_path / 'file'}")
+    (tmp_path / "file").touch()
+    old, new = "--reader-patience-seconds", "--stream-send-timeout-seconds"
+
+    warned = run_palaver(*refused, f"{old}=1")
+    bad = run_palaver(*refused, f"{old}=0")
+    ignored = run_palaver(*refused, f"{old}=0", f"{new}=1")
+
+    assert old not in run_palaver("serve", "--help").printed
+    assert warned.status == 1
+    assert f"{old} (PALAVER_READER_PATIENCE_SECONDS) is deprecated" in warned.logged
+    assert bad.status == 2
+    assert f"{new} or PALAVER_STREAM_SEND_TIMEOUT_SECONDS: must be a number" in bad.printed
+    assert ignored.status == 1, "the settings are good, and only the directory is not"
+
+
+def test_bad_setting_is_refused_with_what_is_allowed_and_given_but_no_secret(
+    run_palaver: RunPalaver,
+) -> None:
+    ended = run_palaver(
+        "serve",
+        "--log-level=loud",
+        "--memory-window=1001",
+        "--embedder-key=Sesame\n",
+        PALAVER_DATABASE_URL="postgresql://user:Sesame@host:port/name",
+    )
+
+    assert ended.status == 2
+    assert (
+        "--log-level or PALAVER_LOG_LEVEL: must be one of DEBUG, INFO, WARNING, ERROR; got LOUD\n"
+    ) in ended.printed
+    assert (
+        "--memory-window or PALAVER_MEMORY_WINDOW: must be an integer, 1 to 1000; got 1001\n"
+    ) in ended.printed
+    assert "--embedder-key or PALAVER_EMBEDDER_KEY: " in ended.printed
+    assert "Sesame" not in ended.output
 
 
 def test_version_is_that_of_the_package(run_palaver: RunPalaver) -> None:

@@ -49,7 +49,7 @@ BAD_SETTINGS = {
     "max_running_calls": "0",
     "max_waiting_calls": "-1",
     "max_streams": "0",
-    "reader_patience_seconds": "0",
+    "stream_send_timeout_seconds": "0",
     "max_connections": "0",
     "keepalive_seconds": "0",
     "connection_idle_seconds": "nan",

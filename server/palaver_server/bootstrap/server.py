@@ -135,7 +135,7 @@ def interceptors(
         ErrorMapping(),
         # Outside of the following ones: authentication and waiting for a slot take time too.
         Deadlines(running_calls, default_seconds=settings.default_deadline_seconds),
-        StreamSendTimeout(running_calls, seconds=settings.reader_patience_seconds),
+        StreamSendTimeout(running_calls, seconds=settings.stream_send_timeout_seconds),
         *security.interceptors,
         ConcurrencyLimit(
             running=settings.max_running_calls,
