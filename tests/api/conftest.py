@@ -10,10 +10,13 @@ from palaver.v1.memory_pb2 import Message
 from palaver.v1.user_pb2 import User
 from palaver_server.auth import sources
 from palaver_server.auth.roles import Role
+from palaver_server.embedding import worker
 from tests.conftest import StartServer
 from tests.support.callers import KeysFile, caller
-from tests.support.client import Client, struct
+from tests.support.client import Client, struct, wait_until
 from tests.support.concurrency import Connection, crowd
+from tests.support.endpoint import Endpoint
+from tests.support.rows import count_rows
 
 
 @pytest.fixture
@@ -83,3 +86,23 @@ def ada(palaver: Client) -> User:
         palaver.add(session_id, "one", "two")
     palaver.delete_session("before")
     return user
+
+
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the embedding worker look for messages, retry and report without long pauses."""
+    monkeypatch.setattr(worker, "_SECONDS_BETWEEN_LOOKS", 0.2)
+    monkeypatch.setattr(worker, "_LEAST_PAUSE", 0.05)
+    monkeypatch.setattr(worker, "_LONGEST_PAUSE", 0.2)
+    monkeypatch.setattr(worker, "_SECONDS_BETWEEN_REPORTS", 0.02)
+
+
+@pytest.fixture
+def embedding_server(
+    short_pauses: None, start_server: StartServer, endpoint: Endpoint, database: Connection
+) -> Client:
+    """A server that embeds by the test's endpoint, after its first backfill."""
+    server = start_server(**endpoint.settings)
+    backfilled = "embedding_models WHERE walk_session_id IS NULL"
+    wait_until(lambda: count_rows(database, backfilled) == 1)
+    return server

@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import grpc
+import pytest
 
+from palaver.v1.memory_pb2 import Message
+from palaver.v1.session_service_pb2 import GetSessionRequest
 from palaver_server.auth.api_keys import key_hash, make_key
 from palaver_server.auth.credentials_file import key_entry
 from palaver_server.auth.principal import Principal
@@ -124,3 +127,25 @@ class KeysFile:
 
     def _write(self) -> None:
         self.path.write_text("\n".join(self._entries.values()))
+
+
+# As long as `nobody`: the statuses about both can be compared.
+OTHER_USER = "bertha"
+
+# Another user, a user with almost the same name, and no user.
+OTHER_OWNERS = (OTHER_USER, "ada ", "")
+
+
+def add_others_session(client: Client, session_id: str, owner: str = OTHER_USER) -> None:
+    """Add a session with the message `m` that does not belong to the user `ada`."""
+    message = Message(message_id="m", role="user", content=OTHER_USER)
+    client.add_memory(session_id, [message], user_id=owner)
+
+
+def code_of(client: Client, *metadata: tuple[str, str]) -> str:
+    """Get a session that does not exist, and return the code: NOT_FOUND if the caller is let in."""
+    with pytest.raises(grpc.RpcError) as raised:
+        client.sessions.GetSession(
+            GetSessionRequest(session_id="no such"), timeout=20, metadata=metadata
+        )
+    return str(raised.value.code().name)

@@ -11,6 +11,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message as ProtobufMessage
 from google.protobuf.struct_pb2 import Struct
+from google.rpc.error_details_pb2 import BadRequest
 from google.rpc.status_pb2 import Status
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from grpc_status import rpc_status
@@ -129,6 +130,11 @@ class Client:
         request = AddMemoryRequest(session_id=session_id, messages=messages, **fields)
         return self.memory.AddMemory(request)
 
+    def add_ids(self, session_id: str, *message_ids: str, **fields: Any) -> AddMemoryResponse:
+        """Add messages with these ids, each with the content `new`."""
+        messages = [Message(message_id=name, role="user", content="new") for name in message_ids]
+        return self.add_memory(session_id, messages, **fields)
+
     def get_memory(self, session_id: str, **fields: Any) -> Memory:
         return self.memory.GetMemory(GetMemoryRequest(session_id=session_id, **fields))
 
@@ -236,6 +242,16 @@ def refused(code: grpc.StatusCode) -> Iterator[Refusal]:
     status = rpc_status.from_call(call)
     assert status is not None, "the error has no details"
     refusal.status = status
+
+
+def violations(call: Callable[[], object]) -> list[str]:
+    """Return the fields that a call is refused for; each must be described and in the message."""
+    with refused(grpc.StatusCode.INVALID_ARGUMENT) as refusal:
+        call()
+    bad = refusal.detail(BadRequest).field_violations
+    assert all(violation.description for violation in bad)
+    assert all(violation.field in refusal.status.message for violation in bad)
+    return [violation.field for violation in bad]
 
 
 def struct(**fields: Any) -> Struct:

@@ -1,5 +1,8 @@
 """Rows that tests count and insert by SQL."""
 
+from datetime import timedelta
+
+from tests.support.client import wait_until
 from tests.support.concurrency import Connection
 
 
@@ -26,3 +29,20 @@ def insert_messages(database: Connection, count: int, *, size: int = 0) -> None:
         " FROM generate_series(1, %(count)s) AS number",
         parameters,
     )
+
+
+def count_sessions_and_messages(database: Connection) -> tuple[int, int]:
+    """Count the rows of sessions and of messages, deleted or not."""
+    return count_rows(database, "sessions"), count_rows(database, "messages")
+
+
+def age_deleted_rows(database: Connection, by: timedelta) -> None:
+    """Move the time of each deletion back."""
+    for table in ("sessions", "messages"):
+        database.execute(f"UPDATE {table} SET deleted_at = deleted_at - %s".encode(), [by])
+
+
+def wait_until_embedded(database: Connection, messages: int) -> None:
+    """Wait until no message is queued, and this many have a vector."""
+    wait_until(lambda: count_rows(database, "embedding_queue") == 0)
+    wait_until(lambda: count_rows(database, "embeddings") == messages)
