@@ -91,10 +91,10 @@ def ada(palaver: Client) -> User:
 @pytest.fixture
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the embedding worker look for messages, retry and report without long pauses."""
-    monkeypatch.setattr(worker, "_SECONDS_BETWEEN_LOOKS", 0.2)
-    monkeypatch.setattr(worker, "_LEAST_PAUSE", 0.05)
-    monkeypatch.setattr(worker, "_LONGEST_PAUSE", 0.2)
-    monkeypatch.setattr(worker, "_SECONDS_BETWEEN_REPORTS", 0.02)
+    monkeypatch.setattr(worker, "_POLL_INTERVAL_SECONDS", 0.2)
+    monkeypatch.setattr(worker, "_MIN_RETRY_DELAY_SECONDS", 0.05)
+    monkeypatch.setattr(worker, "_MAX_RETRY_DELAY_SECONDS", 0.2)
+    monkeypatch.setattr(worker, "_REPORT_INTERVAL_SECONDS", 0.02)
 
 
 @pytest.fixture
