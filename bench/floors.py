@@ -23,7 +23,7 @@ from palaver_server.store.messages import MessageRow, MessageStore
 from palaver_server.store.sessions import COLUMNS as SESSION_COLUMNS
 from palaver_server.store.sessions import SessionRow, SessionStore
 
-ADD_MEMORY = MemoryStore.ADD_MEMORY.format(
+ADD_MEMORY = MemoryStore.ADD_MEMORY.fill(
     enqueue=NO_QUEUE.enqueue_written, locked=False, may_create=True
 )
 
@@ -75,7 +75,7 @@ def _added_memory(
                 "metadatas": ['{"lang":"en"}'], "created_ats": [None],
             }  # fmt: skip
             with transaction(connection):
-                return len(connection.execute(ADD_MEMORY, parameters).fetchall())
+                return len(connection.execute(ADD_MEMORY.sql, parameters).fetchall())
 
         added = repeated(add, seconds=seconds)
     database.added += added.done
@@ -113,16 +113,16 @@ def _rows(session_ids: list[str], sequences: "count[int]", words: str) -> list[t
 
 def list_sessions(database: Database, seconds: float) -> Round:
     """Fetches all sessions by the pages that ListAllSessions fetches; a call is a page."""
-    statement = SessionStore.LIST_SESSIONS.format(filters="", direction=KeyRange().direction)
-    return _pages(database, statement, {}, lambda row: SessionRow._make(row[1:]).id, seconds)
+    statement = SessionStore.LIST_SESSIONS.fill(filters="", direction=KeyRange().direction)
+    return _pages(database, statement.sql, {}, lambda row: SessionRow._make(row[1:]).id, seconds)
 
 
 def list_messages(database: Database, seconds: float) -> Round:
     """Fetches the messages of a long session by the pages that StreamMessages fetches."""
-    statement = MessageStore.LIST_MESSAGES.format(direction=KeyRange().direction)
+    statement = MessageStore.LIST_MESSAGES.fill(direction=KeyRange().direction)
     parameters = {"session_id": LONGS[0], "bound_user": None}
     return _pages(
-        database, statement, parameters, lambda row: MessageRow._make(row[1:]).sequence, seconds
+        database, statement.sql, parameters, lambda row: MessageRow._make(row[1:]).sequence, seconds
     )
 
 

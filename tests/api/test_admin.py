@@ -25,7 +25,7 @@ Database = psycopg.Connection[tuple[Any, ...]]
 NOW = Duration()
 
 # As another server would.
-TAKE_TURN = PurgeStore.TAKE_TURN.replace("pg_try_advisory_lock", "pg_advisory_lock")
+TAKE_TURN = PurgeStore.TAKE_TURN.sql.replace("pg_try_advisory_lock", "pg_advisory_lock")
 ASKED_FOR_A_TURN = """
     SELECT count(*) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid()
@@ -216,7 +216,7 @@ def test_the_turn_is_free_again_after_a_purge(palaver: Client, database: Databas
     for _ in range(3):
         purge(palaver)
 
-    assert database.execute(PurgeStore.TAKE_TURN).fetchone() == (True,)
+    assert database.execute(PurgeStore.TAKE_TURN.sql.encode()).fetchone() == (True,)
 
 
 def test_a_cancelled_purge_stops_and_the_next_one_goes_on(

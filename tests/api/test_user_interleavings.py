@@ -349,7 +349,7 @@ def test_who_creates_the_same_session_of_the_same_new_user_does_not_deadlock(
 def test_who_is_giving_a_session_to_the_user_stops_nobody_but_a_delete(
     palaver: Client, rival: Connection, way: str
 ) -> None:
-    rival.execute(HOLD_USER.encode(), {"user_id": "ada"})
+    rival.execute(HOLD_USER.sql.encode(), {"user_id": "ada"})
     update = UpdateUserRequest(user_id="ada", email="new")
 
     begin(lambda: palaver.send(update if way == "UpdateUser" else GIVE[way][0])).result(PATIENCE)

@@ -10,10 +10,16 @@ import psycopg
 import pytest
 
 from palaver_server.database.connection import Connection
+from palaver_server.database.statement import Statement, StatementTemplate
 from palaver_server.database.timestamps import as_datetime
 from tests.conftest import Run
 
-PREPARED = "SELECT statement FROM pg_prepared_statements"
+
+def statement(sql: str, *, is_prepared: bool = True) -> Statement:
+    return Statement("test", sql, is_prepared=is_prepared)
+
+
+PREPARED = statement("SELECT statement FROM pg_prepared_statements", is_prepared=False)
 
 
 @pytest.fixture
@@ -25,34 +31,34 @@ def connection(database_url: str, run: Run) -> Iterator[Connection]:
 
 def prepared(connection: Connection, run: Run) -> list[str]:
     """What is prepared, beside the statement that asks for it."""
-    return [text for (text,) in run(connection.fetch(PREPARED, prepare=False))]
+    return [text for (text,) in run(connection.fetch(PREPARED))]
 
 
 def test_parameters_have_names_that_may_come_again(connection: Connection, run: Run) -> None:
-    statement = "SELECT %(a)s::int - %(b)s::int, %(a)s::int, 7 %% 4, %(c)b::text"
+    subtract = statement("SELECT %(a)s::int - %(b)s::int, %(a)s::int, 7 %% 4, %(c)b::text")
 
-    rows = run(connection.fetch(statement, {"a": 5, "b": 3, "c": "%(a)s", "unused": 1}))
+    rows = run(connection.fetch(subtract, {"a": 5, "b": 3, "c": "%(a)s", "unused": 1}))
 
     assert rows == [(2, 5, 3, "%(a)s")]
 
 
 def test_the_first_row_or_none_is_given(connection: Connection, run: Run) -> None:
-    statement = "SELECT n FROM generate_series(1, %(n)s) n ORDER BY n"
+    series = statement("SELECT n FROM generate_series(1, %(n)s) n ORDER BY n")
 
-    assert run(connection.fetch_one(statement, {"n": 3})) == (1,)
-    assert run(connection.fetch_one(statement, {"n": 0})) is None
+    assert run(connection.fetch_one(series, {"n": 3})) == (1,)
+    assert run(connection.fetch_one(series, {"n": 0})) is None
 
 
 def test_a_statement_without_rows_gives_none(connection: Connection, run: Run) -> None:
-    assert run(connection.fetch("SET application_name = 'x'", prepare=False)) == []
+    assert run(connection.fetch(statement("SET application_name = 'x'"))) == []
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Asia/Kolkata"])
 def test_times_are_moments_whatever_the_zone(connection: Connection, run: Run, zone: str) -> None:
     time = datetime(2026, 11, 21, 12, 30, 0, 123_456, UTC)
-    run(connection.fetch(f"SET TimeZone = '{zone}'", prepare=False))
+    run(connection.fetch(statement(f"SET TimeZone = '{zone}'")))
 
-    row = run(connection.fetch_one("SELECT %(time)s::timestamptz", {"time": time}))
+    row = run(connection.fetch_one(statement("SELECT %(time)s::timestamptz"), {"time": time}))
 
     assert row is not None
     assert as_datetime(row[0]) == time
@@ -63,45 +69,68 @@ def test_a_statement_is_prepared_once_for_all_values(
     connection: Connection, run: Run, values: tuple[Any, ...]
 ) -> None:
     type_of = "bigint" if isinstance(values[0], int) else "text"
-    statement = f"SELECT %(value)s::{type_of}, %(values)s::{type_of}[]"
+    select = statement(f"SELECT %(value)s::{type_of}, %(values)s::{type_of}[]")
 
     for value in values:
-        row = run(connection.fetch_one(statement, {"value": value, "values": [value, value]}))
+        row = run(connection.fetch_one(select, {"value": value, "values": [value, value]}))
         assert row == (value, [value, value])
 
     assert len(prepared(connection, run)) == 1
 
 
 def test_what_is_to_be_planned_anew_is_not_prepared(connection: Connection, run: Run) -> None:
-    assert run(connection.fetch("SELECT %(n)s::int", {"n": 1}, prepare=False)) == [(1,)]
+    unprepared = statement("SELECT %(n)s::int", is_prepared=False)
+
+    assert run(connection.fetch(unprepared, {"n": 1})) == [(1,)]
 
     assert prepared(connection, run) == []
+
+
+def test_a_template_gives_one_statement_for_the_same_parts_and_is_prepared_once(
+    connection: Connection, run: Run
+) -> None:
+    template = StatementTemplate("test", "SELECT {what}, %(n)s::int")
+
+    for what in ("1", "2", "1"):
+        assert run(connection.fetch(template.fill(what=what), {"n": 3})) == [(int(what), 3)]
+
+    assert len(prepared(connection, run)) == 2
+    assert template.fill(what="1") is not template.fill(is_prepared=False, what="1")
+
+
+def test_the_number_of_changed_rows_is_given(connection: Connection, run: Run) -> None:
+    insert = statement("INSERT INTO users (user_id) SELECT generate_series(1, %(n)s)::text")
+
+    assert run(connection.run(insert, {"n": 3})) == 3
+    assert run(connection.run(statement("SET application_name = 'x'"))) == 0
 
 
 def test_an_error_is_raised_as_psycopg_does_and_hurts_no_other_statement(
     connection: Connection, run: Run
 ) -> None:
-    statement = "SELECT 1 / %(n)s::int"
+    divide = statement("SELECT 1 / %(n)s::int")
 
     with pytest.raises(psycopg.errors.DivisionByZero) as raised:
-        run(connection.fetch(statement, {"n": 0}))
+        run(connection.fetch(divide, {"n": 0}))
     with pytest.raises(psycopg.errors.UndefinedTable):
-        run(connection.fetch("SELECT FROM no_such_table"))
+        run(connection.fetch(statement("SELECT FROM no_such_table")))
 
     assert raised.value.diag.message_primary == "division by zero"
-    assert run(connection.fetch(statement, {"n": 1})) == [(1,)]
+    assert run(connection.fetch(divide, {"n": 1})) == [(1,)]
 
 
 def test_what_is_prepared_outlives_a_rollback(connection: Connection, run: Run) -> None:
+    select = statement("SELECT %(n)s::int")
+
     async def fetch_and_roll_back() -> None:
         async with connection.transaction(force_rollback=True):
             for _ in range(10):  # as often as psycopg would prepare it too
                 await connection.execute("SELECT %(n)s::int", {"n": 1})
-            await connection.fetch("SELECT %(n)s::int", {"n": 1})
+            await connection.fetch(select, {"n": 1})
 
     run(fetch_and_roll_back())
 
-    assert run(connection.fetch("SELECT %(n)s::int", {"n": 2})) == [(2,)]
+    assert run(connection.fetch(select, {"n": 2})) == [(2,)]
     assert len(prepared(connection, run)) == 1
 
 
@@ -118,9 +147,9 @@ def test_a_statement_that_is_cancelled_at_any_moment_can_be_run_again(
 
     async def cancel_and_run_again() -> None:
         for number in range(200):
-            statement = f"SELECT %(n)s::int + {number}"
-            await cancel(connection.fetch(statement, {"n": 1}))
-            assert await connection.fetch(statement, {"n": 1}) == [(1 + number,)]
+            add = statement(f"SELECT %(n)s::int + {number}")
+            await cancel(connection.fetch(add, {"n": 1}))
+            assert await connection.fetch(add, {"n": 1}) == [(1 + number,)]
 
     run(cancel_and_run_again())
 
@@ -130,15 +159,16 @@ def test_a_connection_that_is_lost_says_so(database_url: str, run: Run) -> None:
         lost = await Connection.connect(database_url)
         other = await Connection.connect(database_url)
         await other.fetch(
-            "SELECT pg_terminate_backend(%(pid)s::integer)", {"pid": lost.info.backend_pid}
+            statement("SELECT pg_terminate_backend(%(pid)s::integer)"),
+            {"pid": lost.info.backend_pid},
         )
         await other.close()
         try:
             with pytest.raises(psycopg.OperationalError):
-                await lost.fetch("SELECT 1")
+                await lost.fetch(statement("SELECT 1"))
             assert lost.broken
             with pytest.raises(psycopg.OperationalError):
-                await lost.fetch("SELECT 1")
+                await lost.fetch(statement("SELECT 1"))
         finally:
             await lost.close()
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from palaver_server.database.pool import Pool
+from palaver_server.database.statement import Statement
 from palaver_server.errors import DeadlineExceeded
 from palaver_server.purge.purge_store import PurgeStore, PurgeTurn
 from palaver_server.store.memory import MemoryStore, NewMessage
@@ -36,8 +37,10 @@ def test_a_turn_ends_although_its_purger_is_cancelled_while_it_is_taken_or_ended
 ) -> None:
     # The answer is slow to come: the lock is taken (or not yet given back), nobody knows.
     late = {
-        "TAKE_TURN": PurgeStore.TAKE_TURN + ", pg_sleep(600)",
-        "END_TURN": "SELECT pg_sleep(600) IS NULL UNION ALL " + PurgeStore.END_TURN,
+        "TAKE_TURN": Statement("late", PurgeStore.TAKE_TURN.sql + ", pg_sleep(600)"),
+        "END_TURN": Statement(
+            "late", "SELECT pg_sleep(600) IS NULL UNION ALL " + PurgeStore.END_TURN.sql
+        ),
     }
 
     async def purge_and_be_cancelled() -> None:
@@ -51,7 +54,7 @@ def test_a_turn_ends_although_its_purger_is_cancelled_while_it_is_taken_or_ended
 
     run(purge_and_be_cancelled())
 
-    wait_until(lambda: database.execute(PurgeStore.TAKE_TURN.encode()).fetchone() == (True,))
+    wait_until(lambda: database.execute(PurgeStore.TAKE_TURN.sql.encode()).fetchone() == (True,))
 
 
 async def take_turn(store: PurgeStore) -> None:
@@ -70,16 +73,16 @@ def sleeps(database: Connection) -> bool:
 class Interrupted:
     """A connection on which something happens before a statement."""
 
-    def __init__(self, connection: Any, statement: str, happens: Any) -> None:
+    def __init__(self, connection: Any, statement: Statement, happens: Any) -> None:
         self._connection, self._statement, self._happens = connection, statement, happens
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._connection, name)
 
-    async def execute(self, statement: str, *parameters: Any) -> Any:
-        if statement == self._statement:
+    async def run(self, statement: Statement, *parameters: Any) -> Any:
+        if statement is self._statement:
             self._happens()
-        return await self._connection.execute(statement, *parameters)
+        return await self._connection.run(statement, *parameters)
 
 
 def test_a_session_that_has_messages_again_is_not_purged_though_it_was_chosen(

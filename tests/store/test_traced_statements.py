@@ -1,6 +1,9 @@
 """Statements in traces: each call has those that are run for it, also where several share one."""
 
 import asyncio
+import importlib
+import pkgutil
+import re
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
@@ -9,8 +12,10 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+import palaver_server
 from palaver_server.call_context import Call, running_call
 from palaver_server.database.pool import Pool
+from palaver_server.database.statement import Statement, StatementTemplate
 from palaver_server.errors import NotFound
 from palaver_server.store.sessions import SessionStore
 from palaver_server.telemetry.spans import CallSpans, statement_trace
@@ -64,7 +69,7 @@ def test_a_statement_that_calls_share_is_in_each_of_their_traces(
     statements = [span for span in exporter.get_finished_spans() if span.kind.name == "CLIENT"]
     parents = [span.parent.span_id for span in statements if span.parent]
     assert sorted(parents) == sorted(call.span.get_span_context().span_id for call in calls)
-    assert {span.name for span in statements} == {"SessionStore._get_sessions"}
+    assert {span.name for span in statements} == {"sessions.get_many"}
 
 
 def test_what_runs_for_no_call_is_in_no_trace(
@@ -74,3 +79,20 @@ def test_what_runs_for_no_call_is_in_no_trace(
         run(SessionStore(traced_pool).get_session("s"))
 
     assert exporter.get_finished_spans() == ()
+
+
+def test_every_statement_has_a_plain_name() -> None:
+    names: set[str] = set()
+    for module in pkgutil.walk_packages(palaver_server.__path__, "palaver_server."):
+        if module.name.endswith("__main__"):
+            continue
+        loaded = importlib.import_module(module.name)
+        for holder in (loaded, *(each for each in vars(loaded).values() if isinstance(each, type))):
+            names |= {
+                value.name
+                for value in vars(holder).values()
+                if isinstance(value, Statement | StatementTemplate)
+            }
+
+    assert {"sessions.get", "memory.append", "search.match", "purge.messages"} <= names
+    assert [name for name in names if not re.fullmatch(r"[a-z_]+\.[a-z_]+", name)] == []

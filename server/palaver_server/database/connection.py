@@ -1,139 +1,120 @@
-"""Connections to the database, and how statements are run over them."""
+"""Connections to the database, and how they run statements."""
 
-import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from functools import lru_cache
 from itertools import count
-from typing import Any, NamedTuple, Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
-from psycopg import AsyncConnection, AsyncCursor
-from psycopg.adapt import PyFormat, Transformer
+from psycopg import AsyncConnection
+from psycopg.adapt import Transformer
 from psycopg.errors import error_from_result
 from psycopg.generators import execute
 from psycopg.pq import ExecStatus, Format
+from psycopg.pq.abc import PGresult
 from psycopg.types.numeric import Int8BinaryDumper, Int8BinaryLoader, Int8Dumper
+
+from palaver_server.database.statement import Statement
 
 Row: TypeAlias = tuple[Any, ...]
 
-# What is told of a statement while it runs.
-Trace: TypeAlias = Callable[[str], AbstractContextManager[None]]
+# Returns a context manager that wraps a statement while it runs.
+Trace: TypeAlias = Callable[[Statement], AbstractContextManager[None]]
 
 _UNTRACED: AbstractContextManager[None] = nullcontext()
 
 
-def untraced(_statement: str) -> AbstractContextManager[None]:
-    """Tells nobody of a statement."""
+def untraced(_statement: Statement) -> AbstractContextManager[None]:
+    """Trace nothing."""
     return _UNTRACED
 
 
 class Connection(AsyncConnection[Row]):
-    """A connection that runs statements with little work around each.
+    """A connection in autocommit mode that runs statements with little overhead.
 
-    `fetch` runs them by libpq itself, prepared at their first run, with psycopg's types. A
-    cursor would take the caller as long as the database does; what it can do beyond that,
-    statements of a service do not need. `execute` prepares nothing: psycopg would have the
-    server forget all that is prepared, at each rollback.
+    `fetch`, `fetch_one` and `run` call libpq directly and use psycopg's adapters only for values.
+    A cursor costs as much CPU time as the database does for a small read, mostly for features
+    that the server's statements do not use.
 
     Attributes:
-        trace: Is told of each statement.
+        trace: Wraps each statement while it runs.
     """
 
     trace: Trace = staticmethod(untraced)
 
     @classmethod
     async def connect(cls, *args: Any, **kwargs: Any) -> Self:
-        """Connects, as psycopg does, in autocommit mode."""
+        """Connect as psycopg does, in autocommit mode.
+
+        psycopg prepares nothing by itself: after each rollback it would deallocate all prepared
+        statements, also those of `fetch`.
+        """
         return await super().connect(*args, **kwargs, autocommit=True, prepare_threshold=None)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # Of one type, whatever its size: a statement would be prepared for each.
+        # One type for all integers: psycopg chooses it by size, and a statement is prepared once
+        # for each combination of types.
         for dumper in (Int8Dumper, Int8BinaryDumper):  # text, for arrays, and binary
             self.adapters.register_dumper(int, dumper)
         self.adapters.register_loader("timestamptz", Int8BinaryLoader)  # a PgTimestamp
         self._adapter = Transformer(self)
-        self._names: dict[tuple[str, tuple[int, ...]], bytes] = {}
+        self._statement_names: dict[tuple[Statement, tuple[int, ...]], bytes] = {}
         self._numbers = count()
 
     async def fetch(
-        self, statement: str, parameters: Mapping[str, Any] | None = None, *, prepare: bool = True
+        self, statement: Statement, parameters: Mapping[str, Any] | None = None
     ) -> list[Row]:
-        """Runs a statement, and gives its rows, their times as Moments.
-
-        Args:
-            statement: SQL, with parameters as `%(name)s`.
-            parameters: Their values.
-            prepare: Whether it is prepared, and its plan kept: to be declined where what
-                the statement says depends on what a caller asks for.
+        """Run a statement and return its rows, with timestamps as PgTimestamp.
 
         Raises:
-            Error: As psycopg does.
+            psycopg.Error: As psycopg's cursors do.
         """
-        query = _query(statement)
-        values = [parameters[name] for name in query.names] if parameters else []
-        with self.trace(statement):
-            async with self.lock:
-                dumped = self._adapter.dump_sequence(values, query.formats)
-                types, formats = self._adapter.types or (), self._adapter.formats
-                if prepare:
-                    name = self._names.get((statement, types))
-                    if name is None:
-                        name = await self._prepare(statement, query, types)
-                    self.pgconn.send_query_prepared(name, dumped, formats, Format.BINARY)
-                else:
-                    self.pgconn.send_query_params(query.text, dumped, types, formats, Format.BINARY)
-                return await self._rows()
+        result = await self._execute(statement, parameters)
+        self._adapter.set_pgresult(result)
+        return self._adapter.load_rows(0, result.ntuples, tuple)
 
     async def fetch_one(
-        self, statement: str, parameters: Mapping[str, Any] | None = None
+        self, statement: Statement, parameters: Mapping[str, Any] | None = None
     ) -> Row | None:
-        """Runs a statement, and gives its first row; None if it has none."""
+        """Run a statement and return its first row, or None if it has none."""
         rows = await self.fetch(statement, parameters)
         return rows[0] if rows else None
 
-    async def execute(self, query: Any, *args: Any, **kwargs: Any) -> AsyncCursor[Row]:
-        """Runs a statement for the number of rows that it changes, or one that is run seldom."""
-        with self.trace(str(query)):
-            return await super().execute(query, *args, **kwargs)
+    async def run(self, statement: Statement, parameters: Mapping[str, Any] | None = None) -> int:
+        """Run a statement and return the number of rows that it changed."""
+        result = await self._execute(statement, parameters)
+        return result.command_tuples or 0
 
-    async def _prepare(self, statement: str, query: "_Query", types: tuple[int, ...]) -> bytes:
-        # Never the same again: whether one was prepared that was cancelled amid it is not known.
+    async def _execute(
+        self, statement: Statement, parameters: Mapping[str, Any] | None
+    ) -> PGresult:
+        values = [parameters[name] for name in statement.parameters] if parameters else []
+        with self.trace(statement):
+            async with self.lock:
+                dumped = self._adapter.dump_sequence(values, statement.formats)
+                types, formats = self._adapter.types or (), self._adapter.formats
+                if statement.is_prepared:
+                    name = self._statement_names.get((statement, types))
+                    if name is None:
+                        name = await self._prepare(statement, types)
+                    self.pgconn.send_query_prepared(name, dumped, formats, Format.BINARY)
+                else:
+                    self.pgconn.send_query_params(
+                        statement.query, dumped, types, formats, Format.BINARY
+                    )
+                return self._checked(await self.wait(execute(self.pgconn)))
+
+    async def _prepare(self, statement: Statement, types: tuple[int, ...]) -> bytes:
+        # Never reuse a name: a cancelled PREPARE may or may not have taken effect.
         name = b"palaver_%d" % next(self._numbers)
-        self.pgconn.send_prepare(name, query.text, types)
-        await self._rows()
-        self._names[statement, types] = name
+        self.pgconn.send_prepare(name, statement.query, types)
+        self._checked(await self.wait(execute(self.pgconn)))
+        self._statement_names[statement, types] = name
         return name
 
-    async def _rows(self) -> list[Row]:
-        results = await self.wait(execute(self.pgconn))
+    def _checked(self, results: list[PGresult]) -> PGresult:
+        """Return the last result; raise the error of any that failed."""
         for result in results:
             if result.status not in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
                 raise error_from_result(result, self.info.encoding)
-        self._adapter.set_pgresult(results[-1])
-        return self._adapter.load_rows(0, results[-1].ntuples, tuple)
-
-
-class _Query(NamedTuple):
-    """A statement as PostgreSQL reads it, and what its parameters are."""
-
-    text: bytes
-    names: list[str]
-    formats: list[PyFormat]
-
-
-_PARAMETER = re.compile(r"%(?:%|\((\w+)\)([sbt]))")
-
-
-@lru_cache(1024)
-def _query(statement: str) -> _Query:
-    formats: dict[str, PyFormat] = {}
-
-    def numbered(match: re.Match[str]) -> str:
-        if match[0] == "%%":
-            return "%"
-        formats.setdefault(match[1], PyFormat(match[2]))
-        return f"${1 + list(formats).index(match[1])}"
-
-    text = _PARAMETER.sub(numbered, statement).encode()
-    return _Query(text, list(formats), list(formats.values()))
+        return results[-1]

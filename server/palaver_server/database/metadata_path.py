@@ -8,6 +8,7 @@ import psycopg
 
 from palaver_server.auth.principal import bound_user
 from palaver_server.database.connection import Connection
+from palaver_server.database.statement import Statement
 from palaver_server.errors import FieldViolation, InvalidRequest
 
 _FIELD = "filter.metadata"
@@ -15,13 +16,18 @@ _FIELD = "filter.metadata"
 _PATH_ERRORS = (psycopg.DataError, psycopg.ProgrammingError, psycopg.NotSupportedError)
 
 # Many a bad path shows only when it is applied, and there may be no row for it.
-_TRY_PATH = """
+_TRY_PATH = Statement(
+    "metadata_path.check",
+    """
     SELECT %(metadata)s::jsonpath::text, '{}'::jsonb @@ %(metadata)s::jsonpath
-"""
+""",
+)
 
 # The database compiles the regular expressions of a path as it reads it, which may take
 # minutes, whatever the path is to be applied to.
-_BOUND = "SELECT set_config('statement_timeout', '2s', true)"
+_BOUND = Statement(
+    "metadata_path.set_timeout", "SELECT set_config('statement_timeout', '2s', true)"
+)
 
 # In place of PostgreSQL's reason, which is that of the row that it comes by first, and depends
 # on the plan. A bound caller's answers must not: the plan depends on everybody's rows.

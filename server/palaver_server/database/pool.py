@@ -13,6 +13,7 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from palaver_server.database.connection import Connection, Trace, untraced
 from palaver_server.database.error_translation import translated_errors
+from palaver_server.database.statement import Statement
 from palaver_server.errors import DatabaseUnavailable, NoConnectionInTime
 
 # After a failed connection, the pool retries for this long, with pauses that grow to about half
@@ -144,13 +145,16 @@ class Pool:
     # A timeout of its own: the cost of a search depends on the request. No JIT: except for the
     # largest searches, compiling takes longer than running. Parallel workers only where all
     # messages are searched: in a smaller scope they make the planner prefer reading all sessions.
-    CONFIGURE_SEARCH = """
+    CONFIGURE_SEARCH = Statement(
+        "search.configure",
+        """
         SELECT set_config('statement_timeout', %(timeout)s, true),
             set_config('jit', 'off', true),
             set_config('max_parallel_workers_per_gather', CASE
                 WHEN %(everything)s THEN current_setting('max_parallel_workers_per_gather')
                 ELSE '0' END, true)
-    """
+    """,
+    )
 
     @asynccontextmanager
     async def searching(self, *, everything: bool) -> AsyncIterator[Connection]:
@@ -168,12 +172,15 @@ class Pool:
 
     # UTC: in other time zones, the ends of the years 1 and 9999 are out of range. A timeout for
     # idle transactions: a hanging server must not keep its locks.
-    CONFIGURE = """
+    CONFIGURE = Statement(
+        "connection.configure",
+        """
         SELECT set_config('TimeZone', 'UTC', false),
             set_config('default_text_search_config', %(language)s, false),
             set_config('statement_timeout', %(timeout)s, false),
             set_config('idle_in_transaction_session_timeout', %(timeout)s, false)
-    """
+    """,
+    )
 
     async def _configure(self, connection: Connection) -> None:
         parameters = {

@@ -14,6 +14,7 @@ from pgvector import HalfVector
 from palaver_server.database.backlog import MAX_COUNTED_ROWS, Backlog
 from palaver_server.database.connection import Connection, Row
 from palaver_server.database.pool import Pool
+from palaver_server.database.statement import Statement, StatementTemplate
 from palaver_server.embedding.models import VectorSpace
 
 
@@ -59,7 +60,9 @@ class EmbeddingBacklog:
     # SKIP LOCKED passes over entries that another server is embedding. If that server dies, its
     # locks end with its connection, and the entries are taken again. The text is NULL where
     # there is nothing to embed: the message is deleted, purged or blank, or has its vector.
-    TAKE = """
+    TAKE = StatementTemplate(
+        "embedding.take_batch",
+        """
         WITH taken AS (
             SELECT id, session_id, sequence FROM embedding_queue
             ORDER BY id
@@ -77,7 +80,8 @@ class EmbeddingBacklog:
                 USING (session_id, sequence)
             LEFT JOIN (SELECT * FROM embeddings WHERE model = {model}) e
                 USING (session_id, sequence)
-    """
+    """,
+    )
 
     @asynccontextmanager
     async def batch(self, limit: int) -> AsyncIterator["EmbeddingBatch"]:
@@ -87,14 +91,17 @@ class EmbeddingBacklog:
         """
         parameters = {"limit": limit, "max_characters": self._max_characters}
         async with self._pool.connection() as connection, connection.transaction():
-            take = self.TAKE.format(**self._space.names)
+            take = self.TAKE.fill(**self._space.names)
             rows = await connection.fetch(take, parameters)
             yield EmbeddingBatch(connection, self._space, rows)
 
-    BACKLOG = """
+    BACKLOG = Statement(
+        "embedding.measure",
+        """
         SELECT count(*), extract(epoch FROM statement_timestamp() - min(queued_at))::float8
         FROM (SELECT queued_at FROM embedding_queue ORDER BY id LIMIT %(limit)s) waiting
-    """
+    """,
+    )
 
     async def measure(self) -> Backlog:
         """Count the entries of the queue, up to 100,000."""
@@ -103,13 +110,18 @@ class EmbeddingBacklog:
             rows, age = counted or (0, None)
             return Backlog(rows, age or 0)
 
-    GET_BACKFILL_POSITION = """
+    GET_BACKFILL_POSITION = StatementTemplate(
+        "embedding.get_backfill",
+        """
         SELECT walk_session_id, walk_sequence FROM embedding_models
         WHERE id = {model} AND walk_session_id IS NOT NULL
         FOR UPDATE SKIP LOCKED
-    """
+    """,
+    )
 
-    BACKFILL = """
+    BACKFILL = StatementTemplate(
+        "embedding.backfill",
+        """
         WITH page AS (
             SELECT session_id, sequence, {text_hash} AS hash FROM messages m
             WHERE (session_id, sequence) > (%(session_id)s, %(sequence)s)
@@ -126,14 +138,18 @@ class EmbeddingBacklog:
         SELECT session_id, sequence, count(*) OVER () FROM page
         ORDER BY session_id DESC, sequence DESC
         LIMIT 1
-    """
+    """,
+    )
 
-    MOVE_BACKFILL = """
+    MOVE_BACKFILL = StatementTemplate(
+        "embedding.move_backfill",
+        """
         UPDATE embedding_models
         SET walk_session_id = %(session_id)s, walk_sequence = %(sequence)s,
             walk_count = walk_count + %(count)s
         WHERE id = {model}
-    """
+    """,
+    )
 
     async def backfill(self, limit: int) -> bool:
         """Queue those of the next `limit` messages that have no vector of their text.
@@ -143,37 +159,45 @@ class EmbeddingBacklog:
         """
         names = self._space.names
         async with self._pool.connection() as connection, connection.transaction():
-            position = await connection.fetch_one(self.GET_BACKFILL_POSITION.format(**names))
+            position = await connection.fetch_one(self.GET_BACKFILL_POSITION.fill(**names))
             if position is None:
                 return False
             parameters = {"session_id": position[0], "sequence": position[1], "limit": limit}
-            page = await connection.fetch_one(self.BACKFILL.format(**names), parameters)
+            page = await connection.fetch_one(self.BACKFILL.fill(**names), parameters)
             last = page or (None, 0, 0)  # a NULL position: the backfill is complete
             moved = dict(zip(("session_id", "sequence", "count"), last, strict=True))
-            await connection.fetch(self.MOVE_BACKFILL.format(**names), moved)
+            await connection.fetch(self.MOVE_BACKFILL.fill(**names), moved)
             return True
 
     # A running backfill is not restarted: it scans the rest, and its own start was complete.
-    START_BACKFILL = """
+    START_BACKFILL = StatementTemplate(
+        "embedding.start_backfill",
+        """
         UPDATE embedding_models SET walk_session_id = '', walk_sequence = 0, walk_count = 0
         WHERE id = {model} AND walk_session_id IS NULL
-    """
+    """,
+    )
 
-    COUNT_MESSAGES = "SELECT count(*) FROM messages WHERE deleted_at IS NULL"
+    COUNT_MESSAGES = Statement(
+        "embedding.count_messages", "SELECT count(*) FROM messages WHERE deleted_at IS NULL"
+    )
 
     async def start_backfill(self) -> int:
         """Start a backfill unless one is running; return how many messages there are."""
         async with self._pool.connection() as connection, connection.transaction():
-            await connection.fetch(self.START_BACKFILL.format(**self._space.names))
+            await connection.fetch(self.START_BACKFILL.fill(**self._space.names))
             row = await connection.fetch_one(self.COUNT_MESSAGES)
             return int(row[0]) if row else 0
 
-    BACKFILL_PROGRESS = """
+    BACKFILL_PROGRESS = StatementTemplate(
+        "embedding.backfill_progress",
+        """
         SELECT walk_count, walk_session_id IS NULL,
             (SELECT coalesce(max(id), 0) FROM embedding_queue),
             (SELECT count(*) FROM embedding_queue WHERE id <= %(last_id)s)
         FROM embedding_models WHERE id = {model}
-    """
+    """,
+    )
 
     async def backfill_progress(self, last_id: int | None) -> BackfillProgress:
         """Return how far the backfill is.
@@ -183,27 +207,35 @@ class EmbeddingBacklog:
         """
         parameters = {"last_id": 2**63 - 1 if last_id is None else last_id}
         async with self._pool.connection() as connection:
-            statement = self.BACKFILL_PROGRESS.format(**self._space.names)
+            statement = self.BACKFILL_PROGRESS.fill(**self._space.names)
             row = await connection.fetch_one(statement, parameters)
             return BackfillProgress._make(row or (0, True, 0, 0))
 
-    GET_OTHER_MODELS = "SELECT id FROM embedding_models WHERE id <> {model}"
-    DELETE_VECTORS = "DELETE FROM embeddings WHERE model <> {model}"
-    DROP_INDEX = "DROP INDEX IF EXISTS embeddings_nearest_{model}"
-    DELETE_MODEL = "DELETE FROM embedding_models WHERE id = {model}"
+    GET_OTHER_MODELS = StatementTemplate(
+        "embedding.get_other_models", "SELECT id FROM embedding_models WHERE id <> {model}"
+    )
+    DELETE_VECTORS = StatementTemplate(
+        "embedding.delete_vectors", "DELETE FROM embeddings WHERE model <> {model}"
+    )
+    DROP_INDEX = StatementTemplate(
+        "embedding.drop_index", "DROP INDEX IF EXISTS embeddings_nearest_{model}"
+    )
+    DELETE_MODEL = StatementTemplate(
+        "embedding.delete_model", "DELETE FROM embedding_models WHERE id = {model}"
+    )
 
     async def delete_other_models(self) -> None:
         """Delete all other models with their vectors."""
         async with self._pool.connection() as connection, connection.transaction():
             names = self._space.names
-            rows = await connection.fetch(self.GET_OTHER_MODELS.format(**names))
+            rows = await connection.fetch(self.GET_OTHER_MODELS.fill(**names))
             others = [model_id for (model_id,) in rows]
             if not others:
                 return
-            await connection.execute(self.DELETE_VECTORS.format(**names))
+            await connection.run(self.DELETE_VECTORS.fill(is_prepared=False, **names))
             for model_id in others:
-                await connection.execute(self.DROP_INDEX.format(model=model_id))
-                await connection.execute(self.DELETE_MODEL.format(model=model_id))
+                await connection.run(self.DROP_INDEX.fill(is_prepared=False, model=model_id))
+                await connection.run(self.DELETE_MODEL.fill(is_prepared=False, model=model_id))
 
 
 class EmbeddingBatch:
@@ -226,7 +258,9 @@ class EmbeddingBatch:
     # FOR SHARE keeps each message unchanged until its vector is committed. Otherwise the vector
     # of an old text could replace the one of a new text that another server stored meanwhile.
     # SKIP LOCKED passes over messages that are being written: their entries stay in the queue.
-    STORE = """
+    STORE = StatementTemplate(
+        "embedding.store",
+        """
         WITH input AS (
             SELECT * FROM unnest(
                 %(session_ids)s::text[], %(sequences)s::bigint[], %(text_hashes)s::bigint[],
@@ -245,12 +279,17 @@ class EmbeddingBatch:
             text_hash = excluded.text_hash,
             embedding = excluded.embedding
         RETURNING session_id, sequence
-    """
+    """,
+    )
 
-    DELETE_ENTRIES = "DELETE FROM embedding_queue WHERE id = ANY(%(ids)s)"
+    DELETE_ENTRIES = Statement(
+        "embedding.delete_entries", "DELETE FROM embedding_queue WHERE id = ANY(%(ids)s)"
+    )
 
     # To the end of the queue, so that the next batch starts with other messages.
-    DEFER_ENTRIES = "UPDATE embedding_queue SET id = DEFAULT WHERE id = ANY(%(ids)s)"
+    DEFER_ENTRIES = Statement(
+        "embedding.defer_entries", "UPDATE embedding_queue SET id = DEFAULT WHERE id = ANY(%(ids)s)"
+    )
 
     async def finish(self, vectors: Sequence[Sequence[float] | None]) -> int:
         """Store the vectors of the messages, and delete their entries from the queue.
@@ -282,11 +321,11 @@ class EmbeddingBatch:
             "vectors": [HalfVector(list(vector)) for _, vector in embedded],
         }
         self._space.register(self._connection)
-        statement = self.STORE.format(**self._space.names)
+        statement = self.STORE.fill(**self._space.names)
         rows = await self._connection.fetch(statement, parameters)
         return {(session_id, sequence) for session_id, sequence in rows}
 
-    async def _run_for_entries(self, statement: str, keys: set[tuple[str, int]]) -> None:
+    async def _run_for_entries(self, statement: Statement, keys: set[tuple[str, int]]) -> None:
         ids = [entry_id for key in keys for entry_id in self._entry_ids[key]]
         if ids:
             await self._connection.fetch(statement, {"ids": ids})

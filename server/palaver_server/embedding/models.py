@@ -9,6 +9,7 @@ from psycopg.types import TypeInfo
 
 from palaver_server.database.connection import Connection, Row
 from palaver_server.database.pool import Pool
+from palaver_server.database.statement import Statement, StatementTemplate
 from palaver_server.errors import VectorsUnusable
 
 _LOGGER = logging.getLogger(__name__)
@@ -57,33 +58,50 @@ class VectorSpace(NamedTuple):
         }
 
 
-_GET_PGVECTOR = """
+_GET_PGVECTOR = Statement(
+    "embedding.get_pgvector",
+    """
     SELECT extversion, quote_ident(nspname), t.oid, t.typarray
     FROM pg_extension JOIN pg_namespace n ON n.oid = extnamespace
         LEFT JOIN pg_type t ON t.typnamespace = n.oid AND typname = 'halfvec'
     WHERE extname = 'vector'
-"""
+""",
+)
 
-_CREATE_PGVECTOR = "CREATE EXTENSION IF NOT EXISTS vector"
+_CREATE_PGVECTOR = Statement(
+    "embedding.create_pgvector", "CREATE EXTENSION IF NOT EXISTS vector", is_prepared=False
+)
 
 # Servers that start at the same time on one schema wait for each other.
-_LOCK = """
+_LOCK = Statement(
+    "embedding.lock_schema",
+    """
     SELECT pg_advisory_xact_lock(hashtextextended('palaver embeddings ' || current_schema(), 0))
-"""
+""",
+    is_prepared=False,
+)
 
-_GET_MODEL = """
+_GET_MODEL = Statement(
+    "embedding.get_model",
+    """
     SELECT id FROM embedding_models WHERE name = %(name)s AND dimensions = %(dimensions)s
-"""
+""",
+)
 
-_ADD_MODEL = """
+_ADD_MODEL = Statement(
+    "embedding.add_model",
+    """
     INSERT INTO embedding_models (name, dimensions) VALUES (%(name)s, %(dimensions)s)
     RETURNING id
-"""
+""",
+)
 
 # `text_hash` is the hash of the text that the vector was made from: for any other text of the
 # message, the vector does not count. ON DELETE CASCADE: the purge deletes vectors with their
 # messages. halfvec stores 2 bytes per number, half of vector, and ranks the same.
-_CREATE_TABLE = """
+_CREATE_TABLE = StatementTemplate(
+    "embedding.create_table",
+    """
     CREATE TABLE IF NOT EXISTS embeddings (
         session_id   text COLLATE "C" NOT NULL,
         sequence     bigint NOT NULL,
@@ -94,17 +112,21 @@ _CREATE_TABLE = """
         FOREIGN KEY (session_id, sequence) REFERENCES messages (session_id, sequence)
             ON DELETE CASCADE ON UPDATE CASCADE
     )
-"""
+""",
+)
 
 # For searches over all messages. `m` and `ef_construction` are half of pgvector's defaults:
 # inserting into this index is more than half of the cost of a message, and a larger
 # `hnsw.ef_search` restores the recall.
-_CREATE_INDEX = """
+_CREATE_INDEX = StatementTemplate(
+    "embedding.create_index",
+    """
     CREATE INDEX IF NOT EXISTS embeddings_nearest_{model} ON embeddings
         USING hnsw (({indexed}) {inner_product})
         WITH (m = 8, ef_construction = 32)
         WHERE model = {model}
-"""
+""",
+)
 
 
 async def prepare_model(pool: Pool, name: str, dimensions: int) -> VectorSpace:
@@ -122,7 +144,7 @@ async def prepare_model(pool: Pool, name: str, dimensions: int) -> VectorSpace:
             return _space(found[0], dimensions, pgvector)
         try:
             async with connection.transaction():
-                await connection.execute(_LOCK)
+                await connection.run(_LOCK)
                 return await _create(connection, parameters)
         except errors.InsufficientPrivilege as error:
             raise VectorsUnusable(
@@ -136,11 +158,11 @@ async def _create(connection: Connection, parameters: dict[str, Any]) -> VectorS
         await _create_pgvector(connection)
     pgvector = await connection.fetch_one(_GET_PGVECTOR) or ()
     space = _space(0, parameters["dimensions"], pgvector)
-    await connection.execute(_CREATE_TABLE.format(**space.names))
+    await connection.run(_CREATE_TABLE.fill(is_prepared=False, **space.names))
     found = await connection.fetch_one(_GET_MODEL, parameters)
     (model_id,) = found or await connection.fetch_one(_ADD_MODEL, parameters) or ()
     space = space._replace(model_id=model_id)
-    await connection.execute(_CREATE_INDEX.format(**space.names))
+    await connection.run(_CREATE_INDEX.fill(is_prepared=False, **space.names))
     _LOGGER.info("created the vectors of model %(name)s, %(dimensions)s dimensions", parameters)
     return space
 
@@ -148,7 +170,7 @@ async def _create(connection: Connection, parameters: dict[str, Any]) -> VectorS
 async def _create_pgvector(connection: Connection) -> None:
     try:
         async with connection.transaction():
-            await connection.execute(_CREATE_PGVECTOR)
+            await connection.run(_CREATE_PGVECTOR)
     except (errors.FeatureNotSupported, errors.UndefinedFile) as error:
         raise VectorsUnusable(
             "the PostgreSQL server has no pgvector: install it there (https://github.com/pgvector/"

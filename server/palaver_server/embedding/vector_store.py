@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from palaver_server.auth.principal import bound_user
 from palaver_server.database.metadata_path import checked_path
 from palaver_server.database.pool import Pool
+from palaver_server.database.statement import Statement, StatementTemplate
 from palaver_server.embedding.models import VectorSpace
 from palaver_server.store.message_filter import EVERY_MESSAGE, EVERYTHING, MessageFilter, Scope
 from palaver_server.store.messages import KEYS, Key, key_parameters
@@ -28,13 +29,16 @@ class EmbeddingStore:
     # Deleted is never found: a message counts if it is live in this very statement's
     # snapshot. And a vector counts if it was made from the text that the message has
     # there. That is asked of the few rows that are left: contents may be large.
-    NEAREST = """
+    NEAREST = StatementTemplate(
+        "vectors.nearest",
+        """
         WITH nearest AS MATERIALIZED ({nearest})
         SELECT session_id, sequence, -distance
         FROM nearest JOIN messages m USING (session_id, sequence)
         WHERE text_hash = {text_hash}
         ORDER BY distance, session_id, sequence DESC
-    """
+    """,
+    )
 
     # By the index, which goes on until so many pass.
     AMONG_ALL = """
@@ -57,10 +61,13 @@ class EmbeddingStore:
     """
 
     # A filter may pass few of the nearest: the scan then goes on, for a while.
-    SET_UP_SCAN = """
+    SET_UP_SCAN = Statement(
+        "vectors.configure_scan",
+        """
         SELECT set_config('hnsw.iterative_scan', 'strict_order', true),
             set_config('hnsw.ef_search', '100', true)
-    """
+    """,
+    )
 
     async def nearest(
         self,
@@ -82,28 +89,31 @@ class EmbeddingStore:
         nearest = self.AMONG_ALL if scope.is_everything else self.IN_SCOPE
         condition = filter.sql(f"e.model = {self._space.model_id} AND {scope.sql.condition}")
         names = {**self._space.names, "source": scope.sql.source, "condition": condition}
-        statement = self.NEAREST.format(nearest=nearest.format(**names), **names)
+        # A generic plan is bad for most scopes and filters.
+        statement = self.NEAREST.fill(is_prepared=False, nearest=nearest.format(**names), **names)
         parameters = {**filter.given, **scope.parameters, "vector": str(list(vector))}
         async with (
             self._pool.searching(everything=scope.is_everything) as connection,
             checked_path(connection, filter.metadata),
         ):
             await connection.fetch(self.SET_UP_SCAN)
-            # Planned anew for each scope and filter: one plan for all would be none for most.
-            rows = await connection.fetch(statement, {**parameters, "limit": limit}, prepare=False)
+            rows = await connection.fetch(statement, {**parameters, "limit": limit})
             return {Key(*row[:2]): row[2] for row in rows}
 
-    GET_SIMILARITIES = f"""
+    GET_SIMILARITIES = StatementTemplate(
+        "vectors.get_similarities",
+        f"""
         SELECT session_id, sequence, -(embedding {{distance}} %(vector)s::{{halfvec}}) AS similarity
         FROM {KEYS} JOIN messages m USING (session_id, sequence)
             JOIN embeddings e USING (session_id, sequence)
         WHERE {VISIBLE_MESSAGE} AND e.model = {{model}} AND text_hash = {{text_hash}}
         ORDER BY similarity DESC
-    """
+    """,
+    )
 
     async def get_similarities(self, vector: Sequence[float], keys: Sequence[Key]) -> Similarities:
         """Tells how near those of the messages are that are live and have their vector."""
-        statement = self.GET_SIMILARITIES.format(**self._space.names)
+        statement = self.GET_SIMILARITIES.fill(**self._space.names)
         parameters = {
             "vector": str(list(vector)), "bound_user": bound_user(), **key_parameters(keys)
         }  # fmt: skip

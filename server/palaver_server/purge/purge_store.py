@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from palaver_server.database.backlog import Backlog
 from palaver_server.database.connection import Connection
 from palaver_server.database.pool import Pool
+from palaver_server.database.statement import DISABLE_TIMEOUT, Statement
 from palaver_server.database.timestamps import as_datetime
 
 # Longer ages would give a cutoff before the year 1, which a Python datetime cannot hold.
@@ -25,14 +26,18 @@ class PurgeStore:
     # One purger at a time among all servers of a schema. An advisory lock of the database
     # session: it spans the transactions of a purge, and ends with the connection if the server
     # dies.
-    TAKE_TURN = (
-        "SELECT pg_try_advisory_lock(hashtextextended('palaver purge ' || current_schema(), 0))"
+    TAKE_TURN = Statement(
+        "purge.take_turn",
+        "SELECT pg_try_advisory_lock(hashtextextended('palaver purge ' || current_schema(), 0))",
     )
-    END_TURN = (
-        "SELECT pg_advisory_unlock(hashtextextended('palaver purge ' || current_schema(), 0))"
+    END_TURN = Statement(
+        "purge.end_turn",
+        "SELECT pg_advisory_unlock(hashtextextended('palaver purge ' || current_schema(), 0))",
     )
 
-    CUTOFF = "SELECT statement_timestamp() - %(older_than)s::interval"
+    CUTOFF = Statement(
+        "purge.get_cutoff", "SELECT statement_timestamp() - %(older_than)s::interval"
+    )
 
     async def cutoff(self, older_than: timedelta) -> datetime:
         """Return the time before which rows must have been deleted, by the database's clock."""
@@ -43,15 +48,18 @@ class PurgeStore:
         return as_datetime(cutoff)
 
     # Reads only the rows that it counts: an index on `deleted_at` finds them.
-    BACKLOG = " UNION ALL ".join(
-        f"""
+    BACKLOG = Statement(
+        "purge.backlog",
+        " UNION ALL ".join(
+            f"""
         SELECT '{table}', count(*), extract(epoch FROM %(before)s - min(deleted_at))::float8
         FROM (
             SELECT deleted_at FROM {table} WHERE deleted_at <= %(before)s
             ORDER BY deleted_at LIMIT %(limit)s
         ) waiting
         """
-        for table in ("messages", "sessions", "users")
+            for table in ("messages", "sessions", "users")
+        ),
     )
 
     async def backlog(self, before: datetime, *, limit: int) -> dict[str, Backlog]:
@@ -92,11 +100,14 @@ class PurgeTurn:
             "users": self.purge_users,
         }
 
-    MEASURE = """
+    MEASURE = Statement(
+        "purge.measure",
+        """
         SELECT (SELECT count(*) FROM messages WHERE deleted_at <= %(before)s),
             (SELECT count(*) FROM sessions WHERE deleted_at <= %(before)s),
             (SELECT count(*) FROM users WHERE deleted_at <= %(before)s)
-    """
+    """,
+    )
 
     async def measure(self, before: datetime) -> dict[str, int]:
         """Count the rows of each kind that were deleted at `before` or earlier.
@@ -104,14 +115,16 @@ class PurgeTurn:
         The count has no timeout: with one, a purge of too many rows could never start.
         """
         async with self._connection.transaction():
-            await self._connection.execute("SET LOCAL statement_timeout = 0")
+            await self._connection.run(DISABLE_TIMEOUT)
             counts = await self._connection.fetch_one(self.MEASURE, {"before": before})
             return dict(zip(self.batches, counts or (), strict=True))
 
     # SKIP LOCKED passes over messages that are being restored. A message that was restored
     # before this statement locked it is no longer deleted, and PostgreSQL drops it when it
     # checks the condition again on the locked row.
-    PURGE_MESSAGES = """
+    PURGE_MESSAGES = Statement(
+        "purge.messages",
+        """
         DELETE FROM messages WHERE (session_id, sequence) IN (
             SELECT session_id, sequence FROM messages
             WHERE deleted_at <= %(before)s
@@ -119,31 +132,40 @@ class PurgeTurn:
             LIMIT %(limit)s
             FOR UPDATE SKIP LOCKED
         )
-    """
+    """,
+        is_prepared=False,
+    )
 
     async def purge_messages(self, before: datetime, *, limit: int) -> int:
         """Remove at most `limit` messages deleted at `before` or earlier; return how many."""
         parameters = {"before": before, "limit": limit}
-        return (await self._connection.execute(self.PURGE_MESSAGES, parameters)).rowcount
+        return await self._connection.run(self.PURGE_MESSAGES, parameters)
 
-    CHOOSE_SESSIONS = """
+    CHOOSE_SESSIONS = Statement(
+        "purge.choose_sessions",
+        """
         SELECT session_id FROM sessions s
         WHERE deleted_at <= %(before)s
             AND NOT EXISTS (SELECT FROM messages m WHERE m.session_id = s.session_id)
         ORDER BY deleted_at
         LIMIT %(limit)s
         FOR UPDATE SKIP LOCKED
-    """
+    """,
+    )
 
     # Looks for messages again, with a snapshot that is taken after the sessions were locked: a
     # session may have been restored and deleted again after CHOOSE_SESSIONS took its snapshot.
     # A session must not be removed before its messages: if it were created again, its sequences
     # would start at 1, among theirs.
-    PURGE_SESSIONS = """
+    PURGE_SESSIONS = Statement(
+        "purge.sessions",
+        """
         DELETE FROM sessions s
         WHERE session_id = ANY(%(session_ids)s)
             AND NOT EXISTS (SELECT FROM messages m WHERE m.session_id = s.session_id)
-    """
+    """,
+        is_prepared=False,
+    )
 
     async def purge_sessions(self, before: datetime, *, limit: int) -> int:
         """Remove at most `limit` sessions deleted at `before` or earlier; return how many.
@@ -154,14 +176,13 @@ class PurgeTurn:
             parameters = {"before": before, "limit": limit}
             rows = await self._connection.fetch(self.CHOOSE_SESSIONS, parameters)
             session_ids = [row[0] for row in rows]
-            cursor = await self._connection.execute(
-                self.PURGE_SESSIONS, {"session_ids": session_ids}
-            )
-            return cursor.rowcount
+            return await self._connection.run(self.PURGE_SESSIONS, {"session_ids": session_ids})
 
     # SKIP LOCKED passes over users that are being created again. Deleted sessions of the user
     # may remain: they are not restorable, and no foreign key needs the user.
-    PURGE_USERS = """
+    PURGE_USERS = Statement(
+        "purge.users",
+        """
         DELETE FROM users WHERE user_id IN (
             SELECT user_id FROM users
             WHERE deleted_at <= %(before)s
@@ -169,9 +190,11 @@ class PurgeTurn:
             LIMIT %(limit)s
             FOR UPDATE SKIP LOCKED
         )
-    """
+    """,
+        is_prepared=False,
+    )
 
     async def purge_users(self, before: datetime, *, limit: int) -> int:
         """Remove at most `limit` users deleted at `before` or earlier; return how many."""
         parameters = {"before": before, "limit": limit}
-        return (await self._connection.execute(self.PURGE_USERS, parameters)).rowcount
+        return await self._connection.run(self.PURGE_USERS, parameters)

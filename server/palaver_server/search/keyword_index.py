@@ -11,6 +11,7 @@ from psycopg import Error, errors
 
 from palaver_server.database.connection import Connection
 from palaver_server.database.pool import Pool
+from palaver_server.database.statement import Statement
 from palaver_server.errors import DatabaseUnusable
 from palaver_server.store.messages import Key
 
@@ -18,14 +19,24 @@ _LOGGER = logging.getLogger(__name__)
 
 _FIRST_KEY = Key("", 0)  # before the key of every message
 
-_LANGUAGES = "SELECT string_agg(cfgname, ', ' ORDER BY cfgname) FROM pg_ts_config"
+_LANGUAGES = Statement(
+    "search_index.list_languages",
+    "SELECT string_agg(cfgname, ', ' ORDER BY cfgname) FROM pg_ts_config",
+)
 
-_GET_LANGUAGE = """
+_GET_LANGUAGE = Statement(
+    "search_index.get_language",
+    """
     SELECT language, language::regconfig = %(language)s::regconfig, EXISTS (SELECT FROM messages)
     FROM search_index
-"""
+""",
+)
 
-_SET_LANGUAGE = "UPDATE search_index SET language = %(language)s"
+_SET_LANGUAGE = Statement(
+    "search_index.set_language",
+    "UPDATE search_index SET language = %(language)s",
+    is_prepared=False,
+)
 
 
 async def check_language(database_url: str, language: str) -> None:
@@ -46,7 +57,7 @@ async def check_language(database_url: str, language: str) -> None:
                 ) from None
             indexed, is_same, has_messages = row or ()
             if not is_same and not has_messages:
-                await connection.execute(_SET_LANGUAGE, {"language": language})
+                await connection.run(_SET_LANGUAGE, {"language": language})
             elif not is_same:
                 _LOGGER.warning(
                     "the search language is %s, but messages are indexed in %s, so keyword search"
@@ -75,7 +86,9 @@ class KeywordIndex:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    COUNT_MESSAGES = "SELECT count(*) FROM messages WHERE deleted_at IS NULL"
+    COUNT_MESSAGES = Statement(
+        "reindex.count_messages", "SELECT count(*) FROM messages WHERE deleted_at IS NULL"
+    )
 
     async def count_messages(self) -> int:
         """Count the live messages."""
@@ -84,7 +97,9 @@ class KeywordIndex:
             return int(row[0]) if row else 0
 
     # SKIP LOCKED passes over messages that are being written: the write computes their words.
-    REINDEX = """
+    REINDEX = Statement(
+        "reindex.update_words",
+        """
         WITH page AS MATERIALIZED (
             SELECT session_id, sequence FROM messages
             WHERE (session_id, sequence) > (%(session_id)s, %(sequence)s)
@@ -103,7 +118,8 @@ class KeywordIndex:
         SELECT count(*) OVER (), session_id, sequence FROM page
         ORDER BY session_id DESC, sequence DESC
         LIMIT 1
-    """
+    """,
+    )
 
     async def reindex(self, *, limit: int, after: Key = _FIRST_KEY) -> ReindexedPage | None:
         """Compute the words of the next page of messages, in the language of the pool.
@@ -116,11 +132,15 @@ class KeywordIndex:
             row = await connection.fetch_one(self.REINDEX, parameters)
             return ReindexedPage(row[0], Key(*row[1:])) if row else None
 
-    SET_LANGUAGE = """
+    SET_LANGUAGE = Statement(
+        "reindex.set_language",
+        """
         UPDATE search_index SET language = current_setting('default_text_search_config')
-    """
+    """,
+        is_prepared=False,
+    )
 
     async def set_language(self) -> None:
         """Record that all messages are indexed in the language of the pool."""
         async with self._pool.connection() as connection:
-            await connection.execute(self.SET_LANGUAGE)
+            await connection.run(self.SET_LANGUAGE)

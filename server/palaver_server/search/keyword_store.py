@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from palaver_server.database.metadata_path import checked_path
 from palaver_server.database.pool import Pool
+from palaver_server.database.statement import Statement, StatementTemplate
 from palaver_server.errors import NotFound
 from palaver_server.search.search_text import SearchText
 from palaver_server.store.message_filter import EVERY_MESSAGE, EVERYTHING, MessageFilter, Scope
@@ -46,7 +47,9 @@ class WordStore:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    READ_TEXT = f"""
+    READ_TEXT = Statement(
+        "search.read_text",
+        f"""
         SELECT %(session_id)s::text IS NULL OR EXISTS (
                 SELECT FROM sessions s
                 WHERE session_id = %(session_id)s AND deleted_at IS NULL AND {OWNED}
@@ -64,7 +67,8 @@ class WordStore:
                 ORDER BY number
             ) AS phrases
         ) parts
-    """
+    """,
+    )
 
     async def read_text(self, text: str, *, scope: Scope = EVERYTHING) -> WordQuery:
         """Reads a text in the language of the connection.
@@ -92,7 +96,9 @@ class WordStore:
     #
     # A word weighs as much as it is rare in the scope (BM25's inverse document frequency).
     # How many messages have it, in their content or as their role, is told by `matched`.
-    MATCH = """
+    MATCH = StatementTemplate(
+        "search.match",
+        """
         WITH terms AS MATERIALIZED (
             SELECT term, number
             FROM unnest(%(terms)s::text[]::tsquery[]) WITH ORDINALITY AS terms (term, number)
@@ -163,7 +169,8 @@ class WordStore:
         HAVING bool_or(is_found)
         ORDER BY score DESC, session_id, sequence DESC
         LIMIT %(limit)s
-    """
+    """,
+    )
 
     WEIGHT = """
         ln(1 + (total.messages - said.messages + 0.5) / (said.messages + 0.5))
@@ -188,7 +195,8 @@ class WordStore:
         matches = "m.words @@ %(match)s::tsquery"
         if not scope.is_everything:
             matches = f"({matches}) IS TRUE"
-        statement = self.MATCH.format(
+        statement = self.MATCH.fill(
+            is_prepared=False,  # a generic plan is bad for most queries
             source=scope.sql.source,
             condition=filter.sql(scope.sql.condition, matches),
             passes=filter.sql("m.deleted_at IS NULL"),
@@ -200,8 +208,7 @@ class WordStore:
             self._pool.searching(everything=scope.is_everything) as connection,
             checked_path(connection, filter.metadata),
         ):
-            # Planned anew for each query: one plan for all would be none for most.
-            rows = await connection.fetch(statement, parameters, prepare=False)
+            rows = await connection.fetch(statement, parameters)
             return [Hit(Key(*row[:2]), row[2]) for row in rows]
 
 

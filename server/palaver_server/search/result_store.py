@@ -7,6 +7,7 @@ from palaver_server.auth.principal import bound_user
 from palaver_server.database.metadata_path import checked_path
 from palaver_server.database.paging import MAX_PAGE_BYTES
 from palaver_server.database.pool import Pool
+from palaver_server.database.statement import Statement, StatementTemplate
 from palaver_server.store.message_filter import EVERY_MESSAGE, EVERYTHING, MessageFilter, Scope
 from palaver_server.store.messages import COLUMNS, KEYS, SIZE, Key, MessageRow, key_parameters
 from palaver_server.store.ownership import VISIBLE_MESSAGE
@@ -37,17 +38,22 @@ class FoundStore:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    NEWEST = """
+    NEWEST = StatementTemplate(
+        "search.newest",
+        """
         SELECT m.session_id, m.sequence FROM {source}
         WHERE {condition}
         ORDER BY m.created_at DESC, m.session_id, m.sequence DESC
         LIMIT %(limit)s
-    """
+    """,
+    )
 
     # For a bound caller: the path is evaluated on all messages of the scope. Whether it fails must
     # not depend on the plan, which depends on everybody's messages: one that reads the newest
     # first would stop at the limit.
-    NEWEST_OF_ALL = """
+    NEWEST_OF_ALL = StatementTemplate(
+        "search.newest",
+        """
         WITH passing AS MATERIALIZED (
             SELECT m.created_at, m.session_id, m.sequence FROM {source}
             WHERE {condition}
@@ -55,7 +61,8 @@ class FoundStore:
         SELECT session_id, sequence FROM passing
         ORDER BY created_at DESC, session_id, sequence DESC
         LIMIT %(limit)s
-    """
+    """,
+    )
 
     async def newest(
         self, *, limit: int, scope: Scope = EVERYTHING, filter: MessageFilter = EVERY_MESSAGE
@@ -67,22 +74,25 @@ class FoundStore:
             DeadlineExceeded: The search takes longer than it may.
         """
         newest = self.NEWEST if bound_user() is None else self.NEWEST_OF_ALL
-        statement = newest.format(
-            source=scope.sql.source, condition=filter.sql(scope.sql.condition)
+        statement = newest.fill(
+            is_prepared=False, source=scope.sql.source, condition=filter.sql(scope.sql.condition)
         )
         parameters = {**scope.parameters, **filter.given, "limit": limit}
         async with (
             self._pool.searching(everything=scope.is_everything) as connection,
             checked_path(connection, filter.metadata),
         ):
-            rows = await connection.fetch(statement, parameters, prepare=False)
+            rows = await connection.fetch(statement, parameters)
             return [Key._make(row) for row in rows]
 
-    GET_WORDS = f"""
+    GET_WORDS = Statement(
+        "search.get_words",
+        f"""
         SELECT session_id, sequence, tsvector_to_array(words)
         FROM {KEYS} JOIN messages m USING (session_id, sequence)
         WHERE {VISIBLE_MESSAGE}
-    """
+    """,
+    )
 
     async def get_words(self, keys: Sequence[Key]) -> dict[Key, frozenset[str]]:
         """Gets the different words of those of the messages that are live."""
@@ -92,7 +102,9 @@ class FoundStore:
             return {Key(*row[:2]): frozenset(row[2]) for row in rows}
 
     # ts_headline looks for words as the index has them: in the content as it was indexed.
-    GET_MESSAGES = f"""
+    GET_MESSAGES = Statement(
+        "search.get_messages",
+        f"""
         SELECT session_id, ts_headline(
                 search_spaced(left(content, 65536)), %(query)s::tsquery,
                 'HighlightAll = true, StartSel = {WORD_START}, StopSel = {WORD_END}'
@@ -105,7 +117,8 @@ class FoundStore:
         ) m
         WHERE place = 1 OR size <= {MAX_PAGE_BYTES}
         ORDER BY number
-    """
+    """,
+    )
 
     async def get_messages(self, keys: Sequence[Key], *, query: str) -> list[FoundMessage]:
         """Gets those of the messages that are live, in the order of the keys.

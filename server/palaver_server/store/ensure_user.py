@@ -8,10 +8,13 @@ session that is not forgotten is found by its user_id, live or deleted, and wait
 """
 
 from palaver_server.database.connection import Connection
+from palaver_server.database.statement import Statement
 
 # A lock that those who name the same user share: only a delete excludes it. One that is
 # not there is created, or starts anew, and its row is locked by that.
-HOLD_USER = """
+HOLD_USER = Statement(
+    "users.ensure",
+    """
     WITH known AS (
         SELECT FROM users WHERE user_id = %(user_id)s AND deleted_at IS NULL
         FOR KEY SHARE
@@ -29,7 +32,8 @@ HOLD_USER = """
         updated_at = greatest(excluded.updated_at, u.deleted_at),
         deleted_at = NULL
     WHERE u.deleted_at IS NOT NULL
-"""
+""",
+)
 
 
 async def hold_user(connection: Connection, user_id: str) -> None:

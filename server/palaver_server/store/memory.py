@@ -13,6 +13,7 @@ from palaver_server.database.batching import Batcher
 from palaver_server.database.connection import Connection, Row
 from palaver_server.database.paging import MAX_PAGE_BYTES, Page
 from palaver_server.database.pool import Pool
+from palaver_server.database.statement import Statement, StatementTemplate
 from palaver_server.database.timestamps import PgTimestamp
 from palaver_server.errors import NotFound, StaleLastSequence
 from palaver_server.store.embedding_queue import NO_QUEUE, EmbeddingQueue
@@ -76,12 +77,12 @@ class MemoryStore:
         self._pool = pool
         self._queue = queue
         self._add_memory = {
-            flags: self.ADD_MEMORY.format(
+            flags: self.ADD_MEMORY.fill(
                 enqueue=queue.enqueue_written, locked=flags[0], may_create=flags[1]
             )
             for flags in product((False, True), repeat=2)
         }
-        self._append_all = self.APPEND.format(enqueue=queue.enqueue_written)
+        self._append_all = self.APPEND.fill(enqueue=queue.enqueue_written)
         self._appends = Batcher(self._append, max_size=_MOST_APPENDS_AT_ONCE)
         self._reads = Batcher(self._get, max_size=_MOST_READS_AT_ONCE)
 
@@ -95,7 +96,9 @@ class MemoryStore:
     # is not there gives no rows if the statement may not create it. Both flags are part of the
     # statement: as parameters they would have PostgreSQL plan it anew each time, which takes
     # it as long as to run it.
-    ADD_MEMORY = f"""
+    ADD_MEMORY = StatementTemplate(
+        "memory.add",
+        f"""
         WITH input AS (
             SELECT * FROM unnest(
                 %(message_ids)b::text[], %(roles)b::text[], %(contents)b::text[],
@@ -155,14 +158,18 @@ class MemoryStore:
             coalesce(written.created_at, numbered.kept_created_at)
         FROM session CROSS JOIN numbered LEFT JOIN written USING (message_id)
         ORDER BY position
-    """
+    """,
+    )
 
     # In any state: what is deleted or forgotten is to be known before it is written to.
-    LOCK_SESSION = f"""
+    LOCK_SESSION = Statement(
+        "memory.lock_session",
+        f"""
         SELECT last_sequence, deleted_at, forgotten, {OWNED} FROM sessions s
         WHERE session_id = %(session_id)s
         FOR NO KEY UPDATE
-    """
+    """,
+    )
 
     async def add_memory(
         self,
@@ -259,7 +266,9 @@ class MemoryStore:
 
     # Of live sessions alone, and only of those that nobody has locked: one that is would
     # keep the others waiting, and their sessions locked meanwhile. In the order of their ids.
-    APPEND = f"""
+    APPEND = StatementTemplate(
+        "memory.append",
+        f"""
         WITH input AS (
             SELECT *, row_number() OVER (PARTITION BY session_id ORDER BY position) AS number
             FROM unnest(
@@ -292,7 +301,8 @@ class MemoryStore:
         ){{enqueue}}
         SELECT session_id, message_id, sequence, created_at FROM written
         ORDER BY session_id, sequence
-    """
+    """,
+    )
 
     async def _append(
         self, appends: Sequence[tuple[str, Sequence[NewMessage]]]
@@ -323,7 +333,9 @@ class MemoryStore:
     # A message of unknown token count is taken as a quarter of its characters; the sum
     # is in quarters, so that fractions count. The newest message is always joined, so
     # that no row means no session, and NULLs an empty one; `fits` says if it counts.
-    GET_MEMORY = f"""
+    GET_MEMORY = Statement(
+        "memory.get",
+        f"""
         SELECT s.session_id,
             CASE WHEN coalesce(number, 1) = 1 THEN s.metadata::text END,
             fits, has_more, {COLUMNS}
@@ -347,7 +359,8 @@ class MemoryStore:
         ) m ON number = 1 OR fits AND number <= %(last_n)s AND total_size <= {MAX_PAGE_BYTES}
         WHERE s.session_id = ANY(%(session_ids)s) AND s.deleted_at IS NULL AND {OWNED}
         ORDER BY s.session_id, m.sequence DESC
-    """
+    """,
+    )
 
     async def get_memory(self, session_id: str, *, last_n: int, max_tokens: int) -> MemoryRow:
         """Gets the newest `last_n` messages that fit `max_tokens` together (0: no budget).

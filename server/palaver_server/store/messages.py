@@ -14,6 +14,7 @@ from palaver_server.auth.principal import bound_user
 from palaver_server.database.connection import Connection
 from palaver_server.database.paging import MAX_PAGE_BYTES, KeyRange, Page
 from palaver_server.database.pool import Pool
+from palaver_server.database.statement import Statement, StatementTemplate
 from palaver_server.database.timestamps import PgTimestamp
 from palaver_server.errors import FieldViolation, InvalidRequest, NotFound
 from palaver_server.store.embedding_queue import NO_QUEUE, EmbeddingQueue
@@ -107,10 +108,12 @@ class MessageStore:
     def __init__(self, pool: Pool, queue: EmbeddingQueue = NO_QUEUE) -> None:
         self._pool = pool
         self._queue = queue
-        self._update_message = self.UPDATE_MESSAGE.format(enqueue=queue.enqueue_one)
+        self._update_message = self.UPDATE_MESSAGE.fill(enqueue=queue.enqueue_one)
 
     # Joined to the session, so that no row means no session, and NULLs an empty page.
-    LIST_MESSAGES = f"""
+    LIST_MESSAGES = StatementTemplate(
+        "messages.list",
+        f"""
         SELECT has_more, {COLUMNS}
         FROM sessions s LEFT JOIN (
             SELECT *,
@@ -129,13 +132,14 @@ class MessageStore:
         ) m ON number = 1 OR number <= %(limit)s AND total_size <= {MAX_PAGE_BYTES}
         WHERE s.session_id = %(session_id)s AND s.deleted_at IS NULL AND {OWNED}
         ORDER BY m.sequence {{direction}}
-    """
+    """,
+    )
 
     async def list_messages(
         self, session_id: str, key_range: KeyRange, *, limit: int
     ) -> Page[MessageRow]:
         """Lists messages by sequence."""
-        statement = self.LIST_MESSAGES.format(direction=key_range.direction)
+        statement = self.LIST_MESSAGES.fill(direction=key_range.direction)
         parameters = {
             "session_id": session_id,
             "limit": limit,
@@ -150,13 +154,16 @@ class MessageStore:
         is_empty = rows[0][0] is None
         return Page.of(MessageRow, [] if is_empty else rows)
 
-    GET_MESSAGE = f"""
+    GET_MESSAGE = Statement(
+        "messages.get",
+        f"""
         SELECT {COLUMNS}
         FROM sessions s LEFT JOIN messages m
             ON m.session_id = %(session_id)s AND m.message_id = %(message_id)s
             AND m.deleted_at IS NULL
         WHERE s.session_id = %(session_id)s AND s.deleted_at IS NULL AND {OWNED}
-    """
+    """,
+    )
 
     async def get_message(self, session_id: str, message_id: str) -> MessageRow:
         """Gets a message.
@@ -167,7 +174,9 @@ class MessageStore:
         async with self._pool.connection() as connection:
             return await self._get_message(connection, session_id, message_id)
 
-    UPDATE_MESSAGE = f"""
+    UPDATE_MESSAGE = StatementTemplate(
+        "messages.update",
+        f"""
         WITH touched AS (
             UPDATE sessions SET updated_at = statement_timestamp()
             WHERE session_id = %(session_id)s
@@ -178,7 +187,8 @@ class MessageStore:
             updated_at = statement_timestamp()
         WHERE m.session_id = %(session_id)s AND m.message_id = %(message_id)s
         RETURNING {COLUMNS}
-    """
+    """,
+    )
 
     async def update_message(
         self, session_id: str, message_id: str, change: Callable[[MessageRow], MessageRow]
@@ -197,23 +207,31 @@ class MessageStore:
             updated = await connection.fetch_one(self._update_message, parameters)
             return MessageRow._make(updated or ())
 
-    CHOOSE_MESSAGES = f"""
+    CHOOSE_MESSAGES = Statement(
+        "messages.choose",
+        f"""
         WITH named AS MATERIALIZED (
             SELECT {LIVE_BY_ID} AS m
             FROM (SELECT DISTINCT unnest(%(message_ids)s::text[]) AS message_id) ids
         )
         SELECT (m).sequence, octet_length((m).content) + octet_length((m).metadata::text)
         FROM named WHERE (m).sequence IS NOT NULL
-    """
+    """,
+    )
 
-    CHOOSE_NEWEST_MESSAGES = """
+    CHOOSE_NEWEST_MESSAGES = Statement(
+        "messages.choose_newest",
+        """
         SELECT sequence, octet_length(content) + octet_length(metadata::text) FROM messages
         WHERE session_id = %(session_id)s AND deleted_at IS NULL
         ORDER BY sequence DESC
         LIMIT %(last_n)s
-    """
+    """,
+    )
 
-    DELETE_MESSAGES = f"""
+    DELETE_MESSAGES = Statement(
+        "messages.delete",
+        f"""
         WITH touched AS (
             UPDATE sessions SET updated_at = statement_timestamp()
             WHERE session_id = %(session_id)s
@@ -221,7 +239,8 @@ class MessageStore:
         UPDATE messages m SET deleted_at = statement_timestamp()
         WHERE m.session_id = %(session_id)s AND m.sequence = ANY(%(sequences)s)
         RETURNING {COLUMNS}
-    """
+    """,
+    )
 
     async def delete_messages(
         self,
@@ -271,11 +290,14 @@ class MessageStore:
             raise NotFound("Message", message_id)
         return MessageRow._make(row)
 
-    LOCK_SESSION = f"""
+    LOCK_SESSION = Statement(
+        "messages.lock_session",
+        f"""
         SELECT FROM sessions s
         WHERE session_id = %(session_id)s AND deleted_at IS NULL AND {OWNED}
         FOR NO KEY UPDATE
-    """
+    """,
+    )
 
     @asynccontextmanager
     async def _locked_session(self, session_id: str) -> AsyncIterator[Connection]:

@@ -11,6 +11,7 @@ from palaver_server.database.connection import Row
 from palaver_server.database.metadata_path import checked_path
 from palaver_server.database.paging import KeyRange, Page, last_position, listing
 from palaver_server.database.pool import Pool
+from palaver_server.database.statement import Statement, StatementTemplate
 from palaver_server.database.timestamps import PgTimestamp
 from palaver_server.errors import AlreadyExists, NotFound
 from palaver_server.store.ensure_user import hold_user
@@ -84,7 +85,9 @@ class SessionStore:
 
     # A conflict with a live session updates nothing and so returns no row; nor does one with
     # a session that is not the caller's, deleted though it may be.
-    ADD_SESSION = f"""
+    ADD_SESSION = Statement(
+        "sessions.add",
+        f"""
         INSERT INTO sessions AS s (session_id, user_id, metadata, created_at, updated_at)
         VALUES (
             %(session_id)s, %(user_id)s, %(metadata)s::jsonb,
@@ -100,7 +103,8 @@ class SessionStore:
             forgotten = false
         WHERE s.deleted_at IS NOT NULL AND {OWNED}
         RETURNING {COLUMNS}
-    """
+    """,
+    )
 
     async def add_session(
         self, session_id: str, *, user_id: str | None, metadata: str
@@ -127,10 +131,13 @@ class SessionStore:
                 raise AlreadyExists("Session", session_id)
             return SessionRow._make(row)
 
-    GET_SESSION = f"""
+    GET_SESSION = Statement(
+        "sessions.get",
+        f"""
         SELECT {COLUMNS} FROM sessions s
         WHERE session_id = %(session_id)s AND deleted_at IS NULL AND {OWNED}
-    """
+    """,
+    )
 
     async def get_session(self, session_id: str) -> SessionRow:
         """Gets a live session.
@@ -140,10 +147,13 @@ class SessionStore:
         """
         return _found(session_id, await self._reads.submit(session_id))
 
-    GET_SESSIONS = f"""
+    GET_SESSIONS = Statement(
+        "sessions.get_many",
+        f"""
         SELECT {COLUMNS} FROM sessions s
         WHERE session_id = ANY(%(session_ids)s) AND deleted_at IS NULL AND {OWNED}
-    """
+    """,
+    )
 
     async def _get_sessions(self, session_ids: Sequence[str]) -> list[Row | None]:
         async with self._pool.connection() as connection:
@@ -155,15 +165,18 @@ class SessionStore:
         return [found.get(session_id) for session_id in session_ids]
 
     # The row lock is for concurrent merges: each reads what the one before it wrote.
-    LOCK_SESSION = GET_SESSION + " FOR NO KEY UPDATE"
+    LOCK_SESSION = Statement("sessions.lock", GET_SESSION.sql + " FOR NO KEY UPDATE")
 
-    UPDATE_SESSION = f"""
+    UPDATE_SESSION = Statement(
+        "sessions.update",
+        f"""
         UPDATE sessions
         SET user_id = %(user_id)s, metadata = %(metadata)s::jsonb,
             updated_at = statement_timestamp()
         WHERE session_id = %(session_id)s
         RETURNING {COLUMNS}
-    """
+    """,
+    )
 
     async def update_session(
         self,
@@ -192,7 +205,9 @@ class SessionStore:
     # A statement after the one that takes the lock, and so are its time and what it
     # sees: the delete comes after what it waited for, and takes the messages added
     # meanwhile with it.
-    DELETE_SESSION = """
+    DELETE_SESSION = Statement(
+        "sessions.delete",
+        """
         WITH deleted AS (
             UPDATE sessions SET deleted_at = statement_timestamp()
             WHERE session_id = %(session_id)s
@@ -202,7 +217,8 @@ class SessionStore:
             RETURNING sequence
         )
         SELECT statement_timestamp(), count(*) FROM deleted_messages
-    """
+    """,
+    )
 
     async def delete_session(self, session_id: str) -> DeletedSession:
         """Soft-deletes a session and all its messages, at one instant.
@@ -216,21 +232,24 @@ class SessionStore:
             deleted = await connection.fetch_one(self.DELETE_SESSION, parameters)
             return DeletedSession._make(deleted or ())
 
-    LIST_SESSIONS = listing("sessions", COLUMNS, size=SIZE)
+    LIST_SESSIONS = StatementTemplate("sessions.list", listing("sessions", COLUMNS, size=SIZE))
 
     # For a bound caller's path: sort first, and evaluate the path up to the end of the page. A plan
     # that evaluates it before it sorts would fail on sessions beyond the page, and which plan
     # PostgreSQL chooses depends on everybody's sessions. LIMIT, of all, keeps the path out of the
     # subquery, and lets the planner prefer an index in this order, of which the page needs a part.
-    LIST_SESSIONS_IN_ORDER = listing(
-        """(
+    LIST_SESSIONS_IN_ORDER = StatementTemplate(
+        "sessions.list",
+        listing(
+            """(
             SELECT * FROM sessions s
             WHERE id > %(after)s AND id < %(before)s AND {visible}
             ORDER BY id {direction}
             LIMIT 9223372036854775807
         )""",
-        COLUMNS,
-        size=SIZE,
+            COLUMNS,
+            size=SIZE,
+        ),
     )
 
     async def list_sessions(
@@ -247,22 +266,25 @@ class SessionStore:
         visible = " AND ".join(["deleted_at IS NULL", *comparisons])
         if filter.metadata is None or bound_user() is None:
             paths = [] if filter.metadata is None else [PATH]
-            statement, condition = self.LIST_SESSIONS, narrowed(visible, *paths)
+            template, condition = self.LIST_SESSIONS, narrowed(visible, *paths)
         else:
-            statement, condition = self.LIST_SESSIONS_IN_ORDER, guarded(visible, PATH)
-        statement = statement.format(
-            visible=visible, condition=condition, direction=key_range.direction
+            template, condition = self.LIST_SESSIONS_IN_ORDER, guarded(visible, PATH)
+        # A generic plan is bad for most filters.
+        statement = template.fill(
+            is_prepared=not given,
+            visible=visible,
+            condition=condition,
+            direction=key_range.direction,
         )
         parameters = {"limit": limit, "after": key_range.after, "before": key_range.before, **given}
         async with (
             self._pool.connection() as connection,
             checked_path(connection, filter.metadata),
         ):
-            # Planned anew for each filter: one plan for all values would be none for most.
-            rows = await connection.fetch(statement, parameters, prepare=not given)
+            rows = await connection.fetch(statement, parameters)
             return Page.of(SessionRow, rows)
 
-    LAST_ID = last_position("sessions")
+    LAST_ID = Statement("sessions.last_id", last_position("sessions"))
 
     async def last_id(self) -> int:
         """Gets the last listing position in use, 0 if there is none."""

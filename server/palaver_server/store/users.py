@@ -7,6 +7,7 @@ from palaver_server.auth.principal import bound_user
 from palaver_server.database.connection import Row
 from palaver_server.database.paging import KeyRange, Page, last_position, listing
 from palaver_server.database.pool import Pool
+from palaver_server.database.statement import DISABLE_TIMEOUT, Statement, StatementTemplate
 from palaver_server.database.timestamps import PgTimestamp, as_datetime
 from palaver_server.errors import AlreadyExists, NotFound
 from palaver_server.store.ownership import OWNED
@@ -59,7 +60,9 @@ class UserStore:
         self._pool = pool
 
     # A conflict with a live user that is filled in updates nothing and so returns no row.
-    ADD_USER = f"""
+    ADD_USER = Statement(
+        "users.add",
+        f"""
         INSERT INTO users AS u (user_id, filled_in, email, first_name, last_name, metadata)
         VALUES (
             %(user_id)s, true, %(email)s, %(first_name)s, %(last_name)s, %(metadata)s::jsonb
@@ -77,7 +80,8 @@ class UserStore:
             deleted_at = NULL
         WHERE u.deleted_at IS NOT NULL OR NOT u.filled_in
         RETURNING {COLUMNS}
-    """
+    """,
+    )
 
     async def add_user(
         self, user_id: str, *, email: str, first_name: str, last_name: str, metadata: str
@@ -100,10 +104,13 @@ class UserStore:
             raise AlreadyExists("User", user_id)
         return UserRow._make(row)
 
-    GET_USER = f"""
+    GET_USER = Statement(
+        "users.get",
+        f"""
         SELECT {COLUMNS} FROM users
         WHERE user_id = %(user_id)s AND deleted_at IS NULL
-    """
+    """,
+    )
 
     async def get_user(self, user_id: str) -> UserRow:
         """Gets a live user.
@@ -116,16 +123,19 @@ class UserStore:
             return _found(user_id, row)
 
     # The row lock is for concurrent merges: each reads what the one before it wrote.
-    LOCK_USER = GET_USER + " FOR NO KEY UPDATE"
+    LOCK_USER = Statement("users.lock", GET_USER.sql + " FOR NO KEY UPDATE")
 
-    UPDATE_USER = f"""
+    UPDATE_USER = Statement(
+        "users.update",
+        f"""
         UPDATE users
         SET filled_in = true, email = %(email)s, first_name = %(first_name)s,
             last_name = %(last_name)s, metadata = %(metadata)s::jsonb,
             updated_at = statement_timestamp()
         WHERE user_id = %(user_id)s
         RETURNING {COLUMNS}
-    """
+    """,
+    )
 
     async def update_user(self, user_id: str, change: Callable[[UserRow], UserRow]) -> UserRow:
         """Replaces a user's email, names and metadata by what `change` makes; fills it in.
@@ -143,7 +153,7 @@ class UserStore:
             return _found(user_id, updated)
 
     # Excludes those who hold the user to give it a session.
-    LOCK_USER_ALONE = GET_USER + " FOR UPDATE"
+    LOCK_USER_ALONE = Statement("users.lock_for_delete", GET_USER.sql + " FOR UPDATE")
 
     # Also the sessions that are deleted already: they must not come back with this user.
     OF_USER = """
@@ -153,32 +163,45 @@ class UserStore:
 
     # The count is of what is there once the locks are taken, not of what was there when
     # the statement began.
-    LOCK_SESSIONS = f"""
+    LOCK_SESSIONS = Statement(
+        "users.lock_sessions",
+        f"""
         SELECT count(*) FILTER (WHERE deleted_at IS NULL) FROM (
             SELECT deleted_at FROM sessions WHERE {OF_USER}
             ORDER BY session_id
             FOR NO KEY UPDATE
         ) locked
-    """
+    """,
+    )
 
     # The instant of all: after whatever the locks had to wait for.
-    DELETE_USER = """
+    DELETE_USER = Statement(
+        "users.delete",
+        """
         UPDATE users SET deleted_at = statement_timestamp()
         WHERE user_id = %(user_id)s
         RETURNING deleted_at
-    """
+    """,
+    )
 
-    DELETE_MESSAGES = """
+    DELETE_MESSAGES = Statement(
+        "users.delete_messages",
+        """
         UPDATE messages SET deleted_at = %(deleted_at)s
         WHERE deleted_at IS NULL AND session_id IN (
             SELECT session_id FROM sessions WHERE user_id = %(user_id)s AND deleted_at IS NULL
         )
-    """
+    """,
+        is_prepared=False,
+    )
 
-    FORGET_SESSIONS = f"""
+    FORGET_SESSIONS = Statement(
+        "users.delete_sessions",
+        f"""
         UPDATE sessions SET deleted_at = coalesce(deleted_at, %(deleted_at)s), forgotten = true
         WHERE {OF_USER}
-    """
+    """,
+    )
 
     async def delete_user(self, user_id: str) -> DeletedUser:
         """Soft-deletes a user, all its sessions and all their messages, at one instant.
@@ -191,21 +214,23 @@ class UserStore:
         """
         parameters: dict[str, Any] = {"user_id": user_id}
         async with self._pool.connection() as connection, connection.transaction():
-            await connection.execute("SET LOCAL statement_timeout = 0")
+            await connection.run(DISABLE_TIMEOUT)
             _found(user_id, await connection.fetch_one(self.LOCK_USER_ALONE, parameters))
             (sessions_deleted,) = await connection.fetch_one(self.LOCK_SESSIONS, parameters) or ()
             (deleted_at,) = await connection.fetch_one(self.DELETE_USER, parameters) or ()
             parameters["deleted_at"] = as_datetime(deleted_at)
-            messages_deleted = (await connection.execute(self.DELETE_MESSAGES, parameters)).rowcount
+            messages_deleted = await connection.run(self.DELETE_MESSAGES, parameters)
             await connection.fetch(self.FORGET_SESSIONS, parameters)
         return DeletedUser(deleted_at, sessions_deleted, messages_deleted)
 
-    LIST_USERS = listing("users", COLUMNS, size=SIZE)
+    LIST_USERS = StatementTemplate("users.list", listing("users", COLUMNS, size=SIZE))
 
     async def list_users(self, key_range: KeyRange, *, limit: int) -> Page[UserRow]:
         """Lists live users by listing position."""
         user = bound_user()
-        statement = self.LIST_USERS.format(
+        statement = self.LIST_USERS.fill(
+            # A generic plan would read all users for a bound caller, who sees one.
+            is_prepared=user is None,
             condition=f"deleted_at IS NULL AND {OWNED}" if user else "deleted_at IS NULL",
             direction=key_range.direction,
         )
@@ -213,11 +238,10 @@ class UserStore:
             "limit": limit, "after": key_range.after, "before": key_range.before, "bound_user": user
         }  # fmt: skip
         async with self._pool.connection() as connection:
-            # Planned for the one user whom a bound caller sees: one plan for all would read all.
-            rows = await connection.fetch(statement, parameters, prepare=user is None)
+            rows = await connection.fetch(statement, parameters)
             return Page.of(UserRow, rows)
 
-    LAST_ID = last_position("users")
+    LAST_ID = Statement("users.last_id", last_position("users"))
 
     async def last_id(self) -> int:
         """Gets the last listing position in use, 0 if there is none."""

@@ -1,6 +1,5 @@
 """The spans of calls and of their SQL statements, with names and statuses, never contents."""
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -10,10 +9,7 @@ from psycopg import Error
 
 from palaver_server.call_context import FAULTS, Call, Metadata, calls_served
 from palaver_server.database.connection import Trace
-
-# Statements run in methods of the stores, which name their spans; by way of a connection.
-_STORES = tuple(f"palaver_server.{name}." for name in ("store", "search", "embedding", "purge"))
-_CONNECTION = "palaver_server.database.connection"
+from palaver_server.database.statement import Statement
 
 _NANOSECONDS = 1_000_000_000
 
@@ -56,7 +52,7 @@ def statement_trace(tracer: Tracer) -> Trace:
     """Makes what makes a span of each statement while it runs, in each call it serves."""
 
     @contextmanager
-    def trace_statement(statement: str) -> Iterator[None]:
+    def trace_statement(statement: Statement) -> Iterator[None]:
         spans = [
             _statement_span(tracer, call, statement)
             for call in calls_served()
@@ -77,20 +73,8 @@ def statement_trace(tracer: Tracer) -> Trace:
     return trace_statement
 
 
-def _statement_span(tracer: Tracer, call: Call, statement: str) -> Span:
+def _statement_span(tracer: Tracer, call: Call, statement: Statement) -> Span:
     # Without its parameters the statement tells nothing of what is stored.
-    attributes = {"db.system.name": "postgresql", "db.query.text": statement}
+    attributes = {"db.system.name": "postgresql", "db.query.text": statement.sql}
     within = trace.set_span_in_context(call.span)
-    return tracer.start_span(_store_method(), within, SpanKind.CLIENT, attributes)
-
-
-def _store_method() -> str:
-    """Names the method of a store that runs the statement, such as `SessionStore.get_session`."""
-    frame = sys._getframe(1)  # noqa: SLF001 - as `logging` finds its caller
-    while frame.f_back and not _is_of_store(frame.f_globals.get("__name__", "")):
-        frame = frame.f_back
-    return frame.f_code.co_qualname
-
-
-def _is_of_store(module: str) -> bool:
-    return module.startswith(_STORES) and module != _CONNECTION
+    return tracer.start_span(statement.name, within, SpanKind.CLIENT, attributes)
