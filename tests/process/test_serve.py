@@ -19,6 +19,7 @@ def test_two_runs_say_where_they_are_and_share_the_data_of_their_user(
 
         palaver.prints(rf"embedded PostgreSQL.*{data_dir}\n")
         palaver.prints(rf"next: grpcurl -plaintext {client.address} list\n")
+        palaver.prints(r"next: \S*python\S* -m palaver_server --help\n")
         client.add("s", f"from run {run}")
         assert client.sessions.GetSession(GetSessionRequest(session_id="s")).last_sequence == run
 

@@ -29,6 +29,7 @@ from palaver_server.interceptors.micro_batching import MicroBatching
 from palaver_server.interceptors.running_calls import RunningCalls
 from palaver_server.interceptors.stream_send_timeout import StreamSendTimeout
 from palaver_server.process.memory_trim import trim_memory
+from palaver_server.process.running_command import running_command
 from palaver_server.purge.purge_store import PurgeStore
 from palaver_server.purge.purger import Purger
 from palaver_server.search.keyword_index import check_language
@@ -59,14 +60,23 @@ async def serve(settings: Settings, database_url: str) -> None:
             # Full collections skip frozen objects: the start's are many and never become garbage.
             gc.freeze()
             _LOGGER.info("listening on %s", address)
-            if settings.reflection and not (settings.tls_key or is_unix(address)):
-                _LOGGER.info("next: grpcurl -plaintext %s list", address)
+            _log_next_steps(settings, address)
             await stopping.wait()
-            _LOGGER.info("shutting down")
+            _LOGGER.info(
+                "shutting down: callers have %g s to leave, then running calls %g s to finish",
+                settings.shutdown_drain_seconds,
+                settings.shutdown_grace_seconds,
+            )
     except asyncio.CancelledError:
         if not stopping.is_set():
             raise
     _LOGGER.info("stopped")
+
+
+def _log_next_steps(settings: Settings, address: str) -> None:
+    if settings.reflection and not (settings.tls_key or is_unix(address)):
+        _LOGGER.info("next: grpcurl -plaintext %s list", address)
+    _LOGGER.info("next: %s --help", running_command())
 
 
 @asynccontextmanager
