@@ -15,16 +15,12 @@ import uvloop
 from bench.database import LANGUAGE
 from bench.empty_server import serve
 from bench.floors import ADD_MEMORY
-from palaver.v1.memory_service_pb2 import AddMemoryRequest, AddMemoryResponse
-from palaver.v1.session_pb2 import Session
+from palaver.v1.memory_service_pb2 import AddMemoryRequest
 from palaver.v1.session_service_pb2 import GetSessionRequest
 from palaver_server.database.connection import Connection
-from palaver_server.services.encoding.conversion import (
-    added_memory,
-    json_from_object,
-    object_from_struct,
-    session_message,
-)
+from palaver_server.services.encoding.added_memory import added_memory_response
+from palaver_server.services.encoding.metadata import json_from_object, object_from_struct
+from palaver_server.services.encoding.sessions import session_response
 from palaver_server.store.memory import AddedMemory, AddedMessage
 from palaver_server.store.sessions import SessionRow, SessionStore
 from palaver_server.store.uuid7 import uuid7
@@ -33,7 +29,7 @@ from palaver_server.store.uuid7 import uuid7
 class _BareMethods(grpc.GenericRpcHandler):
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        # Without serializers: the conversions give responses encoded.
+        # Without serializers: responses are encoded already.
         self._handlers = {
             "/palaver.v1.SessionService/GetSession": grpc.unary_unary_rpc_method_handler(
                 self._get_session, GetSessionRequest.FromString
@@ -47,12 +43,12 @@ class _BareMethods(grpc.GenericRpcHandler):
         """Gives the handler of a call."""
         return self._handlers.get(handler_call_details.method)
 
-    async def _get_session(self, request: GetSessionRequest, _context: object) -> Session:
+    async def _get_session(self, request: GetSessionRequest, _context: object) -> bytes:
         parameters = {"session_id": request.session_id, "bound_user": None}
         row = await self._connection.fetch_one(SessionStore.GET_SESSION, parameters)
-        return session_message(SessionRow._make(row or ()))
+        return session_response(SessionRow._make(row or ())).data
 
-    async def _add_memory(self, request: AddMemoryRequest, _context: object) -> AddMemoryResponse:
+    async def _add_memory(self, request: AddMemoryRequest, _context: object) -> bytes:
         (message,) = request.messages
         metadata = json_from_object(object_from_struct(message.metadata, max_levels=9))
         parameters = {
@@ -61,7 +57,7 @@ class _BareMethods(grpc.GenericRpcHandler):
             "token_counts": [message.token_count], "metadatas": [metadata], "created_ats": [None],
         }  # fmt: skip
         created, *added = await self._connection.fetch_one(ADD_MEMORY, parameters) or ()
-        return added_memory(AddedMemory(created, False, [AddedMessage._make(added)]))  # noqa: FBT003
+        return added_memory_response(AddedMemory(created, False, [AddedMessage._make(added)])).data  # noqa: FBT003
 
 
 async def main(port: int, database_url: str) -> None:

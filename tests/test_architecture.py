@@ -2,9 +2,18 @@
 
 import ast
 import importlib
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
-from palaver_server.bootstrap.services import SERVICES
+from google.protobuf.message_factory import GetMessageClass
+
+from palaver_server.bootstrap.services import DESCRIPTORS, SERVICES
+from palaver_server.services.admin_service import AdminService
+from palaver_server.services.encoding.encoded import Encoded
+from palaver_server.services.memory_service import MemoryService
+from palaver_server.services.session_service import SessionService
+from palaver_server.services.user_service import UserService
 from tests.support.processes import ROOT
 
 
@@ -64,3 +73,23 @@ def test_every_service_of_the_contract_is_registered() -> None:
     }
     assert set(SERVICES) == in_the_contract
     assert len(SERVICES) == len(in_the_contract)
+
+
+SERVICERS = {
+    servicer.__name__: servicer
+    for servicer in (SessionService, MemoryService, UserService, AdminService)
+}
+
+
+def test_handlers_take_and_return_the_types_of_the_contract() -> None:
+    for service in DESCRIPTORS:
+        for method in service.methods:
+            annotations = getattr(SERVICERS[service.name], method.name).__annotations__
+            response: Any = GetMessageClass(method.output_type)
+            allowed = (
+                (AsyncIterator[response], AsyncIterator[Encoded[response]])
+                if method.server_streaming
+                else (response, Encoded[response])
+            )
+            assert annotations["request"] is GetMessageClass(method.input_type), method.full_name
+            assert annotations["return"] in allowed, method.full_name

@@ -13,15 +13,14 @@ from hypothesis import strategies as st
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.session_pb2 import Session
 from palaver_server.database.timestamps import EPOCH, PgTimestamp, as_datetime
-from palaver_server.services.encoding.conversion import (
-    datetime_from_timestamp,
+from palaver_server.services.encoding.messages import encode_message
+from palaver_server.services.encoding.metadata import (
     json_from_object,
-    message_message,
     object_from_struct,
-    session_message,
     struct_from_json,
-    timestamp_message,
 )
+from palaver_server.services.encoding.sessions import encode_session
+from palaver_server.services.encoding.timestamps import datetime_from_timestamp, timestamp_message
 from palaver_server.store.messages import MessageRow
 from palaver_server.store.sessions import SessionRow
 from tests.support.client import struct
@@ -118,7 +117,7 @@ def test_a_value_of_no_kind_is_refused() -> None:
     empty = Struct()
     empty.fields["a"].SetInParent()
 
-    with pytest.raises(ValueError, match="no kind"):
+    with pytest.raises(ValueError, match="without a kind"):
         object_from_struct(empty, max_levels=32)
 
 
@@ -147,16 +146,10 @@ def test_a_timestamp_outside_the_years_1_to_9999_overflows(seconds: int) -> None
         datetime_from_timestamp(Timestamp(seconds=seconds))
 
 
-def sent(response: object) -> bytes:
-    """What is already as it is to be sent."""
-    assert isinstance(response, bytes)
-    return response
-
-
 def test_a_session_is_converted_whole() -> None:
     row = SessionRow("s", 7, "u", '{"plan": "pro"}', 3, AT_NOON, A_SECOND_LATER)
 
-    message = Session.FromString(sent(session_message(row)))
+    message = Session.FromString(encode_session(row))
 
     assert (message.session_id, message.id, message.user_id) == ("s", 7, "u")
     assert (message.metadata, message.last_sequence) == (struct(plan="pro"), 3)
@@ -167,7 +160,7 @@ def test_a_session_is_converted_whole() -> None:
 def test_a_session_without_user_and_metadata_has_empty_ones() -> None:
     row = SessionRow("s", 7, None, "{}", 0, AT_NOON, AT_NOON)
 
-    message = Session.FromString(sent(session_message(row)))
+    message = Session.FromString(encode_session(row))
 
     assert message.user_id == ""
     assert message.HasField("metadata")
@@ -177,7 +170,7 @@ def test_a_session_without_user_and_metadata_has_empty_ones() -> None:
 def test_a_message_is_converted_whole() -> None:
     row = MessageRow("m", 4, "user", "hello", 5, '{"a": 1}', AT_NOON, A_SECOND_LATER)
 
-    message = Message.FromString(sent(message_message(row)))
+    message = Message.FromString(encode_message(row))
 
     assert (message.message_id, message.sequence, message.role) == ("m", 4, "user")
     assert (message.content, message.token_count) == ("hello", 5)

@@ -1,7 +1,7 @@
-"""Decodes the requests of health and reflection, as the chain decodes those of our methods.
+"""Decoding of requests for health and reflection, which bypass the chain of interceptors.
 
-gRPC would take bytes that are no message for a bug of the server: `UNKNOWN`, and a traceback
-in the log, for whoever reaches the port.
+gRPC itself treats bytes that are no message as a bug of the server: it answers UNKNOWN and logs
+a traceback, for anyone who can reach the port.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -9,48 +9,45 @@ from contextlib import aclosing
 from typing import Any
 
 import grpc
+from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 
 from palaver_server.errors import InvalidRequest
-from palaver_server.interceptors.chain import Context, Handler, decoded
+from palaver_server.interceptors.chain import Context, GrpcHandler, Handler, request_decoder
 from palaver_server.interceptors.error_mapping import abort
 
 
-def decoding(method: str, handler: Handler) -> Handler:
-    """Wraps the handler of a method: requests that are no messages end with `INVALID_ARGUMENT`."""
-    call: Any = handler.unary_unary or handler.unary_stream or handler.stream_stream
-    decoded_call = _DecodedCall(call, handler.request_deserializer)
-    serialize: Any = handler.response_serializer
-    if handler.unary_unary:
-        return grpc.unary_unary_rpc_method_handler(
-            decoded_call.with_one, response_serializer=serialize
-        )
-    if handler.unary_stream:  # which writes its responses, and is no generator
-        return grpc.unary_stream_rpc_method_handler(
-            decoded_call.with_one, response_serializer=serialize
-        )
-    if handler.stream_stream:
-        return grpc.stream_stream_rpc_method_handler(
-            decoded_call.with_many, response_serializer=serialize
-        )
-    raise NotImplementedError(method)
+def decode_requests(method: MethodDescriptor, handler: Handler) -> GrpcHandler:
+    """Return gRPC's handler of a method: a malformed request ends with INVALID_ARGUMENT."""
+    call = _DecodedCall(method, handler)
+    encode: Any = GetMessageClass(method.output_type).SerializeToString
+    match method.client_streaming, method.server_streaming:
+        case False, False:
+            return grpc.unary_unary_rpc_method_handler(call.with_one, response_serializer=encode)
+        case False, True:  # the handler writes its responses, and is no generator
+            return grpc.unary_stream_rpc_method_handler(call.with_one, response_serializer=encode)
+        case True, True:
+            return grpc.stream_stream_rpc_method_handler(call.with_many, response_serializer=encode)
+        case _:
+            raise NotImplementedError(method.full_name)
 
 
 class _DecodedCall:
-    """A method that takes messages, as one that takes bytes."""
+    """A handler of messages as a handler of bytes."""
 
-    def __init__(self, call: Any, deserialize: Any) -> None:
-        self._call = call
-        self._deserialize = deserialize
+    def __init__(self, method: MethodDescriptor, handler: Handler) -> None:
+        self._decode = request_decoder(method)
+        self._handler = handler
 
     async def with_one(self, request: bytes, context: Context) -> Any:
-        return await self._call(await self._message(request, context), context)
+        return await self._handler(await self._message(request, context), context)
 
     async def with_many(
         self, requests: AsyncIterator[bytes], context: Context
     ) -> AsyncGenerator[Any, None]:
         messages = self._messages(requests, context)
-        async with aclosing(self._call(messages, context)) as responses:
+        async with aclosing(self._handler(messages, context)) as responses:
             async for response in responses:
                 yield response
 
@@ -62,6 +59,6 @@ class _DecodedCall:
 
     async def _message(self, request: bytes, context: Context) -> Message:
         try:
-            return decoded(self._deserialize, request)
+            return self._decode(request)
         except InvalidRequest as error:
             return await abort(context, error)

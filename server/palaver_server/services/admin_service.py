@@ -3,15 +3,14 @@
 from collections.abc import AsyncIterator
 
 from palaver.v1 import admin_service_pb2 as pb
-from palaver.v1.admin_service_pb2_grpc import AdminServiceServicer
 from palaver_server.purge.purger import Purger
 from palaver_server.search.reindexing import Reindexer
 from palaver_server.services.context import Context
-from palaver_server.services.encoding.conversion import purge_progress_message, reindex_response
+from palaver_server.services.encoding.progress import purge_response, reindex_response
 from palaver_server.services.validation import Fields
 
 
-class AdminService(AdminServiceServicer):
+class AdminService:
     """Maintains a deployment. The reference of each method is `admin_service.proto`."""
 
     def __init__(self, purger: Purger, reindexer: Reindexer) -> None:
@@ -24,7 +23,7 @@ class AdminService(AdminServiceServicer):
         with Fields() as fields:
             older_than = fields.duration("older_than", request)
         async for progress in self._purger.purge(older_than):
-            yield purge_progress_message(progress)
+            yield purge_response(progress)
 
     async def Reindex(
         self, request: pb.ReindexRequest, context: Context

@@ -2,23 +2,19 @@
 
 from collections.abc import AsyncIterator, Iterable
 from functools import partial
-from typing import cast
 
 from palaver.v1 import memory_pb2
 from palaver.v1 import memory_service_pb2 as pb
-from palaver.v1.memory_service_pb2_grpc import MemoryServiceServicer
 from palaver_server.database.paging import KeyRange
 from palaver_server.errors import InvalidRequest
 from palaver_server.search.searcher import Searcher
 from palaver_server.services.context import Context, caller_access
-from palaver_server.services.encoding.conversion import (
-    added_memory,
-    message_message,
-    search_response,
-    struct_from_json,
-    timestamp_message,
-    with_messages,
-)
+from palaver_server.services.encoding.added_memory import added_memory_response
+from palaver_server.services.encoding.encoded import Encoded
+from palaver_server.services.encoding.messages import message_response, with_messages
+from palaver_server.services.encoding.metadata import struct_from_json
+from palaver_server.services.encoding.search_results import search_response
+from palaver_server.services.encoding.timestamps import timestamp_message
 from palaver_server.services.merge_patch import patched_metadata
 from palaver_server.services.search_request import search_from_request
 from palaver_server.services.streaming import pages
@@ -28,7 +24,7 @@ from palaver_server.store.messages import MessageRow, MessageStore, too_many_to_
 from palaver_server.store.sessions import SessionStore
 
 
-class MemoryService(MemoryServiceServicer):
+class MemoryService:
     """Keeps messages. The reference of each method is `memory_service.proto`.
 
     Args:
@@ -52,7 +48,7 @@ class MemoryService(MemoryServiceServicer):
 
     async def AddMemory(
         self, request: pb.AddMemoryRequest, context: Context
-    ) -> pb.AddMemoryResponse:
+    ) -> Encoded[pb.AddMemoryResponse]:
         with Fields() as fields:
             session_id = fields.id("session_id", request.session_id)
             messages = _new_messages(fields, request.messages)
@@ -65,9 +61,11 @@ class MemoryService(MemoryServiceServicer):
             user_id=access.new_owner(user_id),
             expected_last_sequence=expected if request.HasField("expected_last_sequence") else None,
         )
-        return added_memory(added)
+        return added_memory_response(added)
 
-    async def GetMemory(self, request: pb.GetMemoryRequest, context: Context) -> memory_pb2.Memory:
+    async def GetMemory(
+        self, request: pb.GetMemoryRequest, context: Context
+    ) -> Encoded[memory_pb2.Memory]:
         with Fields() as fields:
             session_id = fields.id("session_id", request.session_id)
             last_n = fields.not_negative("last_n", request.last_n) or self._window
@@ -95,7 +93,7 @@ class MemoryService(MemoryServiceServicer):
 
     async def ListMessages(
         self, request: pb.ListMessagesRequest, context: Context
-    ) -> pb.ListMessagesResponse:
+    ) -> Encoded[pb.ListMessagesResponse]:
         with Fields() as fields:
             session_id = fields.id("session_id", request.session_id)
             limit = fields.limit("limit", request.limit)
@@ -106,7 +104,7 @@ class MemoryService(MemoryServiceServicer):
 
     async def StreamMessages(
         self, request: pb.StreamMessagesRequest, context: Context
-    ) -> AsyncIterator[pb.StreamMessagesResponse]:
+    ) -> AsyncIterator[Encoded[pb.StreamMessagesResponse]]:
         with Fields() as fields:
             session_id = fields.id("session_id", request.session_id)
             limit = fields.limit("chunk_size", request.chunk_size)
@@ -122,15 +120,15 @@ class MemoryService(MemoryServiceServicer):
 
     async def GetMessage(
         self, request: pb.GetMessageRequest, context: Context
-    ) -> memory_pb2.Message:
+    ) -> Encoded[memory_pb2.Message]:
         with Fields() as fields:
             session_id = fields.id("session_id", request.session_id)
             message_id = fields.id("message_id", request.message_id)
-        return message_message(await self._messages.get_message(session_id, message_id))
+        return message_response(await self._messages.get_message(session_id, message_id))
 
     async def UpdateMessage(
         self, request: pb.UpdateMessageRequest, context: Context
-    ) -> memory_pb2.Message:
+    ) -> Encoded[memory_pb2.Message]:
         with Fields() as fields:
             session_id = fields.id("session_id", request.session_id)
             message_id = fields.id("message_id", request.message_id)
@@ -151,11 +149,11 @@ class MemoryService(MemoryServiceServicer):
             )
 
         row = await self._messages.update_message(session_id, message_id, change)
-        return message_message(row)
+        return message_response(row)
 
     async def DeleteMessages(
         self, request: pb.DeleteMessagesRequest, context: Context
-    ) -> pb.DeleteMessagesResponse:
+    ) -> Encoded[pb.DeleteMessagesResponse]:
         with Fields() as fields:
             session_id = fields.id("session_id", request.session_id)
             message_ids = fields.ids("message_ids", request.message_ids)
@@ -165,12 +163,12 @@ class MemoryService(MemoryServiceServicer):
                 fields.count("message_ids", len(message_ids))
             else:
                 fields.count("last_n", request.last_n)
-        response = pb.DeleteMessagesResponse()
+        response = Encoded[pb.DeleteMessagesResponse](b"")
 
         def check(rows: list[MessageRow]) -> None:
             nonlocal response
             response = with_messages(pb.DeleteMessagesResponse(), rows)
-            if len(cast(bytes, response)) > MAX_RESPONSE_BYTES:
+            if len(response.data) > MAX_RESPONSE_BYTES:
                 raise InvalidRequest(too_many_to_delete(by_id=bool(message_ids)))
 
         await self._messages.delete_messages(
@@ -180,7 +178,7 @@ class MemoryService(MemoryServiceServicer):
 
     async def SearchMemory(
         self, request: pb.SearchMemoryRequest, context: Context
-    ) -> pb.SearchMemoryResponse:
+    ) -> Encoded[pb.SearchMemoryResponse]:
         with Fields() as fields:
             search = search_from_request(fields, request)
         return search_response(await self._searcher.search(search))

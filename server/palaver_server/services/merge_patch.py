@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from palaver_server.services.encoding.conversion import object_from_json
+from palaver_server.services.encoding.metadata import object_from_json
 from palaver_server.services.validation import Fields
 
 

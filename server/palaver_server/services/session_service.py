@@ -5,21 +5,18 @@ from functools import partial
 
 from palaver.v1 import session_pb2
 from palaver.v1 import session_service_pb2 as pb
-from palaver.v1.session_service_pb2_grpc import SessionServiceServicer
 from palaver_server.database.paging import KeyRange
 from palaver_server.services.context import Context, caller_access
-from palaver_server.services.encoding.conversion import (
-    session_message,
-    timestamp_message,
-    with_sessions,
-)
+from palaver_server.services.encoding.encoded import Encoded
+from palaver_server.services.encoding.sessions import session_response, with_sessions
+from palaver_server.services.encoding.timestamps import timestamp_message
 from palaver_server.services.merge_patch import patched_metadata
 from palaver_server.services.streaming import pages
 from palaver_server.services.validation import Fields
 from palaver_server.store.sessions import SessionFilter, SessionRow, SessionStore
 
 
-class SessionService(SessionServiceServicer):
+class SessionService:
     """Keeps sessions. The reference of each method is `session_service.proto`."""
 
     def __init__(self, sessions: SessionStore) -> None:
@@ -27,7 +24,7 @@ class SessionService(SessionServiceServicer):
 
     async def AddSession(
         self, request: pb.AddSessionRequest, context: Context
-    ) -> session_pb2.Session:
+    ) -> Encoded[session_pb2.Session]:
         with Fields() as fields:
             session_id = fields.id("session_id", request.session_id)
             user_id = fields.optional_id("user_id", request.user_id)
@@ -36,11 +33,11 @@ class SessionService(SessionServiceServicer):
         row = await self._sessions.add_session(
             session_id, user_id=access.new_owner(user_id), metadata=metadata
         )
-        return session_message(row)
+        return session_response(row)
 
     async def UpdateSession(
         self, request: pb.UpdateSessionRequest, context: Context
-    ) -> session_pb2.Session:
+    ) -> Encoded[session_pb2.Session]:
         with Fields() as fields:
             session_id = fields.id("session_id", request.session_id)
             user_id = fields.optional_id("user_id", request.user_id)
@@ -56,14 +53,14 @@ class SessionService(SessionServiceServicer):
             )
 
         row = await self._sessions.update_session(session_id, change, user_id=user_id)
-        return session_message(row)
+        return session_response(row)
 
     async def GetSession(
         self, request: pb.GetSessionRequest, context: Context
-    ) -> session_pb2.Session:
+    ) -> Encoded[session_pb2.Session]:
         with Fields() as fields:
             session_id = fields.id("session_id", request.session_id)
-        return session_message(await self._sessions.get_session(session_id))
+        return session_response(await self._sessions.get_session(session_id))
 
     async def DeleteSession(
         self, request: pb.DeleteSessionRequest, context: Context
@@ -78,7 +75,7 @@ class SessionService(SessionServiceServicer):
 
     async def ListSessions(
         self, request: pb.ListSessionsRequest, context: Context
-    ) -> pb.ListSessionsResponse:
+    ) -> Encoded[pb.ListSessionsResponse]:
         with Fields() as fields:
             limit = fields.limit("limit", request.limit)
             cursor = fields.not_negative("cursor", request.cursor)
@@ -89,7 +86,7 @@ class SessionService(SessionServiceServicer):
 
     async def ListAllSessions(
         self, request: pb.ListAllSessionsRequest, context: Context
-    ) -> AsyncIterator[pb.ListAllSessionsResponse]:
+    ) -> AsyncIterator[Encoded[pb.ListAllSessionsResponse]]:
         with Fields() as fields:
             limit = fields.limit("chunk_size", request.chunk_size)
             cursor = fields.not_negative("cursor", request.cursor)

@@ -5,17 +5,17 @@ from functools import partial
 
 from palaver.v1 import user_pb2
 from palaver.v1 import user_service_pb2 as pb
-from palaver.v1.user_service_pb2_grpc import UserServiceServicer
 from palaver_server.database.paging import KeyRange
 from palaver_server.services.context import Context, caller_access
-from palaver_server.services.encoding.conversion import timestamp_message, user_message
+from palaver_server.services.encoding.timestamps import timestamp_message
+from palaver_server.services.encoding.users import user_message
 from palaver_server.services.merge_patch import patched_metadata
 from palaver_server.services.streaming import pages
 from palaver_server.services.validation import Fields
 from palaver_server.store.users import UserRow, UserStore
 
 
-class UserService(UserServiceServicer):
+class UserService:
     """Keeps users. The reference of each method is `user_service.proto`."""
 
     def __init__(self, users: UserStore) -> None:

@@ -11,11 +11,8 @@ from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from palaver_server.errors import FieldViolation, InvalidRequest
-from palaver_server.services.encoding.conversion import (
-    datetime_from_timestamp,
-    json_from_object,
-    object_from_struct,
-)
+from palaver_server.services.encoding.metadata import json_from_object, object_from_struct
+from palaver_server.services.encoding.timestamps import datetime_from_timestamp
 
 MAX_ID_BYTES = 1024
 MAX_EMAIL_BYTES = 320

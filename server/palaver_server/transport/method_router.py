@@ -1,41 +1,38 @@
-"""The methods of a server, each wrapped once, when its service is added."""
+"""The methods of a server by their names."""
 
-from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from collections.abc import Callable
 
 import grpc
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
-from palaver_server.interceptors.chain import Handler
-
-# A string: at run time Handler is one too.
-FoundHandler: TypeAlias = "Handler | None"
+from palaver_server.interceptors.chain import GrpcHandler, Handler, full_name
 
 
-class Methods(grpc.GenericRpcHandler):
-    """Gives gRPC the handlers of the services that were added to it.
+class MethodRouter(grpc.GenericRpcHandler):
+    """Gives gRPC the handler of each method.
 
-    The stubs' `add_..._to_server` take it for a server. gRPC's own interceptors it asks anew at
-    each call; and of each method that is registered with it, it awaits the next call by
-    itself, which at every call is work for every method that there is.
+    It stands in for the generated `add_..._to_server` functions: servicers may return encoded
+    responses, for which the generated base classes have no type, and each method is wrapped
+    once. gRPC's own interceptors are composed again for each call, and each method that is
+    registered with gRPC adds work to every call of any method.
 
     Args:
-        wrap: Makes what a method's handler is to be, from its full name, such as
-            `/palaver.v1.SessionService/GetSession`, and the handler that was added.
+        wrap: Makes gRPC's handler of a method from the servicer's.
     """
 
-    def __init__(self, wrap: Callable[[str, Handler], Handler]) -> None:
+    def __init__(self, wrap: Callable[[MethodDescriptor, Handler], GrpcHandler]) -> None:
         self._wrap = wrap
-        self._handlers: dict[str, Handler] = {}
+        self._handlers: dict[str, GrpcHandler] = {}
 
-    def add_generic_rpc_handlers(self, handlers: object) -> None:
-        """Does nothing: the stubs give the same handlers by their names too."""
+    def add_service(self, service: ServiceDescriptor, servicer: object) -> None:
+        """Add a service, whose servicer has a method for each RPC.
 
-    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
-        """Adds the methods of a service."""
-        for name, handler in handlers.items():
-            method = f"/{service}/{name}"
-            self._handlers[method] = self._wrap(method, handler)
+        Raises:
+            AttributeError: The servicer lacks a method.
+        """
+        for method in service.methods:
+            self._handlers[full_name(method)] = self._wrap(method, getattr(servicer, method.name))
 
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> FoundHandler:
-        """Gives the handler of a call; None if there is no such method."""
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> "GrpcHandler | None":
+        """Return the handler of a call; None if the method does not exist."""
         return self._handlers.get(handler_call_details.method)

@@ -1,1 +1,1 @@
-"""Responses as protobuf bytes, written from rows of the database."""
+"""Encoding of responses and decoding of fields: one file per resource. No I/O, no validation."""

@@ -1,4 +1,6 @@
-"""The protobuf wire format by hand: several times faster than building messages field by field.
+"""The protobuf wire format, written by hand.
+
+Several times faster than building messages field by field.
 
 Source: https://protobuf.dev/programming-guides/encoding, and struct.proto for JSON.
 """
@@ -16,13 +18,13 @@ from palaver_server.database.timestamps import EPOCH, PgTimestamp
 
 _INTEGER, _FIXED64, _LENGTH_DELIMITED = 0, 1, 2
 
-# A Timestamp's epoch is that of Unix.
+# From the epoch of Timestamp, which is Unix's, to that of PostgreSQL.
 _SECONDS_TO_EPOCH = int(EPOCH.timestamp())
 
 _double = Packer("<d").pack
 
-
-_DIGIT = 2**14  # a varint is written in digits of 7 bits; here two at a time
+# A varint has 7 bits per byte; these tables write two bytes at a time.
+_DIGIT = 2**14
 _LAST_DIGITS: Final = [
     bytes((n,)) if n < 128 else bytes((n & 127 | 128, n >> 7)) for n in range(_DIGIT)
 ]
@@ -30,7 +32,7 @@ _DIGITS: Final = [bytes((n & 127 | 128, n >> 7 | 128)) for n in range(_DIGIT)]
 
 
 def varint(number: int) -> bytes:
-    """Encodes an integer of up to 64 bits that is not negative."""
+    """Encode a non-negative integer of up to 64 bits."""
     if number < _DIGIT:
         return _LAST_DIGITS[number]
     return _DIGITS[number % _DIGIT] + varint(number // _DIGIT)
@@ -41,17 +43,17 @@ def _tag(message: type[Message], field: str, wire_type: int) -> bytes:
 
 
 def tag(message: type[Message], field: str) -> bytes:
-    """Gives what starts a field that has a length: a string, or a message."""
+    """Return the tag of a length-delimited field: a string or a message."""
     return _tag(message, field, _LENGTH_DELIMITED)
 
 
 def integer_tag(message: type[Message], field: str) -> bytes:
-    """Gives what starts a field that is an integer or a bool."""
+    """Return the tag of an integer or bool field."""
     return _tag(message, field, _INTEGER)
 
 
 def delimited(tag: bytes, encoded: bytes) -> bytes:
-    """Encodes a field, or one item of a repeated one, that is a string or a message."""
+    """Encode a string or message field, or one item of a repeated field."""
     return tag + varint(len(encoded)) + encoded
 
 
@@ -59,19 +61,19 @@ _NANOS = integer_tag(Timestamp, "nanos")
 _SECONDS = integer_tag(Timestamp, "seconds")
 
 
-@lru_cache(1024)  # rows that are read together were often written together
+@lru_cache(1024)  # rows that are read together were often written within the same seconds
 def _start_of_timestamp(seconds: int) -> bytes:
     return _SECONDS + varint((_SECONDS_TO_EPOCH + seconds) % 2**64) + _NANOS
 
 
 def timestamp(value: PgTimestamp) -> bytes:
-    """Encodes a time as a `google.protobuf.Timestamp`."""
+    """Encode a timestamp as `google.protobuf.Timestamp`."""
     seconds, microseconds = divmod(value, 1_000_000)
     return _start_of_timestamp(seconds) + varint(microseconds * 1000)
 
 
 _ENTRY = tag(Struct, "fields")
-_KEY = b"\x0a"  # the entries of a map are messages of a key, 1, and a value, 2
+_KEY = b"\x0a"  # a map is encoded as repeated messages with the fields key (1) and value (2)
 _VALUE = b"\x12"
 _ITEM = tag(ListValue, "values")
 _STRING = tag(Value, "string_value")
@@ -81,21 +83,19 @@ _NUMBER = _tag(Value, "number_value", _FIXED64)
 _NULL = integer_tag(Value, "null_value") + varint(0)
 _FALSE, _TRUE = (integer_tag(Value, "bool_value") + varint(number) for number in (0, 1))
 
-
-# What is said again and again is kept: short keys, short strings under them, and the lengths
-# of others.
-_SHORT = 64
-_KEPT = 4096
+# The metadata of many rows repeats keys and short strings: their encoded forms are cached.
+_MAX_CACHED_CHARACTERS = 64
+_CACHE_SIZE = 4096
 
 
 def struct(fields: dict[str, Any]) -> bytes:
-    """Encodes a JSON object as a `google.protobuf.Struct`."""
+    """Encode a JSON object as `google.protobuf.Struct`."""
     entries = []
     for key, item in fields.items():
         kind = type(item)
-        if len(key) > _SHORT:
+        if len(key) > _MAX_CACHED_CHARACTERS:
             entry = _entry(key, _value(item))
-        elif kind is str and len(item) <= _SHORT:
+        elif kind is str and len(item) <= _MAX_CACHED_CHARACTERS:
             entry = _string_entry(key, item)
         elif kind is int or kind is float:
             entry = _start_of_number(key) + _double(item)
@@ -112,17 +112,17 @@ def _entry(key: str, value: bytes) -> bytes:
     return delimited(_ENTRY, delimited(_KEY, key.encode()) + delimited(_VALUE, value))
 
 
-@lru_cache(_KEPT)
+@lru_cache(_CACHE_SIZE)
 def _string_entry(key: str, item: str) -> bytes:
     return _entry(key, _string(item))
 
 
-@lru_cache(_KEPT)
+@lru_cache(_CACHE_SIZE)
 def _start_of_number(key: str) -> bytes:
     return _entry(key, _number(0)).removesuffix(_double(0))
 
 
-@lru_cache(_KEPT)
+@lru_cache(_CACHE_SIZE)
 def _start_of_object(key: str, length: int) -> bytes:
     return _entry(key, delimited(_OBJECT, bytes(length)))[: -length or None]
 

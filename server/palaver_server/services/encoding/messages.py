@@ -1,0 +1,50 @@
+"""Encoding of messages."""
+
+from collections.abc import Iterable
+
+from palaver.v1.memory_pb2 import Message
+from palaver_server.services.encoding import wire
+from palaver_server.services.encoding.encoded import Encoded, MessageT, with_items
+from palaver_server.services.encoding.metadata import encode_metadata
+from palaver_server.services.encoding.wire import varint
+from palaver_server.store.messages import MessageRow
+
+_MESSAGE_ID = wire.tag(Message, "message_id")
+_ROLE = wire.tag(Message, "role")
+_CONTENT = wire.tag(Message, "content")
+_METADATA = wire.tag(Message, "metadata")
+_TOKEN_COUNT = wire.integer_tag(Message, "token_count")
+_SEQUENCE = wire.integer_tag(Message, "sequence")
+_CREATED_AT = wire.tag(Message, "created_at")
+_UPDATED_AT = wire.tag(Message, "updated_at")
+
+
+def encode_message(row: MessageRow) -> bytes:
+    """Return the bytes of a `Message`."""
+    message_id, sequence, role, content, token_count, metadata, created_at, updated_at = row
+    id_, role_, text = message_id.encode(), role.encode(), content.encode()
+    struct = encode_metadata(metadata)
+    created = wire.timestamp(created_at)
+    updated = created if updated_at == created_at else wire.timestamp(updated_at)
+    return b"".join(
+        (
+            _MESSAGE_ID, varint(len(id_)), id_,
+            _ROLE, varint(len(role_)), role_,
+            _CONTENT, varint(len(text)), text,
+            _METADATA, varint(len(struct)), struct,
+            _TOKEN_COUNT + varint(token_count) if token_count else b"",
+            _SEQUENCE, varint(sequence),
+            _CREATED_AT, varint(len(created)), created,
+            _UPDATED_AT, varint(len(updated)), updated,
+        )
+    )  # fmt: skip
+
+
+def message_response(row: MessageRow) -> Encoded[Message]:
+    """Return the response that is a message."""
+    return Encoded(encode_message(row))
+
+
+def with_messages(response: MessageT, rows: Iterable[MessageRow]) -> Encoded[MessageT]:
+    """Append messages to the `messages` of a response."""
+    return with_items(response, "messages", map(encode_message, rows))

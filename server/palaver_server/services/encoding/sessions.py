@@ -1,0 +1,48 @@
+"""Encoding of sessions."""
+
+from collections.abc import Iterable
+
+from palaver.v1.session_pb2 import Session
+from palaver_server.services.encoding import wire
+from palaver_server.services.encoding.encoded import Encoded, MessageT, with_items
+from palaver_server.services.encoding.metadata import encode_metadata
+from palaver_server.services.encoding.wire import varint
+from palaver_server.store.sessions import SessionRow
+
+_SESSION_ID = wire.tag(Session, "session_id")
+_USER_ID = wire.tag(Session, "user_id")
+_METADATA = wire.tag(Session, "metadata")
+_CREATED_AT = wire.tag(Session, "created_at")
+_UPDATED_AT = wire.tag(Session, "updated_at")
+_ID = wire.integer_tag(Session, "id")
+_LAST_SEQUENCE = wire.integer_tag(Session, "last_sequence")
+
+
+def encode_session(row: SessionRow) -> bytes:
+    """Return the bytes of a `Session`."""
+    session_id, position, user_id, metadata, last_sequence, created_at, updated_at = row
+    id_ = session_id.encode()
+    struct = encode_metadata(metadata)
+    created = wire.timestamp(created_at)
+    updated = created if updated_at == created_at else wire.timestamp(updated_at)
+    return b"".join(
+        (
+            _SESSION_ID, varint(len(id_)), id_,
+            wire.delimited(_USER_ID, user_id.encode()) if user_id else b"",
+            _METADATA, varint(len(struct)), struct,
+            _CREATED_AT, varint(len(created)), created,
+            _UPDATED_AT, varint(len(updated)), updated,
+            _ID, varint(position),
+            _LAST_SEQUENCE + varint(last_sequence) if last_sequence else b"",
+        )
+    )  # fmt: skip
+
+
+def session_response(row: SessionRow) -> Encoded[Session]:
+    """Return the response that is a session."""
+    return Encoded(encode_session(row))
+
+
+def with_sessions(response: MessageT, rows: Iterable[SessionRow]) -> Encoded[MessageT]:
+    """Append sessions to the `sessions` of a response."""
+    return with_items(response, "sessions", map(encode_session, rows))
