@@ -12,7 +12,7 @@ from bench.ghz import Flood
 from bench.measurement import Comparison, Round, interleaved
 from bench.servers import Palaver
 from bench.stage import Stage
-from palaver_server.process.memory_trim import SECONDS_BETWEEN_TRIMS
+from palaver_server.process.memory_trim import TRIM_INTERVAL_SECONDS
 
 TIMES = 3
 
@@ -75,7 +75,7 @@ def growth(stage: Stage, palaver: Palaver) -> float:
     before = process.memory_info().rss
     for _ in range(stage.rounds):
         _flood(stage, palaver, sustained.rate)
-    time.sleep(SECONDS_BETWEEN_TRIMS + _SECONDS)
+    time.sleep(TRIM_INTERVAL_SECONDS + _SECONDS)
     return float(process.memory_info().rss / before)
 
 

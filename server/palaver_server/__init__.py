@@ -1,8 +1,8 @@
-"""The Palaver server."""
+"""The Palaver server: sessions and memories of conversational apps, over gRPC and PostgreSQL."""
 
 import os
 
-# The one fork is that of the embedded PostgreSQL, which replaces the new process at once:
-# gRPC's own care for forks would only stop its threads in the middle of calls. It reads
-# this when it is first imported.
+# gRPC's fork support would pause its threads during calls, and the server does not need it: the
+# only fork starts the embedded PostgreSQL and calls exec at once. gRPC reads the variable when it
+# is first imported.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")

@@ -1,4 +1,4 @@
-"""Addresses of servers: `HOST:PORT`, or a Unix socket as `unix:PATH`."""
+"""Addresses of servers: `HOST:PORT`, or `unix:PATH` for a Unix socket."""
 
 from ipaddress import ip_address
 
@@ -6,10 +6,10 @@ _UNIX = "unix:"
 
 
 def check_address(value: str) -> str:
-    """Gives an address back.
+    """Return an address unchanged if it is valid.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is not valid.
     """
     if (value.startswith(_UNIX) and value != _UNIX) or _has_port(value):
         return value
@@ -17,10 +17,10 @@ def check_address(value: str) -> str:
 
 
 def check_port_address(value: str) -> str:
-    """Gives an address back that is a host and a port.
+    """Return an address unchanged if it is a host and a port.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is not.
     """
     if _has_port(value) and not is_unix(value):
         return value
@@ -33,27 +33,27 @@ def _has_port(address: str) -> bool:
 
 
 def split(address: str) -> tuple[str, int]:
-    """Gives the host and the port of an address that has them."""
+    """Split an address into host and port."""
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)
 
 
 def with_port(address: str, port: int) -> str:
-    """Gives an address with the port that was really taken."""
+    """Return an address with its port replaced, if it has one."""
     return address if is_unix(address) else f"{address.rpartition(':')[0]}:{port}"
 
 
 def is_unix(address: str) -> bool:
-    """Tells whether an address is that of a Unix socket."""
+    """Return whether an address is a Unix socket's."""
     return address.startswith(_UNIX)
 
 
 def is_local(address: str) -> bool:
-    """Tells whether nobody but programs on this machine can reach an address."""
+    """Return whether only programs on this machine can reach an address."""
     host = address.rpartition(":")[0].strip("[]")
     if is_unix(address) or host == "localhost":
         return True
     try:
         return ip_address(host).is_loopback
-    except ValueError:  # another name: it may be anywhere
+    except ValueError:  # a host name other than localhost may resolve to any machine
         return False

@@ -105,7 +105,7 @@ def test_the_environment_does_not_lead_it_astray(
 
 def test_a_directory_is_for_one_at_a_time_and_free_afterwards(data_dir: Path) -> None:
     with EmbeddedPostgres(data_dir, FAST) as first:
-        with pytest.raises(EmbeddedPostgresError, match=f"another Palaver uses .*{data_dir}"):
+        with pytest.raises(EmbeddedPostgresError, match=f"another Palaver process .*{data_dir}"):
             EmbeddedPostgres(data_dir, FAST).__enter__()
         assert "first" in read(first)
 

@@ -72,7 +72,7 @@ def test_it_can_be_stopped_while_it_comes_back(
     with EmbeddedPostgres(data_dir, FAST) as postgres:
         monkeypatch.setattr(EmbeddedPostgres, "_stop_leftovers", slowly)
         os.kill(postgres.pid, signal.SIGKILL)
-        eventually(lambda: "starting it again" in caplog.text, "the loss is noticed")
+        eventually(lambda: "restarting it" in caplog.text, "the loss is noticed")
 
     assert processes_in(data_dir) == []
 
@@ -110,7 +110,7 @@ def test_leftovers_that_end_by_themselves_are_no_trouble(
 def test_leftovers_that_do_not_listen_are_killed(
     data_dir: Path, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedded, "_SECONDS_TO_STOP", 0.2)
+    monkeypatch.setattr(embedded, "_STOP_TIMEOUT_SECONDS", 0.2)
     leftover = sleeping_postgres(directory, cwd=data_dir / "postgres")
     os.kill(leftover.pid, signal.SIGSTOP)
 

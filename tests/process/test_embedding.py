@@ -101,8 +101,8 @@ def test_migrate_makes_the_table_of_vectors_and_reindex_shows_how_far_it_is(
     ended = run_palaver("reindex", "--address", client.address)
 
     assert ended.status == 0, ended.output
-    assert "messages' words 2/2, messages' vectors 2/2\n" in ended.printed
-    assert ended.printed.endswith("reindexed 2 messages' words and 2 messages' vectors\n")
+    assert "keywords 2/2, vectors 2/2\n" in ended.printed
+    assert ended.printed.endswith("reindexed keywords of 2 messages and vectors of 2 messages\n")
 
 
 def test_reindex_of_a_server_without_an_embedder_makes_the_words(
@@ -114,7 +114,7 @@ def test_reindex_of_a_server_without_an_embedder_makes_the_words(
     ended = run_palaver("reindex", "--address", client.address)
 
     assert ended.status == 0, ended.output
-    assert ended.printed.endswith("reindexed 2 messages' words\n")
+    assert ended.printed.endswith("reindexed keywords of 2 messages\n")
 
 
 def test_the_key_and_the_texts_are_not_in_the_log(

@@ -203,4 +203,4 @@ def test_an_exporter_that_there_is_not_is_refused(
 
     assert ended.status == 1
     assert "Traceback" not in ended.printed
-    assert "no exporter of traces is named pigeon; there are: console, otlp" in ended.printed
+    assert "must name installed exporters (console, otlp" in ended.printed

@@ -62,7 +62,7 @@ def test_a_worker_that_is_killed_is_replaced(serve: Serve, data_dir: Path) -> No
     killed, other = workers_of(palaver)
 
     killed.kill()
-    palaver.prints("a worker died of signal 9")
+    palaver.prints("a worker process was killed by signal 9")
 
     eventually(lambda: len(serving(palaver, client.address)) == 2, "two serve", within=60)
     now = workers_of(palaver)
@@ -97,4 +97,4 @@ def test_what_ends_a_worker_ends_all(start_palaver: StartPalaver, data_dir: Path
 
     assert palaver.process.wait(60) == 1
     palaver.prints("the database has no text search configuration 'klingon'")
-    palaver.prints("Error: a worker ended with status 1")
+    palaver.prints("Error: a worker process exited with status 1")

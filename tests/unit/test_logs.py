@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from palaver_server.process.logging_setup import BurstHandler, JsonFormatter, tell_of_ended_call
+from palaver_server.process.logging_setup import BurstHandler, JsonFormatter, shorten_abandoned_call
 
 
 class ExecuteBatchError(Exception):
@@ -96,8 +96,8 @@ def test_text_that_is_no_unicode_is_written(logger: logging.Logger, stream: Stre
 def test_a_call_that_was_over_is_no_error(
     logger: logging.Logger, stream: Stream, error: BaseException
 ) -> None:
-    logger.addFilter(tell_of_ended_call)
+    logger.addFilter(shorten_abandoned_call)
 
     logger.error("raised by servicer method [%s]", "/palaver.v1.S/M", exc_info=error)
 
-    assert stream.getvalue() == "a call of /palaver.v1.S/M was over before its response\n"
+    assert stream.getvalue() == "call of /palaver.v1.S/M ended before its response was sent\n"

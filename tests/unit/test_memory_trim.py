@@ -36,7 +36,7 @@ def test_free_memory_between_pieces_in_use_is_given_back() -> None:
     given_back = _PIECE_BYTES * _PIECES // 2
 
     async def trimmed() -> None:
-        trimming = asyncio.create_task(trim_memory(every=0.01))
+        trimming = asyncio.create_task(trim_memory(interval_seconds=0.01))
         await asyncio.to_thread(
             eventually, lambda: _resident_bytes() < full - given_back, "half of it is given back"
         )

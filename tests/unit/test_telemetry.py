@@ -53,4 +53,4 @@ def test_traces_that_cannot_be_made_are_said_to_be_missing(
     telemetry = Telemetry()
 
     assert telemetry.trace_statement is untraced
-    assert "install palaver[tracing]" in caplog.text
+    assert "pip install 'palaver-server[tracing]'" in caplog.text

@@ -1,7 +1,7 @@
-"""Several processes that share a port: Python uses one core a process.
+"""Several server processes on one port, because a Python process uses only one core.
 
-The kernel gives each connection to one of them. They share nothing but the database, as
-servers on several machines do.
+SO_REUSEPORT has the kernel assign each connection to one of the processes. They share only the
+database, like servers on several machines.
 """
 
 import asyncio
@@ -27,23 +27,23 @@ from palaver_server.process import logging_setup as logs
 
 _LOGGER = logging.getLogger(__name__)
 
-_SECONDS_BETWEEN_STARTS = 1
+_RESTART_INTERVAL_SECONDS = 1
 
-# A fork would take gRPC's threads' locks with it, but not the threads.
+# Spawned: a forked process would inherit locks that gRPC's threads hold, but not the threads.
 _SPAWN = multiprocessing.get_context("spawn")
 
-
-# What a process does: it serves by some settings on a database, until SIGTERM.
+# Serves with some settings on a database until SIGTERM.
 Serve: TypeAlias = Callable[[Settings, str], Coroutine[Any, Any, None]]
 
 
 async def run_workers(serve: Serve, settings: Settings, database_url: str) -> None:
-    """Runs as many processes as the settings say, until SIGTERM or SIGINT.
+    """Run the configured number of worker processes until SIGTERM or SIGINT.
 
-    Each runs `serve`, a function of a module. One that a signal killed is replaced.
+    Each runs `serve`, which must be a module's function: it is pickled. A worker that is killed by
+    a signal is replaced.
 
     Raises:
-        RuntimeError: The address is in use, or a process ended by itself; it has said why.
+        RuntimeError: The address is in use, or a worker exited by itself after logging the reason.
     """
     with _reserved(settings.listen) as address:
         workers = [
@@ -66,7 +66,7 @@ async def run_workers(serve: Serve, settings: Settings, database_url: str) -> No
 
 
 def _settings_of(settings: Settings, number: int) -> Settings:
-    """Makes the settings of one process: one of them purges, each has metrics of its own."""
+    """Return the settings of one worker: only the first purges, each has its own metrics port."""
     update: dict[str, object] = {} if number == 0 else {"purge_interval_seconds": 0}
     if settings.metrics_listen:
         port = split(settings.metrics_listen)[1]
@@ -76,14 +76,15 @@ def _settings_of(settings: Settings, number: int) -> Settings:
 
 @contextmanager
 def _reserved(address: str) -> Iterator[str]:
-    """Keeps a port for the block, on which nobody listens yet; gives the address with it."""
+    """Reserve a port during the block without listening, and yield the address with the port."""
     host, port = split(address)
     try:
         family, *_, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family) as alone:  # by which a port in use would be shared
-            alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            alone.bind(place)
-            place = alone.getsockname()
+        # Bound without SO_REUSEPORT first: with it, a port that other servers use would be shared.
+        with socket.socket(family) as exclusive:
+            exclusive.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            exclusive.bind(place)
+            place = exclusive.getsockname()
         reserved = socket.socket(family)
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         reserved.bind(place)
@@ -94,7 +95,7 @@ def _reserved(address: str) -> Iterator[str]:
 
 
 class _Worker:
-    """One of the processes, as the one that started it sees it."""
+    """A worker process, seen from the process that starts it."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -102,33 +103,39 @@ class _Worker:
         self._is_stopping = False
 
     async def run(self, serve: Serve, database_url: str) -> None:
-        """Keeps the process running until it is stopped.
+        """Keep the process running until it is stopped.
 
         Raises:
-            RuntimeError: It ended by itself.
+            RuntimeError: The process exited by itself.
         """
         while not self._is_stopping:
             status = await self._run_once(serve, database_url)
             if self._is_stopping:
                 return
             if status >= 0:
-                raise RuntimeError(f"a worker ended with status {status}")
-            _LOGGER.warning("a worker died of signal %d: starting another", -status)
-            await asyncio.sleep(_SECONDS_BETWEEN_STARTS)
+                raise RuntimeError(
+                    f"a worker process exited with status {status}; its log has the reason"
+                )
+            _LOGGER.warning(
+                "a worker process was killed by signal %d; starting another in %d s",
+                -status,
+                _RESTART_INTERVAL_SECONDS,
+            )
+            await asyncio.sleep(_RESTART_INTERVAL_SECONDS)
 
     def stop(self) -> None:
-        """Has the process finish its calls and end."""
+        """Have the process finish its calls and exit."""
         self._is_stopping = True
         if self._process:
             self._process.terminate()
 
     async def _run_once(self, serve: Serve, database_url: str) -> int:
-        ours, theirs = _SPAWN.Pipe()
-        with ours:
-            arguments = (serve, self._settings, database_url, theirs)
+        parent_end, worker_end = _SPAWN.Pipe()
+        with parent_end:
+            arguments = (serve, self._settings, database_url, worker_end)
             self._process = process = _SPAWN.Process(target=_work, args=arguments)
             process.start()
-            theirs.close()
+            worker_end.close()
             try:
                 await _readable(process.sentinel)
             finally:
@@ -149,14 +156,14 @@ async def _readable(file_descriptor: int) -> None:
 
 
 def _work(serve: Serve, settings: Settings, database_url: str, parent: Connection) -> None:
-    """Serves, in a process of its own, for as long as the one that started it is there."""
+    """Serve in a worker process, and stop when the parent process is gone."""
 
-    def end_with_the_parent() -> None:
-        with suppress(EOFError, OSError):
+    def stop_with_parent() -> None:
+        with suppress(EOFError, OSError):  # raised when the parent's end of the pipe closes
             parent.recv()
         os.kill(os.getpid(), signal.SIGTERM)
 
-    threading.Thread(target=end_with_the_parent, daemon=True).start()
+    threading.Thread(target=stop_with_parent, daemon=True).start()
     logs.set_up(level=settings.log_level, format=settings.log_format)
     try:
         uvloop.run(serve(settings, database_url))

@@ -37,9 +37,10 @@ def reindex_with_progress(channel: grpc.Channel, console: Console, metadata: Met
     """
     responses = AdminServiceStub(channel).Reindex(ReindexRequest(), metadata=metadata)
     last = show_progress(map(_progress_by_kind, responses), console)
-    console.print("reindexed " + " and ".join(f"{part.done} {kind}" for kind, part in last.items()))
+    done = (f"{kind} of {part.done} messages" for kind, part in last.items())
+    console.print("reindexed " + " and ".join(done))
 
 
 def _progress_by_kind(response: ReindexResponse) -> dict[str, ReindexProgress]:
-    parts = {"messages' words": response.words, "messages' vectors": response.vectors}
+    parts = {"keywords": response.words, "vectors": response.vectors}
     return {kind: part for kind, part in parts.items() if part.estimated}

@@ -1,1 +1,4 @@
-"""The operating system process: logging, embedded PostgreSQL, deferred signals, memory trim."""
+"""The operating system process: logging, embedded PostgreSQL, signals, memory, command name.
+
+Nothing in here knows gRPC or the store.
+"""

@@ -1,4 +1,4 @@
-"""Keeps signals from interrupting what must not be left half done."""
+"""Defers signals during steps that must not be interrupted half way."""
 
 import signal
 import threading
@@ -6,29 +6,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_INTERRUPTING = (signal.SIGTERM, signal.SIGINT)
+_DEFERRED = (signal.SIGTERM, signal.SIGINT)
 
 
 @contextmanager
-def held_signals() -> Iterator[None]:
-    """Has the handlers of SIGTERM and SIGINT run after the block, if one comes in it.
+def deferred_signals() -> Iterator[None]:
+    """Run the handlers of SIGTERM and SIGINT after the block if a signal arrives during it.
 
-    They may raise, as that of Ctrl-C does, between any two steps: what a step has made, such as
-    a process, would be known to nobody. Other threads are never interrupted.
+    A handler may raise between any two steps, as the one of Ctrl-C does. Without the deferral, a
+    process that the block has just started would be lost. Only the main thread runs handlers: in
+    other threads this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    came: list[int] = []
+    arrived: list[int] = []
 
     def note(number: int, _frame: FrameType | None) -> None:
-        came.append(number)
+        arrived.append(number)
 
-    before = {number: signal.signal(number, note) for number in _INTERRUPTING}
+    handlers = {number: signal.signal(number, note) for number in _DEFERRED}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
-    for late in came:
+    for late in arrived:
         signal.raise_signal(late)

@@ -1,4 +1,4 @@
-"""The log: lines for people on a terminal, JSON elsewhere."""
+"""The log: text on a terminal, JSON elsewhere."""
 
 import asyncio
 import json
@@ -12,42 +12,43 @@ import orjson
 
 from palaver_server.call_context import running_call
 
-# They are in no line, and so need not be found out for each.
+# No formatter here uses these fields, so records need not collect them.
 logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
 
 def set_up(*, level: str, format: str) -> None:
-    """Has everything logged to standard error.
+    """Log to standard error.
 
     Args:
-        level: The least level logged.
+        level: Lowest level that is logged.
         format: `text`, `json`, or `auto`: text on a terminal, JSON elsewhere.
     """
     handler = BurstHandler(sys.stderr)
     is_text = handler.stream.isatty() if format == "auto" else format == "text"
     handler.setFormatter(TextFormatter() if is_text else JsonFormatter())
     logging.basicConfig(level=level, handlers=[handler])
-    logging.getLogger("grpc._cython.cygrpc").addFilter(tell_of_ended_call)
+    logging.getLogger("grpc._cython.cygrpc").addFilter(shorten_abandoned_call)
 
 
-# What gRPC logs with a traceback where a caller is gone at the moment of its response, or the
-# server at its end while somebody watches its health.
-_NO_FAULTS = frozenset({"ExecuteBatchError", "CancelledError"})
+# Exceptions of gRPC's log that are no faults: the client disconnected before its response was sent,
+# or the server stopped during a health watch. gRPC's module has no types, hence names.
+_ABANDONED = frozenset({"ExecuteBatchError", "CancelledError"})
 
 
-def tell_of_ended_call(record: logging.LogRecord) -> bool:
-    """Makes a plain line of a traceback of gRPC's for a call that was over before its response."""
-    if record.exc_info and type(record.exc_info[1]).__name__ in _NO_FAULTS:
-        record.msg = "a call of %s was over before its response"
+def shorten_abandoned_call(record: logging.LogRecord) -> bool:
+    """Replace gRPC's traceback for a call that ended before its response by a line at INFO."""
+    if record.exc_info and type(record.exc_info[1]).__name__ in _ABANDONED:
+        record.msg = "call of %s ended before its response was sent"
         record.levelno, record.levelname = logging.INFO, "INFO"
         record.exc_info = None
     return logging.getLogger(record.name).isEnabledFor(record.levelno)
 
 
 class BurstHandler(logging.StreamHandler[TextIO]):
-    """Writes what one turn of the event loop logs at once, up to INFO; all else immediately.
+    """Writes the records of one turn of the event loop together.
 
-    Each write lets the other threads have the interpreter, which costs more than the line.
+    Each write releases the GIL, and getting it back costs more than formatting the line. Records
+    above INFO, and those of other threads, are written immediately.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -55,16 +56,16 @@ class BurstHandler(logging.StreamHandler[TextIO]):
         self._lines: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Writes a record, or keeps its line until the end of the turn."""
+        """Write a record, or keep its line until the end of the turn."""
         try:
             self._lines.append(self.format(record) + self.terminator)
             if record.levelno > logging.INFO or not self._is_flushed_soon():
                 self.flush()
-        except Exception:  # noqa: BLE001 - as the handlers of `logging` do
+        except Exception:  # noqa: BLE001 - like the handlers of `logging`
             self.handleError(record)
 
     def flush(self) -> None:
-        """Writes the lines that were kept."""
+        """Write the kept lines."""
         with self.lock or nullcontext():
             lines, self._lines = self._lines, []
             if lines:
@@ -74,7 +75,7 @@ class BurstHandler(logging.StreamHandler[TextIO]):
     def _is_flushed_soon(self) -> bool:
         try:
             loop = asyncio.get_running_loop()
-        except RuntimeError:  # a thread that has none
+        except RuntimeError:  # a thread without a loop
             return False
         if len(self._lines) == 1:
             loop.call_soon(self.flush)
@@ -82,9 +83,9 @@ class BurstHandler(logging.StreamHandler[TextIO]):
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    """What a line tells beside its message: its own fields, and the ids of the call it is from.
+    """Return a record's own fields and the ids of the running call, without empty ones.
 
-    A record has fields of its own in the attribute `fields`. Empty ones are left out.
+    A record's own fields are in its attribute `fields`.
     """
     fields: dict[str, Any] = getattr(record, "fields", {})
     call = running_call.get(None)
@@ -94,10 +95,10 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
 
 
 class JsonFormatter(logging.Formatter):
-    """Writes a record as an object of JSON, in one line."""
+    """Formats a record as a JSON object on one line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Writes a record."""
+        """Format a record."""
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
@@ -113,23 +114,23 @@ class JsonFormatter(logging.Formatter):
 def _encode(line: dict[str, Any]) -> str:
     try:
         return orjson.dumps(line, default=str).decode()
-    except TypeError:  # text that is no Unicode, as a name in a token may be
+    except TypeError:  # a lone surrogate, which a token's claims may contain
         return json.dumps(line, default=str)
 
 
 class TextFormatter(logging.Formatter):
-    """Writes a record for people, its fields as `name=value` after the message."""
+    """Formats a record as text, its fields as `name=value` after the message."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s")
 
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name to override
-        """Writes the message with what stands around it."""
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - overrides
+        """Format the message with time, level and fields."""
         fields = (f" {name}={_plain(value)}" for name, value in _fields(record).items())
         return super().formatMessage(record) + "".join(fields)
 
 
 def _plain(value: Any) -> str:
-    """Quotes what could be taken for another field, or for another line."""
+    """Quote a value that could be read as another field or another line."""
     text = str(value)
     return text if text.isprintable() and " " not in text else json.dumps(text)

@@ -1,24 +1,21 @@
-"""Gives memory that is not in use back to the operating system, where glibc would keep it."""
+"""Returns free memory to the operating system, where glibc would keep it."""
 
 import asyncio
 import ctypes
 from collections.abc import Callable
 from typing import Any
 
-SECONDS_BETWEEN_TRIMS = 10.0
+TRIM_INTERVAL_SECONDS = 10.0
 
 
-async def trim_memory(*, every: float = SECONDS_BETWEEN_TRIMS) -> None:
-    """Trims the memory of this process, again and again; ends at once where there is no need.
+async def trim_memory(*, interval_seconds: float = TRIM_INTERVAL_SECONDS) -> None:
+    """Trim this process's memory at intervals; return at once if the C library is not glibc.
 
-    The calls of a flood leave free pages between the few that are still in use, and glibc
-    gives back only those at the end of its heaps, unless it is told to look at all of them:
+    A burst of calls leaves free pages between the few pages that stay in use. By itself glibc
+    returns only those at the end of a heap; malloc_trim returns all of them:
     https://man7.org/linux/man-pages/man3/malloc_trim.3.html
-
-    Args:
-        every: Seconds from one time to the next.
     """
     trim: Callable[[int], Any] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
     while trim is not None:
-        await asyncio.sleep(every)
+        await asyncio.sleep(interval_seconds)
         await asyncio.to_thread(trim, 0)

@@ -1,4 +1,4 @@
-"""The metrics of work that waits in the database."""
+"""Metrics of work that waits in the database."""
 
 import asyncio
 import logging
@@ -11,15 +11,16 @@ from palaver_server.errors import PalaverError
 
 _LOGGER = logging.getLogger(__name__)
 
-# Measuring asks the database, and so follows a clock of its own, not that of the scrapes.
-_SECONDS_BETWEEN_MEASUREMENTS = 30
+# Measuring queries the database, so it runs at its own interval instead of at each scrape.
+_MEASUREMENT_INTERVAL_SECONDS = 30
 
 
 class BacklogMetrics:
-    """Measures backlogs, and keeps what it found last.
+    """Measures backlogs at intervals and exposes the last measurement.
 
     Args:
-        measures: By the name of the work.
+        registry: The registry of the metrics.
+        measures: Functions that measure a backlog, by the name of the work.
     """
 
     def __init__(self, registry: CollectorRegistry, measures: Mapping[str, MeasureBacklog]) -> None:
@@ -27,26 +28,32 @@ class BacklogMetrics:
         labels = ("work", "kind")
         self._rows = Gauge(
             "palaver_backlog_rows",
-            "Rows that wait for the work, counted up to 100,000.",
+            "Rows waiting for the work, counted up to 100,000.",
             labels,
             registry=registry,
         )
         self._oldest_seconds = Gauge(
             "palaver_backlog_oldest_seconds",
-            "How long the oldest of them has waited.",
+            "Seconds that the oldest waiting row has waited.",
             labels,
             registry=registry,
         )
 
     async def watch(self) -> None:
-        """Measures for ever."""
+        """Measure the backlogs until cancelled."""
         while True:
             for work, measure in self._measures.items():
                 try:
                     self._show(work, await measure())
                 except PalaverError as error:
-                    _LOGGER.warning("the backlog of the %s is not known: %s", work, error)
-            await asyncio.sleep(_SECONDS_BETWEEN_MEASUREMENTS)
+                    _LOGGER.warning(
+                        "measuring the %s backlog failed; its metrics keep their last values for"
+                        " %d s: %s",
+                        work,
+                        _MEASUREMENT_INTERVAL_SECONDS,
+                        error,
+                    )
+            await asyncio.sleep(_MEASUREMENT_INTERVAL_SECONDS)
 
     def _show(self, work: str, backlogs: Mapping[str, Backlog]) -> None:
         for kind, backlog in backlogs.items():

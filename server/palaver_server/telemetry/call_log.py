@@ -1,4 +1,4 @@
-"""The log of calls: one line for each, when it has ended."""
+"""The call log: one line for each call that has ended."""
 
 import logging
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ _LOGGER = logging.getLogger(__name__)
 
 
 def log_calls(calls: Sequence[Call]) -> None:
-    """Writes a line for each call: at INFO, or at WARNING if the server may be at fault."""
+    """Log each call: at INFO, or at WARNING if the server may be at fault."""
     for call in calls:
         level = logging.WARNING if call.code in FAULTS else logging.INFO
         if _LOGGER.isEnabledFor(level):

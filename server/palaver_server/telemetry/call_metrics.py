@@ -1,4 +1,4 @@
-"""The metrics of calls, under the names that go-grpc-prometheus gave them where it has one."""
+"""Metrics of calls, named as in go-grpc-prometheus where it has the metric."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -15,11 +15,12 @@ _BYTES = tuple(4**power for power in range(3, 13))  # 64 B to 16 MiB
 
 
 class CallMetrics:
-    """Counts calls.
+    """Counts and measures calls.
 
     Args:
-        services: Those that there are. Each method has its counters from the start, so that
-            its first failure shows in a rate; what is no method of theirs has none.
+        registry: The registry of the metrics.
+        services: The services whose calls are counted. The counters of their methods start at 0
+            before the first call, so that a rate includes the first failure.
     """
 
     def __init__(self, registry: CollectorRegistry, services: Iterable[ServiceDescriptor]) -> None:
@@ -31,11 +32,11 @@ class CallMetrics:
         }
 
     def begin(self, call: Call, _metadata: Metadata) -> None:
-        """Sees a call begin."""
+        """Count a call that begins."""
         self._methods[call.method].begin()
 
     def end(self, calls: Sequence[Call]) -> None:
-        """Counts calls that have ended."""
+        """Count calls that have ended."""
         for call in calls:
             self._methods[call.method].end(call)
 
@@ -44,34 +45,34 @@ class _Instruments:
     def __init__(self, registry: CollectorRegistry) -> None:
         by_code = (*_METHOD, "grpc_code")
         self.started = Counter(
-            "grpc_server_started_total", "Calls that began.", _METHOD, registry=registry
+            "grpc_server_started_total", "Calls started.", _METHOD, registry=registry
         )
         self.handled = Counter(
-            "grpc_server_handled_total", "Calls that ended.", by_code, registry=registry
+            "grpc_server_handled_total", "Calls ended.", by_code, registry=registry
         )
         self.sent = Counter(
-            "grpc_server_msg_sent_total", "Responses of calls.", _METHOD, registry=registry
+            "grpc_server_msg_sent_total", "Responses sent.", _METHOD, registry=registry
         )
         self.in_flight = Gauge(
-            "palaver_calls_in_flight", "Calls that are running.", _METHOD, registry=registry
+            "palaver_calls_in_flight", "Calls running now.", _METHOD, registry=registry
         )
         self.seconds = Histogram(
             "grpc_server_handling_seconds",
-            "How long calls took.",
+            "Duration of calls in seconds.",
             by_code,
             buckets=_SECONDS,
             registry=registry,
         )
         self.request_bytes = Histogram(
             "palaver_request_bytes",
-            "Size of the requests.",
+            "Size of requests in bytes.",
             by_code,
             buckets=_BYTES,
             registry=registry,
         )
         self.response_bytes = Histogram(
             "palaver_response_bytes",
-            "Size of what calls were answered, all responses of a stream together.",
+            "Size of responses in bytes; for a stream the sum of its responses.",
             by_code,
             buckets=_BYTES,
             registry=registry,
@@ -79,7 +80,7 @@ class _Instruments:
 
 
 class _Ended(NamedTuple):
-    """The series of calls of one method that ended with one code."""
+    """The histograms of one method and one code."""
 
     seconds: Histogram
     request_bytes: Histogram
@@ -87,7 +88,7 @@ class _Ended(NamedTuple):
 
 
 class _MethodMetrics:
-    """The series of one method. They are looked up once: that costs more than to count."""
+    """The series of one method, looked up once: a look-up costs more than an increment."""
 
     def __init__(self, instruments: _Instruments, method: MethodDescriptor) -> None:
         kind = "server_stream" if method.server_streaming else "unary"
@@ -115,11 +116,11 @@ class _MethodMetrics:
         self._in_flight.dec()
 
     def _with_code(self, code: str) -> _Ended:
-        found = (
-            self._instruments.seconds,
-            self._instruments.request_bytes,
-            self._instruments.response_bytes,
+        labels = (*self._labels, code)
+        series = _Ended(
+            self._instruments.seconds.labels(*labels),
+            self._instruments.request_bytes.labels(*labels),
+            self._instruments.response_bytes.labels(*labels),
         )
-        series = _Ended(*(one.labels(*self._labels, code) for one in found))
         self._ended[code] = series
         return series

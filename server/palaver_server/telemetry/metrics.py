@@ -1,4 +1,4 @@
-"""The metrics of a server, and the port on which Prometheus finds them."""
+"""The metrics of a server, and the HTTP server that exposes them to Prometheus."""
 
 import asyncio
 import logging
@@ -19,19 +19,19 @@ from palaver_server.telemetry.pool_metrics import PoolCollector
 
 _LOGGER = logging.getLogger(__name__)
 
-# They tell for each series when it was made: as many lines more, which nobody asks for.
+# `_created` series would double the size of a scrape, and nothing here uses them.
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Metrics:
-    """All metrics of one server, served on an address of their own.
+    """All metrics of one server, served on their own address.
 
     Args:
-        listen: HOST:PORT; port 0 takes a free one.
-        services: Those whose calls are counted.
-        pool_stats: Gives the figures of the pool of database connections.
-        is_serving: Tells whether the database answers.
-        backlogs: What measures the work that waits, by the name of the work.
+        listen: HOST:PORT; port 0 picks a free port.
+        services: The services whose calls are counted.
+        pool_stats: Returns the statistics of the connection pool.
+        is_serving: Returns whether the database answers.
+        backlogs: Functions that measure a backlog, by the name of the work.
     """
 
     def __init__(
@@ -49,17 +49,17 @@ class Metrics:
         prometheus_client.ProcessCollector(registry=registry)
         prometheus_client.GCCollector(registry=registry)
         _show_build(registry)
-        serving = Gauge("palaver_serving", "1 while the database answers.", registry=registry)
+        serving = Gauge("palaver_serving", "1 if the database answers, else 0.", registry=registry)
         serving.set_function(is_serving)
         registry.register(PoolCollector(pool_stats))
         self.calls = CallMetrics(registry, services)
         self._backlogs = BacklogMetrics(registry, backlogs)
 
     def start(self) -> Coroutine[Any, Any, None]:
-        """Starts to serve, in a thread, which answers also while the event loop is held up.
+        """Start to serve, in a thread that answers even while the event loop is blocked.
 
         Returns:
-            What is to run in the background for ever, for the metrics that take time.
+            The background task that measures backlogs.
 
         Raises:
             RuntimeError: The address cannot be used.
@@ -82,13 +82,13 @@ class Metrics:
         return self._backlogs.watch()
 
     async def stop(self) -> None:
-        """Ends to serve."""
+        """Stop serving."""
         if self._close:
             await asyncio.to_thread(self._close)
 
 
 def _show_build(registry: CollectorRegistry) -> None:
-    build = Info("palaver_build", "The version that runs, and what it runs on.", registry=registry)
+    build = Info("palaver_build", "Versions of Palaver, Python and gRPC.", registry=registry)
     build.info(
         {
             "version": version("palaver-server"),

@@ -1,4 +1,4 @@
-"""The metrics of the pool of database connections."""
+"""Metrics of the pool of database connections."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
@@ -7,8 +7,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 
-class _Shown(NamedTuple):
-    """How a figure of the pool's is shown."""
+class _Statistic(NamedTuple):
+    """How a statistic of the pool is exposed."""
 
     family: type[CounterMetricFamily | GaugeMetricFamily]
     name: str
@@ -18,51 +18,55 @@ class _Shown(NamedTuple):
 
 _MILLISECONDS = 0.001
 
-_SHOWN = {
-    "pool_max": _Shown(GaugeMetricFamily, "connections_max", "Connections open at the most."),
-    "pool_size": _Shown(GaugeMetricFamily, "connections", "Connections that are open."),
-    "pool_available": _Shown(GaugeMetricFamily, "connections_idle", "Connections not in use."),
-    "requests_waiting": _Shown(
-        GaugeMetricFamily, "requests_waiting", "Calls that wait for a connection now."
+_STATISTICS = {
+    "pool_max": _Statistic(GaugeMetricFamily, "connections_max", "Maximum open connections."),
+    "pool_size": _Statistic(GaugeMetricFamily, "connections", "Open connections."),
+    "pool_available": _Statistic(GaugeMetricFamily, "connections_idle", "Idle connections."),
+    "requests_waiting": _Statistic(
+        GaugeMetricFamily, "requests_waiting", "Calls waiting for a connection now."
     ),
-    "requests_num": _Shown(CounterMetricFamily, "requests", "Connections that were asked for."),
-    "requests_queued": _Shown(
-        CounterMetricFamily, "requests_queued", "Those that had to be waited for."
+    "requests_num": _Statistic(CounterMetricFamily, "requests", "Requests for a connection."),
+    "requests_queued": _Statistic(
+        CounterMetricFamily, "requests_queued", "Requests that had to wait."
     ),
-    "requests_wait_ms": _Shown(
-        CounterMetricFamily, "wait_seconds", "Time for which calls waited.", _MILLISECONDS
+    "requests_wait_ms": _Statistic(
+        CounterMetricFamily,
+        "wait_seconds",
+        "Seconds that requests had to wait.",
+        _MILLISECONDS,
     ),
-    "requests_errors": _Shown(
-        CounterMetricFamily, "requests_failed", "Those that were not given in time."
+    "requests_errors": _Statistic(
+        CounterMetricFamily, "requests_failed", "Requests that timed out."
     ),
-    "usage_ms": _Shown(
-        CounterMetricFamily, "usage_seconds", "Time for which connections were used.", _MILLISECONDS
+    "usage_ms": _Statistic(
+        CounterMetricFamily, "usage_seconds", "Seconds that connections were in use.", _MILLISECONDS
     ),
-    "connections_num": _Shown(
+    "connections_num": _Statistic(
         CounterMetricFamily, "connection_attempts", "Attempts to open a connection."
     ),
-    "connections_errors": _Shown(
-        CounterMetricFamily, "connections_failed", "Attempts that failed."
+    "connections_errors": _Statistic(
+        CounterMetricFamily, "connections_failed", "Failed attempts to open a connection."
     ),
-    "connections_lost": _Shown(
-        CounterMetricFamily, "connections_lost", "Connections that were found dead."
+    "connections_lost": _Statistic(
+        CounterMetricFamily, "connections_lost", "Connections found broken."
     ),
 }
 
 
 class PoolCollector(Collector):
-    """Reads the pool's figures at each scrape; its counters start over when it is renewed.
+    """Reads the pool's statistics at each scrape. Its counters restart when the pool is reset.
 
     Args:
-        stats: Gives the figures, under the names that psycopg_pool gives them.
+        stats: Returns the statistics under psycopg_pool's names.
     """
 
     def __init__(self, stats: Callable[[], Mapping[str, int]]) -> None:
         self._stats = stats
 
     def collect(self) -> Iterator[Metric]:
-        """Gives the metrics."""
+        """Yield the metrics."""
         stats = self._stats()
-        for key, shown in _SHOWN.items():
-            value = stats.get(key, 0) * shown.unit
-            yield shown.family(f"palaver_pool_{shown.name}", shown.documentation, value=value)
+        for key, statistic in _STATISTICS.items():
+            value = stats.get(key, 0) * statistic.unit
+            name = f"palaver_pool_{statistic.name}"
+            yield statistic.family(name, statistic.documentation, value=value)

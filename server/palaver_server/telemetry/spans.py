@@ -1,4 +1,4 @@
-"""The spans of calls and of their SQL statements, with names and statuses, never contents."""
+"""Spans of calls and of their SQL statements: names and statuses, never contents."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,13 +15,13 @@ _NANOSECONDS = 1_000_000_000
 
 
 class CallSpans:
-    """Makes a span of each call, within the trace of the caller."""
+    """Makes a span for each call, within the caller's trace."""
 
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
 
     def begin(self, call: Call, metadata: Metadata) -> None:
-        """Begins the span of a call, in the call's context."""
+        """Start the span of a call and attach it to the call."""
         carrier = {key: value for key, value in metadata if isinstance(value, str)}
         method = call.method.removeprefix("/")
         attributes = {
@@ -38,7 +38,7 @@ class CallSpans:
         call.trace_id = trace.format_trace_id(span.get_span_context().trace_id)
 
     def end(self, calls: Sequence[Call]) -> None:
-        """Ends the spans of calls."""
+        """End the spans of calls."""
         for call in calls:
             span: Span = call.span
             span.set_attribute("rpc.response.status_code", call.code)
@@ -49,7 +49,7 @@ class CallSpans:
 
 
 def statement_trace(tracer: Tracer) -> Trace:
-    """Makes what makes a span of each statement while it runs, in each call it serves."""
+    """Return a trace that makes a span of a statement in each call that the statement serves."""
 
     @contextmanager
     def trace_statement(statement: Statement) -> Iterator[None]:
@@ -62,7 +62,7 @@ def statement_trace(tracer: Tracer) -> Trace:
             yield
         except Error as error:
             for span in spans:
-                # Not its text: that may quote contents.
+                # The error's text is left out: it may quote contents.
                 span.set_attribute("error.type", error.sqlstate or type(error).__name__)
                 span.set_status(StatusCode.ERROR)
             raise
@@ -74,7 +74,7 @@ def statement_trace(tracer: Tracer) -> Trace:
 
 
 def _statement_span(tracer: Tracer, call: Call, statement: Statement) -> Span:
-    # Without its parameters the statement tells nothing of what is stored.
+    # The parameters are left out: they are contents.
     attributes = {"db.system.name": "postgresql", "db.query.text": statement.sql}
     within = trace.set_span_in_context(call.span)
     return tracer.start_span(statement.name, within, SpanKind.CLIENT, attributes)

@@ -1,4 +1,4 @@
-"""What a server shows of itself: the log of its calls; metrics and traces, if they are wanted."""
+"""The telemetry of a server: its call log, and metrics and traces if configured."""
 
 import logging
 import os
@@ -13,7 +13,7 @@ from palaver_server.database.connection import Trace, untraced
 from palaver_server.interceptors.observation import Observation
 from palaver_server.telemetry.call_log import log_calls
 
-# What is imported here is not imported at run time before it is wanted: that takes time.
+# Imported at run time only if configured: they take long to load.
 if TYPE_CHECKING:
     from palaver_server.telemetry.metrics import Metrics
     from palaver_server.telemetry.traces import Traces
@@ -24,12 +24,12 @@ _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT
 
 
 class Telemetry:
-    """What observes a server's calls, and what else serves to watch it.
+    """Observes a server's calls, and serves its metrics.
 
-    Traces are wanted if OpenTelemetry's own variables ask for them.
+    OpenTelemetry's own variables configure the traces.
 
     Raises:
-        RuntimeError: The variables name what there is not.
+        RuntimeError: The variables name an exporter that is not installed.
     """
 
     def __init__(self) -> None:
@@ -45,14 +45,14 @@ class Telemetry:
         is_serving: Callable[[], bool],
         backlogs: Mapping[str, MeasureBacklog],
     ) -> None:
-        """Has metrics served, from the start on.
+        """Add metrics, to be served from `start` on. Call this before reading `observation`.
 
         Args:
-            listen: HOST:PORT to serve them on; port 0 takes a free one.
-            services: Those whose calls are counted.
-            pool_stats: Gives the figures of the pool of database connections.
-            is_serving: Tells whether the database answers.
-            backlogs: What measures the work that waits, by the name of the work.
+            listen: HOST:PORT to serve them on; port 0 picks a free port.
+            services: The services whose calls are counted.
+            pool_stats: Returns the statistics of the connection pool.
+            is_serving: Returns whether the database answers.
+            backlogs: Functions that measure a backlog, by the name of the work.
         """
         from palaver_server.telemetry.metrics import Metrics  # noqa: PLC0415
 
@@ -66,17 +66,18 @@ class Telemetry:
 
     @property
     def trace_statement(self) -> Trace:
-        """What the pool is to tell of its statements."""
+        """Trace for the pool's statements."""
         return self._traces.trace_statement if self._traces else untraced
 
     @cached_property
     def observation(self) -> Observation:
-        """The interceptor that has calls logged, and counted and traced as far as is wanted."""
-        wanted = [one.calls for one in (self._traces, self._metrics) if one]
-        return Observation([one.begin for one in wanted], [log_calls, *(one.end for one in wanted)])
+        """Interceptor that logs calls, and counts and traces them if configured."""
+        observers = [each.calls for each in (self._traces, self._metrics) if each]
+        begins = [observer.begin for observer in observers]
+        return Observation(begins, [log_calls, *(observer.end for observer in observers)])
 
     def start(self) -> list[Coroutine[Any, Any, None]]:
-        """Starts to serve metrics; gives what is to run in the background for ever.
+        """Start to serve metrics, and return the background tasks that they need.
 
         Raises:
             RuntimeError: The address cannot be used.
@@ -84,7 +85,7 @@ class Telemetry:
         return [self._metrics.start()] if self._metrics else []
 
     async def stop(self) -> None:
-        """Reports the last calls, exports their traces, and ends all."""
+        """Report the last calls, export their traces, and stop serving metrics."""
         self.observation.report()
         if self._metrics:
             await self._metrics.stop()
@@ -99,15 +100,18 @@ def _traces() -> "Traces | None":
     try:
         from palaver_server.telemetry.traces import Traces  # noqa: PLC0415
     except ModuleNotFoundError:
-        _LOGGER.warning("no traces, though OTEL_* ask for them: install palaver[tracing]")
+        _LOGGER.warning(
+            "traces are off although OTEL_* variables configure them: OpenTelemetry is not"
+            " installed; run pip install 'palaver-server[tracing]' and restart"
+        )
         return None
     return Traces(exporters)
 
 
 def _exporters() -> list[str]:
-    """Gives what the variables name to export traces by.
+    """Return the names of the exporters that OpenTelemetry's variables configure.
 
-    By the standard, that would be OTLP to localhost if they name nothing; here it is nothing.
+    Without variables the specification's default is OTLP to localhost; here it is none.
     """
     given = os.environ.get("OTEL_TRACES_EXPORTER", "")
     if not given and any(os.environ.get(name) for name in _ENDPOINTS):

@@ -18,26 +18,26 @@ _LOGGER = logging.getLogger(__name__)
 _EXPORTERS = "opentelemetry_traces_exporter"
 _OTLP = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
 
-# An exporter whose collector is away would try for half a minute.
-_SECONDS_TO_EXPORT_THE_LAST = 5
+# An exporter would retry an unreachable collector for half a minute.
+_LAST_EXPORT_TIMEOUT_SECONDS = 5
 
 
 class Traces:
-    """What makes the spans of calls and statements, and exports them.
+    """Makes the spans of calls and statements, and exports them.
 
     Args:
-        exporters: Their names, as OTEL_TRACES_EXPORTER has them.
+        exporters: Names of exporters, as in OTEL_TRACES_EXPORTER.
 
     Raises:
-        RuntimeError: There is no such exporter.
+        RuntimeError: An exporter is not installed.
     """
 
     def __init__(self, exporters: Iterable[str]) -> None:
-        ours = Resource.create(
+        service = Resource.create(
             {"service.name": "palaver", "service.version": version("palaver-server")}
         )
         self._provider = TracerProvider(
-            resource=ours.merge(OTELResourceDetector().detect()), shutdown_on_exit=False
+            resource=service.merge(OTELResourceDetector().detect()), shutdown_on_exit=False
         )
         for name in exporters:
             self._provider.add_span_processor(BatchSpanProcessor(_exporter(name)))
@@ -46,12 +46,15 @@ class Traces:
         self.trace_statement = statement_trace(tracer)
 
     async def stop(self) -> None:
-        """Exports what is left, if that can be done soon."""
+        """Export the remaining spans, within a few seconds."""
         stopping = threading.Thread(target=self._provider.shutdown, daemon=True)
         stopping.start()
-        await asyncio.to_thread(stopping.join, _SECONDS_TO_EXPORT_THE_LAST)
+        await asyncio.to_thread(stopping.join, _LAST_EXPORT_TIMEOUT_SECONDS)
         if stopping.is_alive():
-            _LOGGER.warning("the last traces could not be exported")
+            _LOGGER.warning(
+                "exporting the last spans took more than %d s; they are lost",
+                _LAST_EXPORT_TIMEOUT_SECONDS,
+            )
 
 
 def _exporter(name: str) -> SpanExporter:
@@ -59,10 +62,13 @@ def _exporter(name: str) -> SpanExporter:
         general = os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL") or "grpc"
         protocol = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or general
         name = _OTLP.get(protocol, protocol)
-    found = entry_points(group=_EXPORTERS, name=name)
-    if not found:
-        there_are = ", ".join(sorted(entry_points(group=_EXPORTERS).names))
-        raise RuntimeError(f"no exporter of traces is named {name}; there are: {there_are}")
-    (entry_point, *_) = found
+    matches = entry_points(group=_EXPORTERS, name=name)
+    if not matches:
+        installed = ", ".join(sorted(entry_points(group=_EXPORTERS).names))
+        raise RuntimeError(
+            "OTEL_TRACES_EXPORTER and OTEL_EXPORTER_OTLP_PROTOCOL: must name installed exporters"
+            f" ({installed}); got {name}"
+        )
+    (entry_point, *_) = matches
     exporter: SpanExporter = entry_point.load()()
     return exporter

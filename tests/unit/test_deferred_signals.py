@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from palaver_server.process.deferred_signals import held_signals
+from palaver_server.process.deferred_signals import deferred_signals
 
 WAYS = (signal.SIGTERM, signal.SIGINT)
 
@@ -25,7 +25,7 @@ def test_a_signal_interrupts_after_the_block(way: signal.Signals) -> None:
     steps = []
 
     def work() -> None:
-        with held_signals():
+        with deferred_signals():
             signal.raise_signal(way)
             steps.append("done")
 
@@ -38,7 +38,7 @@ def test_a_signal_interrupts_after_the_block(way: signal.Signals) -> None:
 
 
 def test_the_error_of_the_block_comes_first() -> None:
-    with pytest.raises(ZeroDivisionError), held_signals():
+    with pytest.raises(ZeroDivisionError), deferred_signals():
         raise ZeroDivisionError
 
     assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
@@ -48,7 +48,7 @@ def test_other_threads_need_no_protection() -> None:
     steps = []
 
     def work() -> None:
-        with held_signals():
+        with deferred_signals():
             steps.append("done")
 
     thread = threading.Thread(target=work)
