@@ -14,36 +14,23 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 
-from palaver.v1.session_service_pb2 import AddSessionRequest, GetSessionRequest
 from palaver_server.auth.api_keys import make_key
 from palaver_server.auth.roles import POLICY, Role
 from tests.conftest import StartServer
 from tests.support import contract
-from tests.support.callers import KeysFile, caller
+from tests.support.callers import KeysFile, caller, code_of
 from tests.support.certificates import Authority
-from tests.support.client import Client, refused, wait_until
+from tests.support.client import refused, wait_until
 from tests.support.concurrency import Connection
 from tests.support.watching import SERVING, health_of
 
-pytestmark = pytest.mark.usefixtures("quick_looks")
-
 NAMES = [contract.path(method) for method in contract.METHODS]
 
-
-def code_of(client: Client) -> str:
-    """Asks for a session that is not there, and gives the code: NOT_FOUND if it got through."""
-    with pytest.raises(grpc.RpcError) as raised:
-        client.sessions.GetSession(GetSessionRequest(session_id="no such"), timeout=20)
-    return str(raised.value.code().name)
-
-
-def code_with(address: str, *bearers: str, **how: Any) -> str:
-    with caller(address, *bearers, **how) as client:
-        return code_of(client)
+pytestmark = pytest.mark.usefixtures("quick_looks")
 
 
 @pytest.mark.parametrize("method", contract.METHODS, ids=NAMES)
-def test_without_a_credential_no_method_does_anything(
+def test_authentication_without_credential_denies_every_method(
     start_server: StartServer,
     keys_file: KeysFile,
     database: Connection,
@@ -60,7 +47,7 @@ def test_without_a_credential_no_method_does_anything(
     assert database.execute("SELECT FROM sessions").rowcount == 0
 
 
-def test_health_and_reflection_need_no_credential(
+def test_authentication_is_not_needed_for_health_and_reflection(
     start_server: StartServer, keys_file: KeysFile
 ) -> None:
     keys_file.add()
@@ -70,16 +57,12 @@ def test_health_and_reflection_need_no_credential(
     assert ProtoReflectionDescriptorDatabase(client.channel).get_services()
 
 
-def test_reflection_follows_its_setting(start_server: StartServer) -> None:
-    client = start_server(reflection=False)
-
-    with pytest.raises(grpc.RpcError) as raised:
-        ProtoReflectionDescriptorDatabase(client.channel).get_services()
-    assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert health_of(client) == SERVING
+def code_with(address: str, *bearers: str, **how: Any) -> str:
+    with caller(address, *bearers, **how) as client:
+        return code_of(client)
 
 
-def test_a_known_key_is_let_in_and_everything_else_is_not(
+def test_api_key_known_is_accepted_and_others_are_refused(
     start_server: StartServer, keys_file: KeysFile
 ) -> None:
     first, second = keys_file.add(), keys_file.add()
@@ -106,7 +89,7 @@ def test_a_known_key_is_let_in_and_everything_else_is_not(
         assert code_showing(*bad) == "UNAUTHENTICATED", bad
 
 
-def test_keys_are_rotated_while_the_server_runs(
+def test_api_key_rotation_takes_effect_while_running(
     start_server: StartServer, keys_file: KeysFile
 ) -> None:
     old = keys_file.add()
@@ -126,7 +109,7 @@ def test_keys_are_rotated_while_the_server_runs(
 @pytest.mark.parametrize(
     "broken", ["", "[[key]\n", '[[key]]\nname = "x"\nrole = "god"\n', "\x00", None]
 )
-def test_a_file_that_is_no_good_leaves_all_as_it_was(
+def test_credentials_file_that_is_invalid_keeps_previous_keys(
     start_server: StartServer,
     keys_file: KeysFile,
     caplog: pytest.LogCaptureFixture,
@@ -158,7 +141,7 @@ def tls(authority: Authority, tmp_path: Path) -> dict[str, Path]:
     return {"tls_certificate": certificate, "tls_key": key, "tls_client_ca": ca}
 
 
-def test_a_client_certificate_is_known_by_its_subject(
+def test_client_certificate_is_matched_by_subject(
     start_server: StartServer, keys_file: KeysFile, authority: Authority, tls: dict[str, Path]
 ) -> None:
     keys_file.add_certificate("CN=ingest,OU=a\\+b,O=Example\\, Inc.,C=NG")
@@ -174,7 +157,7 @@ def test_a_client_certificate_is_known_by_its_subject(
     assert code_as(("CN", "ingest,OU=a\\+b,O=Example\\, Inc.,C=NG")) == "UNAUTHENTICATED"
 
 
-def test_a_key_counts_for_more_than_a_certificate_even_if_it_is_bad(
+def test_api_key_even_if_invalid_precedes_certificate(
     start_server: StartServer, keys_file: KeysFile, authority: Authority, tls: dict[str, Path]
 ) -> None:
     keys_file.add_certificate("CN=writer", Role.WRITER)
@@ -189,16 +172,24 @@ def test_a_key_counts_for_more_than_a_certificate_even_if_it_is_bad(
         caller(address, reader, **how) as client,
         refused(grpc.StatusCode.PERMISSION_DENIED),
     ):
-        client.sessions.AddSession(AddSessionRequest(session_id="s"))
+        client.add_session("s")
     assert code_with(address, make_key(), **how) == "UNAUTHENTICATED"
 
 
-def test_every_method_has_a_row_in_the_policy_and_every_row_a_method() -> None:
+def test_policy_has_exactly_one_row_per_method() -> None:
     assert sorted(POLICY) == sorted(NAMES)
 
 
+def code_when(send: Callable[[], object]) -> grpc.StatusCode:
+    try:
+        send()
+    except grpc.RpcError as error:
+        return error.code()
+    return grpc.StatusCode.OK
+
+
 @pytest.mark.parametrize("method", contract.METHODS, ids=NAMES)
-def test_a_role_may_do_what_the_policy_says(
+def test_policy_role_may_call_its_methods_only(
     start_server: StartServer, keys_file: KeysFile, method: MethodDescriptor
 ) -> None:
     keys = {role: keys_file.add(role) for role in Role}
@@ -216,15 +207,7 @@ def test_a_role_may_do_what_the_policy_says(
             assert refusal.detail(ErrorInfo).reason == "ROLE_TOO_LOW"
 
 
-def code_when(send: Callable[[], object]) -> grpc.StatusCode:
-    try:
-        send()
-    except grpc.RpcError as error:
-        return error.code()
-    return grpc.StatusCode.OK
-
-
-def test_a_method_without_a_row_is_nobodys(
+def test_policy_method_without_row_is_denied(
     start_server: StartServer, keys_file: KeysFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     method = "/palaver.v1.SessionService/GetSession"
@@ -236,7 +219,7 @@ def test_a_method_without_a_row_is_nobodys(
     assert code_with(address, admin) == "PERMISSION_DENIED"
 
 
-def test_no_secret_shows_in_the_log(
+def test_authentication_logs_no_secret(
     start_server: StartServer, keys_file: KeysFile, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -245,7 +228,7 @@ def test_no_secret_shows_in_the_log(
 
     code_with(address, known)
     with caller(address, unknown) as client, refused(grpc.StatusCode.UNAUTHENTICATED) as refusal:
-        client.sessions.GetSession(GetSessionRequest(session_id="s"))
+        client.get_session("s")
 
     assert unknown not in str(refusal.status)
     assert known not in caplog.text

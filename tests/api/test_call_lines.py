@@ -16,16 +16,6 @@ from tests.conftest import StartServer
 from tests.support.callers import KeysFile, caller
 from tests.support.client import Client, wait_until
 
-TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
-
-# What a header may hold: anything printable in ASCII.
-headers = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=140)
-
-
-def request_id_of(call: Any) -> str:
-    (request_id,) = [value for key, value in call.trailing_metadata() if key == "x-request-id"]
-    return str(request_id)
-
 
 def get(palaver: Client, *metadata: tuple[str, str]) -> Any:
     """Gets a session that does not exist, and gives the call."""
@@ -35,7 +25,12 @@ def get(palaver: Client, *metadata: tuple[str, str]) -> Any:
     return call
 
 
-def test_the_callers_id_comes_back_with_success_refusal_and_stream(palaver: Client) -> None:
+def request_id_of(call: Any) -> str:
+    (request_id,) = [value for key, value in call.trailing_metadata() if key == "x-request-id"]
+    return str(request_id)
+
+
+def test_request_id_of_caller_comes_back(palaver: Client) -> None:
     palaver.add("s", "hello")
     metadata = (("x-request-id", "mine/1:a=b"),)
     request = GetSessionRequest(session_id="s")
@@ -48,11 +43,15 @@ def test_the_callers_id_comes_back_with_success_refusal_and_stream(palaver: Clie
     ] * 3
 
 
-def test_without_one_each_call_gets_its_own(palaver: Client) -> None:
+def test_request_id_is_generated_when_missing(palaver: Client) -> None:
     first, second = request_id_of(get(palaver)), request_id_of(get(palaver))
 
     assert first != second
     assert {len(first), len(second)} == {32}
+
+
+# What a header may hold: anything printable in ASCII.
+headers = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=140)
 
 
 @settings(
@@ -62,9 +61,7 @@ def test_without_one_each_call_gets_its_own(palaver: Client) -> None:
 @example("x" * 128)
 @example("x" * 129)
 @example("two words")
-def test_an_id_that_is_too_long_or_would_forge_lines_is_replaced(
-    palaver: Client, sent: str
-) -> None:
+def test_request_id_too_long_or_forging_lines_is_replaced(palaver: Client, sent: str) -> None:
     returned = request_id_of(get(palaver, ("x-request-id", sent)))
 
     if 1 <= len(sent) <= 128 and " " not in sent:
@@ -85,7 +82,7 @@ def logged_calls(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
     return found()
 
 
-def test_the_principal_is_named_in_the_log_and_its_key_is_not(
+def test_call_log_names_principal_without_key(
     start_server: StartServer, keys_file: KeysFile, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -106,6 +103,9 @@ def test_the_principal_is_named_in_the_log_and_its_key_is_not(
     assert key not in caplog.text
 
 
+TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+
 @pytest.mark.parametrize(
     ("parent", "trace_id"),
     [
@@ -114,7 +114,7 @@ def test_the_principal_is_named_in_the_log_and_its_key_is_not(
         ("nonsense", ""),
     ],
 )
-def test_the_callers_trace_is_named_in_the_log(
+def test_call_log_names_trace_of_caller(
     palaver: Client, caplog: pytest.LogCaptureFixture, parent: str, trace_id: str
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -133,7 +133,7 @@ def test_the_callers_trace_is_named_in_the_log(
         (logging.ERROR, []),
     ],
 )
-def test_the_level_says_which_calls_are_logged(
+def test_call_log_level_selects_calls(
     caplog: pytest.LogCaptureFixture, level: int, codes: list[str]
 ) -> None:
     caplog.set_level(level)

@@ -31,11 +31,7 @@ def add_request(*contents: str) -> AddMemoryRequest:
     return AddMemoryRequest(session_id="s", messages=messages)
 
 
-def last_sequence(palaver: Client) -> int:
-    return palaver.sessions.GetSession(GetSessionRequest(session_id="s")).last_sequence
-
-
-def test_the_statement_of_an_expired_call_is_gone_and_nothing_is_written(
+def test_deadline_exceeded_write_cancels_statement_and_writes_nothing(
     palaver: Client, database_url: str, database: Connection
 ) -> None:
     palaver.add("s", "one", timeout=60)
@@ -46,10 +42,10 @@ def test_the_statement_of_an_expired_call_is_gone_and_nothing_is_written(
         assert call.code() is DEADLINE_EXCEEDED
         wait_until_blocked(database, 0)
 
-    assert last_sequence(palaver) == 1
+    assert palaver.get_session("s").last_sequence == 1
 
 
-def test_the_statement_of_an_expired_read_is_gone_too(
+def test_deadline_exceeded_read_cancels_statement(
     palaver: Client, database_url: str, database: Connection
 ) -> None:
     palaver.add("s", "one")
@@ -62,7 +58,7 @@ def test_the_statement_of_an_expired_read_is_gone_too(
         wait_until_blocked(database, 0)
 
 
-def test_the_statement_of_a_cancelled_call_is_gone_and_nothing_is_written(
+def test_deadline_cancelled_call_cancels_statement_and_writes_nothing(
     palaver: Client, database_url: str, database: Connection
 ) -> None:
     palaver.add("s", "one", timeout=60)
@@ -73,10 +69,10 @@ def test_the_statement_of_a_cancelled_call_is_gone_and_nothing_is_written(
         call.cancel()
         wait_until_blocked(database, 0)
 
-    assert last_sequence(palaver) == 1
+    assert palaver.get_session("s").last_sequence == 1
 
 
-def test_a_call_without_a_deadline_is_given_one_and_others_keep_theirs(
+def test_deadline_default_applies_only_without_own_deadline(
     start_server: StartServer, database_url: str, database: Connection
 ) -> None:
     palaver = start_server(default_deadline_seconds=0.3)
@@ -92,10 +88,10 @@ def test_a_call_without_a_deadline_is_given_one_and_others_keep_theirs(
 
     assert refusal.detail(ErrorInfo).reason == "DEADLINE_EXCEEDED"
     assert patient.result().messages[0].sequence == 2
-    assert last_sequence(palaver) == 2
+    assert palaver.get_session("s").last_sequence == 2
 
 
-def test_the_default_deadline_is_none_for_streams(
+def test_deadline_default_does_not_apply_to_streams(
     start_server: StartServer, database_url: str
 ) -> None:
     palaver = start_server(default_deadline_seconds=0.5)
@@ -111,7 +107,7 @@ def test_the_default_deadline_is_none_for_streams(
     assert len(received) == 20
 
 
-def test_a_statement_that_takes_too_long_is_a_deadline_exceeded_too(
+def test_deadline_statement_timeout_is_deadline_exceeded(
     start_server: StartServer, database_url: str, database: Connection
 ) -> None:
     palaver = start_server(statement_timeout_seconds=0.2)
@@ -123,7 +119,7 @@ def test_a_statement_that_takes_too_long_is_a_deadline_exceeded_too(
         assert count_blocked(database) == 0
 
     assert refusal.detail(ErrorInfo).reason == "DEADLINE_EXCEEDED"
-    assert last_sequence(palaver) == 1
+    assert palaver.get_session("s").last_sequence == 1
 
 
 # Keeps, as the content of a message, what the connection was told that adds it.
@@ -137,7 +133,7 @@ TELL = """
 """
 
 
-def test_a_server_that_hangs_in_a_transaction_keeps_its_locks_no_longer_than_a_statement(
+def test_deadline_idle_transaction_timeout_equals_statement_timeout(
     start_server: StartServer, database: Connection
 ) -> None:
     palaver = start_server(statement_timeout_seconds=7)
@@ -149,7 +145,7 @@ def test_a_server_that_hangs_in_a_transaction_keeps_its_locks_no_longer_than_a_s
 
 
 @pytest.mark.parametrize("with_ids", [False, True])
-def test_an_expired_call_is_whole_or_not_there(palaver: Client, *, with_ids: bool) -> None:
+def test_deadline_exceeded_write_is_whole_or_absent(palaver: Client, *, with_ids: bool) -> None:
     choose = random.Random(7)
     palaver.add("s", "first")
 

@@ -12,6 +12,12 @@ from fuzz.verdict import fault
 from tests.conftest import Run
 from tests.support.client import Client
 
+
+async def fault_of(palaver: Client, case: Case) -> str:
+    async with grpc.aio.insecure_channel(palaver.address) as channel:
+        return fault(case, await call(channel, case, seconds=20))
+
+
 # `make fuzz` tries as many as one has time for.
 some = settings(
     max_examples=300,
@@ -21,21 +27,16 @@ some = settings(
 )
 
 
-async def fault_of(palaver: Client, case: Case) -> str:
-    async with grpc.aio.insecure_channel(palaver.address) as channel:
-        return fault(case, await call(channel, case, seconds=20))
-
-
 @some
 @given(case=cases())
-def test_any_request_gets_an_answer_that_it_may_get(
+def test_fuzz_any_request_gets_an_allowed_answer(
     palaver: Client, run: Run, caplog: pytest.LogCaptureFixture, case: Case
 ) -> None:
     assert not run(fault_of(palaver, case))
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-def test_every_service_is_tried() -> None:
+def test_fuzz_covers_every_service() -> None:
     assert {method.containing_service.full_name for method in METHODS} == {
         "palaver.v1.SessionService",
         "palaver.v1.MemoryService",

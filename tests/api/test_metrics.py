@@ -10,22 +10,16 @@ import psycopg
 import pytest
 
 from palaver.v1.memory_service_pb2 import StreamMessagesRequest
-from palaver.v1.session_service_pb2 import (
-    AddSessionRequest,
-    DeleteSessionRequest,
-    GetSessionRequest,
-)
+from palaver.v1.session_service_pb2 import AddSessionRequest, DeleteSessionRequest
 from tests.conftest import StartServer
 from tests.support.client import Client, refused, wait_until
-from tests.support.concurrency import begin, wait_until_blocked
+from tests.support.concurrency import Connection, begin, wait_until_blocked
 from tests.support.endpoint import Endpoint
 from tests.support.scrapes import Scrape, metrics_url, scraped
 
 SESSIONS = "palaver.v1.SessionService"
-MEMORY = "palaver.v1.MemoryService"
 
 StartMeasured = Callable[..., tuple[Client, Callable[[], Scrape]]]
-Database = psycopg.Connection[tuple[Any, ...]]
 
 
 @pytest.fixture
@@ -51,21 +45,17 @@ def when_all_calls_have_ended(scrape: Callable[[], Scrape]) -> Scrape:
     return scrape()
 
 
-def get(palaver: Client, session_id: str) -> object:
-    return palaver.sessions.GetSession(GetSessionRequest(session_id=session_id))
-
-
-def test_calls_are_counted_timed_and_weighed_by_method_and_code(
+def test_metrics_count_time_and_size_calls_by_method_and_code(
     start_measured: StartMeasured,
 ) -> None:
     palaver, scrape = start_measured()
     request = AddSessionRequest(session_id="s", user_id="u" * 1000)
     response = palaver.sessions.AddSession(request)
     for _ in range(3):
-        get(palaver, "s")
+        palaver.get_session("s")
     for _ in range(2):
         with refused(grpc.StatusCode.NOT_FOUND):
-            get(palaver, "none")
+            palaver.get_session("none")
 
     found = when_all_calls_have_ended(scrape)
 
@@ -84,7 +74,10 @@ def test_calls_are_counted_timed_and_weighed_by_method_and_code(
     assert 0 < found.value("grpc_server_handling_seconds_sum", **added) < 60
 
 
-def test_a_stream_is_one_call_with_many_responses(start_measured: StartMeasured) -> None:
+MEMORY = "palaver.v1.MemoryService"
+
+
+def test_metrics_stream_is_one_call_with_many_responses(start_measured: StartMeasured) -> None:
     palaver, scrape = start_measured()
     palaver.add("s", *["hello"] * 5)
     request = StreamMessagesRequest(session_id="s", chunk_size=2)
@@ -101,7 +94,7 @@ def test_a_stream_is_one_call_with_many_responses(start_measured: StartMeasured)
     assert found.value("palaver_response_bytes_sum", **method) == size
 
 
-def test_what_is_no_method_makes_no_series(start_measured: StartMeasured) -> None:
+def test_metrics_unknown_method_makes_no_series(start_measured: StartMeasured) -> None:
     palaver, scrape = start_measured()
 
     def series() -> int:
@@ -116,8 +109,8 @@ def test_what_is_no_method_makes_no_series(start_measured: StartMeasured) -> Non
     assert series() == before > 0
 
 
-def test_running_calls_and_those_that_wait_for_a_connection_are_seen(
-    start_measured: StartMeasured, database: Database, database_url: str
+def test_metrics_show_running_and_waiting_calls(
+    start_measured: StartMeasured, database: Connection, database_url: str
 ) -> None:
     palaver, scrape = start_measured(pool_max_size=1)
     palaver.add("s", "hello")
@@ -128,7 +121,7 @@ def test_running_calls_and_those_that_wait_for_a_connection_are_seen(
         locker.execute("SELECT FROM sessions WHERE session_id = 's' FOR UPDATE")
         holding = begin(lambda: palaver.sessions.DeleteSession(delete))
         wait_until_blocked(database)
-        waiting = begin(lambda: get(palaver, "other"))
+        waiting = begin(lambda: palaver.get_session("other"))
         wait_until(lambda: scrape().value("palaver_pool_requests_waiting") == 1)
         wait_until(lambda: scrape().value("palaver_calls_in_flight") == 2)
         found = scrape()
@@ -145,7 +138,7 @@ def test_running_calls_and_those_that_wait_for_a_connection_are_seen(
     assert found.value("palaver_pool_wait_seconds_total") > 0
 
 
-def test_a_call_that_is_cancelled_is_not_in_flight_any_more(
+def test_metrics_cancelled_call_is_not_in_flight(
     start_measured: StartMeasured, database_url: str
 ) -> None:
     palaver, scrape = start_measured()
@@ -165,8 +158,8 @@ def test_a_call_that_is_cancelled_is_not_in_flight_any_more(
         assert found.value("grpc_server_handled_total", **labels) == 1
 
 
-def test_the_backlog_of_the_purge_is_what_is_overdue(
-    start_measured: StartMeasured, database: Database
+def test_metrics_purge_backlog_is_overdue_rows(
+    start_measured: StartMeasured, database: Connection
 ) -> None:
     database.execute(
         """
@@ -188,8 +181,8 @@ def test_the_backlog_of_the_purge_is_what_is_overdue(
     assert oldest == 0
 
 
-def test_the_backlog_of_the_embedding_is_what_waits_for_a_vector(
-    start_measured: StartMeasured, database: Database, endpoint: Endpoint
+def test_metrics_embedding_backlog_is_messages_without_vector(
+    start_measured: StartMeasured, database: Connection, endpoint: Endpoint
 ) -> None:
     database.execute(
         """
@@ -215,7 +208,7 @@ def test_the_backlog_of_the_embedding_is_what_waits_for_a_vector(
     endpoint.release()
 
 
-def test_the_process_and_its_version_are_named(start_measured: StartMeasured) -> None:
+def test_metrics_name_process_and_version(start_measured: StartMeasured) -> None:
     _, scrape = start_measured()
 
     (build,) = scrape().matching("palaver_build_info")
@@ -227,8 +220,8 @@ def test_the_process_and_its_version_are_named(start_measured: StartMeasured) ->
     assert scrape().value("palaver_serving") == 1
 
 
-def test_an_outage_of_the_database_is_seen(
-    start_measured: StartMeasured, postgres: str, database: Database
+def test_metrics_show_database_outage(
+    start_measured: StartMeasured, postgres: str, database: Connection
 ) -> None:
     _, scrape = start_measured(health_interval_seconds=0.05)
     name = database.info.dbname
@@ -244,7 +237,7 @@ def test_an_outage_of_the_database_is_seen(
     wait_until(lambda: scrape().value("palaver_serving") == 1)
 
 
-def test_nothing_is_served_without_an_address(
+def test_metrics_are_off_without_address(
     start_server: StartServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)

@@ -10,24 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from palaver.v1.memory_pb2 import Message
-from palaver.v1.memory_service_pb2 import (
-    AddMemoryRequest,
-    DeleteMessagesRequest,
-    GetMemoryRequest,
-    GetMessageRequest,
-)
+from palaver.v1.memory_service_pb2 import GetMemoryRequest, GetMessageRequest
 from palaver.v1.session_pb2 import Session, SessionFilter
-from palaver.v1.session_service_pb2 import (
-    AddSessionRequest,
-    DeleteSessionRequest,
-    GetSessionRequest,
-    ListSessionsRequest,
-    UpdateSessionRequest,
-)
-from palaver.v1.user_service_pb2 import AddUserRequest, DeleteUserRequest, GetUserRequest
+from palaver.v1.session_service_pb2 import ListSessionsRequest
+from palaver.v1.user_service_pb2 import AddUserRequest
 from tests.support.client import Client, struct
-
-MIB = 1024 * 1024
 
 ODD_IDS = [
     "a/b?c#d",
@@ -49,17 +36,48 @@ ODD_IDS = [
     "😀" * 256,
 ]
 
-# Any text that the contract allows: no NUL, and no halves of surrogate pairs.
-texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
-ids = texts.filter(lambda text: 1 <= len(text.encode()) <= 1024)
-# Negative zero is kept as zero.
-numbers = st.floats(allow_nan=False, allow_infinity=False).map(lambda number: number + 0.0)
-values = st.recursive(
-    st.none() | st.booleans() | numbers | texts,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
-    max_leaves=20,
-)
-metadata = st.dictionaries(texts, values, max_size=5).map(lambda fields: struct(**fields))
+
+def test_odd_input_session_and_user_ids_come_back(palaver: Client) -> None:
+    for odd in ODD_IDS:
+        palaver.add_session(odd, user_id=odd)
+
+    for odd in ODD_IDS:
+        got = palaver.get_session(odd)
+        of_user = ListSessionsRequest(filter=SessionFilter(user_id=odd))
+        assert (got.session_id, got.user_id) == (odd, odd)
+        assert list(palaver.sessions.ListSessions(of_user).sessions) == [got]
+        palaver.delete_session(odd)
+
+
+def test_odd_input_user_fields_come_back(palaver: Client) -> None:
+    for odd in ODD_IDS:
+        added = palaver.add_user(odd, email=odd[:80], first_name=odd[:256], last_name=odd[-256:])
+        assert (added.email, added.first_name, added.last_name) == (odd[:80], odd[:256], odd[-256:])
+
+    for odd in ODD_IDS:
+        assert palaver.get_user(odd).user_id == odd
+        palaver.delete_user(odd)
+
+
+def add_and_get(palaver: Client, *messages: Message) -> list[Message]:
+    """Adds messages, and gets as many back."""
+    palaver.add_memory("s", messages)
+    request = GetMemoryRequest(session_id="s", last_n=len(messages))
+    return list(palaver.memory.GetMemory(request).messages)
+
+
+def test_odd_input_message_ids_come_back(palaver: Client) -> None:
+    messages = [Message(message_id=odd, role="user", content=odd) for odd in ODD_IDS]
+
+    got = add_and_get(palaver, *messages)
+
+    assert [message.message_id for message in got] == ODD_IDS
+    for odd, message in zip(ODD_IDS, got, strict=True):
+        request = GetMessageRequest(session_id="s", message_id=odd)
+        assert palaver.memory.GetMessage(request) == message
+        deleted = palaver.delete_messages("s", message_ids=[odd])
+        assert list(deleted.messages) == [message]
+
 
 generated = settings(
     max_examples=60,
@@ -67,71 +85,31 @@ generated = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
+# Any text that the contract allows: no NUL, and no halves of surrogate pairs.
+texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
 
-def add(palaver: Client, *messages: Message) -> list[Message]:
-    """Adds messages, and gets as many back."""
-    palaver.memory.AddMemory(AddMemoryRequest(session_id="s", messages=messages))
-    request = GetMemoryRequest(session_id="s", last_n=len(messages))
-    return list(palaver.memory.GetMemory(request).messages)
+ids = texts.filter(lambda text: 1 <= len(text.encode()) <= 1024)
 
+# Negative zero is kept as zero.
+numbers = st.floats(allow_nan=False, allow_infinity=False).map(lambda number: number + 0.0)
 
-def put_session(palaver: Client, metadata: Struct) -> Session:
-    """Replaces the metadata of a session, and gets it back."""
-    palaver.sessions.UpdateSession(
-        UpdateSessionRequest(session_id="s", metadata=metadata, replace_metadata=True)
-    )
-    return palaver.sessions.GetSession(GetSessionRequest(session_id="s"))
+values = st.recursive(
+    st.none() | st.booleans() | numbers | texts,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
+    max_leaves=20,
+)
 
-
-def test_sessions_may_have_any_id_and_user(palaver: Client) -> None:
-    for odd in ODD_IDS:
-        palaver.sessions.AddSession(AddSessionRequest(session_id=odd, user_id=odd))
-
-    for odd in ODD_IDS:
-        got = palaver.sessions.GetSession(GetSessionRequest(session_id=odd))
-        of_user = ListSessionsRequest(filter=SessionFilter(user_id=odd))
-        assert (got.session_id, got.user_id) == (odd, odd)
-        assert list(palaver.sessions.ListSessions(of_user).sessions) == [got]
-        palaver.sessions.DeleteSession(DeleteSessionRequest(session_id=odd))
-
-
-def test_users_may_have_any_id_address_and_names(palaver: Client) -> None:
-    for odd in ODD_IDS:
-        added = palaver.users.AddUser(
-            AddUserRequest(user_id=odd, email=odd[:80], first_name=odd[:256], last_name=odd[-256:])
-        )
-        assert (added.email, added.first_name, added.last_name) == (odd[:80], odd[:256], odd[-256:])
-
-    for odd in ODD_IDS:
-        assert palaver.users.GetUser(GetUserRequest(user_id=odd)).user_id == odd
-        palaver.users.DeleteUser(DeleteUserRequest(user_id=odd))
-
-
-def test_messages_may_have_any_id(palaver: Client) -> None:
-    messages = [Message(message_id=odd, role="user", content=odd) for odd in ODD_IDS]
-
-    got = add(palaver, *messages)
-
-    assert [message.message_id for message in got] == ODD_IDS
-    for odd, message in zip(ODD_IDS, got, strict=True):
-        request = GetMessageRequest(session_id="s", message_id=odd)
-        assert palaver.memory.GetMessage(request) == message
-        deleted = palaver.memory.DeleteMessages(
-            DeleteMessagesRequest(session_id="s", message_ids=[odd])
-        )
-        assert list(deleted.messages) == [message]
+metadata = st.dictionaries(texts, values, max_size=5).map(lambda fields: struct(**fields))
 
 
 @generated
 @given(session_id=ids, user_id=ids, metadata=metadata)
-def test_any_session_comes_back_as_it_was_added(
+def test_odd_input_generated_sessions_come_back(
     palaver: Client, session_id: str, user_id: str, metadata: Struct
 ) -> None:
-    added = palaver.sessions.AddSession(
-        AddSessionRequest(session_id=session_id, user_id=user_id, metadata=metadata)
-    )
-    got = palaver.sessions.GetSession(GetSessionRequest(session_id=session_id))
-    palaver.sessions.DeleteSession(DeleteSessionRequest(session_id=session_id))
+    added = palaver.add_session(session_id, user_id=user_id, metadata=metadata)
+    got = palaver.get_session(session_id)
+    palaver.delete_session(session_id)
 
     assert (got.session_id, got.user_id, got.metadata) == (session_id, user_id, metadata)
     assert added == got
@@ -139,7 +117,7 @@ def test_any_session_comes_back_as_it_was_added(
 
 @generated
 @given(user_id=ids, email=texts, names=st.tuples(texts, texts), metadata=metadata)
-def test_any_user_comes_back_as_it_was_added(
+def test_odd_input_generated_users_come_back(
     palaver: Client, user_id: str, email: str, names: tuple[str, str], metadata: Struct
 ) -> None:
     given = AddUserRequest(
@@ -150,8 +128,8 @@ def test_any_user_comes_back_as_it_was_added(
         metadata=metadata,
     )
     added = palaver.users.AddUser(given)
-    got = palaver.users.GetUser(GetUserRequest(user_id=user_id))
-    palaver.users.DeleteUser(DeleteUserRequest(user_id=user_id))
+    got = palaver.get_user(user_id)
+    palaver.delete_user(user_id)
 
     assert got == added
     for name in given.DESCRIPTOR.fields_by_name:
@@ -167,7 +145,7 @@ def test_any_user_comes_back_as_it_was_added(
     token_count=st.integers(0, 2**31 - 1),
     microseconds=st.integers(-62_135_596_800 * 10**6, 253_402_300_800 * 10**6 - 1),
 )
-def test_any_message_comes_back_as_it_was_added(
+def test_odd_input_generated_messages_come_back(
     palaver: Client,
     *,
     message_id: str,
@@ -187,8 +165,8 @@ def test_any_message_comes_back_as_it_was_added(
     seconds, rest = divmod(microseconds, 10**6)
     message.created_at.CopyFrom(Timestamp(seconds=seconds, nanos=rest * 1000))
 
-    (got,) = add(palaver, message)
-    palaver.memory.DeleteMessages(DeleteMessagesRequest(session_id="s", last_n=1))
+    (got,) = add_and_get(palaver, message)
+    palaver.delete_messages("s", last_n=1)
 
     assert got.sequence > 0
     assert got.HasField("updated_at")
@@ -197,14 +175,17 @@ def test_any_message_comes_back_as_it_was_added(
     assert got == message
 
 
-def test_contents_of_any_size_come_back(palaver: Client) -> None:
+MIB = 1024 * 1024
+
+
+def test_odd_input_contents_of_any_size_come_back(palaver: Client) -> None:
     for content in ("", "x" * MIB, "😀" * (MIB // 4), "\n" * MIB):
-        (got,) = add(palaver, Message(role="user", content=content))
+        (got,) = add_and_get(palaver, Message(role="user", content=content))
 
         assert got.content == content
 
 
-def test_the_first_and_last_times_come_back(palaver: Client) -> None:
+def test_odd_input_first_and_last_times_come_back(palaver: Client) -> None:
     moments = [
         Timestamp(seconds=-62_135_596_800),  # year 1
         Timestamp(seconds=-62_135_596_800, nanos=1000),
@@ -213,7 +194,7 @@ def test_the_first_and_last_times_come_back(palaver: Client) -> None:
         Timestamp(seconds=253_402_300_799, nanos=999_999_000),  # year 9999
     ]
 
-    got = add(palaver, *(Message(role="user", created_at=moment) for moment in moments))
+    got = add_and_get(palaver, *(Message(role="user", created_at=moment) for moment in moments))
 
     assert [message.created_at for message in got] == moments
 
@@ -237,7 +218,13 @@ NUMBERS = [
 ]
 
 
-def test_numbers_come_back_exactly(palaver: Client) -> None:
+def put_session(palaver: Client, metadata: Struct) -> Session:
+    """Replaces the metadata of a session, and gets it back."""
+    palaver.update_session("s", metadata=metadata, replace_metadata=True)
+    return palaver.get_session("s")
+
+
+def test_odd_input_numbers_come_back_exactly(palaver: Client) -> None:
     palaver.add("s", "hello")
 
     got = put_session(palaver, struct(numbers=NUMBERS))
@@ -246,7 +233,7 @@ def test_numbers_come_back_exactly(palaver: Client) -> None:
     assert values == NUMBERS
 
 
-def test_negative_zero_is_kept_as_zero(palaver: Client) -> None:
+def test_odd_input_negative_zero_becomes_zero(palaver: Client) -> None:
     palaver.add("s", "hello")
 
     got = put_session(palaver, struct(zero=-0.0))
@@ -254,7 +241,7 @@ def test_negative_zero_is_kept_as_zero(palaver: Client) -> None:
     assert math.copysign(1, got.metadata.fields["zero"].number_value) == 1
 
 
-def test_metadata_of_32_levels_comes_back(palaver: Client) -> None:
+def test_odd_input_metadata_of_32_levels_comes_back(palaver: Client) -> None:
     palaver.add("s", "hello")
     objects: dict[str, Any] = {}
     lists: list[Any] = []
@@ -265,7 +252,7 @@ def test_metadata_of_32_levels_comes_back(palaver: Client) -> None:
         assert put_session(palaver, metadata).metadata == metadata
 
 
-def test_odd_metadata_comes_back(palaver: Client, subtests: pytest.Subtests) -> None:
+def test_odd_input_metadata_comes_back(palaver: Client, subtests: pytest.Subtests) -> None:
     palaver.add("s", "hello")
     odd: list[dict[str, Any]] = [
         {"": ""},
@@ -281,13 +268,13 @@ def test_odd_metadata_comes_back(palaver: Client, subtests: pytest.Subtests) -> 
             assert put_session(palaver, struct(**fields)).metadata == struct(**fields)
 
 
-def test_1000_messages_come_back_in_their_order(palaver: Client) -> None:
+def test_odd_input_1000_messages_come_back_in_order(palaver: Client) -> None:
     messages = [
         Message(message_id=f"m{number}", role="user", content=f"content {number}")
         for number in range(1000)
     ]
 
-    got = add(palaver, *messages)
+    got = add_and_get(palaver, *messages)
 
     assert [message.sequence for message in got] == list(range(1, 1001))
     assert [(m.message_id, m.content) for m in got] == [(m.message_id, m.content) for m in messages]

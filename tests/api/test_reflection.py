@@ -1,4 +1,4 @@
-"""Reflection: the whole contract can be read from the server, without a `.proto` at hand."""
+"""Reflection: the whole contract can be read from the server."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -12,20 +12,32 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 )
 
 from palaver_server.bootstrap.services import SERVICES
+from tests.conftest import StartServer
 from tests.support.client import Client
+from tests.support.watching import SERVING, health_of
 
-# What a method answers to an empty request, if it is there.
-CALLED = {
-    grpc.StatusCode.OK,
-    grpc.StatusCode.INVALID_ARGUMENT,
-    grpc.StatusCode.FAILED_PRECONDITION,
-}
+
+def test_reflection_follows_its_setting(start_server: StartServer) -> None:
+    client = start_server(reflection=False)
+
+    with pytest.raises(grpc.RpcError) as raised:
+        ProtoReflectionDescriptorDatabase(client.channel).get_services()
+    assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert health_of(client) == SERVING
 
 
 @pytest.fixture
 def reflection(palaver: Client) -> ProtoReflectionDescriptorDatabase:
     """What the server tells of itself."""
     return ProtoReflectionDescriptorDatabase(palaver.channel)
+
+
+def test_reflection_lists_every_service(reflection: ProtoReflectionDescriptorDatabase) -> None:
+    assert set(reflection.get_services()) == {
+        *SERVICES,
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1alpha.ServerReflection",
+    }
 
 
 def files_behind(file: FileDescriptor) -> Iterator[FileDescriptor]:
@@ -35,15 +47,7 @@ def files_behind(file: FileDescriptor) -> Iterator[FileDescriptor]:
         yield from files_behind(dependency)
 
 
-def test_every_service_is_listed(reflection: ProtoReflectionDescriptorDatabase) -> None:
-    assert set(reflection.get_services()) == {
-        *SERVICES,
-        "grpc.health.v1.Health",
-        "grpc.reflection.v1alpha.ServerReflection",
-    }
-
-
-def test_every_service_is_described_down_to_the_last_file(
+def test_reflection_describes_every_file(
     reflection: ProtoReflectionDescriptorDatabase,
 ) -> None:
     pool, own = DescriptorPool(reflection), OwnPool()
@@ -58,7 +62,24 @@ def test_every_service_is_described_down_to_the_last_file(
     assert metadata.message_type is pool.FindMessageTypeByName("google.protobuf.Struct")
 
 
-def test_every_method_that_is_described_can_be_called(
+# What a method answers to an empty request, if it is there.
+CALLED = {
+    grpc.StatusCode.OK,
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.FAILED_PRECONDITION,
+}
+
+
+def code_of_empty_request(call: Callable[[bytes], Iterable[object]]) -> grpc.StatusCode:
+    """Makes a call with an empty request, and tells how it ends."""
+    try:
+        list(call(b""))
+    except grpc.RpcError as error:
+        return error.code()
+    return grpc.StatusCode.OK
+
+
+def test_reflection_methods_are_callable(
     reflection: ProtoReflectionDescriptorDatabase, palaver: Client
 ) -> None:
     pool = DescriptorPool(reflection)
@@ -67,14 +88,5 @@ def test_every_method_that_is_described_can_be_called(
     for method in methods:
         path = f"/{method.containing_service.full_name}/{method.name}"
         kind = "unary_stream" if method.server_streaming else "unary_unary"
-        code = code_of(getattr(palaver.channel, kind)(path))
+        code = code_of_empty_request(getattr(palaver.channel, kind)(path))
         assert code in CALLED, path
-
-
-def code_of(call: Callable[[bytes], Iterable[object]]) -> grpc.StatusCode:
-    """Makes a call with an empty request, and tells how it ends."""
-    try:
-        list(call(b""))
-    except grpc.RpcError as error:
-        return error.code()
-    return grpc.StatusCode.OK

@@ -31,7 +31,7 @@ def let_patience_end(palaver: Client, database_url: str) -> None:
                 palaver.add("s", "late")
 
 
-def test_a_reader_that_does_not_read_is_dropped_and_told_where_to_resume(
+def test_slow_reader_is_dropped_with_resume_cursor(
     start_server: StartServer, database_url: str
 ) -> None:
     palaver = start_server(stream_send_timeout_seconds=0.5, default_deadline_seconds=0.6)
@@ -51,7 +51,7 @@ def test_a_reader_that_does_not_read_is_dropped_and_told_where_to_resume(
     assert [message.sequence for message in resumed] == list(range(len(received) + 1, 21))
 
 
-def test_a_reader_that_takes_not_even_the_first_chunk_is_told_so_too(
+def test_slow_reader_of_no_chunk_is_dropped_with_resume_cursor(
     start_server: StartServer, database_url: str
 ) -> None:
     palaver = start_server(stream_send_timeout_seconds=0.5, default_deadline_seconds=0.6)
@@ -69,7 +69,7 @@ def test_a_reader_that_takes_not_even_the_first_chunk_is_told_so_too(
     reader.close()
 
 
-def test_a_listing_of_sessions_is_told_where_to_resume_too(
+def test_slow_reader_of_session_listing_is_dropped_with_resume_cursor(
     start_server: StartServer, database_url: str
 ) -> None:
     palaver = start_server(stream_send_timeout_seconds=0.5, default_deadline_seconds=0.6)
@@ -88,7 +88,7 @@ def test_a_listing_of_sessions_is_told_where_to_resume_too(
     assert refusal.detail(ErrorInfo).metadata["next_cursor"] == str(received[-1].next_cursor)
 
 
-def test_a_reader_that_takes_every_chunk_in_time_gets_all_however_long_it_takes(
+def test_slow_reader_taking_each_chunk_in_time_gets_all(
     start_server: StartServer, database_url: str
 ) -> None:
     palaver = start_server(stream_send_timeout_seconds=1.5, default_deadline_seconds=0.3)
@@ -104,7 +104,18 @@ def test_a_reader_that_takes_every_chunk_in_time_gets_all_however_long_it_takes(
     assert received == 20
 
 
-def test_the_place_of_a_reader_that_never_reads_is_free_in_the_end(
+def is_read(address: str) -> bool:
+    """Tells whether another client finds room for its stream."""
+    with connected(address) as other:
+        try:
+            return len(list(other.memory.StreamMessages(MESSAGES))) == 20
+        except grpc.RpcError as error:
+            call = cast("grpc.Call", error)
+            assert call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            return False
+
+
+def test_slow_reader_dropped_frees_its_place(
     start_server: StartServer,
 ) -> None:
     palaver = start_server(
@@ -119,14 +130,3 @@ def test_the_place_of_a_reader_that_never_reads_is_free_in_the_end(
 
     wait_until(lambda: is_read(palaver.address))
     assert stream.is_active(), "its reader may find out any time"
-
-
-def is_read(address: str) -> bool:
-    """Tells whether another client finds room for its stream."""
-    with connected(address) as other:
-        try:
-            return len(list(other.memory.StreamMessages(MESSAGES))) == 20
-        except grpc.RpcError as error:
-            call = cast("grpc.Call", error)
-            assert call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-            return False

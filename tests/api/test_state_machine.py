@@ -80,7 +80,7 @@ class PalaverMachine(UserRules):
 
 
 @pytest.mark.timeout(0)  # a deep run takes as long as it takes
-def test_every_call_answers_as_the_model_does(
+def test_state_machine_every_call_answers_like_the_model(
     start_server: StartServer, database: Connection
 ) -> None:
     client = start_server(memory_window=WINDOW, purge_retention_seconds=3600)

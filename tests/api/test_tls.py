@@ -7,24 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 from cryptography import x509
 
-from palaver.v1.session_service_pb2 import (
-    GetSessionRequest,
-    ListAllSessionsRequest,
-)
+from palaver.v1.session_service_pb2 import ListAllSessionsRequest
 from palaver_server.bootstrap.security import Security
 from palaver_server.config import Settings
 from palaver_server.errors import CredentialsUnusable
 from tests.conftest import Run, StartServer
-from tests.support.callers import caller
+from tests.support.callers import caller, code_of
 from tests.support.certificates import Authority, Identity
 from tests.support.client import Client, wait_until
 from tests.support.watching import SERVING, health_of
-
-pytestmark = pytest.mark.usefixtures("quick_looks")
 
 
 class ServerFiles:
@@ -53,11 +47,59 @@ def files(tmp_path: Path) -> ServerFiles:
     return ServerFiles(tmp_path)
 
 
-def get_missing(client: Client) -> str:
-    """Asks for a session that is not there, and gives the code: NOT_FOUND if it got through."""
-    with pytest.raises(grpc.RpcError) as raised:
-        client.sessions.GetSession(GetSessionRequest(session_id="s"), timeout=20)
-    return str(raised.value.code().name)
+pytestmark = pytest.mark.usefixtures("quick_looks")
+
+
+def test_tls_server_refuses_plaintext(start_server: StartServer, files: ServerFiles) -> None:
+    address = start_server(**files.settings).address
+
+    with caller(address, authority=files.authority) as client:
+        assert code_of(client) == "NOT_FOUND"
+        assert health_of(client) == SERVING
+    with caller(address) as client:
+        assert code_of(client) == "UNAVAILABLE"
+    with caller(address, authority=Authority()) as client:
+        assert code_of(client) == "UNAVAILABLE"
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion")
+def test_tls_old_versions_are_refused(start_server: StartServer, files: ServerFiles) -> None:
+    address = start_server(**files.settings).address
+    context = ssl.create_default_context(cadata=files.authority.certificate.decode())
+    context.minimum_version = ssl.TLSVersion.TLSv1
+    context.maximum_version = ssl.TLSVersion.TLSv1_1
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    host, _, port = address.rpartition(":")
+
+    with (
+        socket.create_connection((host, int(port))) as plain,
+        pytest.raises((ssl.SSLError, ConnectionError)),
+    ):
+        context.wrap_socket(plain, server_hostname="localhost")
+
+
+def test_tls_client_certificates_of_other_authorities_are_refused(
+    start_server: StartServer, files: ServerFiles
+) -> None:
+    clients, strangers = Authority("clients"), Authority("clients")
+    files.client_ca.write_bytes(clients.certificate)
+    address = start_server(**files.settings, tls_client_ca=files.client_ca).address
+
+    def code_with(identity: Identity | None) -> str:
+        with caller(address, authority=files.authority, identity=identity) as client:
+            return code_of(client)
+
+    assert code_with(clients.issue(("CN", "friend"))) == "NOT_FOUND"
+    assert code_with(None) == "UNAVAILABLE"
+    assert code_with(strangers.issue(("CN", "friend"))) == "UNAVAILABLE"
+
+
+@pytest.fixture
+def served(start_server: StartServer, files: ServerFiles) -> Iterator[Client]:
+    """A client on a connection of its own."""
+    address = start_server(**files.settings).address
+    with caller(address, authority=files.authority) as client:
+        yield client
 
 
 def shown_serial(address: str, files: ServerFiles) -> int:
@@ -73,61 +115,7 @@ def shown_serial(address: str, files: ServerFiles) -> int:
     return x509.load_der_x509_certificate(certificate).serial_number
 
 
-def test_a_server_with_a_certificate_talks_tls_and_nothing_else(
-    start_server: StartServer, files: ServerFiles
-) -> None:
-    address = start_server(**files.settings).address
-
-    with caller(address, authority=files.authority) as client:
-        assert get_missing(client) == "NOT_FOUND"
-        assert health_of(client) == SERVING
-    with caller(address) as client:
-        assert get_missing(client) == "UNAVAILABLE"
-    with caller(address, authority=Authority()) as client:
-        assert get_missing(client) == "UNAVAILABLE"
-
-
-@pytest.mark.filterwarnings("ignore:ssl.TLSVersion")
-def test_old_versions_of_tls_are_refused(start_server: StartServer, files: ServerFiles) -> None:
-    address = start_server(**files.settings).address
-    context = ssl.create_default_context(cadata=files.authority.certificate.decode())
-    context.minimum_version = ssl.TLSVersion.TLSv1
-    context.maximum_version = ssl.TLSVersion.TLSv1_1
-    context.set_ciphers("ALL:@SECLEVEL=0")
-    host, _, port = address.rpartition(":")
-
-    with (
-        socket.create_connection((host, int(port))) as plain,
-        pytest.raises((ssl.SSLError, ConnectionError)),
-    ):
-        context.wrap_socket(plain, server_hostname="localhost")
-
-
-def test_mutual_tls_takes_certificates_of_its_authorities_alone(
-    start_server: StartServer, files: ServerFiles
-) -> None:
-    clients, strangers = Authority("clients"), Authority("clients")
-    files.client_ca.write_bytes(clients.certificate)
-    address = start_server(**files.settings, tls_client_ca=files.client_ca).address
-
-    def code_with(identity: Identity | None) -> str:
-        with caller(address, authority=files.authority, identity=identity) as client:
-            return get_missing(client)
-
-    assert code_with(clients.issue(("CN", "friend"))) == "NOT_FOUND"
-    assert code_with(None) == "UNAVAILABLE"
-    assert code_with(strangers.issue(("CN", "friend"))) == "UNAVAILABLE"
-
-
-@pytest.fixture
-def served(start_server: StartServer, files: ServerFiles) -> Iterator[Client]:
-    """A client on a connection of its own."""
-    address = start_server(**files.settings).address
-    with caller(address, authority=files.authority) as client:
-        yield client
-
-
-def test_a_renewed_certificate_is_shown_and_no_call_dropped(
+def test_tls_renewed_certificate_is_served_without_dropping_calls(
     served: Client, files: ServerFiles
 ) -> None:
     for number in range(100):
@@ -139,10 +127,10 @@ def test_a_renewed_certificate_is_shown_and_no_call_dropped(
     wait_until(lambda: shown_serial(served.address, files) == renewed.serial_number)
 
     assert len(list(stream)) == 99
-    assert get_missing(served) == "NOT_FOUND"
+    assert code_of(served) == "NOT_FOUND"
 
 
-def test_half_a_renewal_changes_nothing_until_it_is_whole(
+def test_tls_incomplete_renewal_changes_nothing(
     served: Client, files: ServerFiles, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -167,7 +155,7 @@ def test_half_a_renewal_changes_nothing_until_it_is_whole(
     assert "PRIVATE" not in caplog.text
 
 
-def test_renewed_authorities_of_clients_count_for_new_connections(
+def test_tls_renewed_client_authorities_apply_to_new_connections(
     start_server: StartServer, files: ServerFiles
 ) -> None:
     old, new = Authority("clients"), Authority("clients")
@@ -177,7 +165,7 @@ def test_renewed_authorities_of_clients_count_for_new_connections(
 
     def code_with(identity: Identity) -> str:
         with caller(address, authority=files.authority, identity=identity) as client:
-            return get_missing(client)
+            return code_of(client)
 
     assert (code_with(of_old), code_with(of_new)) == ("NOT_FOUND", "UNAVAILABLE")
     files.client_ca.write_bytes(new.certificate)
@@ -186,7 +174,7 @@ def test_renewed_authorities_of_clients_count_for_new_connections(
 
 
 @pytest.mark.parametrize("broken", ["certificate", "key", "client_ca"])
-def test_a_start_with_a_broken_file_is_refused(run: Run, files: ServerFiles, broken: str) -> None:
+def test_tls_start_with_broken_file_is_refused(run: Run, files: ServerFiles, broken: str) -> None:
     files.client_ca.write_bytes(files.authority.certificate)
     getattr(files, broken).write_bytes(b"-----BEGIN NOTHING-----")
 
@@ -194,15 +182,8 @@ def test_a_start_with_a_broken_file_is_refused(run: Run, files: ServerFiles, bro
         run(Security.load(Settings(**files.settings, tls_client_ca=files.client_ca)))
 
 
-def test_a_start_with_a_key_of_another_certificate_is_refused(run: Run, files: ServerFiles) -> None:
+def test_tls_start_with_mismatched_key_is_refused(run: Run, files: ServerFiles) -> None:
     files.key.write_bytes(files.authority.issue().key)
 
     with pytest.raises(CredentialsUnusable, match="does not belong to the certificate"):
         run(Security.load(Settings(**files.settings)))
-
-
-def test_a_server_listens_on_a_unix_socket(start_server: StartServer, tmp_path: Path) -> None:
-    client = start_server(listen=f"unix:{tmp_path}/palaver.sock")
-
-    assert client.address == f"unix:{tmp_path}/palaver.sock"
-    assert get_missing(client) == "NOT_FOUND"

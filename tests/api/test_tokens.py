@@ -14,19 +14,23 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from google.rpc.error_details_pb2 import ErrorInfo
 
-from palaver.v1.session_service_pb2 import AddSessionRequest, GetSessionRequest
 from palaver_server.auth import jwt_tokens, sources
 from palaver_server.bootstrap.security import Security
 from palaver_server.config import Settings
 from palaver_server.errors import CredentialsUnusable
 from tests.conftest import Run, StartServer
-from tests.support.callers import caller
+from tests.support.callers import caller, code_of
 from tests.support.client import Client, refused, wait_until
 from tests.support.tokens import AUDIENCE, ISSUER, Publisher, SigningKey, key_set, signed
 
-RULES: dict[str, Any] = {"jwt_issuer": ISSUER, "jwt_audience": AUDIENCE}
-
 RSA, EC, SECRET = (SigningKey(algorithm) for algorithm in ("RS256", "ES256", "HS256"))
+
+
+def code_with(client: Client, token: str) -> str:
+    return code_of(client, ("authorization", f"Bearer {token}"))
+
+
+RULES: dict[str, Any] = {"jwt_issuer": ISSUER, "jwt_audience": AUDIENCE}
 
 
 @pytest.fixture
@@ -43,19 +47,8 @@ def palaver(start_server: StartServer, keys_path: Path) -> Client:
     return start_server(jwt_keys=str(keys_path), **RULES)
 
 
-def code_with(client: Client, token: str) -> str:
-    """Asks for a session that is not there, and gives the code: NOT_FOUND if it got through."""
-    with pytest.raises(grpc.RpcError) as raised:
-        client.sessions.GetSession(
-            GetSessionRequest(session_id="s"),
-            timeout=20,
-            metadata=(("authorization", f"Bearer {token}"),),
-        )
-    return str(raised.value.code().name)
-
-
 @pytest.mark.parametrize("key", [RSA, EC, SECRET], ids=lambda key: key.algorithm)
-def test_a_token_of_each_algorithm_is_let_in(palaver: Client, key: SigningKey) -> None:
+def test_token_of_each_algorithm_is_accepted(palaver: Client, key: SigningKey) -> None:
     for _ in range(2):  # the second time it is remembered
         assert code_with(palaver, key.sign()) == "NOT_FOUND"
     assert code_with(palaver, key.sign(aud=["another", AUDIENCE])) == "NOT_FOUND"
@@ -85,27 +78,32 @@ NOW = int(time.time())
     ],
     ids=lambda claims: next(iter(claims)),
 )
-def test_a_token_that_says_the_wrong_thing_is_refused(
-    palaver: Client, claims: dict[str, Any]
-) -> None:
+def test_token_with_wrong_claims_is_refused(palaver: Client, claims: dict[str, Any]) -> None:
     assert code_with(palaver, EC.sign(**claims)) == "UNAUTHENTICATED"
 
 
-def test_clocks_may_differ_by_the_leeway(start_server: StartServer, keys_path: Path) -> None:
+def test_token_expiry_allows_the_leeway(start_server: StartServer, keys_path: Path) -> None:
     client = start_server(jwt_keys=str(keys_path), jwt_leeway_seconds=120, **RULES)
 
     assert code_with(client, EC.sign(exp=int(time.time()) - 60)) == "NOT_FOUND"
     assert code_with(client, EC.sign(exp=int(time.time()) - 180)) == "UNAUTHENTICATED"
 
 
-def test_a_token_is_not_remembered_beyond_its_end(
-    start_server: StartServer, keys_path: Path
-) -> None:
+def test_token_is_not_cached_beyond_expiry(start_server: StartServer, keys_path: Path) -> None:
     client = start_server(jwt_keys=str(keys_path), jwt_leeway_seconds=0, **RULES)
     token = EC.sign(exp=int(time.time()) + 2)
 
     assert code_with(client, token) == "NOT_FOUND"
     wait_until(lambda: code_with(client, token) == "UNAUTHENTICATED")
+
+
+HEAD, BODY, SIGNATURE = EC.sign().split(".")
+
+INFO = PublicFormat.SubjectPublicKeyInfo
+
+MINE = ec.generate_private_key(ec.SECP256R1())
+
+PUBLIC = RSA.key.public_key()
 
 
 def encoded(part: bytes) -> str:
@@ -119,11 +117,6 @@ def signed_as_if_secret(public: bytes) -> str:
     signature = hmac.digest(public, f"{head}.{body}".encode(), "sha256")
     return f"{head}.{body}.{encoded(signature)}"
 
-
-PUBLIC = RSA.key.public_key()
-INFO = PublicFormat.SubjectPublicKeyInfo
-MINE = ec.generate_private_key(ec.SECP256R1())
-HEAD, BODY, SIGNATURE = EC.sign().split(".")
 
 # By somebody who knows the public keys, and has keys of his own.
 FORGED = {
@@ -147,11 +140,11 @@ FORGED = {
 
 
 @pytest.mark.parametrize("token", FORGED.values(), ids=FORGED)
-def test_a_forged_token_is_refused(palaver: Client, token: str) -> None:
+def test_token_forged_is_refused(palaver: Client, token: str) -> None:
     assert code_with(palaver, token) == "UNAUTHENTICATED"
 
 
-def test_a_key_that_names_no_id_is_found_if_it_is_the_only_one(
+def test_token_without_key_id_matches_the_only_key(
     start_server: StartServer, keys_path: Path
 ) -> None:
     keys_path.write_bytes(key_set(EC))
@@ -161,7 +154,7 @@ def test_a_key_that_names_no_id_is_found_if_it_is_the_only_one(
     assert code_with(client, EC.sign({"kid": "another"})) == "UNAUTHENTICATED"
 
 
-def test_the_highest_role_that_a_token_names_counts(
+def test_token_with_several_roles_gets_the_highest(
     start_server: StartServer, keys_path: Path
 ) -> None:
     client = start_server(
@@ -172,7 +165,7 @@ def test_the_highest_role_that_a_token_names_counts(
         token = EC.sign(**{"https://palaver.example/roles": roles})
         with caller(client.address, token) as bearer:
             try:
-                bearer.sessions.AddSession(AddSessionRequest(session_id=f"of {roles}"))
+                bearer.add_session(f"of {roles}")
             except grpc.RpcError as error:
                 return str(error.code().name)
         return "OK"
@@ -185,22 +178,20 @@ def test_the_highest_role_that_a_token_names_counts(
         assert code_of_adding(none) == "PERMISSION_DENIED"
 
 
-def test_a_token_without_a_role_is_told_so(palaver: Client) -> None:
+def test_token_without_role_is_refused_with_reason(palaver: Client) -> None:
     with (
         caller(palaver.address, EC.sign(role=None)) as client,
         refused(grpc.StatusCode.PERMISSION_DENIED) as refusal,
     ):
-        client.sessions.GetSession(GetSessionRequest(session_id="s"))
+        client.get_session("s")
 
     assert refusal.detail(ErrorInfo).reason == "NO_ROLE"
 
 
-def test_a_token_is_bound_to_the_user_of_its_claim(
-    start_server: StartServer, keys_path: Path
-) -> None:
+def test_token_user_claim_sets_access_scope(start_server: StartServer, keys_path: Path) -> None:
     server = start_server(jwt_keys=str(keys_path), jwt_user_id_claim="sub", **RULES)
     with caller(server.address, EC.sign(sub="ada")) as ada:
-        added = ada.sessions.AddSession(AddSessionRequest(session_id="s"))
+        added = ada.add_session("s")
         assert added.user_id == "ada"
 
     assert code_with(server, EC.sign(sub="bob")) == "NOT_FOUND"
@@ -208,7 +199,7 @@ def test_a_token_is_bound_to_the_user_of_its_claim(
 
 
 @pytest.mark.parametrize("user_id", [None, "", 7, ["ada"], "a\0b", "\ud800"])
-def test_where_tokens_are_bound_one_that_is_not_is_refused(
+def test_token_without_required_user_claim_is_refused(
     start_server: StartServer, keys_path: Path, user_id: Any
 ) -> None:
     server = start_server(jwt_keys=str(keys_path), jwt_user_id_claim="user_id", **RULES)
@@ -228,7 +219,7 @@ def of_publisher(start_server: StartServer, publisher: Publisher) -> Client:
     return start_server(jwt_keys=publisher.url, **RULES)
 
 
-def test_a_new_key_is_searched_when_a_token_names_it(
+def test_token_with_unknown_key_id_refetches_keys(
     of_publisher: Client, publisher: Publisher
 ) -> None:
     new = SigningKey("ES256", "new")
@@ -240,7 +231,7 @@ def test_a_new_key_is_searched_when_a_token_names_it(
     assert code_with(of_publisher, EC.sign()) == "NOT_FOUND"
 
 
-def test_made_up_key_ids_do_not_make_it_ask_and_ask(
+def test_token_with_made_up_key_ids_does_not_refetch_repeatedly(
     of_publisher: Client, publisher: Publisher
 ) -> None:
     asked = publisher.count
@@ -255,7 +246,7 @@ def test_made_up_key_ids_do_not_make_it_ask_and_ask(
     assert publisher.count == asked + 1
 
 
-def test_a_key_that_is_withdrawn_is_forgotten_with_the_tokens_it_signed(
+def test_token_of_withdrawn_key_is_refused(
     start_server: StartServer, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sources, "URL_POLL_INTERVAL_SECONDS", 0.05)
@@ -272,7 +263,7 @@ def test_a_key_that_is_withdrawn_is_forgotten_with_the_tokens_it_signed(
     ("status", "content"),
     [(503, b""), (200, b"<html>"), (200, b'{"keys": []}'), (200, key_set(EC) + b" " * 2**20)],
 )
-def test_a_publisher_out_of_order_leaves_the_keys_as_they_were(
+def test_token_keys_survive_failing_publisher(
     of_publisher: Client,
     publisher: Publisher,
     caplog: pytest.LogCaptureFixture,
@@ -286,7 +277,7 @@ def test_a_publisher_out_of_order_leaves_the_keys_as_they_were(
     assert "the previous content stays in use" in caplog.text
 
 
-def test_the_search_for_new_keys_is_repeated_after_a_while(
+def test_token_key_refetch_is_repeated_after_a_while(
     of_publisher: Client, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     new = SigningKey("ES256", "new")
@@ -299,7 +290,7 @@ def test_the_search_for_new_keys_is_repeated_after_a_while(
     assert code_with(of_publisher, new.sign()) == "NOT_FOUND"
 
 
-def test_a_redirect_is_not_followed(run: Run, publisher: Publisher) -> None:
+def test_token_key_redirect_is_not_followed(run: Run, publisher: Publisher) -> None:
     with Publisher(b"").serving() as redirecting:
         redirecting.status, redirecting.headers = 302, {"location": publisher.url}
 
@@ -309,7 +300,7 @@ def test_a_redirect_is_not_followed(run: Run, publisher: Publisher) -> None:
     assert publisher.count == 0
 
 
-def test_a_secret_that_is_published_is_none(run: Run) -> None:
+def test_token_of_published_secret_is_refused(run: Run) -> None:
     with (
         Publisher(key_set(SECRET)).serving() as publisher,
         pytest.raises(CredentialsUnusable, match="must have a usable key"),

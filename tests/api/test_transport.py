@@ -1,14 +1,18 @@
-"""What a connection may ask of the server: calls at a time, pings, and how long it stays."""
+"""Transport: sizes, calls per connection, pings, ages, and the number of connections."""
 
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 import pytest
 
+from palaver.v1.memory_pb2 import Message
+from palaver.v1.memory_service_pb2 import AddMemoryRequest
 from palaver.v1.session_service_pb2 import ListSessionsRequest
 from palaver_server.transport import server_options as transport
 from tests.conftest import StartServer
+from tests.support.callers import code_of
 from tests.support.client import Client, wait_until
 from tests.support.http2 import (
     ENHANCE_YOUR_CALM,
@@ -20,6 +24,38 @@ from tests.support.http2 import (
 )
 
 
+def request_of(size: int) -> AddMemoryRequest:
+    """A request of so many bytes."""
+    mib = 1024 * 1024
+    messages = [Message(role="user", content="x" * mib) for _ in range(size // mib - 1)]
+    request = AddMemoryRequest(session_id="s", messages=[*messages, Message(role="user")])
+    padding = size - request.ByteSize()
+    request.messages[-1].content = "x" * (padding - 8)
+    request.messages[-1].content += "x" * (size - request.ByteSize())
+    assert request.ByteSize() == size
+    return request
+
+
+def test_transport_request_over_16_mib_is_refused(palaver: Client) -> None:
+    most = 16 * 1024 * 1024
+
+    added = palaver.memory.AddMemory(request_of(most))
+    with pytest.raises(grpc.RpcError) as raised:
+        palaver.memory.AddMemory(request_of(most + 1))
+
+    assert len(added.messages) == 16
+    assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    session = palaver.get_session("s")
+    assert session.last_sequence == 16
+
+
+def test_transport_unix_socket_is_served(start_server: StartServer, tmp_path: Path) -> None:
+    client = start_server(listen=f"unix:{tmp_path}/palaver.sock")
+
+    assert client.address == f"unix:{tmp_path}/palaver.sock"
+    assert code_of(client) == "NOT_FOUND"
+
+
 @pytest.fixture
 def http2(palaver: Client) -> Iterator[Http2]:
     connection = Http2(palaver.address)
@@ -27,14 +63,14 @@ def http2(palaver: Client) -> Iterator[Http2]:
     connection.close()
 
 
-def test_a_connection_is_told_how_many_calls_it_may_have_open(http2: Http2) -> None:
+def test_transport_connection_announces_max_concurrent_streams(http2: Http2) -> None:
     told = next(f.payload for f in http2.received() if f.kind == SETTINGS and f.payload)
 
     settings = dict(struct.iter_unpack(">HI", told))
     assert settings[MAX_CONCURRENT_STREAMS] == transport.MAX_CALLS_PER_CONNECTION
 
 
-def test_who_pings_all_the_time_is_sent_away(http2: Http2) -> None:
+def test_transport_excessive_pings_close_connection(http2: Http2) -> None:
     http2.send(PING, bytes(8), times=5)
 
     farewell = next(frame.payload for frame in http2.received() if frame.kind == GOAWAY)
@@ -47,20 +83,20 @@ def test_who_pings_all_the_time_is_sent_away(http2: Http2) -> None:
     [{"connection_idle_seconds": 0.3}, {"connection_age_seconds": 0.3}],
     ids=["idle", "old"],
 )
-def test_a_connection_that_is_idle_or_old_ends_and_the_next_call_makes_another(
+def test_transport_idle_or_old_connection_is_replaced(
     start_server: StartServer, settings: dict[str, float]
 ) -> None:
     palaver = start_server(**settings)
     states: list[grpc.ChannelConnectivity] = []
     palaver.channel.subscribe(states.append)
 
-    palaver.sessions.ListSessions(ListSessionsRequest())
+    palaver.list_sessions()
     wait_until(lambda: grpc.ChannelConnectivity.IDLE in states[1:])
 
-    palaver.sessions.ListSessions(ListSessionsRequest())
+    palaver.list_sessions()
 
 
-def test_a_peer_that_does_not_answer_pings_is_taken_as_gone(start_server: StartServer) -> None:
+def test_transport_unanswered_ping_closes_connection(start_server: StartServer) -> None:
     silent = Http2(start_server(keepalive_seconds=1).address)
 
     frames = [frame.kind for frame in silent.received()]
@@ -69,11 +105,11 @@ def test_a_peer_that_does_not_answer_pings_is_taken_as_gone(start_server: StartS
     silent.close()
 
 
-def test_connections_beyond_the_limit_are_closed_until_others_are(
+def test_transport_connections_over_limit_are_closed(
     start_server: StartServer,
 ) -> None:
     palaver = start_server(max_connections=1)
-    palaver.sessions.ListSessions(ListSessionsRequest())
+    palaver.list_sessions()
 
     # Without the option all channels of a process to an address share a connection.
     options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_reconnect_backoff_ms", 100)]

@@ -1,4 +1,4 @@
-"""Users given, moved, deleted and purged at once: nothing of a deleted user survives."""
+"""Random calls about users and sessions from many callers: deleted users stay deleted."""
 
 import random
 import threading
@@ -29,19 +29,11 @@ from tests.support.client import Client, struct
 from tests.support.concurrency import PATIENCE, Connection, at_once, begin, crowd, unless_refused
 from tests.support.ledger import audit_tables, read_all
 
-SESSIONS = ("s0", "s1", "s2", "s3")
-USERS = ("u0", "u1")
-ROUNDS = 40
-
 NOT_FOUND, ALREADY_EXISTS = grpc.StatusCode.NOT_FOUND, grpc.StatusCode.ALREADY_EXISTS
 
+SESSIONS = ("s0", "s1", "s2", "s3")
 
-@pytest.fixture
-def callers(start_server: StartServer) -> Iterator[list[Client]]:
-    """12 callers, spread over two servers on one database; a purge goes by in small batches."""
-    settings = {"pool_timeout_seconds": 60, "purge_batch_size": 3}
-    with crowd([start_server(**settings), start_server(**settings)], 12) as callers:
-        yield callers
+USERS = ("u0", "u1")
 
 
 class Books:
@@ -85,6 +77,17 @@ class Books:
             assert self._said_by[message.content] >= last_delete, "a message outlived its user"
 
 
+ROUNDS = 40
+
+
+@pytest.fixture
+def callers(start_server: StartServer) -> Iterator[list[Client]]:
+    """12 callers, spread over two servers on one database; a purge goes by in small batches."""
+    settings = {"pool_timeout_seconds": 60, "purge_batch_size": 3}
+    with crowd([start_server(**settings), start_server(**settings)], 12) as callers:
+        yield callers
+
+
 def request_of(choice: random.Random) -> tuple[ProtobufMessage, grpc.StatusCode]:
     """One of the other calls, and how it may be refused."""
     session_id, user_id = choice.choice(SESSIONS), choice.choice(USERS)
@@ -112,7 +115,7 @@ def move(client: Client, choice: random.Random) -> None:
 
 
 @pytest.mark.parametrize("mix", ["with moves", "without moves"])
-def test_nothing_of_a_deleted_user_survives_whatever_happens_at_once(
+def test_user_races_of_user_and_session_calls_leave_nothing_of_deleted_users(
     callers: list[Client], database: Connection, database_url: str, mix: str
 ) -> None:
     books = Books()
@@ -141,8 +144,8 @@ def test_nothing_of_a_deleted_user_survives_whatever_happens_at_once(
             while not done.is_set():
                 audit_tables(connection)
 
-    callers[0].users.AddUser(AddUserRequest(user_id="bystander"))
-    callers[0].users.DeleteUser(DeleteUserRequest(user_id="bystander"))
+    callers[0].add_user("bystander")
+    callers[0].delete_user("bystander")
     purge, audit = begin(purge_all_the_time), begin(audit_all_the_time)
     try:
         at_once([partial(work, number) for number in range(len(callers))]).all_succeeded()
@@ -154,54 +157,3 @@ def test_nothing_of_a_deleted_user_survives_whatever_happens_at_once(
     if mix == "without moves":
         for session_id in SESSIONS:
             books.audit(callers[0], session_id)
-
-
-@pytest.mark.parametrize("before", ["unknown", "bare", "deleted"])
-def test_of_many_who_add_a_user_one_wins(callers: list[Client], before: str) -> None:
-    for number in range(8):
-        user_id = f"u{number}"
-        if before != "unknown":
-            callers[0].add(f"s{number}", "hello", user_id=user_id)
-        if before == "deleted":
-            callers[0].users.DeleteUser(DeleteUserRequest(user_id=user_id))
-
-        outcomes = at_once(
-            [
-                partial(caller.users.AddUser, AddUserRequest(user_id=user_id, email=f"{number}"))
-                for number, caller in enumerate(callers)
-            ]
-        )
-
-        assert len(outcomes.results) == 1
-        assert outcomes.refusals == {ALREADY_EXISTS: len(callers) - 1}
-
-
-def test_of_many_who_delete_a_user_one_does(callers: list[Client]) -> None:
-    for number in range(10):
-        callers[0].add(f"s{number}", "one", "two", user_id="u")
-
-    outcomes = at_once(
-        [partial(c.users.DeleteUser, DeleteUserRequest(user_id="u")) for c in callers]
-    )
-
-    (deleted,) = outcomes.results
-    assert (deleted.sessions_deleted, deleted.messages_deleted) == (10, 20)
-    assert outcomes.refusals == {NOT_FOUND: len(callers) - 1}
-
-
-def test_sessions_that_many_create_for_a_new_user_are_all_of_one_user(
-    callers: list[Client], database: Connection
-) -> None:
-    def create(number: int) -> None:
-        session_id = f"s{number}"
-        if number % 2:
-            request = AddSessionRequest(session_id=session_id, user_id="u")
-            callers[number].sessions.AddSession(request)
-        else:
-            callers[number].add(session_id, "hello", user_id="u")
-
-    at_once([partial(create, number) for number in range(len(callers))]).all_succeeded()
-
-    deleted = callers[0].users.DeleteUser(DeleteUserRequest(user_id="u"))
-    assert deleted.sessions_deleted == len(callers)
-    audit_tables(database)

@@ -7,11 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from palaver.v1.admin_service_pb2 import PurgeDeletedRequest
-from palaver.v1.memory_service_pb2 import (
-    AddMemoryRequest,
-    DeleteMemoryRequest,
-    ListMessagesRequest,
-)
+from palaver.v1.memory_service_pb2 import AddMemoryRequest, DeleteMemoryRequest, ListMessagesRequest
 from palaver.v1.session_service_pb2 import (
     AddSessionRequest,
     DeleteSessionRequest,

@@ -1,0 +1,301 @@
+"""AdminService.PurgeDeleted: which rows are removed, which are kept, and the reported progress."""
+
+from datetime import timedelta
+from typing import Any
+
+import grpc
+import psycopg
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import BadRequest
+
+from palaver.v1.admin_service_pb2 import PurgeDeletedRequest, PurgeDeletedResponse, PurgeProgress
+from palaver.v1.user_pb2 import User
+from palaver_server.purge.purge_store import PurgeStore
+from tests.conftest import StartServer
+from tests.support.client import Client, refused, wait_until
+from tests.support.concurrency import Connection
+from tests.support.rows import age_deleted_rows, count_sessions_and_messages
+
+
+def progress(*, sessions: int, messages: int) -> PurgeDeletedResponse:
+    """The progress when all of so many are done."""
+    return PurgeDeletedResponse(
+        sessions=PurgeProgress(done=sessions, estimated=sessions),
+        messages=PurgeProgress(done=messages, estimated=messages),
+        users=PurgeProgress(),
+    )
+
+
+NOW = Duration()
+
+
+def start_purge(palaver: Client, older_than: Duration | None = NOW) -> Any:
+    """Begins a purge, which may not wait for its turn for ever."""
+    return palaver.admin.PurgeDeleted(PurgeDeletedRequest(older_than=older_than), timeout=20)
+
+
+# --- Contract ----------------------------------------------------------------------------------
+
+
+def test_purge_deleted_deleted_user_is_removed_with_sessions_and_messages(
+    palaver: Client, ada: User, database: Connection
+) -> None:
+    palaver.add("bob's", "one", user_id="bob")
+    palaver.delete_user("ada")
+
+    first, *_, last = palaver.admin.PurgeDeleted(PurgeDeletedRequest(older_than=Duration()))
+
+    estimated = first.users.estimated, first.sessions.estimated, first.messages.estimated
+    done = last.users.done, last.sessions.done, last.messages.done
+    assert estimated == done == (1, 2, 4)
+    assert (first.users.done, last.users.estimated) == (0, 1)
+    assert database.execute("SELECT user_id FROM users").fetchall() == [("bob",)]
+    assert palaver.contents("bob's") == ["one"]
+
+
+def test_purge_deleted_rows_started_over_are_kept(palaver: Client, ada: User) -> None:
+    palaver.delete_user("ada")
+    palaver.add_user("ada", email="new")
+    palaver.add("s", "new", user_id="ada")
+    before = palaver.get_user("ada"), palaver.get_session("s")
+
+    last = palaver.purge()
+
+    assert (last.users.done, last.sessions.done, last.messages.done) == (0, 1, 4)
+    assert (palaver.get_user("ada"), palaver.get_session("s")) == before
+    assert palaver.contents("s") == ["new"]
+
+
+def test_purge_deleted_older_than_keeps_recently_deleted_user(palaver: Client, ada: User) -> None:
+    palaver.delete_user("ada")
+    request = PurgeDeletedRequest(older_than=Duration(seconds=3600))
+
+    *_, last = palaver.admin.PurgeDeleted(request)
+
+    assert (last.users.done, last.sessions.done, last.messages.done) == (0, 0, 0)
+
+
+def test_purge_deleted_deleted_rows_are_removed_and_counted(
+    palaver: Client, database: Connection
+) -> None:
+    palaver.add("a", "1", "2", "3")
+    palaver.add("b", "1")
+    palaver.add_session("empty")
+    palaver.add("live", "1", "2")
+    for session_id in ("a", "b", "empty"):
+        palaver.delete_memory(session_id)
+    palaver.delete_messages("live", last_n=1)
+
+    last = palaver.purge()
+
+    assert last == progress(sessions=3, messages=5)
+    assert count_sessions_and_messages(database) == (1, 1)
+
+
+def test_purge_deleted_reports_progress_from_the_start(palaver: Client) -> None:
+    palaver.add("a", "1", "2")
+    palaver.delete_memory("a")
+
+    first, *_, last = start_purge(palaver)
+
+    assert (first.sessions.done, first.sessions.estimated) == (0, 1)
+    assert (first.messages.done, first.messages.estimated) == (0, 2)
+    assert last == progress(sessions=1, messages=2)
+
+
+def test_purge_deleted_without_deleted_rows_reports_zero(palaver: Client) -> None:
+    palaver.add("live", "1")
+
+    assert palaver.purge() == progress(sessions=0, messages=0)
+
+
+def test_purge_deleted_many_rows_take_several_batches(
+    start_server: StartServer, database: Connection
+) -> None:
+    palaver = start_server(purge_batch_size=10)
+    palaver.add("a", *(str(number) for number in range(35)))
+    palaver.delete_memory("a")
+    for number in range(25):
+        palaver.add_session(str(number))
+        palaver.delete_memory(str(number))
+
+    last = palaver.purge()
+
+    assert last == progress(sessions=26, messages=35)
+    assert count_sessions_and_messages(database) == (0, 0)
+
+
+def test_purge_deleted_live_rows_are_kept(palaver: Client) -> None:
+    palaver.add("live", "1", "2")
+    palaver.add("back", "1", "2")
+    palaver.add("anew", "1")
+    for session_id in ("back", "anew"):
+        palaver.delete_memory(session_id)
+    palaver.add("back", "3")
+    palaver.add_session("anew")
+    sessions = palaver.list_sessions()
+    names = ("live", "back", "anew")
+    memories = [palaver.get_memory(name) for name in names]
+
+    last = palaver.purge()
+
+    assert last == progress(sessions=0, messages=3)
+    assert palaver.list_sessions() == sessions
+    assert [palaver.get_memory(name) for name in names] == memories
+
+
+def test_purge_deleted_purged_session_restarts_sequences(palaver: Client) -> None:
+    palaver.add("s", "1", "2")
+    palaver.delete_memory("s")
+    before = palaver.add("s", "3")
+    palaver.delete_memory("s")
+
+    palaver.purge()
+    after = palaver.add("s", "1")
+
+    assert before.messages[0].sequence == 3
+    assert after.session_created
+    assert after.messages[0].sequence == 1
+
+
+def test_purge_deleted_live_session_continues_sequences(palaver: Client) -> None:
+    palaver.add("s", "1", "2", "3")
+    palaver.delete_messages("s", last_n=2)
+
+    palaver.purge()
+    added = palaver.add("s", "4")
+
+    assert added.messages[0].sequence == 4
+
+
+def test_purge_deleted_older_than_keeps_recently_deleted_rows(
+    start_server: StartServer, database: Connection, subtests: pytest.Subtests
+) -> None:
+    servers = {hours: start_server(purge_retention_seconds=hours * 3600) for hours in (0, 1, 3)}
+
+    for retention, older_than, done in (
+        (0, None, 1),
+        (1, None, 1),
+        (3, None, 0),
+        (3, NOW, 1),
+        (0, Duration(seconds=1 * 3600), 1),
+        (0, Duration(seconds=3 * 3600), 0),
+        (0, Duration(seconds=315_576_000_000), 0),  # 10,000 years
+    ):
+        with subtests.test(retention=retention, older_than=older_than):
+            palaver = servers[retention]
+            palaver.add("two hours ago", "1")
+            palaver.delete_memory("two hours ago")
+            age_deleted_rows(database, timedelta(hours=2))
+
+            last = palaver.purge(older_than=older_than)
+
+            assert last == progress(sessions=done, messages=done)
+            assert count_sessions_and_messages(database) == (1 - done, 1 - done)
+        palaver.purge()
+
+
+# --- Limits ------------------------------------------------------------------------------------
+
+
+def test_purge_deleted_negative_older_than_is_refused(
+    palaver: Client, database: Connection
+) -> None:
+    palaver.add("s", "1")
+    palaver.delete_memory("s")
+
+    with refused(grpc.StatusCode.INVALID_ARGUMENT) as refusal:
+        palaver.purge(older_than=Duration(seconds=-1))
+
+    assert [v.field for v in refusal.detail(BadRequest).field_violations] == ["older_than"]
+    assert count_sessions_and_messages(database) == (1, 1)
+
+
+# --- Concurrency -------------------------------------------------------------------------------
+
+
+ASKED_FOR_A_TURN = """
+    SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid()
+        AND query LIKE '%pg_try_advisory_lock%'
+"""
+
+# As another server would.
+TAKE_TURN = PurgeStore.TAKE_TURN.sql.replace("pg_try_advisory_lock", "pg_advisory_lock")
+
+
+def test_purge_deleted_second_call_waits_for_its_turn(
+    palaver: Client, database: Connection, database_url: str
+) -> None:
+    palaver.add("s", "1")
+    palaver.delete_memory("s")
+
+    with psycopg.connect(database_url, autocommit=True) as first:
+        first.execute(TAKE_TURN)
+        second = start_purge(palaver)
+        wait_until(lambda: database.execute(ASKED_FOR_A_TURN).fetchone() != (0,))
+
+        assert count_sessions_and_messages(database) == (1, 1)
+        assert second.is_active()
+    assert list(second)[-1] == progress(sessions=1, messages=1)
+    assert count_sessions_and_messages(database) == (0, 0)
+
+
+def test_purge_deleted_rows_deleted_during_wait_for_turn_are_kept(
+    palaver: Client, database: Connection, database_url: str
+) -> None:
+    palaver.add("before", "1")
+    palaver.add("after", "1")
+    palaver.delete_memory("before")
+
+    with psycopg.connect(database_url, autocommit=True) as first:
+        first.execute(TAKE_TURN)
+        second = start_purge(palaver)
+        wait_until(lambda: database.execute(ASKED_FOR_A_TURN).fetchone() != (0,))
+        palaver.delete_memory("after")
+
+    assert list(second)[-1] == progress(sessions=1, messages=1)
+    assert count_sessions_and_messages(database) == (1, 1)
+
+
+def test_purge_deleted_waiting_call_holds_no_connection(
+    start_server: StartServer, database: Connection, database_url: str
+) -> None:
+    palaver = start_server(pool_max_size=1)
+    palaver.add("s", "1")
+
+    with psycopg.connect(database_url, autocommit=True) as first:
+        first.execute(TAKE_TURN)
+        second = start_purge(palaver)
+        wait_until(lambda: database.execute(ASKED_FOR_A_TURN).fetchone() != (0,))
+
+        palaver.get_session("s")
+    assert list(second)[-1] == progress(sessions=0, messages=0)
+
+
+def test_purge_deleted_finished_call_releases_turn(palaver: Client, database: Connection) -> None:
+    for _ in range(3):
+        palaver.purge()
+
+    assert database.execute(PurgeStore.TAKE_TURN.sql.encode()).fetchone() == (True,)
+
+
+def test_purge_deleted_cancelled_call_stops_and_next_continues(
+    start_server: StartServer, database: Connection, database_url: str
+) -> None:
+    palaver = start_server(purge_batch_size=1)
+    palaver.add("s", *(str(number) for number in range(500)))
+    palaver.delete_memory("s")
+
+    cancelled = start_purge(palaver)
+    next(cancelled)
+    cancelled.cancel()
+    with psycopg.connect(database_url, autocommit=True) as other:
+        other.execute("SET lock_timeout = '20s'")
+        other.execute(TAKE_TURN)  # once the cancelled purge has ended
+        sessions, messages = count_sessions_and_messages(database)
+
+    assert sessions == 1
+    assert messages > 0
+    assert start_server().purge() == progress(sessions=1, messages=messages)

@@ -1,0 +1,81 @@
+"""MemoryService.SearchMemory: the search language, and reindexing after it changed."""
+
+import psycopg
+import pytest
+
+from palaver.v1.admin_service_pb2 import ReindexRequest
+from palaver_server.errors import DatabaseUnusable
+from palaver_server.search import reindexing
+from palaver_server.search.keyword_index import check_language
+from tests.conftest import Run, StartServer
+from tests.support.concurrency import Connection
+from tests.support.searching import found
+
+
+def test_search_memory_words_match_by_configured_language(start_server: StartServer) -> None:
+    german = start_server(search_language="german")
+    german.add("s", "Die Häuser sind alt.", "she was running")
+
+    assert found(german, "Haus") == ["Die Häuser sind alt."]
+    assert found(german, "die") == []
+    assert found(german, "run") == []
+
+
+def test_search_memory_simple_matches_exact_words(start_server: StartServer) -> None:
+    simple = start_server(search_language="simple")
+    simple.add("s", "The houses")
+
+    assert found(simple, "the") == ["The houses"]
+    assert found(simple, "house") == []
+
+
+def test_search_memory_unknown_language_is_refused_at_start(run: Run, database_url: str) -> None:
+    for language in ("klingon", "no such", "a.b.c.d", "'; DROP TABLE messages; --", '"'):
+        with pytest.raises(DatabaseUnusable, match=r"PALAVER_SEARCH_LANGUAGE to one of .*english"):
+            run(check_language(database_url, language))
+    run(check_language(database_url, "pg_catalog.english"))
+
+
+UPDATED = "SELECT updated_at FROM messages WHERE sequence <= 5 ORDER BY session_id, sequence"
+
+
+def test_search_memory_language_change_warns_and_reindex_rebuilds(
+    start_server: StartServer,
+    database: Connection,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reindexing, "_PAGE_SIZE", 2)
+    english = start_server()
+    english.add("s", *(f"Häuser {number}" for number in range(5)))
+    english.add("deleted", "Häuser")
+    times = database.execute(UPDATED).fetchall()
+
+    german = start_server(search_language="german")
+    assert "run palaver reindex" in caplog.text
+    assert found(german, "Haus") == []
+    german.add("s", "Häuser, neu")
+    assert found(german, "Haus") == ["Häuser, neu"]
+
+    *_, last = german.admin.Reindex(ReindexRequest())
+
+    assert (last.words.done, last.words.estimated) == (7, 7)
+    assert len(found(german, "Haus")) == 7
+    assert database.execute(UPDATED).fetchall() == times
+    caplog.clear()
+    start_server(search_language="german")
+    assert "reindex" not in caplog.text
+
+
+def test_search_memory_reindex_does_not_wait_or_block(
+    start_server: StartServer, database_url: str
+) -> None:
+    start_server().add("s", "Häuser", "Bäume")
+    german = start_server(search_language="german")
+
+    with psycopg.connect(database_url) as rival:
+        rival.execute("SELECT FROM messages WHERE sequence = 1 FOR UPDATE")
+        *_, last = german.admin.Reindex(ReindexRequest())
+        assert last.words.done == 2
+        assert found(german, "Baum") == ["Bäume"]
+        assert found(german, "Haus") == []

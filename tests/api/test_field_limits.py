@@ -1,0 +1,336 @@
+"""The limits of every field of every request, tested at the edge on both sides."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message as ProtobufMessage
+from google.protobuf.struct_pb2 import Struct
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc.error_details_pb2 import BadRequest
+from grpc_status import rpc_status
+
+from palaver.v1.admin_service_pb2 import PurgeDeletedRequest
+from palaver.v1.memory_pb2 import Message
+from palaver.v1.memory_service_pb2 import (
+    AddMemoryRequest,
+    DeleteMemoryRequest,
+    DeleteMessagesRequest,
+    GetMemoryRequest,
+    GetMessageRequest,
+    ListMessagesRequest,
+    StreamMessagesRequest,
+    UpdateMessageRequest,
+)
+from palaver.v1.session_pb2 import SessionFilter
+from palaver.v1.session_service_pb2 import (
+    AddSessionRequest,
+    DeleteSessionRequest,
+    GetSessionRequest,
+    ListAllSessionsRequest,
+    ListSessionsRequest,
+    UpdateSessionRequest,
+)
+from palaver.v1.user_service_pb2 import (
+    AddUserRequest,
+    DeleteUserRequest,
+    GetUserRequest,
+    ListAllUsersRequest,
+    ListUsersRequest,
+    UpdateUserRequest,
+)
+from tests.support.client import Client, struct
+
+MIB = 1024 * 1024
+
+
+class Values(NamedTuple):
+    """What a field takes, and what it does not."""
+
+    good: list[Any]
+    bad: list[Any]
+
+
+CONTENT = Values(
+    good=["", "x" * MIB, "😀" * (MIB // 4)],
+    bad=["x" * (MIB + 1), "😀" * (MIB // 4) + "x", "a\0b"],
+)
+
+INT32_MAX = 2**31 - 1
+
+COUNT = Values(good=[0, 1, INT32_MAX], bad=[-1, -INT32_MAX])
+
+INT64_MAX = 2**63 - 1
+
+CURSOR = Values(good=[0, 1, INT64_MAX], bad=[-1, -INT64_MAX])
+
+DURATION = Values(
+    good=[Duration(seconds=315_576_000_000), Duration(nanos=999_999_999), Duration()],
+    bad=[
+        Duration(seconds=315_576_000_001),
+        Duration(seconds=315_576_000_000, nanos=1),
+        Duration(seconds=-1),
+        Duration(nanos=-1),
+        Duration(nanos=1_000_000_000),
+        Duration(seconds=INT64_MAX),
+    ],
+)
+
+EMAIL = Values(
+    good=["", "x", "x" * 320, "é" * 160, "😀" * 80],
+    bad=["x" * 321, "é" * 160 + "x", "😀" * 81, "a\0b"],
+)
+
+ID = Values(
+    good=["x", "x" * 1024, "é" * 512, "😀" * 256],
+    bad=["", "x" * 1025, "é" * 512 + "x", "😀" * 257, "\0", "a\0b"],
+)
+
+IDS = Values(good=[1, 1000], bad=[1001])
+
+LAST_N = Values(good=[1, 1000], bad=[-1, 0, 1001])
+
+LIMIT = Values(good=[0, 1, 1000], bad=[-1, 1001, INT32_MAX, -INT32_MAX])
+
+MESSAGES = Values(good=[1, 1000], bad=[0, 1001])
+
+
+def lists(levels: int) -> Struct:
+    """Lists inside each other, in an object."""
+    inner: list[Any] = []
+    for _ in range(levels - 2):
+        inner = [inner]
+    return struct(a=inner)
+
+
+def objects(levels: int) -> Struct:
+    """Objects inside each other."""
+    inner: dict[str, Any] = {}
+    for _ in range(levels - 1):
+        inner = {"a": inner}
+    return struct(**inner)
+
+
+def of_no_kind() -> Struct:
+    result = Struct()
+    result.fields["a"].SetInParent()
+    return result
+
+
+METADATA = Values(
+    good=[
+        struct(a="x" * (64 * 1024 - 8)),  # and {"a":""}
+        struct(a="😀" * (16 * 1024 - 2)),
+        struct(a=[1] * (32 * 1024 - 4)),
+        struct(**{"x" * (64 * 1024 - 6): 1}),
+        objects(32),
+        lists(32),
+        struct(),
+    ],
+    bad=[
+        struct(a="x" * (64 * 1024 - 7)),
+        struct(a="😀" * (16 * 1024 - 2) + "x"),
+        struct(a=[1] * (32 * 1024 - 3)),
+        struct(**{"x" * (64 * 1024 - 5): 1}),
+        objects(33),
+        lists(33),
+        *(struct(a=number) for number in (float("nan"), float("inf"), -float("inf"))),
+        struct(a=[{"b": float("nan")}]),
+        *(struct(**fields) for fields in ({"\0": 1}, {"a": "b\0"}, {"a": [{"b\0": 1}, "c"]})),
+        of_no_kind(),
+    ],
+)
+
+NAME = Values(good=["", "x", "x" * 256, "😀" * 256], bad=["x" * 257, "😀" * 257, "a\0b"])
+
+OPTIONAL_ID = Values(good=["", *ID.good], bad=ID.bad[1:])
+
+PATH = Values(
+    good=["", "$.a == 1".ljust(4096), f'$.a == "{"é" * 2043}"'],
+    bad=["$.a == 1".ljust(4097), f'$.a == "{"é" * 2044}"', "$.a\0 == 1"],
+)
+
+ROLE = Values(good=["x", "x" * 64, "😀" * 64], bad=["", "x" * 65, "😀" * 65, "a\0b"])
+
+TIME = Values(
+    good=[
+        Timestamp(),
+        Timestamp(seconds=-62_135_596_800),  # year 1
+        Timestamp(seconds=253_402_300_799, nanos=999_999_999),  # year 9999
+    ],
+    bad=[
+        Timestamp(seconds=-62_135_596_801),
+        Timestamp(seconds=253_402_300_800),
+        Timestamp(nanos=-1),
+        Timestamp(nanos=1_000_000_000),
+        Timestamp(seconds=INT64_MAX),
+        Timestamp(seconds=-INT64_MAX),
+    ],
+)
+
+KINDS = {
+    "id": ID,
+    "optional id": OPTIONAL_ID,
+    "role": ROLE,
+    "email": EMAIL,
+    "name": NAME,
+    "content": CONTENT,
+    "metadata": METADATA,
+    "limit": LIMIT,
+    "cursor": CURSOR,
+    "count": COUNT,
+    "time": TIME,
+    "duration": DURATION,
+    "path": PATH,
+    "last_n": LAST_N,
+    "messages": MESSAGES,
+    "ids": IDS,
+}
+
+Build = Callable[[Any], ProtobufMessage]
+
+MESSAGE = Message(role="user")
+
+S: dict[str, Any] = {"session_id": "s"}
+
+U: dict[str, Any] = {"user_id": "u"}
+
+
+def added(**fields: Any) -> AddMemoryRequest:
+    return AddMemoryRequest(session_id="s", messages=[Message(**{"role": "user", **fields})])
+
+
+def all_filtered(**fields: Any) -> ListAllSessionsRequest:
+    return ListAllSessionsRequest(filter=SessionFilter(**fields))
+
+
+def filtered(**fields: Any) -> ListSessionsRequest:
+    return ListSessionsRequest(filter=SessionFilter(**fields))
+
+
+def updated(**fields: Any) -> UpdateMessageRequest:
+    return UpdateMessageRequest(session_id="s", message_id="m", **fields)
+
+
+FIELDS: list[tuple[str, Values, Build]] = [
+    ("session_id", ID, lambda v: AddSessionRequest(session_id=v)),
+    ("session_id", ID, lambda v: UpdateSessionRequest(session_id=v)),
+    ("session_id", ID, lambda v: GetSessionRequest(session_id=v)),
+    ("session_id", ID, lambda v: DeleteSessionRequest(session_id=v)),
+    ("session_id", ID, lambda v: AddMemoryRequest(session_id=v, messages=[MESSAGE])),
+    ("session_id", ID, lambda v: GetMemoryRequest(session_id=v)),
+    ("session_id", ID, lambda v: DeleteMemoryRequest(session_id=v)),
+    ("session_id", ID, lambda v: ListMessagesRequest(session_id=v)),
+    ("session_id", ID, lambda v: StreamMessagesRequest(session_id=v)),
+    ("session_id", ID, lambda v: GetMessageRequest(session_id=v, message_id="m")),
+    ("session_id", ID, lambda v: UpdateMessageRequest(session_id=v, message_id="m")),
+    ("session_id", ID, lambda v: DeleteMessagesRequest(session_id=v, last_n=1)),
+    ("user_id", OPTIONAL_ID, lambda v: AddSessionRequest(session_id="new", user_id=v)),
+    ("user_id", OPTIONAL_ID, lambda v: UpdateSessionRequest(session_id="s", user_id=v)),
+    ("user_id", OPTIONAL_ID, lambda v: AddMemoryRequest(**S, user_id=v, messages=[MESSAGE])),
+    ("filter.user_id", OPTIONAL_ID, lambda v: filtered(user_id=v)),
+    ("filter.user_id", OPTIONAL_ID, lambda v: all_filtered(user_id=v)),
+    ("user_id", ID, lambda v: AddUserRequest(user_id=v)),
+    ("user_id", ID, lambda v: GetUserRequest(user_id=v)),
+    ("user_id", ID, lambda v: UpdateUserRequest(user_id=v)),
+    ("user_id", ID, lambda v: DeleteUserRequest(user_id=v)),
+    ("email", EMAIL, lambda v: AddUserRequest(user_id="new", email=v)),
+    ("email", EMAIL, lambda v: UpdateUserRequest(user_id="u", email=v)),
+    ("first_name", NAME, lambda v: AddUserRequest(user_id="new", first_name=v)),
+    ("first_name", NAME, lambda v: UpdateUserRequest(user_id="u", first_name=v)),
+    ("last_name", NAME, lambda v: AddUserRequest(user_id="new", last_name=v)),
+    ("last_name", NAME, lambda v: UpdateUserRequest(user_id="u", last_name=v)),
+    ("message_id", ID, lambda v: GetMessageRequest(session_id="s", message_id=v)),
+    ("message_id", ID, lambda v: UpdateMessageRequest(session_id="s", message_id=v)),
+    ("message_ids[0]", ID, lambda v: DeleteMessagesRequest(session_id="s", message_ids=[v])),
+    ("messages[0].message_id", OPTIONAL_ID, lambda v: added(message_id=v)),
+    ("messages[0].role", ROLE, lambda v: added(role=v)),
+    ("role", ROLE, lambda v: updated(role=v)),
+    ("messages[0].content", CONTENT, lambda v: added(content=v)),
+    ("content", CONTENT, lambda v: updated(content=v)),
+    ("metadata", METADATA, lambda v: AddSessionRequest(session_id="new", metadata=v)),
+    ("metadata", METADATA, lambda v: UpdateSessionRequest(**S, metadata=v, replace_metadata=True)),
+    ("messages[0].metadata", METADATA, lambda v: added(metadata=v)),
+    ("metadata", METADATA, lambda v: AddUserRequest(user_id="new", metadata=v)),
+    ("metadata", METADATA, lambda v: UpdateUserRequest(**U, metadata=v, replace_metadata=True)),
+    ("limit", LIMIT, lambda v: ListSessionsRequest(limit=v)),
+    ("limit", LIMIT, lambda v: ListMessagesRequest(session_id="s", limit=v)),
+    ("limit", LIMIT, lambda v: ListUsersRequest(limit=v)),
+    ("chunk_size", LIMIT, lambda v: ListAllSessionsRequest(chunk_size=v)),
+    ("chunk_size", LIMIT, lambda v: ListAllUsersRequest(chunk_size=v)),
+    ("chunk_size", LIMIT, lambda v: StreamMessagesRequest(session_id="s", chunk_size=v)),
+    ("cursor", CURSOR, lambda v: ListSessionsRequest(cursor=v)),
+    ("cursor", CURSOR, lambda v: ListSessionsRequest(cursor=v, newest_first=True)),
+    ("cursor", CURSOR, lambda v: ListAllSessionsRequest(cursor=v)),
+    ("cursor", CURSOR, lambda v: ListUsersRequest(cursor=v)),
+    ("cursor", CURSOR, lambda v: ListAllUsersRequest(cursor=v)),
+    ("cursor", CURSOR, lambda v: ListMessagesRequest(session_id="s", cursor=v)),
+    ("cursor", CURSOR, lambda v: StreamMessagesRequest(session_id="s", cursor=v)),
+    ("last_n", COUNT, lambda v: GetMemoryRequest(session_id="s", last_n=v)),
+    ("max_tokens", COUNT, lambda v: GetMemoryRequest(session_id="s", max_tokens=v)),
+    ("messages[0].token_count", COUNT, lambda v: added(token_count=v)),
+    ("token_count", COUNT, lambda v: updated(token_count=v)),
+    ("last_n", LAST_N, lambda v: DeleteMessagesRequest(session_id="s", last_n=v)),
+    ("messages", MESSAGES, lambda v: AddMemoryRequest(session_id="s", messages=[MESSAGE] * v)),
+    ("message_ids", IDS, lambda v: DeleteMessagesRequest(session_id="s", message_ids=["x"] * v)),
+    (
+        "expected_last_sequence",
+        CURSOR,
+        lambda v: AddMemoryRequest(**S, expected_last_sequence=v, messages=[MESSAGE]),
+    ),
+    ("messages[0].created_at", TIME, lambda v: added(created_at=v)),
+    ("filter.created_after", TIME, lambda v: filtered(created_after=v)),
+    ("filter.created_before", TIME, lambda v: all_filtered(created_before=v)),
+    ("filter.metadata", PATH, lambda v: filtered(metadata=v)),
+    ("filter.metadata", PATH, lambda v: all_filtered(metadata=v)),
+    ("older_than", DURATION, lambda v: PurgeDeletedRequest(older_than=v)),
+]
+
+
+def fields_of(values: Values) -> list[tuple[str, Build]]:
+    return [(path, build) for path, of_field, build in FIELDS if of_field is values]
+
+
+# What may come after the fields were found good.
+LATER = (
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.ALREADY_EXISTS,
+    grpc.StatusCode.ABORTED,
+)
+
+
+def refused_fields(palaver: Client, request: ProtobufMessage) -> set[str]:
+    """The fields for which a request is refused; none if they are good."""
+    try:
+        palaver.send(request)
+    except grpc.RpcError as error:
+        call = cast("grpc.Call", error)
+        if call.code() in LATER:
+            return set()
+        status = rpc_status.from_call(call)
+        detail = BadRequest()
+        if status is None or not status.details[0].Unpack(detail):
+            raise
+        return {violation.field for violation in detail.field_violations}
+    return set()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_field_limits_accept_the_edge_and_refuse_beyond(
+    palaver: Client, kind: str, subtests: pytest.Subtests
+) -> None:
+    message = Message(message_id="m", role="user")
+    palaver.add_memory("s", [message])
+    palaver.add_user("u")
+    values = KINDS[kind]
+
+    for path, build in fields_of(values):
+        request = type(build(values.good[0])).__name__
+        for value in values.good:
+            with subtests.test(f"{request}.{path} takes {str(value)[:40]!r}"):
+                assert refused_fields(palaver, build(value)) == set()
+        for value in values.bad:
+            with subtests.test(f"{request}.{path} does not take {str(value)[:40]!r}"):
+                assert refused_fields(palaver, build(value)) == {path}
