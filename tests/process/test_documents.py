@@ -8,8 +8,10 @@ What happens to a code block depends on its info string:
 - `sh example`: not executed, since it needs a network or more time. As in every `sh` block, the
   names of commands, flags, settings and make targets are checked.
 - `toml`: parsed as a credentials file.
+- `json`: parsed as a line of the log, whose logger must be a module.
 """
 
+import importlib
 import json
 import os
 import re
@@ -215,6 +217,12 @@ def subcommand(name: str) -> click.Command:
     command = main.get_command(click.Context(main), name)
     assert command, name
     return command
+
+
+@pytest.mark.parametrize("document", having("json"), ids=str)
+def test_log_lines_come_from_a_module(document: Document) -> None:
+    for line in document.blocks("json"):
+        assert importlib.import_module(json.loads(line)["logger"])
 
 
 def check_command(command: Command) -> None:
