@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import inspect
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -93,3 +94,36 @@ def test_handlers_take_and_return_the_types_of_the_contract() -> None:
             )
             assert annotations["request"] is GetMessageClass(method.input_type), method.full_name
             assert annotations["return"] in allowed, method.full_name
+
+
+def test_only_batches_read_the_context_of_a_call_below_the_services() -> None:
+    """They pass it on to traces. Who is calling is an argument."""
+    below = ("search", "embedding", "purge", "store", "database")
+    readers = {
+        module
+        for module, path in SOURCES.items()
+        if module.startswith(tuple(f"palaver_server.{package}." for package in below))
+        and ("call_context" in path.read_text() or "ContextVar" in path.read_text())
+    }
+
+    assert readers == {"palaver_server.database.batching"}
+
+
+def test_the_access_scope_is_the_first_parameter_of_store_and_search_methods() -> None:
+    checked, lacking = set(), set()
+    for module in SOURCES:
+        if not module.startswith(tuple(f"palaver_server.{p}." for p in ("search", "store"))):
+            continue
+        for name, store in inspect.getmembers(importlib.import_module(module), inspect.isclass):
+            if not name.endswith(("Store", "Searcher")):
+                continue
+            for method, function in inspect.getmembers(store, inspect.iscoroutinefunction):
+                parameters = list(inspect.signature(function).parameters)
+                if not method.startswith("_"):
+                    checked.add(f"{name}.{method}")
+                    if parameters[1:2] != ["access"]:
+                        lacking.add(f"{name}.{method}")
+
+    assert {"SessionStore.get_session", "MemoryStore.add_memory", "Searcher.search"} <= checked
+    # The last listing position is that of all rows: it bounds a stream, and nobody sees it.
+    assert lacking == {"SessionStore.last_id", "UserStore.last_id"}

@@ -6,6 +6,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from palaver_server.auth.access import EVERYTHING
 from palaver_server.database.pool import Pool
 from palaver_server.embedding.backlog import EmbeddingBatch
 from palaver_server.embedding.models import prepare_model
@@ -52,7 +53,9 @@ def test_messages_of_appends_that_share_a_statement_wait_too(vectors: Vectors, r
     async def add_together() -> None:
         second = [NewMessage(None, "user", "second", 0, "{}", None)]
         adds = (
-            vectors.memory.add_memory(session_id, second, user_id=None, expected_last_sequence=None)
+            vectors.memory.add_memory(
+                EVERYTHING, session_id, second, user_id=None, expected_last_sequence=None
+            )
             for session_id in session_ids
         )
         await asyncio.gather(*adds)
@@ -66,7 +69,7 @@ def test_without_an_embedder_nothing_waits(vectors: Vectors, run: Run) -> None:
     messages = [NewMessage(None, "user", "text", 0, "{}", None)]
     run(
         MemoryStore(vectors.pool).add_memory(
-            "s", messages, user_id=None, expected_last_sequence=None
+            EVERYTHING, "s", messages, user_id=None, expected_last_sequence=None
         )
     )
 

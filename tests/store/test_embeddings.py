@@ -6,8 +6,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from palaver_server.auth.principal import PRINCIPAL, Principal
-from palaver_server.auth.roles import Role
+from palaver_server.auth.access import EVERYTHING, Access
 from palaver_server.database.pool import Pool
 from palaver_server.purge.purge_store import PurgeStore
 from palaver_server.store.message_filter import MessageFilter, Scope
@@ -29,14 +28,11 @@ def test_who_is_bound_to_a_user_finds_that_users_messages_alone(vectors: Vectors
     vectors.add("s2", "his", user_id="bob")
     vectors.embed_all()
 
-    token = PRINCIPAL.set(Principal("ada's", Role.READER, "ada"))
-    try:
-        for scope in (Scope(), Scope(user_id="ada"), Scope(session_id="s1")):
-            assert vectors.find("x", scope=scope) == ["hers"]
-        for scope in (Scope(user_id="bob"), Scope(session_id="s2")):
-            assert vectors.find("x", scope=scope) == []
-    finally:
-        PRINCIPAL.reset(token)
+    ada = Access("ada")
+    for scope in (Scope(), Scope(user_id="ada"), Scope(session_id="s1")):
+        assert vectors.find("x", access=ada, scope=scope) == ["hers"]
+    for scope in (Scope(user_id="bob"), Scope(session_id="s2")):
+        assert vectors.find("x", access=ada, scope=scope) == []
 
 
 SCOPES = [Scope(), Scope(session_id="s"), Scope(user_id="ada")]
@@ -64,7 +60,7 @@ def test_how_near_some_messages_are_is_told_of_those_that_are_live_and_as_they_w
     vectors.update("s", "m3", "otherwise")
     keys = [Key("s", sequence) for sequence in (1, 2, 3, 4)]
 
-    found = run(vectors.store.get_similarities(embed(of_user("red green")), keys))
+    found = run(vectors.store.get_similarities(EVERYTHING, embed(of_user("red green")), keys))
 
     assert found == {Key("s", 1): pytest.approx(1, abs=1e-2)}
 
@@ -116,7 +112,7 @@ def test_deleted_is_never_found_though_its_vector_is_there(
     vectors.delete("s", "m2")
     assert vectors.find("deleted", scope=scope) == ["kept"]
 
-    run(SessionStore(vectors.pool).delete_session("s"))
+    run(SessionStore(vectors.pool).delete_session(EVERYTHING, "s"))
     assert vectors.find("kept", scope=scope) == []
     assert vectors.count("embeddings") == 2
 
@@ -145,7 +141,11 @@ def test_a_change_of_role_counts_as_one_of_what_is_said(vectors: Vectors, run: R
     vectors.add("s", m1="words")
     vectors.embed_all()
 
-    run(vectors.messages.update_message("s", "m1", lambda row: row._replace(role="tool")))
+    run(
+        vectors.messages.update_message(
+            EVERYTHING, "s", "m1", lambda row: row._replace(role="tool")
+        )
+    )
 
     assert vectors.find("words") == []
     assert vectors.embed_all() == 1
@@ -168,7 +168,11 @@ def test_a_change_of_metadata_alone_keeps_the_vector(vectors: Vectors, run: Run)
     vectors.add("s", m1="words")
     vectors.embed_all()
 
-    run(vectors.messages.update_message("s", "m1", lambda row: row._replace(metadata='{"a": 1}')))
+    run(
+        vectors.messages.update_message(
+            EVERYTHING, "s", "m1", lambda row: row._replace(metadata='{"a": 1}')
+        )
+    )
 
     assert vectors.find("words") == ["words"]
     assert vectors.embed_all() == 0, "and it is not embedded again"

@@ -9,15 +9,14 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from palaver_server.auth.principal import PRINCIPAL, Principal
-from palaver_server.auth.roles import Role
+from palaver_server.auth.access import Access
 from palaver_server.database.paging import KeyRange
 from palaver_server.database.pool import Pool
 from palaver_server.embedding.models import VectorSpace, prepare_model
 from palaver_server.embedding.vector_store import EmbeddingStore
 from palaver_server.search.keyword_store import WordStore
 from palaver_server.search.result_store import FoundStore
-from palaver_server.store.message_filter import EVERYTHING, MessageFilter, Scope
+from palaver_server.store.message_filter import ALL_MESSAGES, MessageFilter, Scope
 from palaver_server.store.sessions import SessionFilter, SessionStore
 from tests.conftest import Run
 from tests.support.plans import Explained, Plan, explained
@@ -78,15 +77,10 @@ class Filled:
         self.run(configure())
 
     def plans(
-        self, call: Callable[["Filled"], Coroutine[Any, Any, Any]], user: str | None
+        self, call: Callable[["Filled", Access], Coroutine[Any, Any, Any]], user: str | None
     ) -> list[Plan]:
         """Makes a call of a caller who is bound to a user, or to none."""
-
-        async def bound() -> None:
-            PRINCIPAL.set(Principal("caller", Role.READER, user))
-            await call(self)
-
-        return self.explained.all_of(bound)
+        return self.explained.all_of(lambda: call(self, Access(user)))
 
 
 @pytest.fixture(scope="module")
@@ -106,38 +100,38 @@ def filled(postgres: str, template: str, run: Run) -> Iterator[Filled]:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-async def match(filled: Filled, scope: Scope) -> None:
+async def match(filled: Filled, access: Access, scope: Scope) -> None:
     store = WordStore(filled.pool)
-    query = await store.read_text("hello", scope=scope)
-    await store.match(query, limit=LIMIT, scope=scope, filter=MessageFilter(metadata=PATH))
+    query = await store.read_text(access, "hello", scope=scope)
+    await store.match(access, query, limit=LIMIT, scope=scope, filter=MessageFilter(metadata=PATH))
 
 
-def nearest(filled: Filled, scope: Scope) -> Coroutine[Any, Any, Any]:
+def nearest(filled: Filled, access: Access, scope: Scope) -> Coroutine[Any, Any, Any]:
     store = EmbeddingStore(filled.pool, filled.space)
     return store.nearest(
-        [1, 0, 0, 0], limit=LIMIT, scope=scope, filter=MessageFilter(metadata=PATH)
+        access, [1, 0, 0, 0], limit=LIMIT, scope=scope, filter=MessageFilter(metadata=PATH)
     )
 
 
-def newest(filled: Filled, scope: Scope) -> Coroutine[Any, Any, Any]:
+def newest(filled: Filled, access: Access, scope: Scope) -> Coroutine[Any, Any, Any]:
     store = FoundStore(filled.pool)
-    return store.newest(limit=LIMIT, scope=scope, filter=MessageFilter(metadata=PATH))
+    return store.newest(access, limit=LIMIT, scope=scope, filter=MessageFilter(metadata=PATH))
 
 
-def list_sessions(filled: Filled, **filter: Any) -> Coroutine[Any, Any, Any]:
+def list_sessions(filled: Filled, access: Access, **filter: Any) -> Coroutine[Any, Any, Any]:
     store = SessionStore(filled.pool)
     narrowed = SessionFilter(metadata=PATH, **filter)
-    return store.list_sessions(KeyRange(), limit=LIMIT, filter=narrowed)
+    return store.list_sessions(access, KeyRange(), limit=LIMIT, filter=narrowed)
 
 
-SCOPES = [EVERYTHING, Scope(session_id="s7"), Scope(user_id="u7")]
+SCOPES = [ALL_MESSAGES, Scope(session_id="s7"), Scope(user_id="u7")]
 
-CALLS: dict[str, Callable[[Filled], Coroutine[Any, Any, Any]]] = {
+CALLS: dict[str, Callable[[Filled, Access], Coroutine[Any, Any, Any]]] = {
     "list": list_sessions,
-    "list of user": lambda filled: list_sessions(filled, user_id="u7"),
+    "list of user": lambda filled, access: list_sessions(filled, access, user_id="u7"),
     **{
-        f"{search.__name__} {index}": lambda filled, search=search, scope=scope: search(  # type: ignore[misc]
-            filled, scope
+        f"{search.__name__} {index}": lambda filled, access, search=search, scope=scope: search(  # type: ignore[misc]
+            filled, access, scope
         )
         for search in (match, nearest, newest)
         for index, scope in enumerate(SCOPES)
@@ -196,10 +190,10 @@ def test_a_page_of_a_bound_caller_is_read_in_order_and_no_further(filled: Filled
     """Else whether a path fails beyond the page would depend on the plan."""
     filled.prefer("")
 
-    async def list_free(filled: Filled) -> None:
+    async def list_free(filled: Filled, access: Access) -> None:
         store = SessionStore(filled.pool)
         narrowed = SessionFilter(metadata='$.plan == "free"')
-        await store.list_sessions(KeyRange(), limit=LIMIT, filter=narrowed)
+        await store.list_sessions(access, KeyRange(), limit=LIMIT, filter=narrowed)
 
     (plan,) = [plan for plan in filled.plans(list_free, "u7") if plan.ways]
 

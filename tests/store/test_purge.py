@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from palaver_server.auth.access import EVERYTHING
 from palaver_server.database.pool import Pool
 from palaver_server.database.statement import Statement
 from palaver_server.errors import DeadlineExceeded
@@ -89,8 +90,8 @@ def test_a_session_that_has_messages_again_is_not_purged_though_it_was_chosen(
     pool: Pool, run: Run, database: Connection
 ) -> None:
     async def delete_an_empty_session() -> None:
-        await SessionStore(pool).add_session("s", user_id=None, metadata="{}")
-        await SessionStore(pool).delete_session("s")
+        await SessionStore(pool).add_session(EVERYTHING, "s", user_id=None, metadata="{}")
+        await SessionStore(pool).delete_session(EVERYTHING, "s")
 
     def add_a_message() -> None:
         database.execute(
@@ -116,7 +117,9 @@ def test_batches_take_no_more_than_their_limit_and_the_oldest_first(
     messages = [NewMessage(f"m{i}", "user", "", 0, "{}", None) for i in range(10)]
 
     async def fill() -> None:
-        await MemoryStore(pool).add_memory("s", messages, user_id=None, expected_last_sequence=None)
+        await MemoryStore(pool).add_memory(
+            EVERYTHING, "s", messages, user_id=None, expected_last_sequence=None
+        )
 
     run(fill())
     database.execute(

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from palaver_server.auth.access import EVERYTHING
 from palaver_server.database.paging import KeyRange
 from palaver_server.purge.purge_store import PurgeStore
 from palaver_server.store.memory import MemoryStore, NewMessage
@@ -69,7 +70,9 @@ def filled(postgres: str, template: str, run: Run) -> Iterator[Explained]:
 def list_sessions(filled: Explained, key_range: KeyRange, **filter: Any) -> Plan:
     store = SessionStore(filled.pool)
     narrowed = SessionFilter(**filter)
-    return filled.costliest(lambda: store.list_sessions(key_range, limit=LIMIT, filter=narrowed))
+    return filled.costliest(
+        lambda: store.list_sessions(EVERYTHING, key_range, limit=LIMIT, filter=narrowed)
+    )
 
 
 @pytest.mark.parametrize("newest_first", [False, True])
@@ -126,7 +129,7 @@ def test_page_10000_of_the_users_costs_what_page_1_costs(
     last_page = LIMIT + 1 if newest_first else SESSIONS - LIMIT
 
     first, last = (
-        filled.costliest(lambda: store.list_users(key_range, limit=LIMIT))  # noqa: B023
+        filled.costliest(lambda: store.list_users(EVERYTHING, key_range, limit=LIMIT))  # noqa: B023
         for key_range in (
             KeyRange(newest_first=newest_first),
             KeyRange.from_cursor(last_page, newest_first=newest_first),
@@ -148,7 +151,7 @@ def test_a_page_of_100000_messages_costs_what_it_returns(
 ) -> None:
     store = MessageStore(filled.pool)
 
-    plan = filled.costliest(lambda: store.list_messages("s1", key_range, limit=LIMIT))
+    plan = filled.costliest(lambda: store.list_messages(EVERYTHING, "s1", key_range, limit=LIMIT))
 
     assert plan.rows == LIMIT + 2  # with the session's row, and the one that says there is more
     assert plan.pages < A_FEW_PAGES
@@ -160,7 +163,9 @@ def test_the_memory_of_100000_messages_costs_what_it_returns(
 ) -> None:
     store = MemoryStore(filled.pool)
 
-    plan = filled.costliest(lambda: store.get_memory("s1", last_n=LIMIT, max_tokens=max_tokens))
+    plan = filled.costliest(
+        lambda: store.get_memory(EVERYTHING, "s1", last_n=LIMIT, max_tokens=max_tokens)
+    )
 
     assert plan.rows == LIMIT + 2
     assert plan.pages < A_FEW_PAGES
@@ -168,16 +173,16 @@ def test_the_memory_of_100000_messages_costs_what_it_returns(
 
 READS_OF_WHAT_IS_LEFT: dict[str, Callable[[Explained], Coroutine[Any, Any, Any]]] = {
     "GetMemory": lambda filled: MemoryStore(filled.pool).get_memory(
-        "s2", last_n=LIMIT, max_tokens=0
+        EVERYTHING, "s2", last_n=LIMIT, max_tokens=0
     ),
     "ListMessages": lambda filled: MessageStore(filled.pool).list_messages(
-        "s2", KeyRange(after=18), limit=LIMIT
+        EVERYTHING, "s2", KeyRange(after=18), limit=LIMIT
     ),
     "ListMessages, newest first": lambda filled: MessageStore(filled.pool).list_messages(
-        "s2", KeyRange(newest_first=True), limit=LIMIT
+        EVERYTHING, "s2", KeyRange(newest_first=True), limit=LIMIT
     ),
     "DeleteMessages": lambda filled: MessageStore(filled.pool).delete_messages(
-        "s2", lambda _: None, last_n=1
+        EVERYTHING, "s2", lambda _: None, last_n=1
     ),
 }
 
@@ -193,12 +198,12 @@ def test_messages_that_wait_for_the_purge_cost_nothing(filled: Explained, read: 
 WRITES: dict[str, Callable[[Explained], Coroutine[Any, Any, Any]]] = {
     "AddMemory": lambda filled: add_memory(filled, None, None),
     "AddMemory with ids": lambda filled: add_memory(filled, "m7", uuid.uuid4().hex),
-    "GetMessage": lambda filled: MessageStore(filled.pool).get_message("s1", "m77777"),
+    "GetMessage": lambda filled: MessageStore(filled.pool).get_message(EVERYTHING, "s1", "m77777"),
     "UpdateMessage": lambda filled: MessageStore(filled.pool).update_message(
-        "s1", "m77777", lambda row: row._replace(content="changed")
+        EVERYTHING, "s1", "m77777", lambda row: row._replace(content="changed")
     ),
     "DeleteMessages": lambda filled: MessageStore(filled.pool).delete_messages(
-        "s1", lambda _: None, message_ids=["m88888", "m99999", "unknown"]
+        EVERYTHING, "s1", lambda _: None, message_ids=["m88888", "m99999", "unknown"]
     ),
 }
 
@@ -208,7 +213,7 @@ def add_memory(
 ) -> Coroutine[Any, Any, Any]:
     messages = [NewMessage(name, "user", "new", 0, "{}", None) for name in message_ids]
     return MemoryStore(filled.pool).add_memory(
-        "s1", messages, user_id=user_id, expected_last_sequence=None
+        EVERYTHING, "s1", messages, user_id=user_id, expected_last_sequence=None
     )
 
 

@@ -8,6 +8,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from palaver_server.auth.access import EVERYTHING
 from palaver_server.embedding.models import VectorSpace, prepare_model
 from palaver_server.embedding.vector_store import EmbeddingStore
 from palaver_server.store.message_filter import EVERY_MESSAGE, MessageFilter, Scope
@@ -84,7 +85,7 @@ def nearest(
     store = EmbeddingStore(filled.explained.pool, space)
     vector = [1.0, *[0.0] * (space.dimensions - 1)]
     return filled.explained.costliest(
-        lambda: store.nearest(vector, limit=LIMIT, scope=scope, filter=filter)
+        lambda: store.nearest(EVERYTHING, vector, limit=LIMIT, scope=scope, filter=filter)
     )
 
 
@@ -121,6 +122,6 @@ def test_a_filter_that_few_messages_pass_makes_the_index_go_on(filled: Filled, r
     store = EmbeddingStore(filled.explained.pool, filled.indexed)
     vector = [1.0, *[0.0] * (filled.indexed.dimensions - 1)]
 
-    found = run(store.nearest(vector, limit=60, filter=MessageFilter(roles=["tool"])))
+    found = run(store.nearest(EVERYTHING, vector, limit=60, filter=MessageFilter(roles=["tool"])))
 
     assert len(found) == 60

@@ -8,8 +8,7 @@ from typing import Any, TypeVar
 import psycopg
 import pytest
 
-from palaver_server.auth.principal import PRINCIPAL, Principal
-from palaver_server.auth.roles import Role
+from palaver_server.auth.access import EVERYTHING, Access
 from palaver_server.database.pool import Pool
 from palaver_server.errors import NotFound
 from palaver_server.store.memory import AddedMemory, MemoryStore, NewMessage
@@ -35,9 +34,13 @@ def together(run: Run, calls: Sequence[Awaitable[T]]) -> list[T | BaseException]
     return outcomes
 
 
-def adding(memory: MemoryStore, session_id: str, *contents: str) -> Awaitable[AddedMemory]:
+def adding(
+    memory: MemoryStore, session_id: str, *contents: str, access: Access = EVERYTHING
+) -> Awaitable[AddedMemory]:
     messages = [NewMessage(None, "user", content, 0, "{}", None) for content in contents]
-    return memory.add_memory(session_id, messages, user_id=None, expected_last_sequence=None)
+    return memory.add_memory(
+        access, session_id, messages, user_id=None, expected_last_sequence=None
+    )
 
 
 def sequences(outcome: AddedMemory | BaseException) -> list[int]:
@@ -65,7 +68,7 @@ def test_sessions_that_are_read_together_take_one_connection_and_get_their_own(
     asked = [*sessions, "unknown", sessions[0]]
     before = pool.stats()["requests_num"]
 
-    outcomes = together(run, [store.get_session(session_id) for session_id in asked])
+    outcomes = together(run, [store.get_session(EVERYTHING, session_id) for session_id in asked])
 
     assert pool.stats()["requests_num"] - before == 1
     assert isinstance(outcomes.pop(-2), NotFound)
@@ -80,7 +83,10 @@ def test_memories_that_are_read_together_are_each_as_long_as_asked(
 
     outcomes = together(
         run,
-        [memory.get_memory(name, last_n=last_n, max_tokens=most) for name, last_n, most in asked],
+        [
+            memory.get_memory(EVERYTHING, name, last_n=last_n, max_tokens=most)
+            for name, last_n, most in asked
+        ],
     )
 
     assert isinstance(outcomes.pop(3), NotFound)
@@ -109,7 +115,7 @@ def test_appends_to_one_session_come_one_after_the_other(
 def test_an_append_among_others_creates_a_session_and_brings_one_back(
     run: Run, memory: MemoryStore, pool: Pool, sessions: list[str]
 ) -> None:
-    run(SessionStore(pool).delete_session("s00"))
+    run(SessionStore(pool).delete_session(EVERYTHING, "s00"))
 
     new, back, live = together(run, [adding(memory, name, "x") for name in ("new", "s00", "s01")])
 
@@ -166,13 +172,9 @@ def test_callers_who_are_bound_to_different_users_share_nothing_but_the_time(
     store, asked = SessionStore(pool), sorted(f"of {name} {n}" for name in names for n in range(2))
     users = (None, *names)
 
-    async def bound(user: str | None, call: Callable[[], Awaitable[T]]) -> T:
-        PRINCIPAL.set(Principal("somebody", Role.WRITER, user))
-        return await call()
-
-    def found_by(how: Callable[[str], Awaitable[Any]]) -> dict[str | None, list[str]]:
+    def found_by(how: Callable[[Access, str], Awaitable[Any]]) -> dict[str | None, list[str]]:
         pairs = [(user, session_id) for session_id in asked for user in users]
-        calls = [bound(user, partial(how, session_id)) for user, session_id in pairs]
+        calls = [how(Access(user), session_id) for user, session_id in pairs]
         found: dict[str | None, list[str]] = {user: [] for user in users}
         for (user, session_id), outcome in zip(pairs, together(run, calls), strict=True):
             if not isinstance(outcome, NotFound):
@@ -182,5 +184,5 @@ def test_callers_who_are_bound_to_different_users_share_nothing_but_the_time(
     own = {None: asked, "ada": asked[:2], "bob": asked[2:]}
     assert found_by(store.get_session) == own
     assert found_by(partial(memory.get_memory, last_n=1, max_tokens=0)) == own
-    assert found_by(lambda session_id: adding(memory, session_id, "y")) == own
+    assert found_by(lambda access, name: adding(memory, name, "y", access=access)) == own
     assert database.execute("SELECT DISTINCT last_sequence FROM sessions").fetchall() == [(3,)]

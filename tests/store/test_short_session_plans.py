@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from palaver_server.auth.access import EVERYTHING
 from palaver_server.database.paging import KeyRange
 from palaver_server.store.memory import MemoryStore, NewMessage
 from palaver_server.store.messages import MessageStore
@@ -46,29 +47,29 @@ def filled(
 def add_memory(filled: Explained) -> Coroutine[Any, Any, Any]:
     messages = [NewMessage(f"m{7 * i}", "user", "new", 0, "{}", None) for i in range(NAMED)]
     return MemoryStore(filled.pool).add_memory(
-        "long", messages, user_id=None, expected_last_sequence=None
+        EVERYTHING, "long", messages, user_id=None, expected_last_sequence=None
     )
 
 
 def delete_messages(filled: Explained) -> Coroutine[Any, Any, Any]:
     message_ids = [f"m{7 * i}" for i in range(NAMED)]
     return MessageStore(filled.pool).delete_messages(
-        "long", lambda _: None, message_ids=message_ids
+        EVERYTHING, "long", lambda _: None, message_ids=message_ids
     )
 
 
 CALLS: dict[str, Callable[[Explained], Coroutine[Any, Any, Any]]] = {
     "AddMemory": add_memory,
     "DeleteMessages": delete_messages,
-    "GetMessage": lambda filled: MessageStore(filled.pool).get_message("long", "m777"),
+    "GetMessage": lambda filled: MessageStore(filled.pool).get_message(EVERYTHING, "long", "m777"),
     "UpdateMessage": lambda filled: MessageStore(filled.pool).update_message(
-        "long", "m777", lambda row: row._replace(content="changed")
+        EVERYTHING, "long", "m777", lambda row: row._replace(content="changed")
     ),
     "GetMemory": lambda filled: MemoryStore(filled.pool).get_memory(
-        "long", last_n=NAMED, max_tokens=0
+        EVERYTHING, "long", last_n=NAMED, max_tokens=0
     ),
     "ListMessages": lambda filled: MessageStore(filled.pool).list_messages(
-        "long", KeyRange.from_cursor(777), limit=NAMED
+        EVERYTHING, "long", KeyRange.from_cursor(777), limit=NAMED
     ),
 }
 

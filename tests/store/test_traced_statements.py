@@ -13,6 +13,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import palaver_server
+from palaver_server.auth.access import EVERYTHING
 from palaver_server.call_context import Call, running_call
 from palaver_server.database.pool import Pool
 from palaver_server.database.statement import Statement, StatementTemplate
@@ -55,7 +56,7 @@ def test_a_statement_that_calls_share_is_in_each_of_their_traces(
         running_call.set(made)
         spans.begin(made, ())
         with pytest.raises(NotFound):
-            await store.get_session(f"s{number}")
+            await store.get_session(EVERYTHING, f"s{number}")
         spans.end([made])
         return made
 
@@ -76,7 +77,7 @@ def test_what_runs_for_no_call_is_in_no_trace(
     exporter: InMemorySpanExporter, traced_pool: Pool, run: Run
 ) -> None:
     with pytest.raises(NotFound):
-        run(SessionStore(traced_pool).get_session("s"))
+        run(SessionStore(traced_pool).get_session(EVERYTHING, "s"))
 
     assert exporter.get_finished_spans() == ()
 

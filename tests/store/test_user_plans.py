@@ -6,8 +6,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from palaver_server.auth.principal import PRINCIPAL, Principal
-from palaver_server.auth.roles import Role
+from palaver_server.auth.access import EVERYTHING, Access
 from palaver_server.database.paging import KeyRange
 from palaver_server.store.memory import MemoryStore, NewMessage
 from palaver_server.store.sessions import SessionStore
@@ -42,8 +41,8 @@ def test_a_bound_caller_finds_itself_in_its_listing_without_reading_all_users(
     with explained(database_url, run) as filled:
 
         async def list_users() -> None:
-            PRINCIPAL.set(Principal("ada's", Role.READER, "u4900"))
-            page = await UserStore(filled.pool).list_users(KeyRange(), limit=5)
+            store = UserStore(filled.pool)
+            page = await store.list_users(Access("u4900"), KeyRange(), limit=5)
             assert [user.user_id for user in page.rows] == ["u4900"]
 
         plan = filled.costliest(list_users)
@@ -68,14 +67,16 @@ def test_a_user_is_deleted_at_the_cost_of_what_it_has(
 
         async def give_and_delete() -> None:
             user_id = f"few {next(numbers)}"
-            await sessions.add_session(f"0 of {user_id}", user_id=user_id, metadata="{}")
-            await sessions.delete_session(f"0 of {user_id}")
+            await sessions.add_session(
+                EVERYTHING, f"0 of {user_id}", user_id=user_id, metadata="{}"
+            )
+            await sessions.delete_session(EVERYTHING, f"0 of {user_id}")
             for number in (1, 2):
                 await memory.add_memory(
-                    f"{number} of {user_id}", messages, user_id=user_id,
+EVERYTHING,                     f"{number} of {user_id}", messages, user_id=user_id,
                     expected_last_sequence=None,
                 )  # fmt: skip
-            deleted = await users.delete_user(user_id)
+            deleted = await users.delete_user(EVERYTHING, user_id)
             assert (deleted.sessions_deleted, deleted.messages_deleted) == (2, 4)
 
         plan = filled.costliest(give_and_delete)

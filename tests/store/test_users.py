@@ -5,6 +5,7 @@ import asyncio
 import psycopg
 import pytest
 
+from palaver_server.auth.access import EVERYTHING
 from palaver_server.database.pool import Pool
 from palaver_server.errors import DeadlineExceeded
 from palaver_server.store.memory import MemoryStore, NewMessage
@@ -21,14 +22,16 @@ def test_deleting_a_user_may_take_longer_than_other_statements(
     async def add(user_id: str | None) -> None:
         message = NewMessage(None, "user", "hello", 0, "{}", None)
         memory = MemoryStore(pool)
-        await memory.add_memory("s", [message], user_id=user_id, expected_last_sequence=None)
+        await memory.add_memory(
+            EVERYTHING, "s", [message], user_id=user_id, expected_last_sequence=None
+        )
 
     async def delete() -> DeletedUser:
         await pool.open()
         await add("u")
         with psycopg.connect(database_url) as rival:
             rival.execute("SELECT FROM sessions FOR UPDATE")
-            deleting = asyncio.create_task(UserStore(pool).delete_user("u"))
+            deleting = asyncio.create_task(UserStore(pool).delete_user(EVERYTHING, "u"))
             await asyncio.to_thread(wait_until_blocked, database)
             with pytest.raises(DeadlineExceeded):
                 await add(None)

@@ -8,9 +8,10 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from palaver_server.auth.access import EVERYTHING
 from palaver_server.search.keyword_store import WordStore
 from palaver_server.search.result_store import FoundStore
-from palaver_server.store.message_filter import EVERY_MESSAGE, EVERYTHING, MessageFilter, Scope
+from palaver_server.store.message_filter import ALL_MESSAGES, EVERY_MESSAGE, MessageFilter, Scope
 from palaver_server.store.messages import Key
 from tests.conftest import Run
 from tests.support.plans import Explained, Plan, explained
@@ -59,12 +60,14 @@ def search(
     filled: Explained,
     run: Run,
     text: str,
-    scope: Scope = EVERYTHING,
+    scope: Scope = ALL_MESSAGES,
     filter: MessageFilter = EVERY_MESSAGE,
 ) -> Plan:
     store = WordStore(filled.pool)
-    query = run(store.read_text(text, scope=scope))
-    return filled.costliest(lambda: store.match(query, limit=LIMIT, scope=scope, filter=filter))
+    query = run(store.read_text(EVERYTHING, text, scope=scope))
+    return filled.costliest(
+        lambda: store.match(EVERYTHING, query, limit=LIMIT, scope=scope, filter=filter)
+    )
 
 
 @pytest.mark.parametrize("text", ["all", "h7", "w7777", "all h7 w7777"])
@@ -105,7 +108,7 @@ def test_without_text_the_newest_among_all_are_found_by_their_index(
 ) -> None:
     store = FoundStore(filled.pool)
 
-    plan = filled.costliest(lambda: store.newest(limit=LIMIT, filter=narrowed))
+    plan = filled.costliest(lambda: store.newest(EVERYTHING, limit=LIMIT, filter=narrowed))
 
     assert "messages_created_at" in plan.ways
     assert plan.rows <= 2 * (MESSAGES + LIMIT)
@@ -115,6 +118,6 @@ def test_what_was_found_is_read_by_its_keys(filled: Explained) -> None:
     store = FoundStore(filled.pool)
     keys = [Key(f"s{number}", number) for number in range(1, LIMIT + 1)]
 
-    plan = filled.costliest(lambda: store.get_messages(keys, query="all"))
+    plan = filled.costliest(lambda: store.get_messages(EVERYTHING, keys, query="all"))
 
     assert plan.rows == LIMIT

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from palaver_server.auth.access import EVERYTHING, Access
 from palaver_server.database.pool import Pool
 from palaver_server.embedding.backlog import EmbeddingBacklog
 from palaver_server.embedding.embedders.embedder import normalized
@@ -46,7 +47,7 @@ class Vectors:
         messages = [NewMessage(name, "user", text, 0, "{}", None) for name, text in given]
         self._run(
             self.memory.add_memory(
-                session_id, messages, user_id=user_id, expected_last_sequence=None
+                EVERYTHING, session_id, messages, user_id=user_id, expected_last_sequence=None
             )
         )
 
@@ -54,14 +55,16 @@ class Vectors:
         """Changes the content of a message."""
         self._run(
             self.messages.update_message(
-                session_id, message_id, lambda row: row._replace(content=content)
+                EVERYTHING, session_id, message_id, lambda row: row._replace(content=content)
             )
         )
 
     def delete(self, session_id: str, *message_ids: str) -> None:
         """Deletes messages."""
         self._run(
-            self.messages.delete_messages(session_id, lambda _: None, message_ids=message_ids)
+            self.messages.delete_messages(
+                EVERYTHING, session_id, lambda _: None, message_ids=message_ids
+            )
         )
 
     def embed_all(self) -> int:
@@ -76,16 +79,19 @@ class Vectors:
                 if not await batch.finish([embed(message.text) for message in batch.messages]):
                     return count
 
-    def find(self, text: str, **narrowed: Any) -> list[str]:
+    def find(self, text: str, *, access: Access = EVERYTHING, **narrowed: Any) -> list[str]:
         """The contents nearest to a text that a user says, the nearest first."""
-        keys = list(self.neighbours(text, **narrowed))
+        keys = list(self.neighbours(text, access=access, **narrowed))
         return [
-            found.message.content for found in self._run(self.found.get_messages(keys, query=""))
+            found.message.content
+            for found in self._run(self.found.get_messages(access, keys, query=""))
         ]
 
-    def neighbours(self, text: str, *, limit: int = 10, **narrowed: Any) -> Similarities:
+    def neighbours(
+        self, text: str, *, access: Access = EVERYTHING, limit: int = 10, **narrowed: Any
+    ) -> Similarities:
         """How near messages are to a text that a user says, the nearest first."""
-        return self._run(self.store.nearest(embed(of_user(text)), limit=limit, **narrowed))
+        return self._run(self.store.nearest(access, embed(of_user(text)), limit=limit, **narrowed))
 
     def count(self, table: str) -> int:
         """Counts the rows of a table."""

@@ -3,7 +3,7 @@
 import pytest
 
 from palaver_server.auth.access import EVERYTHING, Access
-from palaver_server.errors import NotFound, PermissionDenied
+from palaver_server.errors import PermissionDenied
 
 ADA = Access("ada")
 
@@ -29,11 +29,3 @@ def test_check_owner_of_a_bound_caller_denies_others_and_nobody(user_id: str | N
 
     with pytest.raises(PermissionDenied):
         ADA.check_owner(user_id)
-
-
-def test_check_visible_of_a_bound_caller_hides_other_users() -> None:
-    ADA.check_visible("ada")
-    EVERYTHING.check_visible("grace")
-
-    with pytest.raises(NotFound):
-        ADA.check_visible("grace")

@@ -1,27 +1,35 @@
 """Batches, apart from any database."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any
 
 import pytest
 
 from palaver_server.database.batching import Batcher
+
+Work = Callable[[str, Sequence[int]], Awaitable[Sequence[int]]]
 
 
 class Broken(Exception):
     """What a batch raises."""
 
 
+def submitting(work: Work, *, max_size: int) -> Callable[[int], Coroutine[Any, Any, int]]:
+    return partial(Batcher(work, max_size=max_size).submit, "key")
+
+
 def test_what_starts_together_is_done_together_and_each_gets_its_own() -> None:
     batches: list[Sequence[int]] = []
 
-    async def square(numbers: Sequence[int]) -> list[int]:
+    async def square(_key: str, numbers: Sequence[int]) -> list[int]:
         batches.append(numbers)
         return [number * number for number in numbers]
 
     async def main() -> list[int]:
-        batcher = Batcher(square, max_size=4)
-        return await asyncio.gather(*map(batcher.submit, range(10)))
+        submit = submitting(square, max_size=4)
+        return await asyncio.gather(*map(submit, range(10)))
 
     assert asyncio.run(main()) == [number * number for number in range(10)]
     assert batches == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
@@ -31,7 +39,7 @@ def test_who_comes_singly_waits_for_no_turn_and_who_comes_meanwhile_shares() -> 
     turns: list[int] = []
     batches: list[Sequence[int]] = []
 
-    async def work(numbers: Sequence[int]) -> list[int]:
+    async def work(_key: str, numbers: Sequence[int]) -> list[int]:
         batches.append(numbers)
         await asyncio.sleep(0)
         return list(numbers)
@@ -42,13 +50,13 @@ def test_who_comes_singly_waits_for_no_turn_and_who_comes_meanwhile_shares() -> 
             await asyncio.sleep(0)
 
     async def main() -> list[int]:
-        batcher = Batcher(work, max_size=9)
-        await batcher.submit(1)
+        submit = submitting(work, max_size=9)
+        await submit(1)
         counting = asyncio.create_task(count_turns())
-        await batcher.submit(2)
+        await submit(2)
         assert len(turns) == 1, "the turn that the work itself takes"
         counting.cancel()
-        return await asyncio.gather(*map(batcher.submit, (3, 4, 5)))
+        return await asyncio.gather(*map(submit, (3, 4, 5)))
 
     assert asyncio.run(main()) == [3, 4, 5]
     assert batches == [[1], [2], [3], [4, 5]]
@@ -57,14 +65,14 @@ def test_who_comes_singly_waits_for_no_turn_and_who_comes_meanwhile_shares() -> 
 def test_who_comes_with_others_shares_with_them_though_the_first_is_done_at_once() -> None:
     batches: list[Sequence[int]] = []
 
-    async def work(numbers: Sequence[int]) -> list[int]:
+    async def work(_key: str, numbers: Sequence[int]) -> list[int]:
         batches.append(numbers)
         return list(numbers)
 
     async def main() -> None:
-        batcher = Batcher(work, max_size=9)
-        await batcher.submit(1)
-        await asyncio.gather(*map(batcher.submit, (2, 3, 4)))
+        submit = submitting(work, max_size=9)
+        await submit(1)
+        await asyncio.gather(*map(submit, (2, 3, 4)))
 
     asyncio.run(main())
     assert batches == [[1], [2], [3, 4]]
@@ -73,7 +81,7 @@ def test_who_comes_with_others_shares_with_them_though_the_first_is_done_at_once
 def test_who_comes_singly_is_cancelled_and_fails_like_others() -> None:
     entered = asyncio.Event()
 
-    async def work(numbers: Sequence[int]) -> list[int]:
+    async def work(_key: str, numbers: Sequence[int]) -> list[int]:
         if numbers == [2]:
             raise Broken
         if numbers == [3]:
@@ -82,14 +90,14 @@ def test_who_comes_singly_is_cancelled_and_fails_like_others() -> None:
         return list(numbers)
 
     async def main() -> tuple[int | BaseException, ...]:
-        batcher = Batcher(work, max_size=9)
-        first = await batcher.submit(1)
-        (second,) = await asyncio.gather(batcher.submit(2), return_exceptions=True)
-        third = asyncio.create_task(batcher.submit(3))
+        submit = submitting(work, max_size=9)
+        first = await submit(1)
+        second, _ = await asyncio.gather(submit(2), asyncio.sleep(0), return_exceptions=True)
+        third = asyncio.create_task(submit(3))
         await entered.wait()
         third.cancel()
         (gone,) = await asyncio.gather(third, return_exceptions=True)
-        return first, second, gone, await batcher.submit(4)
+        return first, second, gone, await submit(4)
 
     first, second, third, fourth = asyncio.run(main())
 
@@ -99,14 +107,12 @@ def test_who_comes_singly_is_cancelled_and_fails_like_others() -> None:
 
 
 def test_a_failure_is_everybodys() -> None:
-    async def fail(_: Sequence[int]) -> list[int]:
+    async def fail(_key: str, _: Sequence[int]) -> list[int]:
         raise Broken
 
     async def main() -> list[int | BaseException]:
-        batcher = Batcher(fail, max_size=9)
-        outcomes = await asyncio.gather(
-            batcher.submit(1), batcher.submit(2), return_exceptions=True
-        )
+        submit = submitting(fail, max_size=9)
+        outcomes = await asyncio.gather(submit(1), submit(2), return_exceptions=True)
         return list(outcomes)
 
     assert [type(outcome) for outcome in asyncio.run(main())] == [Broken, Broken]
@@ -116,7 +122,7 @@ def test_a_failure_is_everybodys() -> None:
 def test_a_caller_that_leaves_is_not_missed(fails: bool) -> None:  # noqa: FBT001
     entered, leave = asyncio.Event(), asyncio.Event()
 
-    async def work(numbers: Sequence[int]) -> list[int]:
+    async def work(_key: str, numbers: Sequence[int]) -> list[int]:
         entered.set()
         await leave.wait()
         if fails:
@@ -124,8 +130,8 @@ def test_a_caller_that_leaves_is_not_missed(fails: bool) -> None:  # noqa: FBT00
         return list(numbers)
 
     async def main() -> tuple[int | BaseException, ...]:
-        batcher = Batcher(work, max_size=9)
-        gone, stays = (asyncio.create_task(batcher.submit(number)) for number in (1, 2))
+        submit = submitting(work, max_size=9)
+        gone, stays = (asyncio.create_task(submit(number)) for number in (1, 2))
         await entered.wait()
         gone.cancel()
         leave.set()
@@ -140,7 +146,7 @@ def test_a_caller_that_leaves_is_not_missed(fails: bool) -> None:  # noqa: FBT00
 def test_what_nobody_waits_for_any_longer_is_cancelled() -> None:
     entered, cancelled = asyncio.Event(), asyncio.Event()
 
-    async def work(_: Sequence[int]) -> list[int]:
+    async def work(_key: str, _: Sequence[int]) -> list[int]:
         entered.set()
         try:
             await asyncio.Event().wait()
@@ -149,8 +155,8 @@ def test_what_nobody_waits_for_any_longer_is_cancelled() -> None:
         return []
 
     async def main() -> bool:
-        batcher = Batcher(work, max_size=9)
-        first, second = (asyncio.create_task(batcher.submit(number)) for number in (1, 2))
+        submit = submitting(work, max_size=9)
+        first, second = (asyncio.create_task(submit(number)) for number in (1, 2))
         await entered.wait()
         first.cancel()
         await asyncio.wait([first])
@@ -160,3 +166,18 @@ def test_what_nobody_waits_for_any_longer_is_cancelled() -> None:
         return went_on
 
     assert asyncio.run(main())
+
+
+def test_requests_of_different_keys_share_no_batch() -> None:
+    batches: list[tuple[str, Sequence[int]]] = []
+
+    async def work(key: str, numbers: Sequence[int]) -> list[int]:
+        batches.append((key, numbers))
+        return list(numbers)
+
+    async def main() -> None:
+        batcher = Batcher(work, max_size=9)
+        await asyncio.gather(*(batcher.submit(key, n) for n, key in enumerate("abab")))
+
+    asyncio.run(main())
+    assert batches == [("a", [0, 2]), ("b", [1, 3])]

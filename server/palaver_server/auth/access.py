@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from palaver_server.errors import NotFound, PermissionDenied
+from palaver_server.errors import PermissionDenied
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,22 +33,10 @@ class Access:
         Raises:
             PermissionDenied: The caller is bound to another user.
         """
-        if not self._includes(user_id):
+        if self.user_id not in (None, user_id):
             raise PermissionDenied(
                 "BOUND_TO_ANOTHER_USER", "user_id: the credential is bound to another user"
             )
-
-    def check_visible(self, user_id: str) -> None:
-        """Check that the caller may see this user, whether it exists or not.
-
-        Raises:
-            NotFound: The caller is bound to another user.
-        """
-        if not self._includes(user_id):
-            raise NotFound("User", user_id)
-
-    def _includes(self, user_id: str | None) -> bool:
-        return self.user_id is None or self.user_id == user_id
 
 
 EVERYTHING = Access()

@@ -49,9 +49,3 @@ class Principal:
 
 # None: authentication is off.
 PRINCIPAL: ContextVar[Principal | None] = ContextVar("principal", default=None)
-
-
-def bound_user() -> str | None:
-    """Return the user that the caller of the current call is bound to; None if it is not."""
-    principal = PRINCIPAL.get()
-    return None if principal is None else principal.user_id

@@ -1,13 +1,13 @@
 """Batching: requests that start together share a statement."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from palaver_server.auth.principal import bound_user
 from palaver_server.call_context import Call, running_call, sharing_calls
 
+KeyT = TypeVar("KeyT", bound=Hashable)
 RequestT = TypeVar("RequestT")
 ResultT = TypeVar("ResultT")
 
@@ -30,42 +30,42 @@ class _Pending(Generic[RequestT, ResultT]):
     batch: _InFlight | None = None
 
 
-class Batcher(Generic[RequestT, ResultT]):
+class Batcher(Generic[KeyT, RequestT, ResultT]):
     """Collects the requests of one event loop iteration and runs them as a batch.
 
     No request waits for others to arrive: a single one is a batch of one. While requests arrive
     one at a time, `submit` runs each directly, without a task and an extra event loop iteration,
     which together cost as much as the rest of a read. A batch is cancelled once all its callers
-    are. Callers with different access scopes never share a batch, since their statements see
-    different sessions.
+    are. Requests with different keys never share a batch.
 
     Args:
-        run: Runs a batch and returns the results in the same order. An exception goes to all
-            callers of the batch.
+        run: Runs a batch, given its key and its requests, and returns the results in the same
+            order. An exception goes to all callers of the batch.
         max_size: Maximum requests per batch; more are split into several.
     """
 
     def __init__(
-        self, run: Callable[[Sequence[RequestT]], Awaitable[Sequence[ResultT]]], *, max_size: int
+        self,
+        run: Callable[[KeyT, Sequence[RequestT]], Awaitable[Sequence[ResultT]]],
+        *,
+        max_size: int,
     ) -> None:
         self._run = run
         self._max_size = max_size
-        self._pending: dict[str | None, list[_Pending[RequestT, ResultT]]] = {}
+        self._pending: dict[KeyT, list[_Pending[RequestT, ResultT]]] = {}
         # Strong references: the event loop alone would let running tasks be garbage-collected.
         self._running: set[asyncio.Task[None] | None] = set()
         self._is_single_running = False
         self._last_size = 0
 
-    async def submit(self, request: RequestT) -> ResultT:
-        """Run a request together with others; return its result or raise its error."""
+    async def submit(self, key: KeyT, request: RequestT) -> ResultT:
+        """Run a request with others of the same key; return its result or raise its error."""
         if self._last_size == 1 and not (self._is_single_running or self._running or self._pending):
-            return await self._run_single(request)
+            return await self._run_single(key, request)
         loop = asyncio.get_running_loop()
-        user = bound_user()
-        queue = self._pending.setdefault(user, [])
+        queue = self._pending.setdefault(key, [])
         if not queue:
-            # call_soon copies this caller's context, so that `run` sees the same bound user.
-            loop.call_soon(self._start, user)
+            loop.call_soon(self._start, key)
         result: asyncio.Future[ResultT] = loop.create_future()
         pending = _Pending(request, result, running_call.get(None))
         queue.append(pending)
@@ -75,10 +75,10 @@ class Batcher(Generic[RequestT, ResultT]):
             _leave(pending.batch)
             raise
 
-    async def _run_single(self, request: RequestT) -> ResultT:
+    async def _run_single(self, key: KeyT, request: RequestT) -> ResultT:
         self._is_single_running = True
         try:
-            (result,) = await self._run([request])
+            (result,) = await self._run(key, [request])
         finally:
             # In the next iteration: a request that arrives in this one is not a single one.
             asyncio.get_running_loop().call_soon(self._end_single)
@@ -87,22 +87,22 @@ class Batcher(Generic[RequestT, ResultT]):
     def _end_single(self) -> None:
         self._is_single_running = False
 
-    def _start(self, user: str | None) -> None:
-        queue = [pending for pending in self._pending.pop(user) if not pending.result.done()]
+    def _start(self, key: KeyT) -> None:
+        queue = [pending for pending in self._pending.pop(key) if not pending.result.done()]
         self._last_size = len(queue)
         for first in range(0, len(queue), self._max_size):
             batch = queue[first : first + self._max_size]
-            task = asyncio.create_task(self._run_batch(batch))
+            task = asyncio.create_task(self._run_batch(key, batch))
             self._running.add(task)
             task.add_done_callback(self._running.discard)  # also if it is cancelled unstarted
             in_flight = _InFlight(task, len(batch))
             for pending in batch:
                 pending.batch = in_flight
 
-    async def _run_batch(self, batch: list[_Pending[RequestT, ResultT]]) -> None:
+    async def _run_batch(self, key: KeyT, batch: list[_Pending[RequestT, ResultT]]) -> None:
         sharing_calls.set([pending.call for pending in batch if pending.call])
         try:
-            results = await self._run([pending.request for pending in batch])
+            results = await self._run(key, [pending.request for pending in batch])
         except Exception as error:  # noqa: BLE001 - passed on to the callers
             for pending in batch:
                 if not pending.result.done():

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import psycopg
 
-from palaver_server.auth.principal import bound_user
+from palaver_server.auth.access import Access
 from palaver_server.database.connection import Connection
 from palaver_server.database.statement import Statement
 from palaver_server.errors import FieldViolation, InvalidRequest
@@ -35,7 +35,9 @@ _FAILS = "fails on some metadata, as a conversion of a time between time zones d
 
 
 @asynccontextmanager
-async def checked_path(connection: Connection, path: str | None) -> AsyncIterator[None]:
+async def checked_path(
+    connection: Connection, path: str | None, access: Access
+) -> AsyncIterator[None]:
     """Tries a path, if one is given, before the block that filters by it.
 
     Raises:
@@ -56,7 +58,7 @@ async def checked_path(connection: Connection, path: str | None) -> AsyncIterato
     try:
         yield
     except _PATH_ERRORS as error:
-        raise _refusal(_reason(error) if bound_user() is None else _FAILS) from error
+        raise _refusal(_reason(error) if access.user_id is None else _FAILS) from error
 
 
 def _reason(error: psycopg.Error) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from palaver_server.auth.access import Access
 from palaver_server.embedding.embedders.embedder import MAX_CHARACTERS, Embedder
 from palaver_server.embedding.vector_store import EmbeddingStore, Similarities
 from palaver_server.errors import (
@@ -10,7 +11,7 @@ from palaver_server.errors import (
     SemanticSearchUnavailable,
     TextsRefused,
 )
-from palaver_server.store.message_filter import EVERY_MESSAGE, EVERYTHING, MessageFilter, Scope
+from palaver_server.store.message_filter import ALL_MESSAGES, EVERY_MESSAGE, MessageFilter, Scope
 from palaver_server.store.messages import Key
 
 
@@ -23,12 +24,13 @@ class SemanticSearch:
         self._embedder = embedder
         self._store = store
 
-    async def nearest(
+    async def nearest(  # noqa: PLR0913 - most by name
         self,
+        access: Access,
         text: str,
         *,
         limit: int,
-        scope: Scope = EVERYTHING,
+        scope: Scope = ALL_MESSAGES,
         filter: MessageFilter = EVERY_MESSAGE,
         also: Sequence[Key] = (),
     ) -> Similarities:
@@ -37,6 +39,7 @@ class SemanticSearch:
         The text must not be blank. The rest is as in `EmbeddingStore.nearest`.
 
         Args:
+            access: The caller's access scope.
             text: What they are compared with.
             limit: How many of the nearest.
             scope: Where to look.
@@ -52,10 +55,10 @@ class SemanticSearch:
             (vector,) = await self._embedder.embed([text[:MAX_CHARACTERS]])
         except TextsRefused as error:
             raise InvalidRequest(FieldViolation("text", f"cannot be embedded: {error}")) from error
-        nearest = await self._store.nearest(vector, limit=limit, scope=scope, filter=filter)
+        nearest = await self._store.nearest(access, vector, limit=limit, scope=scope, filter=filter)
         others = [key for key in also if key not in nearest]
         if others:
-            nearest |= await self._store.get_similarities(vector, others)
+            nearest |= await self._store.get_similarities(access, vector, others)
         return nearest
 
 
@@ -71,12 +74,13 @@ class NoSemanticSearch:
     def __init__(self, reason: str) -> None:
         self._reason = reason
 
-    async def nearest(
+    async def nearest(  # noqa: PLR0913 - most by name
         self,
+        access: Access,  # noqa: ARG002
         text: str,  # noqa: ARG002
         *,
         limit: int,  # noqa: ARG002
-        scope: Scope = EVERYTHING,  # noqa: ARG002
+        scope: Scope = ALL_MESSAGES,  # noqa: ARG002
         filter: MessageFilter = EVERY_MESSAGE,  # noqa: ARG002
         also: Sequence[Key] = (),  # noqa: ARG002
     ) -> Similarities:

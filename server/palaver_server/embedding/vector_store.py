@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 
-from palaver_server.auth.principal import bound_user
+from palaver_server.auth.access import Access
 from palaver_server.database.metadata_path import checked_path
 from palaver_server.database.pool import Pool
 from palaver_server.database.statement import Statement, StatementTemplate
 from palaver_server.embedding.models import VectorSpace
-from palaver_server.store.message_filter import EVERY_MESSAGE, EVERYTHING, MessageFilter, Scope
+from palaver_server.store.access_conditions import ACCESSIBLE_MESSAGE
+from palaver_server.store.message_filter import ALL_MESSAGES, EVERY_MESSAGE, MessageFilter, Scope
 from palaver_server.store.messages import KEYS, Key, key_parameters
-from palaver_server.store.ownership import VISIBLE_MESSAGE
 
 # How near messages are, the nearest first: 1 is the same direction, 0 nothing in common,
 # -1 the opposite.
@@ -71,10 +71,11 @@ class EmbeddingStore:
 
     async def nearest(
         self,
+        access: Access,
         vector: Sequence[float],
         *,
         limit: int,
-        scope: Scope = EVERYTHING,
+        scope: Scope = ALL_MESSAGES,
         filter: MessageFilter = EVERY_MESSAGE,
     ) -> Similarities:
         """Gets the live messages whose vectors are nearest.
@@ -86,15 +87,18 @@ class EmbeddingStore:
             InvalidRequest: `filter.metadata` is not a SQL/JSON path.
             DeadlineExceeded: The search takes longer than it may.
         """
-        nearest = self.AMONG_ALL if scope.is_everything else self.IN_SCOPE
-        condition = filter.sql(f"e.model = {self._space.model_id} AND {scope.sql.condition}")
-        names = {**self._space.names, "source": scope.sql.source, "condition": condition}
+        accessible = scope.within(access)
+        nearest = self.AMONG_ALL if accessible.is_everything else self.IN_SCOPE
+        condition = filter.sql(
+            access, f"e.model = {self._space.model_id} AND {accessible.sql.condition}"
+        )
+        names = {**self._space.names, "source": accessible.sql.source, "condition": condition}
         # A generic plan is bad for most scopes and filters.
         statement = self.NEAREST.fill(is_prepared=False, nearest=nearest.format(**names), **names)
-        parameters = {**filter.given, **scope.parameters, "vector": str(list(vector))}
+        parameters = {**filter.given, **accessible.parameters, "vector": str(list(vector))}
         async with (
-            self._pool.searching(everything=scope.is_everything) as connection,
-            checked_path(connection, filter.metadata),
+            self._pool.searching(everything=accessible.is_everything) as connection,
+            checked_path(connection, filter.metadata, access),
         ):
             await connection.fetch(self.SET_UP_SCAN)
             rows = await connection.fetch(statement, {**parameters, "limit": limit})
@@ -106,16 +110,18 @@ class EmbeddingStore:
         SELECT session_id, sequence, -(embedding {{distance}} %(vector)s::{{halfvec}}) AS similarity
         FROM {KEYS} JOIN messages m USING (session_id, sequence)
             JOIN embeddings e USING (session_id, sequence)
-        WHERE {VISIBLE_MESSAGE} AND e.model = {{model}} AND text_hash = {{text_hash}}
+        WHERE {ACCESSIBLE_MESSAGE} AND e.model = {{model}} AND text_hash = {{text_hash}}
         ORDER BY similarity DESC
     """,
     )
 
-    async def get_similarities(self, vector: Sequence[float], keys: Sequence[Key]) -> Similarities:
+    async def get_similarities(
+        self, access: Access, vector: Sequence[float], keys: Sequence[Key]
+    ) -> Similarities:
         """Tells how near those of the messages are that are live and have their vector."""
         statement = self.GET_SIMILARITIES.fill(**self._space.names)
         parameters = {
-            "vector": str(list(vector)), "bound_user": bound_user(), **key_parameters(keys)
+            "vector": str(list(vector)), "access_user_id": access.user_id, **key_parameters(keys)
         }  # fmt: skip
         async with self._pool.connection() as connection:
             rows = await connection.fetch(statement, parameters)

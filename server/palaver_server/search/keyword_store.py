@@ -2,14 +2,15 @@
 
 from typing import NamedTuple
 
+from palaver_server.auth.access import Access
 from palaver_server.database.metadata_path import checked_path
 from palaver_server.database.pool import Pool
 from palaver_server.database.statement import Statement, StatementTemplate
 from palaver_server.errors import NotFound
 from palaver_server.search.search_text import SearchText
-from palaver_server.store.message_filter import EVERY_MESSAGE, EVERYTHING, MessageFilter, Scope
+from palaver_server.store.access_conditions import ACCESSIBLE_SESSION
+from palaver_server.store.message_filter import ALL_MESSAGES, EVERY_MESSAGE, MessageFilter, Scope
 from palaver_server.store.messages import Key
-from palaver_server.store.ownership import OWNED
 
 # Each costs a look at every message that is found.
 MAX_WORDS = 32
@@ -52,7 +53,7 @@ class WordStore:
         f"""
         SELECT %(session_id)s::text IS NULL OR EXISTS (
                 SELECT FROM sessions s
-                WHERE session_id = %(session_id)s AND deleted_at IS NULL AND {OWNED}
+                WHERE session_id = %(session_id)s AND deleted_at IS NULL AND {ACCESSIBLE_SESSION}
             ), words, phrases, ARRAY(
                 SELECT DISTINCT gram[1]
                 FROM regexp_matches(
@@ -70,7 +71,9 @@ class WordStore:
     """,
     )
 
-    async def read_text(self, text: str, *, scope: Scope = EVERYTHING) -> WordQuery:
+    async def read_text(
+        self, access: Access, text: str, *, scope: Scope = ALL_MESSAGES
+    ) -> WordQuery:
         """Reads a text in the language of the connection.
 
         Raises:
@@ -78,7 +81,7 @@ class WordStore:
         """
         asked = SearchText.parse(text)
         phrases = [*(phrase for choice in asked.required for phrase in choice), *asked.excluded]
-        parameters = {**scope.parameters, "words": asked.words, "phrases": phrases}
+        parameters = {**scope.within(access).parameters, "words": asked.words, "phrases": phrases}
         async with self._pool.connection() as connection:
             read = await connection.fetch_one(self.READ_TEXT, parameters)
             found, words, queries, grams = read or ()
@@ -178,10 +181,11 @@ class WordStore:
 
     async def match(
         self,
+        access: Access,
         query: WordQuery,
         *,
         limit: int,
-        scope: Scope = EVERYTHING,
+        scope: Scope = ALL_MESSAGES,
         filter: MessageFilter = EVERY_MESSAGE,
     ) -> list[Hit]:
         """Gets the live messages that a query finds, the best first.
@@ -193,20 +197,21 @@ class WordStore:
         # In a session or of a user, all messages are looked at. The index on words knows no
         # scopes: `IS TRUE` hides it from the planner.
         matches = "m.words @@ %(match)s::tsquery"
-        if not scope.is_everything:
+        accessible = scope.within(access)
+        if not accessible.is_everything:
             matches = f"({matches}) IS TRUE"
         statement = self.MATCH.fill(
             is_prepared=False,  # a generic plan is bad for most queries
-            source=scope.sql.source,
-            condition=filter.sql(scope.sql.condition, matches),
-            passes=filter.sql("m.deleted_at IS NULL"),
-            size=scope.sql.size,
+            source=accessible.sql.source,
+            condition=filter.sql(access, accessible.sql.condition, matches),
+            passes=filter.sql(access, "m.deleted_at IS NULL"),
+            size=accessible.sql.size,
             weight=self.WEIGHT,
         )
-        parameters = {**query._asdict(), **scope.parameters, **filter.given, "limit": limit}
+        parameters = {**query._asdict(), **accessible.parameters, **filter.given, "limit": limit}
         async with (
-            self._pool.searching(everything=scope.is_everything) as connection,
-            checked_path(connection, filter.metadata),
+            self._pool.searching(everything=accessible.is_everything) as connection,
+            checked_path(connection, filter.metadata, access),
         ):
             rows = await connection.fetch(statement, parameters)
             return [Hit(Key(*row[:2]), row[2]) for row in rows]

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from palaver_server.auth.principal import bound_user
+from palaver_server.auth.access import Access
 from palaver_server.database.metadata_path import checked_path
 from palaver_server.database.paging import MAX_PAGE_BYTES
 from palaver_server.database.pool import Pool
 from palaver_server.database.statement import Statement, StatementTemplate
-from palaver_server.store.message_filter import EVERY_MESSAGE, EVERYTHING, MessageFilter, Scope
+from palaver_server.store.access_conditions import ACCESSIBLE_MESSAGE
+from palaver_server.store.message_filter import ALL_MESSAGES, EVERY_MESSAGE, MessageFilter, Scope
 from palaver_server.store.messages import COLUMNS, KEYS, SIZE, Key, MessageRow, key_parameters
-from palaver_server.store.ownership import VISIBLE_MESSAGE
 
 # Around a word that was looked for. No character that is left of a content is one of them.
 WORD_START = "\x02"
@@ -65,7 +65,12 @@ class FoundStore:
     )
 
     async def newest(
-        self, *, limit: int, scope: Scope = EVERYTHING, filter: MessageFilter = EVERY_MESSAGE
+        self,
+        access: Access,
+        *,
+        limit: int,
+        scope: Scope = ALL_MESSAGES,
+        filter: MessageFilter = EVERY_MESSAGE,
     ) -> list[Key]:
         """Gets the live messages that pass a filter, the newest `created_at` first.
 
@@ -73,14 +78,17 @@ class FoundStore:
             InvalidRequest: `filter.metadata` is not a SQL/JSON path.
             DeadlineExceeded: The search takes longer than it may.
         """
-        newest = self.NEWEST if bound_user() is None else self.NEWEST_OF_ALL
+        accessible = scope.within(access)
+        newest = self.NEWEST if access.user_id is None else self.NEWEST_OF_ALL
         statement = newest.fill(
-            is_prepared=False, source=scope.sql.source, condition=filter.sql(scope.sql.condition)
+            is_prepared=False,
+            source=accessible.sql.source,
+            condition=filter.sql(access, accessible.sql.condition),
         )
-        parameters = {**scope.parameters, **filter.given, "limit": limit}
+        parameters = {**accessible.parameters, **filter.given, "limit": limit}
         async with (
-            self._pool.searching(everything=scope.is_everything) as connection,
-            checked_path(connection, filter.metadata),
+            self._pool.searching(everything=accessible.is_everything) as connection,
+            checked_path(connection, filter.metadata, access),
         ):
             rows = await connection.fetch(statement, parameters)
             return [Key._make(row) for row in rows]
@@ -90,13 +98,13 @@ class FoundStore:
         f"""
         SELECT session_id, sequence, tsvector_to_array(words)
         FROM {KEYS} JOIN messages m USING (session_id, sequence)
-        WHERE {VISIBLE_MESSAGE}
+        WHERE {ACCESSIBLE_MESSAGE}
     """,
     )
 
-    async def get_words(self, keys: Sequence[Key]) -> dict[Key, frozenset[str]]:
+    async def get_words(self, access: Access, keys: Sequence[Key]) -> dict[Key, frozenset[str]]:
         """Gets the different words of those of the messages that are live."""
-        parameters = {**key_parameters(keys), "bound_user": bound_user()}
+        parameters = {**key_parameters(keys), "access_user_id": access.user_id}
         async with self._pool.connection() as connection:
             rows = await connection.fetch(self.GET_WORDS, parameters)
             return {Key(*row[:2]): frozenset(row[2]) for row in rows}
@@ -112,7 +120,7 @@ class FoundStore:
         FROM (
             SELECT m.*, number, row_number() OVER best AS place, sum({SIZE}) OVER best AS size
             FROM {KEYS} JOIN messages m USING (session_id, sequence)
-            WHERE {VISIBLE_MESSAGE}
+            WHERE {ACCESSIBLE_MESSAGE}
             WINDOW best AS (ORDER BY number)
         ) m
         WHERE place = 1 OR size <= {MAX_PAGE_BYTES}
@@ -120,13 +128,15 @@ class FoundStore:
     """,
     )
 
-    async def get_messages(self, keys: Sequence[Key], *, query: str) -> list[FoundMessage]:
+    async def get_messages(
+        self, access: Access, keys: Sequence[Key], *, query: str
+    ) -> list[FoundMessage]:
         """Gets those of the messages that are live, in the order of the keys.
 
         As many as fit a response; the words of `query`, a tsquery, are marked in them.
         """
         async with self._pool.connection() as connection:
-            parameters = {**key_parameters(keys), "query": query, "bound_user": bound_user()}
+            parameters = {**key_parameters(keys), "query": query, "access_user_id": access.user_id}
             found = await connection.fetch(self.GET_MESSAGES, parameters)
             rows = [(*row[:2], MessageRow._make(row[2:])) for row in found]
             return [FoundMessage(Key(row[0], row[2].sequence), row[1], row[2]) for row in rows]

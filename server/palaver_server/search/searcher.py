@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from palaver_server.auth.access import Access
 from palaver_server.embedding.semantic_search import NoSemanticSearch, SemanticSearch
 from palaver_server.search.keyword_store import Hit, WordQuery, WordStore
 from palaver_server.search.result_store import WORD_END, WORD_START, FoundMessage, FoundStore
 from palaver_server.search.snippet import marked_ranges, occurrences, snippet
-from palaver_server.store.message_filter import EVERY_MESSAGE, EVERYTHING, MessageFilter, Scope
+from palaver_server.store.message_filter import ALL_MESSAGES, EVERY_MESSAGE, MessageFilter, Scope
 from palaver_server.store.messages import Key, MessageRow
 
 # How many are looked at where more are chosen from than are asked for.
@@ -40,7 +41,7 @@ class Search:
 
     text: str
     limit: int
-    scope: Scope = EVERYTHING
+    scope: Scope = ALL_MESSAGES
     filter: MessageFilter = EVERY_MESSAGE
     mode: Mode | None = None
     min_score: float = 0
@@ -75,7 +76,7 @@ class Searcher:
         self._found = found
         self._semantic = semantic
 
-    async def search(self, search: Search) -> Results:
+    async def search(self, access: Access, search: Search) -> Results:
         """Finds messages.
 
         Raises:
@@ -86,16 +87,20 @@ class Searcher:
             EmbedderUnavailable: The text cannot be embedded for now.
             TextsRefused: The embedder refuses the text.
         """
-        query = await self._words.read_text(search.text, scope=search.scope)
+        query = await self._words.read_text(access, search.text, scope=search.scope)
         mode = self._mode(search)
         hits = [
-            hit for hit in await self._hits(search, mode, query) if hit.score >= search.min_score
+            hit
+            for hit in await self._hits(access, search, mode, query)
+            if hit.score >= search.min_score
         ]
         if search.diversity:
-            words = await self._found.get_words([hit.key for hit in hits])
+            words = await self._found.get_words(access, [hit.key for hit in hits])
             hits = diverse(hits, words, diversity=search.diversity, limit=search.limit)
         scores = dict(hits[: search.limit])
-        messages = await self._found.get_messages(list(scores), query=" | ".join(query.terms))
+        messages = await self._found.get_messages(
+            access, list(scores), query=" | ".join(query.terms)
+        )
         return Results([_result(message, scores[message.key], query) for message in messages], mode)
 
     def _mode(self, search: Search) -> Mode | None:
@@ -103,36 +108,44 @@ class Searcher:
             return None
         return search.mode or (Mode.HYBRID if self._semantic.available else Mode.KEYWORD)
 
-    async def _hits(self, search: Search, mode: Mode | None, query: WordQuery) -> list[Hit]:
+    async def _hits(
+        self, access: Access, search: Search, mode: Mode | None, query: WordQuery
+    ) -> list[Hit]:
         """Gets at least as many of the best as are asked for, the best first."""
         limit = CANDIDATES if search.diversity else search.limit
         match mode:
             case Mode.KEYWORD:
-                return await self._by_words(search, query, limit)
+                return await self._by_words(access, search, query, limit)
             case Mode.SEMANTIC:
-                return await self._by_meaning(search, limit)
+                return await self._by_meaning(access, search, limit)
             case Mode.HYBRID:
-                return await self._by_both(search, query)
+                return await self._by_both(access, search, query)
             case None:
                 keys = await self._found.newest(
-                    limit=limit, scope=search.scope, filter=search.filter
+                    access, limit=limit, scope=search.scope, filter=search.filter
                 )
                 return [Hit(key, 1) for key in keys]
 
-    async def _by_words(self, search: Search, query: WordQuery, limit: int) -> list[Hit]:
-        return await self._words.match(query, limit=limit, scope=search.scope, filter=search.filter)
+    async def _by_words(
+        self, access: Access, search: Search, query: WordQuery, limit: int
+    ) -> list[Hit]:
+        return await self._words.match(
+            access, query, limit=limit, scope=search.scope, filter=search.filter
+        )
 
-    async def _by_meaning(self, search: Search, limit: int, also: Sequence[Key] = ()) -> list[Hit]:
+    async def _by_meaning(
+        self, access: Access, search: Search, limit: int, also: Sequence[Key] = ()
+    ) -> list[Hit]:
         """Finds what has anything in common with the text."""
         similarities = await self._semantic.nearest(
-            search.text, limit=limit, scope=search.scope, filter=search.filter, also=also
+            access, search.text, limit=limit, scope=search.scope, filter=search.filter, also=also
         )
         return [Hit(key, min(near, 1)) for key, near in similarities.items() if near > 0]
 
-    async def _by_both(self, search: Search, query: WordQuery) -> list[Hit]:
+    async def _by_both(self, access: Access, search: Search, query: WordQuery) -> list[Hit]:
         """Adds up the scores. What is required or excluded, words alone can tell."""
-        words = dict(await self._by_words(search, query, CANDIDATES))
-        meaning = dict(await self._by_meaning(search, CANDIDATES, also=list(words)))
+        words = dict(await self._by_words(access, search, query, CANDIDATES))
+        meaning = dict(await self._by_meaning(access, search, CANDIDATES, also=list(words)))
         hits = [
             Hit(key, (1 - _SIMILARITY) * words.get(key, 0) + _SIMILARITY * meaning.get(key, 0))
             for key in ({**words, **meaning} if query.is_plain else words)

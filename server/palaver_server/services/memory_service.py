@@ -56,6 +56,7 @@ class MemoryService:
             expected = fields.not_negative("expected_last_sequence", request.expected_last_sequence)
         access = caller_access()
         added = await self._memory.add_memory(
+            access,
             session_id,
             messages,
             user_id=access.new_owner(user_id),
@@ -71,7 +72,7 @@ class MemoryService:
             last_n = fields.not_negative("last_n", request.last_n) or self._window
             max_tokens = fields.not_negative("max_tokens", request.max_tokens)
         memory = await self._memory.get_memory(
-            session_id, last_n=min(last_n, MAX_ITEMS), max_tokens=max_tokens
+            caller_access(), session_id, last_n=min(last_n, MAX_ITEMS), max_tokens=max_tokens
         )
         response = memory_pb2.Memory(
             session_id=session_id,
@@ -85,7 +86,7 @@ class MemoryService:
     ) -> pb.DeleteMemoryResponse:
         with Fields() as fields:
             session_id = fields.id("session_id", request.session_id)
-        deleted = await self._sessions.delete_session(session_id)
+        deleted = await self._sessions.delete_session(caller_access(), session_id)
         return pb.DeleteMemoryResponse(
             deleted_at=timestamp_message(deleted.deleted_at),
             messages_deleted=deleted.messages_deleted,
@@ -99,7 +100,9 @@ class MemoryService:
             limit = fields.limit("limit", request.limit)
             cursor = fields.not_negative("cursor", request.cursor)
         key_range = KeyRange.from_cursor(cursor, newest_first=request.newest_first)
-        page = await self._messages.list_messages(session_id, key_range, limit=limit)
+        page = await self._messages.list_messages(
+            caller_access(), session_id, key_range, limit=limit
+        )
         return with_messages(pb.ListMessagesResponse(next_cursor=page.next_cursor), page.rows)
 
     async def StreamMessages(
@@ -110,10 +113,11 @@ class MemoryService:
             limit = fields.limit("chunk_size", request.chunk_size)
             cursor = fields.not_negative("cursor", request.cursor)
         # Up to what is there now: a stream that writers outrun would never end.
-        session = await self._sessions.get_session(session_id)
+        access = caller_access()
+        session = await self._sessions.get_session(access, session_id)
         key_range = KeyRange.from_cursor(cursor).up_to(session.last_sequence)
         async for page in pages(
-            partial(self._messages.list_messages, session_id, limit=limit), key_range
+            partial(self._messages.list_messages, access, session_id, limit=limit), key_range
         ):
             chunk = pb.StreamMessagesResponse(next_cursor=page.rows[-1].position)
             yield with_messages(chunk, page.rows)
@@ -124,7 +128,9 @@ class MemoryService:
         with Fields() as fields:
             session_id = fields.id("session_id", request.session_id)
             message_id = fields.id("message_id", request.message_id)
-        return message_response(await self._messages.get_message(session_id, message_id))
+        return message_response(
+            await self._messages.get_message(caller_access(), session_id, message_id)
+        )
 
     async def UpdateMessage(
         self, request: pb.UpdateMessageRequest, context: Context
@@ -148,7 +154,7 @@ class MemoryService:
                 metadata=patched_metadata(row.metadata, patch),
             )
 
-        row = await self._messages.update_message(session_id, message_id, change)
+        row = await self._messages.update_message(caller_access(), session_id, message_id, change)
         return message_response(row)
 
     async def DeleteMessages(
@@ -172,7 +178,7 @@ class MemoryService:
                 raise InvalidRequest(too_many_to_delete(by_id=bool(message_ids)))
 
         await self._messages.delete_messages(
-            session_id, check, message_ids=message_ids, last_n=request.last_n
+            caller_access(), session_id, check, message_ids=message_ids, last_n=request.last_n
         )
         return response
 
@@ -181,7 +187,7 @@ class MemoryService:
     ) -> Encoded[pb.SearchMemoryResponse]:
         with Fields() as fields:
             search = search_from_request(fields, request)
-        return search_response(await self._searcher.search(search))
+        return search_response(await self._searcher.search(caller_access(), search))
 
 
 def _new_messages(fields: Fields, messages: Iterable[memory_pb2.Message]) -> list[NewMessage]:

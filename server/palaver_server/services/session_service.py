@@ -31,7 +31,7 @@ class SessionService:
             metadata = fields.metadata("metadata", request)
         access = caller_access()
         row = await self._sessions.add_session(
-            session_id, user_id=access.new_owner(user_id), metadata=metadata
+            access, session_id, user_id=access.new_owner(user_id), metadata=metadata
         )
         return session_response(row)
 
@@ -52,7 +52,7 @@ class SessionService:
                 metadata=patched_metadata(row.metadata, patch, replace=request.replace_metadata),
             )
 
-        row = await self._sessions.update_session(session_id, change, user_id=user_id)
+        row = await self._sessions.update_session(access, session_id, change, user_id=user_id)
         return session_response(row)
 
     async def GetSession(
@@ -60,14 +60,14 @@ class SessionService:
     ) -> Encoded[session_pb2.Session]:
         with Fields() as fields:
             session_id = fields.id("session_id", request.session_id)
-        return session_response(await self._sessions.get_session(session_id))
+        return session_response(await self._sessions.get_session(caller_access(), session_id))
 
     async def DeleteSession(
         self, request: pb.DeleteSessionRequest, context: Context
     ) -> pb.DeleteSessionResponse:
         with Fields() as fields:
             session_id = fields.id("session_id", request.session_id)
-        deleted = await self._sessions.delete_session(session_id)
+        deleted = await self._sessions.delete_session(caller_access(), session_id)
         return pb.DeleteSessionResponse(
             deleted_at=timestamp_message(deleted.deleted_at),
             messages_deleted=deleted.messages_deleted,
@@ -81,7 +81,9 @@ class SessionService:
             cursor = fields.not_negative("cursor", request.cursor)
             narrowed = _session_filter(fields.at("filter"), request.filter)
         key_range = KeyRange.from_cursor(cursor, newest_first=request.newest_first)
-        page = await self._sessions.list_sessions(key_range, limit=limit, filter=narrowed)
+        page = await self._sessions.list_sessions(
+            caller_access(), key_range, limit=limit, filter=narrowed
+        )
         return with_sessions(pb.ListSessionsResponse(next_cursor=page.next_cursor), page.rows)
 
     async def ListAllSessions(
@@ -95,7 +97,8 @@ class SessionService:
         last_id = await self._sessions.last_id()
         key_range = KeyRange.from_cursor(cursor, newest_first=request.newest_first).up_to(last_id)
         async for page in pages(
-            partial(self._sessions.list_sessions, limit=limit, filter=narrowed), key_range
+            partial(self._sessions.list_sessions, caller_access(), limit=limit, filter=narrowed),
+            key_range,
         ):
             chunk = pb.ListAllSessionsResponse(next_cursor=page.rows[-1].position)
             yield with_sessions(chunk, page.rows)

@@ -31,16 +31,19 @@ class UserService:
         access = caller_access()
         access.check_owner(user_id)
         row = await self._users.add_user(
-            user_id, email=email, first_name=first_name, last_name=last_name, metadata=metadata
+            access,
+            user_id,
+            email=email,
+            first_name=first_name,
+            last_name=last_name,
+            metadata=metadata,
         )
         return user_message(row)
 
     async def GetUser(self, request: pb.GetUserRequest, context: Context) -> user_pb2.User:
         with Fields() as fields:
             user_id = fields.id("user_id", request.user_id)
-        access = caller_access()
-        access.check_visible(user_id)
-        return user_message(await self._users.get_user(user_id))
+        return user_message(await self._users.get_user(caller_access(), user_id))
 
     async def UpdateUser(self, request: pb.UpdateUserRequest, context: Context) -> user_pb2.User:
         with Fields() as fields:
@@ -49,8 +52,6 @@ class UserService:
             fields.name("first_name", request.first_name)
             fields.name("last_name", request.last_name)
             patch = fields.metadata_patch("metadata", request)
-        access = caller_access()
-        access.check_visible(user_id)
 
         def change(row: UserRow) -> UserRow:
             return row._replace(
@@ -62,16 +63,14 @@ class UserService:
                 metadata=patched_metadata(row.metadata, patch, replace=request.replace_metadata),
             )
 
-        return user_message(await self._users.update_user(user_id, change))
+        return user_message(await self._users.update_user(caller_access(), user_id, change))
 
     async def DeleteUser(
         self, request: pb.DeleteUserRequest, context: Context
     ) -> pb.DeleteUserResponse:
         with Fields() as fields:
             user_id = fields.id("user_id", request.user_id)
-        access = caller_access()
-        access.check_visible(user_id)
-        deleted = await self._users.delete_user(user_id)
+        deleted = await self._users.delete_user(caller_access(), user_id)
         return pb.DeleteUserResponse(
             deleted_at=timestamp_message(deleted.deleted_at),
             sessions_deleted=deleted.sessions_deleted,
@@ -85,7 +84,7 @@ class UserService:
             limit = fields.limit("limit", request.limit)
             cursor = fields.not_negative("cursor", request.cursor)
         key_range = KeyRange.from_cursor(cursor, newest_first=request.newest_first)
-        page = await self._users.list_users(key_range, limit=limit)
+        page = await self._users.list_users(caller_access(), key_range, limit=limit)
         return pb.ListUsersResponse(
             users=map(user_message, page.rows), next_cursor=page.next_cursor
         )
@@ -99,7 +98,9 @@ class UserService:
         # Up to what is there now: a stream that writers outrun would never end.
         last_id = await self._users.last_id()
         key_range = KeyRange.from_cursor(cursor, newest_first=request.newest_first).up_to(last_id)
-        async for page in pages(partial(self._users.list_users, limit=limit), key_range):
+        async for page in pages(
+            partial(self._users.list_users, caller_access(), limit=limit), key_range
+        ):
             yield pb.ListAllUsersResponse(
                 users=map(user_message, page.rows), next_cursor=page.rows[-1].position
             )

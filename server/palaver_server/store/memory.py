@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from psycopg import Error, Rollback
 
-from palaver_server.auth.principal import bound_user
+from palaver_server.auth.access import Access
 from palaver_server.database.batching import Batcher
 from palaver_server.database.connection import Connection, Row
 from palaver_server.database.paging import MAX_PAGE_BYTES, Page
@@ -16,10 +16,10 @@ from palaver_server.database.pool import Pool
 from palaver_server.database.statement import Statement, StatementTemplate
 from palaver_server.database.timestamps import PgTimestamp
 from palaver_server.errors import NotFound, StaleLastSequence
+from palaver_server.store.access_conditions import ACCESSIBLE_SESSION
 from palaver_server.store.embedding_queue import NO_QUEUE, EmbeddingQueue
 from palaver_server.store.ensure_user import hold_user
 from palaver_server.store.messages import COLUMNS, LIVE_BY_ID, SIZE, MessageRow
-from palaver_server.store.ownership import OWNED
 from palaver_server.store.sessions import SessionStore
 from palaver_server.store.uuid7 import uuid7
 
@@ -127,7 +127,7 @@ class MemoryStore:
                     WHEN excluded.last_sequence > 0 OR (SELECT bool_or(changed) FROM kept)
                     THEN greatest(s.updated_at, excluded.updated_at) ELSE s.updated_at END,
                 deleted_at = NULL
-            WHERE (s.deleted_at IS NULL OR {{locked}}) AND {OWNED}
+            WHERE (s.deleted_at IS NULL OR {{locked}}) AND {ACCESSIBLE_SESSION}
             RETURNING last_sequence, updated_at, xmax = 0 AS created
         ), numbered AS (
             SELECT input.*, session.updated_at, kept.created_at AS kept_created_at,
@@ -165,7 +165,7 @@ class MemoryStore:
     LOCK_SESSION = Statement(
         "memory.lock_session",
         f"""
-        SELECT last_sequence, deleted_at, forgotten, {OWNED} FROM sessions s
+        SELECT last_sequence, deleted_at, forgotten, {ACCESSIBLE_SESSION} FROM sessions s
         WHERE session_id = %(session_id)s
         FOR NO KEY UPDATE
     """,
@@ -173,6 +173,7 @@ class MemoryStore:
 
     async def add_memory(
         self,
+        access: Access,
         session_id: str,
         messages: Sequence[NewMessage],
         *,
@@ -193,13 +194,13 @@ class MemoryStore:
         """
         has_ids = any(message.message_id is not None for message in messages)
         if not has_ids and expected_last_sequence is None and _is_short(messages):
-            shared = await self._appends.submit((session_id, messages))
+            shared = await self._appends.submit(access, (session_id, messages))
             if shared is not None:
                 return shared
         parameters = {
             "session_id": session_id,
             "user_id": user_id,
-            "bound_user": bound_user(),
+            "access_user_id": access.user_id,
             **_columns(messages),
         }
         forgotten = False
@@ -279,7 +280,8 @@ class MemoryStore:
                 (session_id, message_id, role, content, token_count, metadata, created_at, position)
         ), locked AS (
             SELECT session_id FROM sessions s
-            WHERE session_id = ANY(%(session_ids)b::text[]) AND deleted_at IS NULL AND {OWNED}
+            WHERE session_id = ANY(%(session_ids)b::text[]) AND deleted_at IS NULL
+                AND {ACCESSIBLE_SESSION}
             ORDER BY session_id
             FOR NO KEY UPDATE SKIP LOCKED
         ), session AS (
@@ -305,7 +307,7 @@ class MemoryStore:
     )
 
     async def _append(
-        self, appends: Sequence[tuple[str, Sequence[NewMessage]]]
+        self, access: Access, appends: Sequence[tuple[str, Sequence[NewMessage]]]
     ) -> list[AddedMemory | None]:
         """Appends to live sessions, in one transaction; None where it has to be done alone.
 
@@ -318,7 +320,11 @@ class MemoryStore:
             return alone
         messages = [message for messages in shared.values() for message in messages]
         session_ids = [session_id for session_id in shared for _ in shared[session_id]]
-        parameters = {"session_ids": session_ids, "bound_user": bound_user(), **_columns(messages)}
+        parameters = {
+            "session_ids": session_ids,
+            "access_user_id": access.user_id,
+            **_columns(messages),
+        }
         try:
             async with self._queue.filling(), self._pool.connection() as connection:
                 rows = await connection.fetch(self._append_all, parameters)
@@ -357,12 +363,14 @@ class MemoryStore:
             ) candidates
             WINDOW newest AS (ORDER BY sequence DESC)
         ) m ON number = 1 OR fits AND number <= %(last_n)s AND total_size <= {MAX_PAGE_BYTES}
-        WHERE s.session_id = ANY(%(session_ids)s) AND s.deleted_at IS NULL AND {OWNED}
+        WHERE s.session_id = ANY(%(session_ids)s) AND s.deleted_at IS NULL AND {ACCESSIBLE_SESSION}
         ORDER BY s.session_id, m.sequence DESC
     """,
     )
 
-    async def get_memory(self, session_id: str, *, last_n: int, max_tokens: int) -> MemoryRow:
+    async def get_memory(
+        self, access: Access, session_id: str, *, last_n: int, max_tokens: int
+    ) -> MemoryRow:
         """Gets the newest `last_n` messages that fit `max_tokens` together (0: no budget).
 
         Reads that start together and ask for as much share a statement.
@@ -370,7 +378,7 @@ class MemoryStore:
         Raises:
             NotFound: There is no such live session.
         """
-        rows = await self._reads.submit((session_id, last_n, max_tokens))
+        rows = await self._reads.submit(access, (session_id, last_n, max_tokens))
         if not rows:
             raise NotFound("Session", session_id)
         metadata, newest_fits = rows[0][:2]
@@ -378,7 +386,9 @@ class MemoryStore:
         has_more = newest_fits is False or bool(rows[-1][2])
         return MemoryRow(Page(page.rows, has_more), metadata)
 
-    async def _get(self, reads: Sequence[tuple[str, int, int]]) -> list[list[Row] | None]:
+    async def _get(
+        self, access: Access, reads: Sequence[tuple[str, int, int]]
+    ) -> list[list[Row] | None]:
         """Gets the rows of each read; None where there is no such live session."""
         found: dict[tuple[str, int, int], list[Row]] = {}
         async with self._pool.connection() as connection:
@@ -389,7 +399,7 @@ class MemoryStore:
                     ),
                     "last_n": last_n,
                     "max_tokens": max_tokens,
-                    "bound_user": bound_user(),
+                    "access_user_id": access.user_id,
                 }
                 rows = await connection.fetch(self.GET_MEMORY, parameters)
                 for session_id, of_session in groupby(rows, key=itemgetter(0)):

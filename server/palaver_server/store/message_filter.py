@@ -4,14 +4,17 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from palaver_server.auth.principal import bound_user
-from palaver_server.store.ownership import OWNED, narrowed
+from palaver_server.auth.access import Access
+from palaver_server.store.access_conditions import ACCESSIBLE_SESSION, narrowed
 
 
 class ScopeSql(NamedTuple):
-    """How SQL says a scope: of `source`, live messages that meet `condition`.
+    """A scope in SQL.
 
-    `size` counts them roughly, and never too few but for what came in just now.
+    Attributes:
+        source: What to select `messages m` from.
+        condition: The condition that selects the scope's live messages.
+        size: A subquery for their estimated number; only messages added just now may be missing.
     """
 
     source: str
@@ -27,53 +30,58 @@ _ALL = ScopeSql(
 _IN_SESSION = ScopeSql(
     source="sessions s JOIN messages m USING (session_id)",
     condition=f"""
-        s.session_id = %(session_id)s AND s.deleted_at IS NULL AND {OWNED}
+        s.session_id = %(session_id)s AND s.deleted_at IS NULL AND {ACCESSIBLE_SESSION}
         AND m.deleted_at IS NULL
     """,
     size=f"""
         SELECT last_sequence FROM sessions s
-        WHERE session_id = %(session_id)s AND deleted_at IS NULL AND {OWNED}
+        WHERE session_id = %(session_id)s AND deleted_at IS NULL AND {ACCESSIBLE_SESSION}
     """,
 )
 _OF_USER = ScopeSql(
     source="sessions s JOIN messages m USING (session_id)",
     condition=f"""
-        s.user_id = %(user_id)s AND s.deleted_at IS NULL AND {OWNED} AND m.deleted_at IS NULL
+        s.user_id = %(user_id)s AND s.deleted_at IS NULL AND {ACCESSIBLE_SESSION}
+        AND m.deleted_at IS NULL
     """,
     size=f"""
         SELECT sum(last_sequence) FROM sessions s
-        WHERE user_id = %(user_id)s AND deleted_at IS NULL AND {OWNED}
+        WHERE user_id = %(user_id)s AND deleted_at IS NULL AND {ACCESSIBLE_SESSION}
     """,
 )
 
 
 class Scope(NamedTuple):
-    """The messages of a session, or those of a user, or all. At most one is given.
-
-    To a caller who is bound to a user, that user's messages are all there are.
-    """
+    """The messages to search: of a session, of a user, or all. At most one of the two is given."""
 
     session_id: str | None = None
     user_id: str | None = None
 
+    def within(self, access: Access) -> "AccessibleScope":
+        """Return the part of the scope that is in the caller's access scope."""
+        if self.session_id is not None:
+            sql = _IN_SESSION
+        elif self.user_id is not None or access.user_id is not None:
+            sql = _OF_USER
+        else:
+            sql = _ALL
+        user_id = access.user_id if self == ALL_MESSAGES else self.user_id
+        parameters = {
+            "session_id": self.session_id, "user_id": user_id, "access_user_id": access.user_id
+        }  # fmt: skip
+        return AccessibleScope(sql, parameters)
+
+
+class AccessibleScope(NamedTuple):
+    """A scope within an access scope, and its parameters, which include ACCESSIBLE_SESSION's."""
+
+    sql: ScopeSql
+    parameters: dict[str, str | None]
+
     @property
     def is_everything(self) -> bool:
-        """Whether the messages of all users are in it."""
-        return self == EVERYTHING and bound_user() is None
-
-    @property
-    def sql(self) -> ScopeSql:
-        """The scope as SQL, whose parameters are `parameters`."""
-        if self.is_everything:
-            return _ALL
-        return _OF_USER if self.session_id is None else _IN_SESSION
-
-    @property
-    def parameters(self) -> dict[str, str | None]:
-        """The parameters of `sql`, and of OWNED."""
-        bound = bound_user()
-        user_id = bound if self == EVERYTHING else self.user_id
-        return {"session_id": self.session_id, "user_id": user_id, "bound_user": bound}
+        """Whether it holds the messages of all users."""
+        return self.sql is _ALL
 
 
 class MessageFilter(NamedTuple):
@@ -93,21 +101,22 @@ class MessageFilter(NamedTuple):
             if value
         }
 
-    def sql(self, visible: str, *supplied: str) -> str:
+    def sql(self, access: Access, accessible: str, *supplied: str) -> str:
         """Return the condition that selects the messages `m` which pass, as `narrowed` does.
 
-        Its parameters are those of `visible` and `supplied`, and `given`.
+        Its parameters are those of `accessible` and `supplied`, and `given`.
 
         Args:
-            visible: The condition that selects the messages to filter.
-            supplied: What the caller supplies besides the filter; evaluated before its path.
+            access: The caller's access scope.
+            accessible: The condition that selects the messages to filter.
+            supplied: The caller's other conditions; evaluated before the filter's path.
         """
         comparisons = [_COMPARISONS[name] for name in self.given if name in _COMPARISONS]
         paths = [] if self.metadata is None else [_PATH]
-        return narrowed(" AND ".join([visible, *comparisons]), *supplied, *paths)
+        return narrowed(access, " AND ".join([accessible, *comparisons]), *supplied, *paths)
 
 
-EVERYTHING = Scope()
+ALL_MESSAGES = Scope()
 EVERY_MESSAGE = MessageFilter()
 
 _COMPARISONS = {

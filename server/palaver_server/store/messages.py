@@ -10,15 +10,15 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
-from palaver_server.auth.principal import bound_user
+from palaver_server.auth.access import Access
 from palaver_server.database.connection import Connection
 from palaver_server.database.paging import MAX_PAGE_BYTES, KeyRange, Page
 from palaver_server.database.pool import Pool
 from palaver_server.database.statement import Statement, StatementTemplate
 from palaver_server.database.timestamps import PgTimestamp
 from palaver_server.errors import FieldViolation, InvalidRequest, NotFound
+from palaver_server.store.access_conditions import ACCESSIBLE_SESSION
 from palaver_server.store.embedding_queue import NO_QUEUE, EmbeddingQueue
-from palaver_server.store.ownership import OWNED
 
 
 class Key(NamedTuple):
@@ -130,13 +130,13 @@ class MessageStore:
             ) candidates
             WINDOW listing AS (ORDER BY sequence {{direction}})
         ) m ON number = 1 OR number <= %(limit)s AND total_size <= {MAX_PAGE_BYTES}
-        WHERE s.session_id = %(session_id)s AND s.deleted_at IS NULL AND {OWNED}
+        WHERE s.session_id = %(session_id)s AND s.deleted_at IS NULL AND {ACCESSIBLE_SESSION}
         ORDER BY m.sequence {{direction}}
     """,
     )
 
     async def list_messages(
-        self, session_id: str, key_range: KeyRange, *, limit: int
+        self, access: Access, session_id: str, key_range: KeyRange, *, limit: int
     ) -> Page[MessageRow]:
         """Lists messages by sequence."""
         statement = self.LIST_MESSAGES.fill(direction=key_range.direction)
@@ -145,7 +145,7 @@ class MessageStore:
             "limit": limit,
             "after": key_range.after,
             "before": key_range.before,
-            "bound_user": bound_user(),
+            "access_user_id": access.user_id,
         }
         async with self._pool.connection() as connection:
             rows = await connection.fetch(statement, parameters)
@@ -161,18 +161,18 @@ class MessageStore:
         FROM sessions s LEFT JOIN messages m
             ON m.session_id = %(session_id)s AND m.message_id = %(message_id)s
             AND m.deleted_at IS NULL
-        WHERE s.session_id = %(session_id)s AND s.deleted_at IS NULL AND {OWNED}
+        WHERE s.session_id = %(session_id)s AND s.deleted_at IS NULL AND {ACCESSIBLE_SESSION}
     """,
     )
 
-    async def get_message(self, session_id: str, message_id: str) -> MessageRow:
+    async def get_message(self, access: Access, session_id: str, message_id: str) -> MessageRow:
         """Gets a message.
 
         Raises:
             NotFound: There is no such live session or message.
         """
         async with self._pool.connection() as connection:
-            return await self._get_message(connection, session_id, message_id)
+            return await self._get_message(connection, access, session_id, message_id)
 
     UPDATE_MESSAGE = StatementTemplate(
         "messages.update",
@@ -191,7 +191,11 @@ class MessageStore:
     )
 
     async def update_message(
-        self, session_id: str, message_id: str, change: Callable[[MessageRow], MessageRow]
+        self,
+        access: Access,
+        session_id: str,
+        message_id: str,
+        change: Callable[[MessageRow], MessageRow],
     ) -> MessageRow:
         """Replaces a message's role, content, token count and metadata by what `change` makes.
 
@@ -201,8 +205,8 @@ class MessageStore:
         Raises:
             NotFound: There is no such live session or message.
         """
-        async with self._queue.filling(), self._locked_session(session_id) as connection:
-            row = change(await self._get_message(connection, session_id, message_id))
+        async with self._queue.filling(), self._locked_session(access, session_id) as connection:
+            row = change(await self._get_message(connection, access, session_id, message_id))
             parameters = {**row._asdict(), "session_id": session_id}
             updated = await connection.fetch_one(self._update_message, parameters)
             return MessageRow._make(updated or ())
@@ -244,6 +248,7 @@ class MessageStore:
 
     async def delete_messages(
         self,
+        access: Access,
         session_id: str,
         check: Callable[[list[MessageRow]], None],
         *,
@@ -264,7 +269,7 @@ class MessageStore:
             "message_ids": list(message_ids),
             "last_n": last_n,
         }
-        async with self._locked_session(session_id) as connection:
+        async with self._locked_session(access, session_id) as connection:
             chosen = await connection.fetch(choose, parameters)
             if not chosen:
                 return
@@ -276,12 +281,12 @@ class MessageStore:
             check(sorted(deleted, key=lambda message: message.sequence))
 
     async def _get_message(
-        self, connection: Connection, session_id: str, message_id: str
+        self, connection: Connection, access: Access, session_id: str, message_id: str
     ) -> MessageRow:
         parameters = {
             "session_id": session_id,
             "message_id": message_id,
-            "bound_user": bound_user(),
+            "access_user_id": access.user_id,
         }
         row = await connection.fetch_one(self.GET_MESSAGE, parameters)
         if row is None:
@@ -294,15 +299,15 @@ class MessageStore:
         "messages.lock_session",
         f"""
         SELECT FROM sessions s
-        WHERE session_id = %(session_id)s AND deleted_at IS NULL AND {OWNED}
+        WHERE session_id = %(session_id)s AND deleted_at IS NULL AND {ACCESSIBLE_SESSION}
         FOR NO KEY UPDATE
     """,
     )
 
     @asynccontextmanager
-    async def _locked_session(self, session_id: str) -> AsyncIterator[Connection]:
+    async def _locked_session(self, access: Access, session_id: str) -> AsyncIterator[Connection]:
         """Begins a transaction in which nobody else writes to the session."""
-        parameters = {"session_id": session_id, "bound_user": bound_user()}
+        parameters = {"session_id": session_id, "access_user_id": access.user_id}
         async with self._pool.connection() as connection, connection.transaction():
             if await connection.fetch_one(self.LOCK_SESSION, parameters) is None:
                 raise NotFound("Session", session_id)

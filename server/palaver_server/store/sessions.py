@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from datetime import datetime
 from typing import NamedTuple
 
-from palaver_server.auth.principal import bound_user
+from palaver_server.auth.access import Access
 from palaver_server.database.batching import Batcher
 from palaver_server.database.connection import Row
 from palaver_server.database.metadata_path import checked_path
@@ -14,8 +14,8 @@ from palaver_server.database.pool import Pool
 from palaver_server.database.statement import Statement, StatementTemplate
 from palaver_server.database.timestamps import PgTimestamp
 from palaver_server.errors import AlreadyExists, NotFound
+from palaver_server.store.access_conditions import ACCESSIBLE_SESSION, guarded, narrowed
 from palaver_server.store.ensure_user import hold_user
-from palaver_server.store.ownership import OWNED, guarded, narrowed
 
 
 class SessionRow(NamedTuple):
@@ -68,7 +68,7 @@ COMPARISONS = {
     "user_id": "user_id = %(user_id)s",
     "created_after": "created_at >= %(created_after)s",
     "created_before": "created_at < %(created_before)s",
-    "bound_user": OWNED,
+    "access_user_id": ACCESSIBLE_SESSION,
 }
 PATH = "metadata @@ %(metadata)s::jsonpath"
 
@@ -101,13 +101,13 @@ class SessionStore:
             updated_at = greatest(excluded.updated_at, s.deleted_at),
             deleted_at = NULL,
             forgotten = false
-        WHERE s.deleted_at IS NOT NULL AND {OWNED}
+        WHERE s.deleted_at IS NOT NULL AND {ACCESSIBLE_SESSION}
         RETURNING {COLUMNS}
     """,
     )
 
     async def add_session(
-        self, session_id: str, *, user_id: str | None, metadata: str
+        self, access: Access, session_id: str, *, user_id: str | None, metadata: str
     ) -> SessionRow:
         """Creates a session, and its user if need be, or starts a deleted session anew.
 
@@ -118,7 +118,7 @@ class SessionStore:
             "session_id": session_id,
             "user_id": user_id,
             "metadata": metadata,
-            "bound_user": bound_user(),
+            "access_user_id": access.user_id,
         }
         async with (
             self._pool.connection() as connection,
@@ -135,31 +135,33 @@ class SessionStore:
         "sessions.get",
         f"""
         SELECT {COLUMNS} FROM sessions s
-        WHERE session_id = %(session_id)s AND deleted_at IS NULL AND {OWNED}
+        WHERE session_id = %(session_id)s AND deleted_at IS NULL AND {ACCESSIBLE_SESSION}
     """,
     )
 
-    async def get_session(self, session_id: str) -> SessionRow:
+    async def get_session(self, access: Access, session_id: str) -> SessionRow:
         """Gets a live session.
 
         Raises:
             NotFound: There is none.
         """
-        return _found(session_id, await self._reads.submit(session_id))
+        return _found(session_id, await self._reads.submit(access, session_id))
 
     GET_SESSIONS = Statement(
         "sessions.get_many",
         f"""
         SELECT {COLUMNS} FROM sessions s
-        WHERE session_id = ANY(%(session_ids)s) AND deleted_at IS NULL AND {OWNED}
+        WHERE session_id = ANY(%(session_ids)s) AND deleted_at IS NULL AND {ACCESSIBLE_SESSION}
     """,
     )
 
-    async def _get_sessions(self, session_ids: Sequence[str]) -> list[Row | None]:
+    async def _get_sessions(self, access: Access, session_ids: Sequence[str]) -> list[Row | None]:
         async with self._pool.connection() as connection:
             if len(session_ids) == 1:  # of this PostgreSQL keeps the plan
-                return [await connection.fetch_one(self.GET_SESSION, _named(session_ids[0]))]
-            parameters = {"session_ids": list(set(session_ids)), "bound_user": bound_user()}
+                return [
+                    await connection.fetch_one(self.GET_SESSION, _named(access, session_ids[0]))
+                ]
+            parameters = {"session_ids": list(set(session_ids)), "access_user_id": access.user_id}
             rows = await connection.fetch(self.GET_SESSIONS, parameters)
         found = {row[0]: row for row in rows}
         return [found.get(session_id) for session_id in session_ids]
@@ -180,6 +182,7 @@ class SessionStore:
 
     async def update_session(
         self,
+        access: Access,
         session_id: str,
         change: Callable[[SessionRow], SessionRow],
         *,
@@ -197,7 +200,7 @@ class SessionStore:
         async with self._pool.connection() as connection, connection.transaction():
             if user_id is not None:
                 await hold_user(connection, user_id)
-            locked = await connection.fetch_one(self.LOCK_SESSION, _named(session_id))
+            locked = await connection.fetch_one(self.LOCK_SESSION, _named(access, session_id))
             row = change(_found(session_id, locked))
             updated = await connection.fetch_one(self.UPDATE_SESSION, row._asdict())
             return _found(session_id, updated)
@@ -220,13 +223,13 @@ class SessionStore:
     """,
     )
 
-    async def delete_session(self, session_id: str) -> DeletedSession:
+    async def delete_session(self, access: Access, session_id: str) -> DeletedSession:
         """Soft-deletes a session and all its messages, at one instant.
 
         Raises:
             NotFound: There is no such live session.
         """
-        parameters = _named(session_id)
+        parameters = _named(access, session_id)
         async with self._pool.connection() as connection, connection.transaction():
             _found(session_id, await connection.fetch_one(self.LOCK_SESSION, parameters))
             deleted = await connection.fetch_one(self.DELETE_SESSION, parameters)
@@ -253,20 +256,25 @@ class SessionStore:
     )
 
     async def list_sessions(
-        self, key_range: KeyRange, *, limit: int, filter: SessionFilter = EVERY_SESSION
+        self,
+        access: Access,
+        key_range: KeyRange,
+        *,
+        limit: int,
+        filter: SessionFilter = EVERY_SESSION,
     ) -> Page[SessionRow]:
         """Lists live sessions by listing position.
 
         Raises:
             InvalidRequest: `filter.metadata` is not a SQL/JSON path.
         """
-        asked = {**filter._asdict(), "bound_user": bound_user()}
+        asked = {**filter._asdict(), "access_user_id": access.user_id}
         given = {name: value for name, value in asked.items() if value is not None}
         comparisons = [COMPARISONS[name] for name in given if name in COMPARISONS]
         visible = " AND ".join(["deleted_at IS NULL", *comparisons])
-        if filter.metadata is None or bound_user() is None:
+        if filter.metadata is None or access.user_id is None:
             paths = [] if filter.metadata is None else [PATH]
-            template, condition = self.LIST_SESSIONS, narrowed(visible, *paths)
+            template, condition = self.LIST_SESSIONS, narrowed(access, visible, *paths)
         else:
             template, condition = self.LIST_SESSIONS_IN_ORDER, guarded(visible, PATH)
         # A generic plan is bad for most filters.
@@ -279,7 +287,7 @@ class SessionStore:
         parameters = {"limit": limit, "after": key_range.after, "before": key_range.before, **given}
         async with (
             self._pool.connection() as connection,
-            checked_path(connection, filter.metadata),
+            checked_path(connection, filter.metadata, access),
         ):
             rows = await connection.fetch(statement, parameters)
             return Page.of(SessionRow, rows)
@@ -293,9 +301,9 @@ class SessionStore:
         return int(row[0]) if row else 0
 
 
-def _named(session_id: str) -> dict[str, str | None]:
+def _named(access: Access, session_id: str) -> dict[str, str | None]:
     """Gives the parameters that find a session."""
-    return {"session_id": session_id, "bound_user": bound_user()}
+    return {"session_id": session_id, "access_user_id": access.user_id}
 
 
 def _found(session_id: str, row: Row | None) -> SessionRow:

@@ -3,14 +3,14 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from palaver_server.auth.principal import bound_user
+from palaver_server.auth.access import Access
 from palaver_server.database.connection import Row
 from palaver_server.database.paging import KeyRange, Page, last_position, listing
 from palaver_server.database.pool import Pool
 from palaver_server.database.statement import DISABLE_TIMEOUT, Statement, StatementTemplate
 from palaver_server.database.timestamps import PgTimestamp, as_datetime
 from palaver_server.errors import AlreadyExists, NotFound
-from palaver_server.store.ownership import OWNED
+from palaver_server.store.access_conditions import accessible
 
 
 class UserRow(NamedTuple):
@@ -78,13 +78,20 @@ class UserStore:
                 ELSE greatest(excluded.created_at, u.deleted_at) END,
             updated_at = greatest(excluded.updated_at, u.updated_at, u.deleted_at),
             deleted_at = NULL
-        WHERE u.deleted_at IS NOT NULL OR NOT u.filled_in
+        WHERE (u.deleted_at IS NOT NULL OR NOT u.filled_in) AND {accessible("u.user_id")}
         RETURNING {COLUMNS}
     """,
     )
 
-    async def add_user(
-        self, user_id: str, *, email: str, first_name: str, last_name: str, metadata: str
+    async def add_user(  # noqa: PLR0913 - most by name
+        self,
+        access: Access,
+        user_id: str,
+        *,
+        email: str,
+        first_name: str,
+        last_name: str,
+        metadata: str,
     ) -> UserRow:
         """Creates a user, fills in a bare one, or starts a deleted one anew.
 
@@ -97,6 +104,7 @@ class UserStore:
             "first_name": first_name,
             "last_name": last_name,
             "metadata": metadata,
+            "access_user_id": access.user_id,
         }
         async with self._pool.connection() as connection:
             row = await connection.fetch_one(self.ADD_USER, parameters)
@@ -108,18 +116,18 @@ class UserStore:
         "users.get",
         f"""
         SELECT {COLUMNS} FROM users
-        WHERE user_id = %(user_id)s AND deleted_at IS NULL
+        WHERE user_id = %(user_id)s AND deleted_at IS NULL AND {accessible("user_id")}
     """,
     )
 
-    async def get_user(self, user_id: str) -> UserRow:
+    async def get_user(self, access: Access, user_id: str) -> UserRow:
         """Gets a live user.
 
         Raises:
             NotFound: There is none.
         """
         async with self._pool.connection() as connection:
-            row = await connection.fetch_one(self.GET_USER, {"user_id": user_id})
+            row = await connection.fetch_one(self.GET_USER, _named(access, user_id))
             return _found(user_id, row)
 
     # The row lock is for concurrent merges: each reads what the one before it wrote.
@@ -137,7 +145,9 @@ class UserStore:
     """,
     )
 
-    async def update_user(self, user_id: str, change: Callable[[UserRow], UserRow]) -> UserRow:
+    async def update_user(
+        self, access: Access, user_id: str, change: Callable[[UserRow], UserRow]
+    ) -> UserRow:
         """Replaces a user's email, names and metadata by what `change` makes; fills it in.
 
         Nobody else writes to the user between the read and the write. What `change`
@@ -147,7 +157,7 @@ class UserStore:
             NotFound: There is no such live user.
         """
         async with self._pool.connection() as connection, connection.transaction():
-            locked = await connection.fetch_one(self.LOCK_USER, {"user_id": user_id})
+            locked = await connection.fetch_one(self.LOCK_USER, _named(access, user_id))
             row = change(_found(user_id, locked))
             updated = await connection.fetch_one(self.UPDATE_USER, row._asdict())
             return _found(user_id, updated)
@@ -203,7 +213,7 @@ class UserStore:
     """,
     )
 
-    async def delete_user(self, user_id: str) -> DeletedUser:
+    async def delete_user(self, access: Access, user_id: str) -> DeletedUser:
         """Soft-deletes a user, all its sessions and all their messages, at one instant.
 
         Those of its sessions that were deleted before are forgotten with it. However long it
@@ -212,7 +222,7 @@ class UserStore:
         Raises:
             NotFound: There is no such live user.
         """
-        parameters: dict[str, Any] = {"user_id": user_id}
+        parameters: dict[str, Any] = _named(access, user_id)
         async with self._pool.connection() as connection, connection.transaction():
             await connection.run(DISABLE_TIMEOUT)
             _found(user_id, await connection.fetch_one(self.LOCK_USER_ALONE, parameters))
@@ -225,18 +235,20 @@ class UserStore:
 
     LIST_USERS = StatementTemplate("users.list", listing("users", COLUMNS, size=SIZE))
 
-    async def list_users(self, key_range: KeyRange, *, limit: int) -> Page[UserRow]:
+    async def list_users(self, access: Access, key_range: KeyRange, *, limit: int) -> Page[UserRow]:
         """Lists live users by listing position."""
-        user = bound_user()
         statement = self.LIST_USERS.fill(
             # A generic plan would read all users for a bound caller, who sees one.
-            is_prepared=user is None,
-            condition=f"deleted_at IS NULL AND {OWNED}" if user else "deleted_at IS NULL",
+            is_prepared=access.user_id is None,
+            condition=f"deleted_at IS NULL AND {accessible('user_id')}",
             direction=key_range.direction,
         )
         parameters = {
-            "limit": limit, "after": key_range.after, "before": key_range.before, "bound_user": user
-        }  # fmt: skip
+            "limit": limit,
+            "after": key_range.after,
+            "before": key_range.before,
+            "access_user_id": access.user_id,
+        }
         async with self._pool.connection() as connection:
             rows = await connection.fetch(statement, parameters)
             return Page.of(UserRow, rows)
@@ -248,6 +260,11 @@ class UserStore:
         async with self._pool.connection() as connection:
             row = await connection.fetch_one(self.LAST_ID)
         return int(row[0]) if row else 0
+
+
+def _named(access: Access, user_id: str) -> dict[str, str | None]:
+    """Return the parameters that find a user."""
+    return {"user_id": user_id, "access_user_id": access.user_id}
 
 
 def _found(user_id: str, row: Row | None) -> UserRow:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import DeleteMessagesRequest, MessageFilter, SearchMemoryRequest
+from palaver_server.auth.access import EVERYTHING
 from palaver_server.database.pool import Pool
 from palaver_server.search.keyword_store import WordStore
 from palaver_server.search.result_store import FoundStore
@@ -370,13 +371,13 @@ def test_search_memory_message_deleted_between_ranking_and_reading_is_left_out(
 ) -> None:
     say(palaver, "s", ("user", "kept word"), ("user", "deleted word"))
     words, messages = WordStore(pool), FoundStore(pool)
-    query = run(words.read_text("word"))
-    keys = [hit.key for hit in run(words.match(query, limit=10))]
+    query = run(words.read_text(EVERYTHING, "word"))
+    keys = [hit.key for hit in run(words.match(EVERYTHING, query, limit=10))]
     assert len(keys) == 2
 
     palaver.delete_messages("s", message_ids=["deleted word"])
 
-    (read,) = run(messages.get_messages(keys, query=query.match))
+    (read,) = run(messages.get_messages(EVERYTHING, keys, query=query.match))
     assert read.message.content == "kept word"
 
 
