@@ -324,7 +324,8 @@ class Settings(DatabaseSettings):
             )
         if not (self.insecure or is_local(self.listen) or self._has_access_control):
             raise ValueError(
-                f"{spelled('listen')} {self.listen} is reachable from other machines: set"
+                f"{flag('listen')} {self.listen} ({variable('listen')}) is reachable from other"
+                " machines: set"
                 f" {spelled('tls_certificate', 'tls_key')} and {spelled('credentials')} or"
                 f" {spelled('jwt_keys')}; or serve everyone with {spelled('insecure')}"
             )

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from importlib.util import find_spec
 from typing import NamedTuple
 
+from palaver_server.bootstrap.database import opened
 from palaver_server.config import DatabaseSettings
 from palaver_server.database.pool import Pool
 from palaver_server.embedding.backlog import EmbeddingBacklog
@@ -38,13 +39,13 @@ class EmbeddingComponents(NamedTuple):
         own_pools: Database connections that only embedding uses.
         queue: The outbox that writes fill.
         search: Semantic search, or the stand-in that refuses it with the reason.
-        embedding: The worker that embeds queued messages, or its stand-in.
+        worker: The worker that embeds queued messages, or its stand-in.
     """
 
     own_pools: tuple[Pool, ...]
     queue: EmbeddingQueue
     search: SemanticSearch | NoSemanticSearch
-    embedding: EmbeddingWorker | NoEmbeddingWorker
+    worker: EmbeddingWorker | NoEmbeddingWorker
 
 
 @asynccontextmanager
@@ -73,12 +74,11 @@ async def open_embedding(
         timeout=_CONNECT_TIMEOUT_SECONDS,
         statement_timeout=_STATEMENT_TIMEOUT_SECONDS,
     )
-    await own_pool.open()
-    try:
-        yield _build(embedder, space, pool, own_pool)
-    finally:
-        await own_pool.close()
-        await embedder.close()
+    async with opened(own_pool):
+        try:
+            yield _build(embedder, space, pool, own_pool)
+        finally:
+            await embedder.close()
 
 
 def build_embedder(settings: DatabaseSettings) -> Embedder | None:

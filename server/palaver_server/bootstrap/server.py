@@ -16,7 +16,7 @@ from palaver_server.bootstrap.database import open_pool
 from palaver_server.bootstrap.embedding import open_embedding
 from palaver_server.bootstrap.security import Security
 from palaver_server.bootstrap.services import SERVICES, grpc_methods, palaver_methods
-from palaver_server.bootstrap.telemetry import add_metrics
+from palaver_server.bootstrap.telemetry import add_metrics, open_telemetry
 from palaver_server.config import Settings
 from palaver_server.database.migrate import migrate
 from palaver_server.database.pool import Pool
@@ -57,7 +57,7 @@ async def serve(settings: Settings, database_url: str) -> None:
     try:
         async with running(settings, database_url) as address:
             starting = None
-            # Full collections skip frozen objects: the start's are many and never become garbage.
+            # Full collections skip frozen objects. Those of the start are many and live on.
             gc.freeze()
             _LOGGER.info("listening on %s", address)
             _log_next_steps(settings, address)
@@ -96,17 +96,16 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
     await check_language(database_url, settings.search_language)
     # The exit stack stops these in reverse start order.
     async with AsyncExitStack() as stack:
-        telemetry = Telemetry()
-        stack.push_async_callback(telemetry.stop)
-        pool = await stack.enter_async_context(
-            open_pool(settings, database_url, telemetry.trace_statement)
-        )
-        embedding = await stack.enter_async_context(open_embedding(settings, database_url, pool))
-        purger = build_purger(settings, pool)
-        health_servicer = HealthService()
+        enter = stack.enter_async_context
+        telemetry = await enter(open_telemetry())
+        pool = await enter(open_pool(settings, database_url, telemetry.trace_statement))
+        embedding = await enter(open_embedding(settings, database_url, pool))
         pools = (pool, *embedding.own_pools)
-        database_health = build_database_health(settings, database_url, pools, health_servicer)
-        stack.push_async_callback(database_health.close)
+        health_servicer = HealthService()
+        database_health = await enter(
+            open_database_health(settings, database_url, pools, health_servicer)
+        )
+        purger = build_purger(settings, pool)
         add_metrics(telemetry, settings, pool, purger, embedding, database_health)
         running_calls = RunningCalls()
         chain = InterceptorChain(interceptors(settings, telemetry, security, running_calls))
@@ -120,19 +119,11 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
             *security.watch(),
             *scheduled_purges(settings, purger),
             database_health.watch(),
-            embedding.embedding.run(),
+            embedding.worker.run(),
             trim_memory(),
         )
-        await stack.enter_async_context(in_background(tasks))
-        stack.push_async_callback(
-            shut_down,
-            server,
-            health_servicer,
-            running_calls,
-            drain=settings.shutdown_drain_seconds,
-            grace=settings.shutdown_grace_seconds,
-        )
-        await server.start()
+        await enter(in_background(tasks))
+        await enter(started(server, settings, health_servicer, running_calls))
         yield with_port(settings.listen, port)
 
 
@@ -181,14 +172,40 @@ def scheduled_purges(settings: Settings, purger: Purger) -> Iterator[Coroutine[A
         yield purger.run_every(settings.purge_interval)
 
 
-def build_database_health(
+@asynccontextmanager
+async def open_database_health(
     settings: Settings, database_url: str, pools: tuple[Pool, ...], servicer: HealthService
-) -> DatabaseHealth:
-    """Build the check that keeps the health of all services at the database's."""
-    return DatabaseHealth(
+) -> AsyncIterator[DatabaseHealth]:
+    """Build the check behind all services' health, and close its connection after the block."""
+    database_health = DatabaseHealth(
         servicer,
         database_url,
         pools,
         services=SERVICES,
         interval=settings.health_interval_seconds,
     )
+    try:
+        yield database_health
+    finally:
+        await database_health.close()
+
+
+@asynccontextmanager
+async def started(
+    server: grpc.aio.Server,
+    settings: Settings,
+    health_servicer: HealthService,
+    running_calls: RunningCalls,
+) -> AsyncIterator[None]:
+    """Start a server, and shut it down gracefully after the block."""
+    try:
+        await server.start()
+        yield
+    finally:
+        await shut_down(
+            server,
+            health_servicer,
+            running_calls,
+            drain=settings.shutdown_drain_seconds,
+            grace=settings.shutdown_grace_seconds,
+        )

@@ -61,7 +61,7 @@ def palaver_methods(
         Searcher(WordStore(pool), FoundStore(pool), embedding.search),
         window=settings.memory_window,
     )
-    admin_service = AdminService(purger, Reindexer(KeywordIndex(pool), embedding.embedding))
+    admin_service = AdminService(purger, Reindexer(KeywordIndex(pool), embedding.worker))
     router.add_service(_SESSIONS, SessionService(sessions))
     router.add_service(_MEMORY, memory_service)
     router.add_service(_USERS, UserService(UserStore(pool)))

@@ -1,4 +1,7 @@
-"""Metrics, as the settings ask for them. Traces follow OpenTelemetry's own variables."""
+"""Telemetry: metrics follow the settings, traces OpenTelemetry's own variables."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from palaver_server.bootstrap.embedding import EmbeddingComponents
 from palaver_server.bootstrap.services import DESCRIPTORS
@@ -7,6 +10,16 @@ from palaver_server.database.pool import Pool
 from palaver_server.purge.purger import Purger
 from palaver_server.telemetry.telemetry import Telemetry
 from palaver_server.transport.database_health import DatabaseHealth
+
+
+@asynccontextmanager
+async def open_telemetry() -> AsyncIterator[Telemetry]:
+    """Set up the telemetry, and export the last of it after the block."""
+    telemetry = Telemetry()
+    try:
+        yield telemetry
+    finally:
+        await telemetry.stop()
 
 
 def add_metrics(  # noqa: PLR0913, PLR0917
@@ -24,5 +37,5 @@ def add_metrics(  # noqa: PLR0913, PLR0917
             services=DESCRIPTORS,
             pool_stats=pool.stats,
             is_serving=lambda: database_health.is_serving,
-            backlogs={"purge": purger.backlog, "embedding": embedding.embedding.backlog},
+            backlogs={"purge": purger.backlog, "embedding": embedding.worker.backlog},
         )

@@ -84,7 +84,7 @@ def open_channel(
         ChannelRefused: A file is given without the files that it needs.
     """
     if bool(tls_certificate) != bool(tls_key) or (tls_key and not tls_ca):
-        raise ChannelRefused("--tls-certificate and --tls-key need each other, and --tls-ca")
+        raise ChannelRefused("--tls-certificate and --tls-key need each other and --tls-ca")
     if tls_ca is None:
         with grpc.insecure_channel(address) as channel:
             yield channel

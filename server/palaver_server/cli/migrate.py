@@ -4,7 +4,7 @@ import asyncio
 
 import click
 
-from palaver_server.bootstrap.database import prepare_database
+from palaver_server.bootstrap.migration import prepare_database
 from palaver_server.cli.database import open_database
 from palaver_server.cli.error_reporting import reported_errors
 from palaver_server.cli.settings_options import read_settings, settings_options

@@ -15,7 +15,9 @@ from palaver_server.cli.progress import show_progress
 @click.command()
 @client_options
 def reindex(address: str, **tls: Path | None) -> None:
-    """Have a running server rebuild keywords and vectors after a change of language or model.
+    """Have a running server rebuild its search index.
+
+    Run this after a change of the search language or of the embedding model.
 
     Set PALAVER_API_KEY to the API key or token if the server requires one. There is no flag for
     it, because other users of this machine can read flags.

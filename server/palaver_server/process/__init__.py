@@ -1,4 +1,4 @@
 """The operating system process: logging, embedded PostgreSQL, signals, memory, command name.
 
-Nothing in here knows gRPC or the store.
+Nothing in here imports gRPC or the store.
 """
