@@ -1,35 +1,35 @@
-"""The call that runs: what is known of it, for logs, metrics and traces."""
+"""The record of the current call, for logs, metrics and traces."""
 
 from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-# What a caller sends beside its request.
+# The metadata that a client sends with a request.
 Metadata: TypeAlias = Sequence[tuple[str, str | bytes]]
 
-# The codes that are the server's fault, or its database's: others are the callers' business.
+# Status codes of failures of the server or its database; callers cause the others.
 FAULTS = frozenset({"DATA_LOSS", "DEADLINE_EXCEEDED", "INTERNAL", "UNAVAILABLE", "UNKNOWN"})
 
 
 @dataclass(slots=True)
 class Call:
-    """A call of one of our methods. It holds nothing of what the request or the response says.
+    """A call of one of Palaver's methods. It contains nothing of the request and the responses.
 
     Attributes:
         method: The full name, such as `/palaver.v1.SessionService/GetSession`.
-        request_id: The caller's, or one that was made for it.
-        trace_id: Of the trace that it belongs to, in hex; empty if there is none.
-        peer: The caller's address, as gRPC writes it.
-        request_bytes: The size of the request.
-        started: When it began, by the clock that `time.perf_counter` reads.
-        principal: The name under which the caller was authenticated; empty if it was not.
-        responses: How many were given.
-        response_bytes: The size of all of them.
-        code: The name of the status with which it ended, such as `NOT_FOUND`.
-        seconds: How long it took.
-        ended: When it ended, in seconds since 1970.
-        span: What a trace keeps of it.
+        request_id: The ID that the caller sent, or a generated one.
+        trace_id: The ID of its trace in hexadecimal digits; empty without one.
+        peer: The client's address in gRPC's form.
+        request_bytes: Size of the request.
+        started: Its start by `time.perf_counter`.
+        principal: The name of the authenticated principal; empty without one.
+        responses: Number of responses.
+        response_bytes: Size of all responses.
+        code: The name of its status, such as `NOT_FOUND`.
+        seconds: Its duration.
+        ended: Its end in seconds since 1970.
+        span: Its span in a trace.
     """
 
     method: str
@@ -47,14 +47,14 @@ class Call:
     span: Any = None
 
 
-# Authentication notes the principal in it; logs take the request id from it.
+# Authentication sets the principal in it; log records take the request ID from it.
 running_call: ContextVar[Call] = ContextVar("running_call")
 
-# For whom a statement is run that several calls share.
+# The calls that share the statement being run.
 sharing_calls: ContextVar[Sequence[Call]] = ContextVar("sharing_calls")
 
 
 def calls_served() -> Sequence[Call]:
-    """Gives the calls that what runs now is done for."""
+    """Return the calls that the current work is done for."""
     call = running_call.get(None)
     return sharing_calls.get((call,) if call else ())

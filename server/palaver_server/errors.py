@@ -1,24 +1,24 @@
-"""The errors of the domain. Each class says in one sentence when it occurs.
+"""The domain errors. The docstring of each class says when it occurs.
 
-Stores and validation raise them; `interceptors/error_mapping.py` turns them into
-gRPC statuses. Their texts go to callers: they name fields, ids and limits, never
-contents, metadata or anything internal.
+Validation and stores raise them, and `interceptors/error_mapping.py` maps them to gRPC statuses.
+Callers see their texts, which name fields, IDs and limits, but never contents, metadata or
+internals.
 """
 
 from dataclasses import dataclass
 
 
 class PalaverError(Exception):
-    """Base of every error that a caller or an operator can act upon."""
+    """Base class of all errors that a caller or an operator can act on."""
 
 
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
-    """One bad field of a request.
+    """An invalid field of a request.
 
     Attributes:
         field: Path of the field, such as `messages[2].role`.
-        description: What is wrong with it, and the limit.
+        description: What is allowed, and what was given.
     """
 
     field: str
@@ -26,7 +26,7 @@ class FieldViolation:
 
 
 class InvalidRequest(PalaverError):
-    """One or more fields of the request break their rules."""
+    """One or more fields of the request are invalid."""
 
     def __init__(self, *violations: FieldViolation) -> None:
         super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
@@ -34,44 +34,46 @@ class InvalidRequest(PalaverError):
 
 
 class NotFound(PalaverError):
-    """What the request names does not exist, or is deleted.
+    """The requested resource does not exist or is deleted.
 
     `resource_type` is the name of a message in the `.proto` files.
     """
 
     def __init__(self, resource_type: str, resource_name: str) -> None:
-        super().__init__(f"{resource_type} {_shortened(resource_name)} does not exist")
+        super().__init__(f"{resource_type} {_quoted(resource_name)} does not exist")
         self.resource_type = resource_type
         self.resource_name = resource_name
 
 
 class AlreadyExists(PalaverError):
-    """What the request would create exists.
+    """The resource to create already exists.
 
     `resource_type` is the name of a message in the `.proto` files.
     """
 
     def __init__(self, resource_type: str, resource_name: str) -> None:
-        super().__init__(f"{resource_type} {_shortened(resource_name)} exists already")
+        super().__init__(f"{resource_type} {_quoted(resource_name)} already exists")
         self.resource_type = resource_type
         self.resource_name = resource_name
 
 
 class StaleLastSequence(PalaverError):
-    """The session's last sequence is not the one that the caller expected."""
+    """The session's last sequence differs from the expected one."""
 
     def __init__(self, *, expected: int, actual: int) -> None:
-        super().__init__(f"expected_last_sequence is {expected}, but the session's is {actual}")
+        super().__init__(
+            f"expected_last_sequence: must be the session's last sequence {actual}; got {expected}"
+        )
         self.expected = expected
         self.actual = actual
 
 
 class Unauthenticated(PalaverError):
-    """The call has no credential, or one that is not, or no longer, good."""
+    """The call has no valid credential."""
 
 
 class PermissionDenied(PalaverError):
-    """The caller is known, and may not do this.
+    """The caller is authenticated but not permitted to do this.
 
     `reason` is a constant for programs, such as `ROLE_TOO_LOW`.
     """
@@ -82,95 +84,99 @@ class PermissionDenied(PalaverError):
 
 
 class DatabaseUnavailable(PalaverError):
-    """The database is away, restarting, or refuses the work for now."""
+    """The database is unreachable, restarting, or temporarily refuses work."""
 
     def __init__(self) -> None:
         super().__init__("the database is unavailable; try again")
 
 
 class NoConnectionInTime(PalaverError):
-    """Every database connection stayed in use for as long as a call may wait for one."""
+    """All database connections stayed in use for the time that a call may wait for one."""
 
     def __init__(self) -> None:
-        super().__init__("no database connection became free in time; try again later")
+        super().__init__("all database connections are in use; try again later")
 
 
 class TooManyCalls(PalaverError):
-    """As many calls are running and waiting as the server takes at a time."""
+    """The maximum numbers of running and waiting calls are reached."""
 
     def __init__(self) -> None:
-        super().__init__("the server is busy with as many calls as it takes; try again later")
+        super().__init__("the server has reached its maximum number of calls; try again later")
 
 
 class CallCancelled(PalaverError):
-    """The server ended a call before it was done.
+    """The server cancelled a call.
 
     Attributes:
-        next_cursor: What resumes the stream that was ended; 0 if nothing of it was sent.
+        next_cursor: The cursor that resumes a cancelled stream; 0 if none of it was sent.
     """
 
     next_cursor = 0
 
 
 class DeadlineExceeded(CallCancelled):
-    """The call, or one statement of it, took longer than it may."""
+    """The call or one of its statements exceeded its time limit."""
 
     def __init__(self) -> None:
-        super().__init__("the call took longer than it may")
+        super().__init__("the call exceeded its time limit")
 
 
 class ReaderTooSlow(CallCancelled):
-    """The caller did not take a chunk of a stream for longer than the server keeps it."""
+    """The client did not take a chunk of a stream within the stream send timeout."""
 
     def __init__(self) -> None:
-        super().__init__("the stream was not read for too long; resume it")
+        super().__init__("the stream was not read for too long; resume it with next_cursor")
 
 
 class ServerStopping(CallCancelled):
-    """The server stops, and the call would outlast the time that it has for that."""
+    """The server is stopping, and the call did not finish within the grace period."""
 
     def __init__(self) -> None:
         super().__init__("the server is stopping; try again")
 
 
 class DatabaseTooNew(PalaverError):
-    """The database was migrated by a newer Palaver than this one."""
+    """A newer version of Palaver migrated the database."""
 
     def __init__(self, *, found: int, known: int) -> None:
         super().__init__(
-            f"the database is at migration {found}, and this version of Palaver knows them"
-            f" up to {known}: run a newer version"
+            f"the database is at migration {found}, but this version of Palaver knows only"
+            f" migrations up to {known}; run a newer version"
         )
 
 
 class DatabaseUnusable(PalaverError):
-    """The database cannot be used at start: it is away, refuses the user, or lacks rights."""
+    """The server cannot start: the database is unreachable, or denies access or a privilege."""
 
 
 class CredentialsUnusable(PalaverError):
-    """A file or URL with certificates, credentials or keys cannot be used at start."""
+    """The server cannot start: a file or URL of certificates, credentials or keys is unusable."""
 
 
 class VectorsUnusable(PalaverError):
-    """The database cannot keep vectors: it lacks pgvector, or the right to make their table."""
+    """The database cannot store vectors: it lacks pgvector or denies creating the table."""
 
 
 class SemanticSearchUnavailable(PalaverError):
-    """The server has no embedder, or the database no pgvector; the text says what to do."""
+    """The server has no embedder or the database no pgvector; the text says what to do."""
 
 
 class EmbedderUnavailable(PalaverError):
-    """The embedder cannot be reached, is busy, or refuses the server and not a text."""
+    """The embedder is unreachable, busy, or refuses the server as a client."""
 
 
 class TextsRefused(PalaverError):
-    """The embedder refuses these texts for good, one of them at least."""
+    """The embedder permanently refuses at least one of these texts."""
 
 
 class EmbeddedPostgresError(PalaverError):
-    """The embedded PostgreSQL cannot be started."""
+    """The embedded PostgreSQL cannot start."""
 
 
-def _shortened(name: str) -> str:
-    """Quotes a name for a message; a long one is cut, since a status is a small thing."""
-    return repr(name if len(name) <= 100 else name[:100] + "…")
+def shorten(text: str, max_characters: int) -> str:
+    """Cut a text for a status: clients limit the size of its metadata."""
+    return text if len(text) <= max_characters else text[:max_characters] + "…"
+
+
+def _quoted(name: str) -> str:
+    return repr(shorten(name, 100))

@@ -118,7 +118,7 @@ def test_a_stream_that_outlasts_the_grace_period_is_told_where_to_resume(
     received = [next(stream)]
 
     palaver.process.send_signal(signal.SIGTERM)
-    palaver.prints("ending what still runs")
+    palaver.prints("cancelling the running calls")
     with refused(grpc.StatusCode.UNAVAILABLE) as refusal:
         received.extend(stream)
 

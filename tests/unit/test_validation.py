@@ -1,7 +1,9 @@
 """The rules for fields, and how what breaks them is named."""
 
+import math
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
@@ -124,3 +126,44 @@ def test_a_duration_is_converted_and_none_if_not_given() -> None:
     with Fields() as fields:
         assert fields.duration("older_than", PurgeDeletedRequest()) is None
         assert fields.duration("older_than", given) == timedelta(seconds=90, microseconds=5)
+
+
+def nested(levels: int) -> list[Any]:
+    return [nested(levels - 1)] if levels > 1 else []
+
+
+DESCRIPTIONS: dict[str, Callable[[Fields], object]] = {
+    "f: must not be empty": lambda fields: fields.id("f", ""),
+    "f: must not have a NUL character": lambda fields: fields.content("f", "\0"),
+    "f: must have at most 1024 bytes; got 1025": lambda fields: fields.id("f", "x" * 1025),
+    "f: must have at most 64 characters; got 65": lambda fields: fields.role("f", "x" * 65),
+    "f: must have at most 100 items; got 101": lambda fields: fields.roles("f", ["x"] * 101),
+    "f: must be 1–1000, or 0 for the default (100); got 5000": lambda fields: fields.limit(
+        "f", 5000
+    ),
+    "f: must be 1–1000; got 0": lambda fields: fields.count("f", 0),
+    "f: must have 1–1000 items; got 1001": lambda fields: fields.item_count("f", 1001),
+    "f: must be 0–1; got nan": lambda fields: fields.fraction("f", math.nan),
+    "f: must not be negative; got -1": lambda fields: fields.not_negative("f", -1),
+    "metadata: must have at most 65536 bytes as JSON; got 65544": lambda fields: fields.metadata(
+        "metadata", Message(metadata=struct(a="x" * 65536))
+    ),
+    "metadata: must have at most 32 levels of objects and lists": lambda fields: fields.metadata(
+        "metadata", Message(metadata=struct(a=nested(32)))
+    ),
+    "created_at: must be a time in the years 1–9999 with nanos 0–999999999;"
+    " got seconds 1, nanos -1": lambda fields: fields.timestamp(
+        "created_at", Message(created_at=Timestamp(seconds=1, nanos=-1))
+    ),
+    "older_than: must be a duration of 0–315576000000 seconds with nanos 0–999999999;"
+    " got seconds -1, nanos 0": lambda fields: fields.duration(
+        "older_than", PurgeDeletedRequest(older_than=Duration(seconds=-1))
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "check"), DESCRIPTIONS.items())
+def test_violation_says_what_is_allowed_and_what_was_given(
+    text: str, check: Callable[[Fields], object]
+) -> None:
+    assert str(invalid(check)) == text

@@ -14,6 +14,7 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 from palaver_server.database.connection import Connection, Trace, untraced
 from palaver_server.database.error_translation import translated_errors
 from palaver_server.database.statement import Statement
+from palaver_server.durations import milliseconds
 from palaver_server.errors import DatabaseUnavailable, NoConnectionInTime
 
 # After a failed connection, the pool retries for this long, with pauses that grow to about half
@@ -164,7 +165,7 @@ class Pool:
             everything: Whether all messages are searched, not only those of a scope.
         """
         async with self.connection() as connection, connection.transaction():
-            timeout = _milliseconds(self._search_timeout)
+            timeout = str(milliseconds(self._search_timeout))
             await connection.fetch(
                 self.CONFIGURE_SEARCH, {"timeout": timeout, "everything": everything}
             )
@@ -185,7 +186,7 @@ class Pool:
     async def _configure(self, connection: Connection) -> None:
         parameters = {
             "language": self._search_language,
-            "timeout": _milliseconds(self._statement_timeout),
+            "timeout": str(milliseconds(self._statement_timeout)),
         }
         await connection.fetch(self.CONFIGURE, parameters)
 
@@ -206,10 +207,6 @@ class Pool:
                 return connection
 
         return PoolConnection
-
-
-def _milliseconds(seconds: float) -> str:
-    return str(min(int(seconds * 1000) or 1, 2**31 - 1))
 
 
 def _abort(connection: Connection) -> None:

@@ -1,1 +1,1 @@
-"""Concerns of every call, one per file; bootstrap/server.py has their order."""
+"""The concerns of every call, one per file; `bootstrap/server.py` lists them in order."""

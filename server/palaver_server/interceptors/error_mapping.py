@@ -1,4 +1,4 @@
-"""Maps domain errors to gRPC statuses with `google.rpc` details: the only place that does."""
+"""The one mapping of domain errors to gRPC statuses with `google.rpc` details."""
 
 import logging
 import traceback
@@ -22,48 +22,49 @@ ERROR_DOMAIN = "palaver"
 
 _RETRY_INFO = error_details_pb2.RetryInfo(retry_delay=Duration(seconds=1))
 
-# Clients accept 8 KiB of trailing metadata by default, and the details travel there in
-# base64: what is longer they would report as an error of their own.
+# Details travel in the trailing metadata, in base64. Clients by default report an error of
+# their own if it exceeds 8 KiB.
 _MAX_DETAIL_BYTES = 2048
+_MAX_MESSAGE_CHARACTERS = 500
 
 
 class ErrorMapping:
-    """Ends a call that raises with the status that the error stands for."""
+    """Ends a call that raises an error with the status of the error."""
 
     def unary(self, _method: str, call: UnaryCall) -> UnaryCall:
-        """Wraps a method with one response."""
+        """Wrap a method with one response."""
 
         async def mapped(request: bytes, context: Context) -> bytes:
             try:
                 return await call(request, context)
-            except Exception as error:  # noqa: BLE001 - the boundary
+            except Exception as error:  # noqa: BLE001 - every error becomes a status here
                 return await abort(context, error)
 
         return mapped
 
     def stream(self, _method: str, call: StreamCall) -> StreamCall:
-        """Wraps a method with a stream of responses."""
+        """Wrap a method with a stream of responses."""
 
         async def mapped(request: bytes, context: Context) -> AsyncGenerator[bytes, None]:
             try:
                 async with aclosing(call(request, context)) as responses:
                     async for response in responses:
                         yield response
-            except Exception as error:  # noqa: BLE001 - the boundary
+            except Exception as error:  # noqa: BLE001 - every error becomes a status here
                 await abort(context, error)
 
         return mapped
 
 
 async def abort(context: Context, error: Exception) -> NoReturn:
-    """Ends a call with the status that an error stands for."""
+    """End a call with the status of an error."""
     status = rpc_status.to_status(status_of(error))
     trailing_metadata = (*context.trailing_metadata(), *status.trailing_metadata)
     await context.abort(status.code, status.details, trailing_metadata)
 
 
 def status_of(error: Exception) -> Status:  # noqa: C901 - a case for each kind of error
-    """Gives the status that an error stands for; a bug is logged under its incident id."""
+    """Return the status of an error; log an unexpected error under its incident ID."""
     match error:
         case errors.InvalidRequest():
             code, detail = code_pb2.INVALID_ARGUMENT, _bad_request(error)
@@ -84,21 +85,17 @@ def status_of(error: Exception) -> Status:  # noqa: C901 - a case for each kind 
         case errors.NoConnectionInTime() | errors.TooManyCalls():
             code, detail = code_pb2.RESOURCE_EXHAUSTED, _RETRY_INFO
         case errors.CallCancelled():
-            return _ended(error)
+            return _cancelled(error)
         case _:
             return _internal(error)
     return _status(code, str(error), detail)
 
 
 def _status(code: int, message: str, *details: Message) -> Status:
-    status = Status(code=code, message=_shortened(message))
+    status = Status(code=code, message=errors.shorten(message, _MAX_MESSAGE_CHARACTERS))
     for detail in details:
         status.details.add().Pack(detail)
     return status
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= 500 else text[:500] + "…"
 
 
 def _bad_request(error: errors.InvalidRequest) -> error_details_pb2.BadRequest:
@@ -135,7 +132,7 @@ def _reason(reason: str, **metadata: str) -> error_details_pb2.ErrorInfo:
     return error_details_pb2.ErrorInfo(reason=reason, domain=ERROR_DOMAIN, metadata=metadata)
 
 
-def _ended(error: errors.CallCancelled) -> Status:
+def _cancelled(error: errors.CallCancelled) -> Status:
     cursor = {"next_cursor": str(error.next_cursor)} if error.next_cursor else {}
     match error:
         case errors.ServerStopping():
@@ -158,10 +155,10 @@ def _precondition_failure(
 
 def _internal(error: Exception) -> Status:
     incident_id = str(uuid.uuid4())
-    # Not the error's text, nor its causes': a driver quotes contents in them.
+    # Log no text of the error or its causes: the driver quotes contents in it.
     frames = "".join(traceback.format_tb(error.__traceback__))
     _LOGGER.error(
-        "incident %s: %s %s\n%s",
+        "internal error: incident %s: %s %s\n%s",
         incident_id,
         type(error).__name__,
         getattr(error, "sqlstate", ""),

@@ -1,1 +1,1 @@
-"""The servicers of the contract: each handler validates, makes one domain call, and encodes."""
+"""The servicers: each handler validates its request, makes one domain call, and encodes."""

@@ -1,4 +1,4 @@
-"""The servicer of AdminService."""
+"""The servicer of AdminService; `admin_service.proto` documents its methods."""
 
 from collections.abc import AsyncIterator
 
@@ -11,7 +11,7 @@ from palaver_server.services.validation import Fields
 
 
 class AdminService:
-    """Maintains a deployment. The reference of each method is `admin_service.proto`."""
+    """Runs maintenance tasks, and streams their progress."""
 
     def __init__(self, purger: Purger, reindexer: Reindexer) -> None:
         self._purger = purger

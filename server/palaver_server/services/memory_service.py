@@ -1,4 +1,4 @@
-"""The servicer of MemoryService."""
+"""The servicer of MemoryService; `memory_service.proto` documents its methods."""
 
 from collections.abc import AsyncIterator, Iterable
 from functools import partial
@@ -15,20 +15,21 @@ from palaver_server.services.encoding.messages import message_response, with_mes
 from palaver_server.services.encoding.metadata import struct_from_json
 from palaver_server.services.encoding.search_results import search_response
 from palaver_server.services.encoding.timestamps import timestamp_message
+from palaver_server.services.limits import MAX_ITEMS, MAX_RESPONSE_BYTES
 from palaver_server.services.merge_patch import patched_metadata
 from palaver_server.services.search_request import search_from_request
 from palaver_server.services.streaming import pages
-from palaver_server.services.validation import MAX_ITEMS, MAX_RESPONSE_BYTES, Fields
+from palaver_server.services.validation import Fields
 from palaver_server.store.memory import MemoryStore, NewMessage
 from palaver_server.store.messages import MessageRow, MessageStore, too_many_to_delete
 from palaver_server.store.sessions import SessionStore
 
 
 class MemoryService:
-    """Keeps messages. The reference of each method is `memory_service.proto`.
+    """Adds, reads, changes, deletes and searches messages.
 
     Args:
-        window: How many messages GetMemory returns where the request does not say.
+        window: Number of messages that GetMemory returns by default.
     """
 
     def __init__(
@@ -112,8 +113,8 @@ class MemoryService:
             session_id = fields.id("session_id", request.session_id)
             limit = fields.limit("chunk_size", request.chunk_size)
             cursor = fields.not_negative("cursor", request.cursor)
-        # Up to what is there now: a stream that writers outrun would never end.
         access = caller_access()
+        # Stop at the present end: a stream that follows fast writers would never end.
         session = await self._sessions.get_session(access, session_id)
         key_range = KeyRange.from_cursor(cursor).up_to(session.last_sequence)
         async for page in pages(
@@ -164,9 +165,9 @@ class MemoryService:
             session_id = fields.id("session_id", request.session_id)
             message_ids = fields.ids("message_ids", request.message_ids)
             if message_ids and request.last_n:
-                fields.reject("last_n", "is given beside message_ids; give one of them")
+                fields.reject("last_n", "must be 0 if message_ids are given")
             elif message_ids:
-                fields.count("message_ids", len(message_ids))
+                fields.item_count("message_ids", len(message_ids))
             else:
                 fields.count("last_n", request.last_n)
         response = Encoded[pb.DeleteMessagesResponse](b"")
@@ -198,9 +199,9 @@ def _new_messages(fields: Fields, messages: Iterable[memory_pb2.Message]) -> lis
         if message.message_id and first_index.setdefault(message.message_id, index) != index:
             fields.reject(
                 f"messages[{index}].message_id",
-                f"is the id of messages[{first_index[message.message_id]}] too",
+                f"must be unique; messages[{first_index[message.message_id]}] has the same",
             )
-    fields.count("messages", len(new_messages))
+    fields.item_count("messages", len(new_messages))
     return new_messages
 
 

@@ -1,4 +1,4 @@
-"""Changes of metadata, by JSON Merge Patch or whole."""
+"""Changes of metadata: JSON Merge Patch, or replacement."""
 
 from typing import Any
 
@@ -7,15 +7,15 @@ from palaver_server.services.validation import Fields
 
 
 def patched_metadata(metadata: str, patch: dict[str, Any] | None, *, replace: bool = False) -> str:
-    """Merges a patch into metadata, or replaces it; without a patch it stays as it is.
+    """Merge a patch into metadata, or replace the metadata by it; return JSON.
 
     Args:
-        metadata: The present metadata, as JSON.
-        patch: What to merge, or to replace it by.
-        replace: Whether to replace.
+        metadata: The current metadata as JSON.
+        patch: The patch; None leaves the metadata unchanged.
+        replace: Whether the patch replaces the metadata.
 
     Raises:
-        InvalidRequest: The result is larger than metadata may be.
+        InvalidRequest: The result exceeds the maximum size of metadata.
     """
     if patch is None:
         return metadata
@@ -26,9 +26,9 @@ def patched_metadata(metadata: str, patch: dict[str, Any] | None, *, replace: bo
 
 
 def merge_patch(target: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
-    """Applies a patch to an object, and gives the result; neither is changed.
+    """Return a new object: the target with the patch applied.
 
-    Objects merge at every depth, None removes a key, anything else replaces.
+    Objects merge at every depth, None removes a key, and any other value replaces.
 
     Source: RFC 7396, section 2.
     """

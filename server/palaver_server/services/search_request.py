@@ -1,21 +1,21 @@
-"""Reads the request of SearchMemory."""
+"""Validation of SearchMemory's request."""
 
 from palaver.v1 import memory_service_pb2 as pb
 from palaver_server.search.searcher import Mode, Search
+from palaver_server.services.limits import DEFAULT_SEARCH_LIMIT, MAX_SEARCH_LIMIT
 from palaver_server.services.validation import Fields
 from palaver_server.store.message_filter import MessageFilter, Scope
 
-_DEFAULT_LIMIT = 10
-_MAX_LIMIT = 100
-
 
 def search_from_request(fields: Fields, request: pb.SearchMemoryRequest) -> Search:
-    """Checks the fields of the request, and gives what is searched for."""
+    """Check the fields of a request, and return the search."""
     return Search(
         text=fields.content("text", request.text),
         scope=_scope(fields, request),
         mode=_mode(fields, request.mode),
-        limit=fields.limit("limit", request.limit, default=_DEFAULT_LIMIT, most=_MAX_LIMIT),
+        limit=fields.limit(
+            "limit", request.limit, default=DEFAULT_SEARCH_LIMIT, maximum=MAX_SEARCH_LIMIT
+        ),
         filter=_message_filter(fields.at("filter"), request.filter),
         min_score=fields.fraction("min_score", request.min_score),
         diversity=fields.fraction("diversity", request.diversity),
@@ -23,7 +23,7 @@ def search_from_request(fields: Fields, request: pb.SearchMemoryRequest) -> Sear
 
 
 def _scope(fields: Fields, request: pb.SearchMemoryRequest) -> Scope:
-    """One given empty is refused: it would otherwise open the scope to everything."""
+    """Return the scope; an empty ID is a violation, because it would search all sessions."""
     match request.WhichOneof("scope"):
         case "session_id":
             return Scope(session_id=fields.id("session_id", request.session_id))
@@ -36,16 +36,18 @@ def _scope(fields: Fields, request: pb.SearchMemoryRequest) -> Scope:
 def _mode(fields: Fields, value: pb.SearchMemoryRequest.Mode.ValueType) -> Mode | None:
     if value == pb.SearchMemoryRequest.MODE_UNSPECIFIED:
         return None
-    if value not in pb.SearchMemoryRequest.Mode.values():
-        fields.reject("mode", f"is {value}, which is no mode")
+    modes = pb.SearchMemoryRequest.Mode
+    if value not in modes.values():
+        fields.reject("mode", f"must be one of {', '.join(modes.keys())}; got {value}")
         return None
-    return Mode[pb.SearchMemoryRequest.Mode.Name(value)]
+    return Mode[modes.Name(value)]
 
 
 def _message_filter(fields: Fields, filter: pb.MessageFilter) -> MessageFilter:
     return MessageFilter(
         roles=fields.roles("roles", filter.roles),
-        # Rounded up, whole microseconds compare to them as they do to the nanosecond.
+        # Stored times are whole microseconds: comparing them to a bound rounded up gives the
+        # same result as comparing them to the nanosecond.
         created_after=fields.timestamp("created_after", filter, round_up=True),
         created_before=fields.timestamp("created_before", filter, round_up=True),
         metadata=fields.path("metadata", filter.metadata),

@@ -1,4 +1,4 @@
-"""The servicer of SessionService."""
+"""The servicer of SessionService; `session_service.proto` documents its methods."""
 
 from collections.abc import AsyncIterator
 from functools import partial
@@ -17,7 +17,7 @@ from palaver_server.store.sessions import SessionFilter, SessionRow, SessionStor
 
 
 class SessionService:
-    """Keeps sessions. The reference of each method is `session_service.proto`."""
+    """Adds, reads, changes and deletes sessions."""
 
     def __init__(self, sessions: SessionStore) -> None:
         self._sessions = sessions
@@ -93,7 +93,7 @@ class SessionService:
             limit = fields.limit("chunk_size", request.chunk_size)
             cursor = fields.not_negative("cursor", request.cursor)
             narrowed = _session_filter(fields.at("filter"), request.filter)
-        # Up to what is there now: a stream that writers outrun would never end.
+        # Stop at the present end: a stream that follows fast writers would never end.
         last_id = await self._sessions.last_id()
         key_range = KeyRange.from_cursor(cursor, newest_first=request.newest_first).up_to(last_id)
         async for page in pages(
@@ -107,7 +107,8 @@ class SessionService:
 def _session_filter(fields: Fields, filter: session_pb2.SessionFilter) -> SessionFilter:
     return SessionFilter(
         user_id=fields.optional_id("user_id", filter.user_id),
-        # Rounded up, whole microseconds compare to them as they do to the nanosecond.
+        # Stored times are whole microseconds: comparing them to a bound rounded up gives the
+        # same result as comparing them to the nanosecond.
         created_after=fields.timestamp("created_after", filter, round_up=True),
         created_before=fields.timestamp("created_before", filter, round_up=True),
         metadata=fields.path("metadata", filter.metadata),

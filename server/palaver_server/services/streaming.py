@@ -1,4 +1,4 @@
-"""Streams of pages."""
+"""Streams of the pages of a listing."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -10,19 +10,19 @@ from palaver_server.database.paging import KeyRange, Page, RowT
 async def pages(
     fetch: Callable[[KeyRange], Coroutine[Any, Any, Page[RowT]]], key_range: KeyRange
 ) -> AsyncIterator[Page[RowT]]:
-    """Fetches the pages of a listing one after the other; an empty one is left out.
+    """Yield the pages of a listing; an empty listing has none.
 
-    While a page is encoded and sent, the next one is fetched. Between two pages nothing
-    else is held: no transaction, no connection, no row.
+    The next page is fetched while a page is encoded and sent. Between two pages, the stream
+    holds no transaction, connection or row lock.
     """
     page = await fetch(key_range)
     while page.has_more:
         key_range = key_range.beyond(page.rows[-1].position)
         following = asyncio.create_task(fetch(key_range))
-        # Where the reader has gone, nobody asks how it ended.
+        # Retrieve the exception: if the client is gone, the task is never awaited.
         following.add_done_callback(lambda task: task.cancelled() or task.exception())
         try:
-            await asyncio.sleep(0)  # the statement is on its way before the page is encoded
+            await asyncio.sleep(0)  # lets the task send its statement before the page is encoded
             yield page
             page = await following
         finally:

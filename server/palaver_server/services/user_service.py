@@ -1,4 +1,4 @@
-"""The servicer of UserService."""
+"""The servicer of UserService; `user_service.proto` documents its methods."""
 
 from collections.abc import AsyncIterator
 from functools import partial
@@ -16,7 +16,7 @@ from palaver_server.store.users import UserRow, UserStore
 
 
 class UserService:
-    """Keeps users. The reference of each method is `user_service.proto`."""
+    """Adds, reads, changes and deletes users."""
 
     def __init__(self, users: UserStore) -> None:
         self._users = users
@@ -95,7 +95,7 @@ class UserService:
         with Fields() as fields:
             limit = fields.limit("chunk_size", request.chunk_size)
             cursor = fields.not_negative("cursor", request.cursor)
-        # Up to what is there now: a stream that writers outrun would never end.
+        # Stop at the present end: a stream that follows fast writers would never end.
         last_id = await self._users.last_id()
         key_range = KeyRange.from_cursor(cursor, newest_first=request.newest_first).up_to(last_id)
         async for page in pages(

@@ -1,4 +1,4 @@
-"""The rules for the fields of requests, as the `.proto` files state them."""
+"""Validation of request fields by the rules of the `.proto` files."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
@@ -13,31 +13,32 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from palaver_server.errors import FieldViolation, InvalidRequest
 from palaver_server.services.encoding.metadata import json_from_object, object_from_struct
 from palaver_server.services.encoding.timestamps import datetime_from_timestamp
-
-MAX_ID_BYTES = 1024
-MAX_EMAIL_BYTES = 320
-MAX_NAME_CHARACTERS = 256
-MAX_ROLE_CHARACTERS = 64
-MAX_ROLES = 100
-MAX_CONTENT_BYTES = 1024 * 1024
-MAX_METADATA_BYTES = 64 * 1024
-MAX_METADATA_LEVELS = 32
-MAX_PATH_BYTES = 4096
-MAX_ITEMS = 1000
-MAX_RESPONSE_BYTES = 4 * 1024 * 1024  # what gRPC clients accept by default
-DEFAULT_LIMIT = 100
-MAX_DURATION_SECONDS = 315_576_000_000  # 10,000 years, protobuf's own limit
+from palaver_server.services.limits import (
+    DEFAULT_LIMIT,
+    MAX_CONTENT_BYTES,
+    MAX_DURATION_SECONDS,
+    MAX_EMAIL_BYTES,
+    MAX_ID_BYTES,
+    MAX_ITEMS,
+    MAX_LIMIT,
+    MAX_METADATA_BYTES,
+    MAX_METADATA_LEVELS,
+    MAX_NAME_CHARACTERS,
+    MAX_PATH_BYTES,
+    MAX_ROLE_CHARACTERS,
+    MAX_ROLES,
+)
 
 
 class Fields:
-    """Checks the fields of a request, and names all the bad ones at once.
+    """Checks the fields of a request, and reports all violations at once.
 
-    Used as a context manager: each method checks one field and gives its value as the
-    stores take it; at the end of the block, InvalidRequest is raised if any was bad.
-    What a method gives for a bad field is of no use.
+    Use it as a context manager. Each method checks one field and returns its value in the form
+    that the stores take; the value of an invalid field is unspecified. The end of the block
+    raises InvalidRequest if there were violations.
 
     Args:
-        path: Where the fields are in the request, such as `messages[2].`.
+        path: Prefix of the fields' names, such as `messages[2].`.
     """
 
     def __init__(self, path: str = "") -> None:
@@ -57,64 +58,64 @@ class Fields:
             raise InvalidRequest(*self._violations)
 
     def reject(self, field: str, description: str) -> None:
-        """Notes that a field is bad, and why."""
+        """Add a violation."""
         self._violations.append(FieldViolation(self._path + field, description))
 
     def at(self, path: str) -> "Fields":
-        """Gives a checker for the fields of a message inside; what it rejects counts here."""
+        """Return a checker for a nested message, which adds its violations to these."""
         inner = Fields(f"{self._path}{path}.")
         inner._violations = self._violations
         return inner
 
     def id(self, field: str, value: str) -> str:
-        """An id that must be given."""
+        """Check a required ID."""
         if not value:
-            self.reject(field, "is required")
+            self.reject(field, "must not be empty")
         return self._text(field, value, max_bytes=MAX_ID_BYTES)
 
     def optional_id(self, field: str, value: str) -> str | None:
-        """An id that may be empty."""
+        """Check an optional ID; return None if it is empty."""
         return self.id(field, value) if value else None
 
     def ids(self, field: str, values: Iterable[str]) -> list[str]:
-        """Several ids."""
+        """Check a list of IDs."""
         return [self.id(f"{field}[{index}]", value) for index, value in enumerate(values)]
 
     def role(self, field: str, value: str) -> str:
-        """The role of a message."""
+        """Check the role of a message."""
         if not value:
-            self.reject(field, "is required")
+            self.reject(field, "must not be empty")
         return self._short_text(field, value, max_characters=MAX_ROLE_CHARACTERS)
 
-    def email(self, field: str, value: str) -> str:
-        """The address of a user; whether it is one, nobody asks."""
-        return self._text(field, value, max_bytes=MAX_EMAIL_BYTES)
-
-    def name(self, field: str, value: str) -> str:
-        """A name of a user."""
-        return self._short_text(field, value, max_characters=MAX_NAME_CHARACTERS)
-
     def roles(self, field: str, values: Sequence[str]) -> Sequence[str]:
-        """Several roles."""
+        """Check a list of roles."""
         if len(values) > MAX_ROLES:
-            self.reject(field, f"are {len(values):,} in number; at most {MAX_ROLES}")
+            self.reject(field, f"must have at most {MAX_ROLES} items; got {len(values)}")
             return ()
         return [self.role(f"{field}[{index}]", value) for index, value in enumerate(values)]
 
+    def email(self, field: str, value: str) -> str:
+        """Check the size of an email address; its syntax is not checked."""
+        return self._text(field, value, max_bytes=MAX_EMAIL_BYTES)
+
+    def name(self, field: str, value: str) -> str:
+        """Check a first or last name."""
+        return self._short_text(field, value, max_characters=MAX_NAME_CHARACTERS)
+
     def content(self, field: str, value: str) -> str:
-        """The content of a message."""
+        """Check the content of a message."""
         return self._text(field, value, max_bytes=MAX_CONTENT_BYTES)
 
     def path(self, field: str, value: str) -> str | None:
-        """A SQL/JSON path; whether it is one, the database says."""
+        """Check the size of a SQL/JSON path; the database checks its syntax."""
         return self._text(field, value, max_bytes=MAX_PATH_BYTES) or None
 
     def metadata(self, field: str, message: Message) -> str:
-        """The metadata in `field` of `message`, as JSON; an empty object if not given."""
+        """Check the metadata in `field` of `message`; return JSON, by default an empty object."""
         return self.metadata_json(field, self.metadata_patch(field, message) or {})
 
     def metadata_patch(self, field: str, message: Message) -> dict[str, Any] | None:
-        """The metadata in `field` of `message`, as plain Python; None if not given."""
+        """Check the metadata in `field` of `message`; return None if it is not set."""
         if not message.HasField(field):
             return None
         struct: Struct = getattr(message, field)
@@ -125,41 +126,52 @@ class Fields:
             return {}
 
     def metadata_json(self, field: str, metadata: dict[str, Any]) -> str:
-        """Metadata as JSON."""
+        """Check the size of metadata, and return it as JSON."""
         text = json_from_object(metadata)
         self._check_bytes(field, text, MAX_METADATA_BYTES, " as JSON")
         return text
 
     def limit(
-        self, field: str, value: int, *, default: int = DEFAULT_LIMIT, most: int = MAX_ITEMS
+        self, field: str, value: int, *, default: int = DEFAULT_LIMIT, maximum: int = MAX_LIMIT
     ) -> int:
-        """How many items to return."""
+        """Check the number of items to return; 0 selects the default."""
         if value == 0:
             return default
-        if not 1 <= value <= most:
-            self.reject(field, f"is {value}; from 1 to {most:,}, or 0 for {default}")
+        if not 1 <= value <= maximum:
+            self.reject(
+                field, f"must be 1–{maximum}, or 0 for the default ({default}); got {value}"
+            )
         return value
 
     def count(self, field: str, value: int) -> int:
-        """How many items are given or meant; at least one."""
+        """Check a number of items, which is at least one."""
         if not 1 <= value <= MAX_ITEMS:
-            self.reject(field, f"is {value:,} in number; from 1 to {MAX_ITEMS:,}")
+            self.reject(field, f"must be 1–{MAX_ITEMS}; got {value}")
+        return value
+
+    def item_count(self, field: str, value: int) -> int:
+        """Check how many items a list has."""
+        if not 1 <= value <= MAX_ITEMS:
+            self.reject(field, f"must have 1–{MAX_ITEMS} items; got {value}")
         return value
 
     def fraction(self, field: str, value: float) -> float:
-        """A number from 0 to 1."""
-        if not 0 <= value <= 1:  # nor is NaN
-            self.reject(field, f"is {value:g}; from 0 to 1")
+        """Check a number from 0 to 1."""
+        if not 0 <= value <= 1:  # true for NaN
+            self.reject(field, f"must be 0–1; got {value:g}")
         return value
 
     def not_negative(self, field: str, value: int) -> int:
-        """A count or position."""
+        """Check a count or a position."""
         if value < 0:
-            self.reject(field, f"is {value}; not negative")
+            self.reject(field, f"must not be negative; got {value}")
         return value
 
     def timestamp(self, field: str, message: Message, *, round_up: bool = False) -> datetime | None:
-        """The time in `field` of `message`, to the microsecond; None if not given."""
+        """Check the timestamp in `field` of `message`; return None if it is not set.
+
+        The result is rounded down to the microsecond, or up.
+        """
         if not message.HasField(field):
             return None
         timestamp: Timestamp = getattr(message, field)
@@ -168,28 +180,36 @@ class Fields:
                 return datetime_from_timestamp(timestamp, round_up=round_up)
         except OverflowError:
             pass
-        self.reject(field, "is no valid time; from year 1 to 9999, nanos from 0 to 999,999,999")
+        self.reject(
+            field,
+            "must be a time in the years 1–9999 with nanos 0–999999999;"
+            f" got seconds {timestamp.seconds}, nanos {timestamp.nanos}",
+        )
         return None
 
     def duration(self, field: str, message: Message) -> timedelta | None:
-        """The duration in `field` of `message`, not negative; None if not given."""
+        """Check the duration in `field` of `message`; return None if it is not set."""
         if not message.HasField(field):
             return None
         duration: Duration = getattr(message, field)
         seconds, nanos = duration.seconds, duration.nanos
         if 0 <= nanos < 1_000_000_000 and (0, 0) <= (seconds, nanos) <= (MAX_DURATION_SECONDS, 0):
             return timedelta(seconds=seconds, microseconds=nanos // 1000)
-        self.reject(field, "is no valid duration; not negative, at most 10,000 years")
+        self.reject(
+            field,
+            f"must be a duration of 0–{MAX_DURATION_SECONDS} seconds with nanos 0–999999999;"
+            f" got seconds {seconds}, nanos {nanos}",
+        )
         return None
 
     def _short_text(self, field: str, value: str, *, max_characters: int) -> str:
         if len(value) > max_characters:
-            self.reject(field, f"has {len(value):,} characters; at most {max_characters}")
+            self.reject(field, f"must have at most {max_characters} characters; got {len(value)}")
         return self._text(field, value, max_bytes=4 * max_characters)
 
     def _text(self, field: str, value: str, *, max_bytes: int) -> str:
         if "\0" in value:
-            self.reject(field, "has a NUL character")
+            self.reject(field, "must not have a NUL character")
         self._check_bytes(field, value, max_bytes)
         return value
 
@@ -198,4 +218,4 @@ class Fields:
         if size > max_bytes // 4:  # a character takes up to 4 bytes
             size = len(text.encode())
         if size > max_bytes:
-            self.reject(field, f"has {size:,} bytes{form}; at most {max_bytes:,}")
+            self.reject(field, f"must have at most {max_bytes} bytes{form}; got {size}")

@@ -91,7 +91,7 @@ def too_many_to_delete(*, by_id: bool) -> FieldViolation:
     """Says that messages to delete do not fit the response that is to return them."""
     return FieldViolation(
         "message_ids" if by_id else "last_n",
-        "these messages exceed the 4 MiB of a response; delete fewer at once",
+        "the deleted messages must fit a response of 4 MiB; delete fewer at once",
     )
 
 

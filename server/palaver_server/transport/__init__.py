@@ -1,1 +1,1 @@
-"""gRPC as a server: options, TLS, method routing, health, graceful shutdown."""
+"""The gRPC server: options, TLS, method routing, health, graceful shutdown."""

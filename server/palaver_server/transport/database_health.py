@@ -1,4 +1,4 @@
-"""Watches the database, and tells the health service whether it takes work."""
+"""Monitoring of the database, which sets the health of the services."""
 
 import asyncio
 import logging
@@ -17,29 +17,31 @@ T = TypeVar("T")
 
 Connection: TypeAlias = AsyncConnection[tuple[Any, ...]]
 
-# Seconds that a connection may take to be made, and to answer.
-_PATIENCE = 2.0
+# The limit for connecting, and for the answer to a query.
+_TIMEOUT_SECONDS = 2.0
 
-# A connection outlives a failover, and leads to a server that takes no writes any more.
-_ASK = "SELECT current_setting('transaction_read_only') = 'off'"
+# After a failover, an old connection may still lead to the former primary, now read-only.
+_IS_WRITABLE = "SELECT current_setting('transaction_read_only') = 'off'"
 
 
 class DatabaseState(Enum):
-    """What the database is good for; the values go to the log."""
+    """The state of the database; the values are for the log."""
 
     SERVING = "answers"
-    REFUSING = "answers, but takes no writes or no more connections"
-    BACK = "closed the connection, and takes new ones"
-    AWAY = "does not answer"
+    REFUSING = "answers, but accepts no writes or no more connections"
+    RECONNECTED = "closed the connection, and accepts new ones"
+    UNREACHABLE = "does not answer"
 
 
 class DatabaseHealth:
-    """Keeps the health of all services at what the database's is, and the pools in step.
+    """Sets the health of all services to that of the database, and resets the pools.
 
-    It has a connection of its own: a busy pool is no lost database.
+    It has a connection of its own, so that a busy pool does not look like a lost database.
 
     Args:
-        pools: That of the calls first.
+        servicer: The health service.
+        database_url: The database.
+        pools: The pools to reset, first the pool that serves calls.
         services: Full names of the services; the overall health, "", follows too.
         interval: Seconds between checks.
     """
@@ -63,47 +65,47 @@ class DatabaseHealth:
 
     @property
     def is_serving(self) -> bool:
-        """Whether the database answered when it was last asked."""
+        """Whether the database answered the last check."""
         return self._state is DatabaseState.SERVING
 
     async def watch(self) -> None:
-        """Checks for ever."""
+        """Check periodically until cancelled."""
         while True:
             await self.check()
             await asyncio.sleep(self._interval)
 
     async def close(self) -> None:
-        """Gives up its connection."""
+        """Close the connection."""
         await self._replace(None)
 
     async def check(self) -> None:
-        """Checks once, and sets the health if it changed."""
+        """Check once, and set the health if it changed."""
         old = self._connection
-        over_old = state = await _ask(old) if old else DatabaseState.AWAY
+        over_old = state = await _ask(old) if old else DatabaseState.UNREACHABLE
         if state is not DatabaseState.SERVING or not self._pools[0].connects:
-            # An old connection may be lost alone, or lead to what was the primary.
-            state = await self._ask_anew(over_old)
-        if old and over_old is DatabaseState.AWAY and state is DatabaseState.SERVING:
-            state = DatabaseState.BACK  # until the next check, to be seen: it was away
+            # The old connection alone may be lost, or lead to the former primary.
+            state = await self._ask_again(over_old)
+        if old and over_old is DatabaseState.UNREACHABLE and state is DatabaseState.SERVING:
+            state = DatabaseState.RECONNECTED  # until the next check, so that the outage is visible
         await self._adapt_pools(state)
         if state is not self._state:
-            await self._tell(state)
+            await self._publish(state)
         self._state = state
 
-    async def _ask_anew(self, over_old: DatabaseState) -> DatabaseState:
-        """Asks over a new connection, and keeps it if there is an answer."""
+    async def _ask_again(self, over_old: DatabaseState) -> DatabaseState:
+        """Ask over a new connection, and keep it if the database answers."""
         try:
             connection = await _in_time(
                 AsyncConnection.connect(self._database_url, autocommit=True)
             )
         except (Error, TimeoutError):
-            state = DatabaseState.AWAY
+            state = DatabaseState.UNREACHABLE
         else:
             state = await _ask(connection)
-        if state is not DatabaseState.AWAY:
+        if state is not DatabaseState.UNREACHABLE:
             await self._replace(connection)
             return state
-        if over_old is not DatabaseState.AWAY:
+        if over_old is not DatabaseState.UNREACHABLE:
             return DatabaseState.REFUSING
         await self._replace(None)
         return state
@@ -115,51 +117,56 @@ class DatabaseHealth:
 
     async def _adapt_pools(self, state: DatabaseState) -> None:
         was = self._state
-        if state is DatabaseState.AWAY:
-            if was is not DatabaseState.AWAY:
+        if state is DatabaseState.UNREACHABLE:
+            if was is not DatabaseState.UNREACHABLE:
                 for pool in self._pools:
                     await pool.fail_all()
         elif (
-            was is DatabaseState.AWAY  # no connection from before can be relied on
-            or state is DatabaseState.BACK
-            # some may lead to what was the primary
+            was is DatabaseState.UNREACHABLE  # connections from before may be broken
+            or state is DatabaseState.RECONNECTED
+            # connections may lead to the former primary
             or (state is DatabaseState.SERVING and was is DatabaseState.REFUSING)
         ):
             for pool in self._pools:
                 await pool.reset()
 
-    async def _tell(self, state: DatabaseState) -> None:
+    async def _publish(self, state: DatabaseState) -> None:
         serves = state is DatabaseState.SERVING
-        _LOGGER.log(logging.INFO if serves else logging.WARNING, "the database %s", state.value)
+        _LOGGER.log(
+            logging.INFO if serves else logging.WARNING,
+            "the database %s; the health is now %s",
+            state.value,
+            "SERVING" if serves else "NOT_SERVING",
+        )
         statuses = health_pb2.HealthCheckResponse
         for service in self._services:
             await self._servicer.set(service, statuses.SERVING if serves else statuses.NOT_SERVING)
 
 
 async def _ask(connection: Connection) -> DatabaseState:
-    """Asks over a connection; one that gives no answer is closed."""
+    """Ask over a connection; close it if the database does not answer."""
     try:
-        cursor = await _in_time(connection.execute(_ASK), connection)
+        cursor = await _in_time(connection.execute(_IS_WRITABLE), connection)
         row = await cursor.fetchone()
     except (Error, TimeoutError):
         await connection.close()
-        return DatabaseState.AWAY
+        return DatabaseState.UNREACHABLE
     return DatabaseState.SERVING if row == (True,) else DatabaseState.REFUSING
 
 
 async def _in_time(work: Coroutine[Any, Any, T], connection: Connection | None = None) -> T:
-    """Waits for work to be done, as far as patience goes.
+    """Wait for work on a connection, at most for the timeout.
 
     Raises:
-        TimeoutError: It took longer.
+        TimeoutError: The work took longer.
     """
     task = asyncio.create_task(work)
-    await asyncio.wait((task,), timeout=_PATIENCE)
+    await asyncio.wait((task,), timeout=_TIMEOUT_SECONDS)
     if task.done():
         return task.result()
     if connection is not None:
-        # Before the task is cancelled, or the driver would ask a database that does not
-        # answer to cancel the statement, and wait for that.
+        # Close it before cancelling the task: the driver would otherwise ask the silent
+        # database to cancel the statement, and wait for the answer.
         await connection.close()
     task.cancel()
     raise TimeoutError

@@ -6,11 +6,11 @@ from grpc_health.v1 import health, health_pb2
 
 
 class HealthService(health.aio.HealthServicer):
-    """gRPC's own, with the method that it declares and does not have."""
+    """gRPC's servicer, with the method List, which it declares but does not implement."""
 
-    async def List(self, _request: Any, _context: Any) -> Any:  # noqa: N802 - so it is declared
-        """Gives the health of all services, by their names."""
-        # The stubs of neither know of it yet.
+    async def List(self, _request: Any, _context: Any) -> Any:  # noqa: N802 - the name in the .proto file
+        """Return the health of all services by their names."""
+        # The type stubs lack both names.
         statuses = self._server_status  # type: ignore[attr-defined]
         return health_pb2.HealthListResponse(  # type: ignore[attr-defined]
             statuses={

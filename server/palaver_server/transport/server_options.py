@@ -1,15 +1,17 @@
-"""What a connection may ask of the server: gRPC's options."""
+"""The limits of requests and connections, as options of the gRPC server."""
 
 from dataclasses import dataclass
 
+from palaver_server.durations import milliseconds
+
 MAX_REQUEST_BYTES = 16 * 1024 * 1024
 
-# What one connection has open at a time; its client keeps back what is beyond.
+# Concurrent calls of one connection. Its client holds back further calls.
 MAX_CALLS_PER_CONNECTION = 1000
 
-_MAX_UNSEEN_CALLS = 10_000
+_MAX_PENDING_REQUESTS = 10_000
 
-_LEAST_SECONDS_BETWEEN_PINGS = 10
+_MIN_PING_INTERVAL_SECONDS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,31 +44,26 @@ def server_options(limits: ConnectionLimits, *, share_port: bool) -> tuple[tuple
         ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
         ("grpc.max_concurrent_streams", MAX_CALLS_PER_CONNECTION),
         ("grpc.max_allowed_incoming_connections", limits.max_connections),
-        # What came and was not looked at yet. gRPC drops what is beyond as CANCELLED, which
-        # tells nobody to retry; the limit of calls is to refuse them first.
-        ("grpc.server.max_pending_requests", _MAX_UNSEEN_CALLS),
-        ("grpc.server.max_pending_requests_hard_limit", 2 * _MAX_UNSEEN_CALLS),
-        # Two servers on one port are a mistake to report, unless they are to share it.
+        # Requests that have arrived but have not started. gRPC refuses further ones with
+        # CANCELLED, which clients do not retry, so the concurrency limit must apply first.
+        ("grpc.server.max_pending_requests", _MAX_PENDING_REQUESTS),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * _MAX_PENDING_REQUESTS),
+        # Without it, a second server on the same port fails to start.
         ("grpc.so_reuseport", int(share_port)),
-        # Peers that are gone without a word, whether they have calls open or not.
-        ("grpc.keepalive_time_ms", _milliseconds(limits.keepalive_seconds)),
-        ("grpc.keepalive_timeout_ms", _milliseconds(limits.keepalive_seconds / 3)),
-        # A ping has a timeout of its own, which counts if it is the longer one.
-        ("grpc.http2.ping_timeout_ms", _milliseconds(limits.keepalive_seconds / 3)),
+        # Ping silent peers, with and without open calls, to detect broken connections.
+        ("grpc.keepalive_time_ms", milliseconds(limits.keepalive_seconds)),
+        ("grpc.keepalive_timeout_ms", milliseconds(limits.keepalive_seconds / 3)),
+        # Pings have a timeout of their own; the longer of the two applies.
+        ("grpc.http2.ping_timeout_ms", milliseconds(limits.keepalive_seconds / 3)),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
-        # Clients that ping more often are sent away.
+        # Close connections of clients that ping more often.
         (
             "grpc.http2.min_ping_interval_without_data_ms",
-            _milliseconds(_LEAST_SECONDS_BETWEEN_PINGS),
+            milliseconds(_MIN_PING_INTERVAL_SECONDS),
         ),
         ("grpc.http2.max_ping_strikes", 2),
-        ("grpc.max_connection_idle_ms", _milliseconds(limits.idle_seconds)),
-        ("grpc.max_connection_age_ms", _milliseconds(limits.age_seconds)),
-        ("grpc.max_connection_age_grace_ms", _milliseconds(limits.grace_seconds)),
+        ("grpc.max_connection_idle_ms", milliseconds(limits.idle_seconds)),
+        ("grpc.max_connection_age_ms", milliseconds(limits.age_seconds)),
+        ("grpc.max_connection_age_grace_ms", milliseconds(limits.grace_seconds)),
     )
-
-
-def _milliseconds(seconds: float) -> int:
-    """Converts, to what gRPC can hold; its greatest number stands for never."""
-    return min(max(int(seconds * 1000), 1), 2**31 - 1)

@@ -1,4 +1,4 @@
-"""The end of a server: callers leave, running calls finish, and what is left is ended."""
+"""Graceful shutdown: clients leave, running calls finish, and the remaining ones are cancelled."""
 
 import asyncio
 import logging
@@ -10,11 +10,11 @@ from palaver_server.interceptors.running_calls import RunningCalls
 
 _LOGGER = logging.getLogger(__name__)
 
-# No call for as long, and nobody seems to send more.
-_SECONDS_OF_QUIET = 0.2
+# The drain ends early if no call starts for this time.
+_QUIET_SECONDS = 0.2
 
-# How long calls that outlast the grace may take to be ended with a status.
-_SECONDS_TO_END = 2.0
+# How long cancelled calls may take to return their status.
+_CANCEL_SECONDS = 2.0
 
 
 async def shut_down(
@@ -25,33 +25,33 @@ async def shut_down(
     drain: float,
     grace: float,
 ) -> None:
-    """Stops a server.
+    """Stop a server.
 
     Args:
-        server: The server, which runs.
-        health_servicer: Where callers see that it stops.
+        server: The running server.
+        health_servicer: Tells clients that the server is stopping.
         running_calls: The calls in progress.
-        drain: Seconds for which calls are taken at the most while callers see that the
-            health turned. gRPC would break off those that arrive when it stops.
-        grace: Seconds that running calls have to finish then. What still runs is ended
-            with UNAVAILABLE, and streams with the cursor that resumes them.
+        drain: Maximum seconds in which the server still accepts calls, while clients notice
+            the changed health. gRPC breaks off calls that arrive after it has stopped.
+        grace: Seconds that running calls then have to finish. The remaining ones are
+            cancelled with UNAVAILABLE, and streams with the cursor that resumes them.
     """
     await health_servicer.enter_graceful_shutdown()
     await _drain(running_calls, drain)
 
-    def end() -> None:
-        _LOGGER.info("ending what still runs")
+    def cancel_all() -> None:
+        _LOGGER.info("the grace period of %g s is over; cancelling the running calls", grace)
         running_calls.cancel_all()
 
-    ending = asyncio.get_running_loop().call_later(grace, end)
-    await server.stop(grace + _SECONDS_TO_END)
-    ending.cancel()
+    cancellation = asyncio.get_running_loop().call_later(grace, cancel_all)
+    await server.stop(grace + _CANCEL_SECONDS)
+    cancellation.cancel()
 
 
 async def _drain(running_calls: RunningCalls, seconds: float) -> None:
-    """Waits until no more calls begin."""
+    """Wait until no more calls start."""
     end = asyncio.get_running_loop().time() + seconds
-    begun = -1
-    while begun != running_calls.started and asyncio.get_running_loop().time() < end:
-        begun = running_calls.started
-        await asyncio.sleep(_SECONDS_OF_QUIET)
+    started = -1
+    while started != running_calls.started and asyncio.get_running_loop().time() < end:
+        started = running_calls.started
+        await asyncio.sleep(_QUIET_SECONDS)

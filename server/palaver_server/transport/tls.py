@@ -1,4 +1,4 @@
-"""TLS on the side of the server."""
+"""TLS credentials of the server, renewed without a restart."""
 
 from typing import TYPE_CHECKING
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
 
 def server_credentials(identity: "HotReloaded[ServerIdentity]") -> grpc.ServerCredentials:
-    """Makes gRPC's credentials of an identity, and lets new connections have its newest value.
+    """Return gRPC's credentials; new connections use the newest identity.
 
-    Connections that are there go on with the one that they began with.
+    Open connections keep the identity that they started with.
     """
     in_use = identity.value
 
-    def renewed() -> grpc.ServerCertificateConfiguration | None:
+    def renewed_configuration() -> grpc.ServerCertificateConfiguration | None:
         nonlocal in_use
         newest = identity.value
         if newest is in_use:
@@ -27,7 +27,7 @@ def server_credentials(identity: "HotReloaded[ServerIdentity]") -> grpc.ServerCr
 
     return grpc.dynamic_ssl_server_credentials(
         _configuration(in_use),
-        renewed,  # type: ignore[arg-type]  # None stands for no change
+        renewed_configuration,  # type: ignore[arg-type]  # None: no change
         require_client_authentication=in_use.client_ca is not None,
     )
 

@@ -1,0 +1,28 @@
+"""The limits of requests and responses, as the `.proto` files state them.
+
+`transport/server_options.py` has the maximum size of a request as a whole.
+"""
+
+# Text
+MAX_ID_BYTES = 1024
+MAX_EMAIL_BYTES = 320
+MAX_NAME_CHARACTERS = 256
+MAX_ROLE_CHARACTERS = 64
+MAX_CONTENT_BYTES = 1024 * 1024
+MAX_PATH_BYTES = 4096
+
+# Metadata
+MAX_METADATA_BYTES = 64 * 1024  # as JSON
+MAX_METADATA_LEVELS = 32
+
+# Items of a list or a page
+MAX_ITEMS = 1000
+MAX_ROLES = 100
+DEFAULT_LIMIT = 100
+MAX_LIMIT = MAX_ITEMS
+DEFAULT_SEARCH_LIMIT = 10
+MAX_SEARCH_LIMIT = 100
+
+MAX_DURATION_SECONDS = 315_576_000_000  # 10,000 years, protobuf's own limit
+
+MAX_RESPONSE_BYTES = 4 * 1024 * 1024  # gRPC clients accept as much by default
