@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from palaver_server.config import Settings
 
-# Types of values by JSON Schema's type, or by its format where there is one.
+# By the type of a value in JSON Schema, or its format if it has one.
 _METAVARS = {
     "boolean": "BOOLEAN",
     "file-path": "PATH",

@@ -8,7 +8,7 @@ from prometheus_client.registry import Collector
 
 
 class _Statistic(NamedTuple):
-    """How a statistic of the pool is exposed."""
+    """A metric of the pool, made from one of psycopg_pool's statistics."""
 
     family: type[CounterMetricFamily | GaugeMetricFamily]
     name: str
