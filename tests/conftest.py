@@ -3,26 +3,24 @@
 import asyncio
 import os
 import threading
-import uuid
-from collections.abc import Callable, Coroutine, Iterator
-from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from collections.abc import Coroutine, Iterator
+from contextlib import ExitStack, closing
 from typing import Any, Protocol, TypeVar
 
 import psycopg
 import pytest
 import uvloop
-from psycopg import sql
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict
 
-from palaver_server.bootstrap import server as app
-from palaver_server.config import Settings
 from palaver_server.database.migrate import migrate
 from palaver_server.database.pool import Pool
 from palaver_server.process.embedded_postgres import EmbeddedPostgres
 from tests.support.client import Client, connected
+from tests.support.databases import Databases, new_database
 from tests.support.endpoint import Endpoint, running_endpoint
 from tests.support.processes import scratch_directory
+from tests.support.servers import Shared, SharedServer, running_server, running_tasks
+from tests.support.watching import eventually
 
 T = TypeVar("T")
 
@@ -64,46 +62,64 @@ def run() -> Iterator[Run]:
         return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
 
     yield run_and_wait
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
-
-
-@contextmanager
-def _database(postgres: str, template: str = "template1") -> Iterator[str]:
-    """Creates a database, and drops it after the block."""
-    name = f"palaver_{uuid.uuid4().hex[:12]}"
-    identifiers = {"name": sql.Identifier(name), "template": sql.Identifier(template)}
-    with psycopg.connect(postgres, autocommit=True) as connection:
-        connection.execute(
-            sql.SQL("CREATE DATABASE {name} TEMPLATE {template}").format(**identifiers)
-        )
-        try:
-            yield name
-        finally:
-            connection.execute(sql.SQL("DROP DATABASE {name} WITH (FORCE)").format(**identifiers))
+    try:
+        eventually(lambda: not running_tasks(run_and_wait), "all tasks have ended")
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
 @pytest.fixture(scope="session")
 def template(postgres: str, run: Run) -> Iterator[str]:
     """The name of a database in which nothing but the migrations ran."""
-    with _database(postgres) as name:
-        run(migrate(make_conninfo(postgres, dbname=name)))
-        yield name
+    with new_database(postgres) as url:
+        run(migrate(url))
+        yield str(conninfo_to_dict(url)["dbname"])
+
+
+@pytest.fixture(scope="session")
+def databases(postgres: str, template: str) -> Iterator[Databases]:
+    """Migrated databases."""
+    with closing(Databases(postgres, template)) as databases:
+        yield databases
 
 
 @pytest.fixture
 def empty_database_url(postgres: str) -> Iterator[str]:
     """The URL of a database in which nothing ran."""
-    with _database(postgres) as name:
-        yield make_conninfo(postgres, dbname=name)
+    with new_database(postgres) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def shared_server(run: Run, postgres: str, template: str) -> Iterator[SharedServer]:
+    """A server for the tests that are content with the default settings."""
+    with closing(SharedServer(run, postgres, template)) as server:
+        yield server
 
 
 @pytest.fixture
-def database_url(postgres: str, template: str) -> Iterator[str]:
-    """The URL of a database of the test's own, migrated."""
-    with _database(postgres, template) as name:
-        yield make_conninfo(postgres, dbname=name)
+def shared(request: pytest.FixtureRequest, shared_server: SharedServer) -> Iterator[Shared | None]:
+    """The shared server, if the test asks for `palaver`, and a server that others used will do."""
+    if {"monkeypatch", "caplog"} & set(request.fixturenames):
+        shared_server.close()  # it would be patched too, and logs calls of earlier tests
+        yield None
+    elif "palaver" not in request.fixturenames:
+        yield None
+    else:
+        with shared_server.lent() as shared:
+            yield shared
+
+
+@pytest.fixture
+def database_url(shared: Shared | None, databases: Databases) -> Iterator[str]:
+    """The URL of a migrated database that no other test uses at the same time."""
+    if shared:
+        yield shared.database.url
+        return
+    with databases.lent() as url:
+        yield url
 
 
 @pytest.fixture
@@ -122,55 +138,27 @@ def pool(database_url: str, run: Run) -> Iterator[Pool]:
     run(pool.close())
 
 
-@contextmanager
-def _server(run: Run, settings: Settings, database_url: str) -> Iterator[str]:
-    """Runs a server in the block, and gives its address."""
-    address: Future[str] = Future()
-    stop: list[Callable[[], object]] = []
-
-    async def serve() -> None:
-        stopped = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        stop.append(lambda: loop.call_soon_threadsafe(stopped.set))
-        try:
-            async with app.running(settings, database_url) as listening_on:
-                address.set_result(listening_on)
-                await stopped.wait()
-        except BaseException as error:
-            if not address.done():
-                address.set_exception(error)
-            raise
-
-    thread = threading.Thread(target=run, args=(serve(),))
-    thread.start()
-    try:
-        yield address.result()
-    finally:
-        stop[0]()
-        thread.join()
-
-
 @pytest.fixture
 def start_server(run: Run, database_url: str) -> Iterator[StartServer]:
     """Starts servers on the test's database, for as long as the test runs."""
     with ExitStack() as stack:
 
-        def start(**given: Any) -> Client:
-            settings = {"listen": "127.0.0.1:0", "pool_max_size": 20, **given}
-            settings = {"shutdown_drain_seconds": 0, "shutdown_grace_seconds": 0, **settings}
-            settings = {"purge_interval_seconds": 0, **settings}
-            settings = {"embedder": "none", **settings}
+        def start(**settings: Any) -> Client:
             url = settings.pop("database_url", database_url)
-            address = stack.enter_context(_server(run, Settings(**settings), url))
+            address = stack.enter_context(running_server(run, url, **settings))
             return stack.enter_context(connected(address))
 
         yield start
 
 
 @pytest.fixture
-def palaver(start_server: StartServer) -> Client:
-    """A client of a server on the test's database."""
-    return start_server()
+def palaver(shared: Shared | None, start_server: StartServer) -> Iterator[Client]:
+    """A client of a server on the test's database, with default settings."""
+    if shared is None:
+        yield start_server()
+        return
+    with connected(shared.address) as client:
+        yield client
 
 
 @pytest.fixture
