@@ -8,13 +8,14 @@ import pytest
 from google.rpc.error_details_pb2 import RetryInfo
 
 from palaver_server.process.embedded_postgres import EmbeddedPostgres
-from tests.conftest import StartServer
+from tests.conftest import Run, StartServer
 from tests.process.conftest import Serve, StartPalaver
 from tests.support.client import refused
 from tests.support.clusters import FAST, Cluster
 from tests.support.concurrency import begin
 from tests.support.network import Network, network_to
 from tests.support.processes import processes_in, scratch_directory
+from tests.support.servers import running_server, running_tasks
 from tests.support.watching import NOT_SERVING, SERVING, eventually, health_of
 
 # "Within seconds", on a busy machine.
@@ -123,6 +124,18 @@ def test_a_silent_database_does_not_keep_it_from_stopping(serve: Serve, network:
     eventually(lambda: health_of(client) == NOT_SERVING, "the silence is noticed")
 
     assert palaver.stop() == 0
+
+
+def test_a_server_that_stops_while_it_asks_a_silent_database_leaves_no_statement(
+    run: Run, network: Network
+) -> None:
+    statement = "AsyncConnection.execute"
+
+    with running_server(run, network.url, health_interval_seconds=0.01):
+        network.cut()
+        eventually(lambda: running_tasks(run)[statement], "a check waits for the database")
+
+    assert not running_tasks(run)[statement]
 
 
 def test_a_silent_database_does_not_keep_a_start_from_being_stopped(

@@ -157,16 +157,23 @@ async def _ask(connection: Connection) -> DatabaseState:
 async def _in_time(work: Coroutine[Any, Any, T], connection: Connection | None = None) -> T:
     """Wait for work on a connection, at most for the timeout.
 
+    The work has ended when this returns or raises, even if the caller is cancelled: it must
+    not go on over a connection that the caller closes.
+
     Raises:
         TimeoutError: The work took longer.
     """
     task = asyncio.create_task(work)
-    await asyncio.wait((task,), timeout=_TIMEOUT_SECONDS)
-    if task.done():
+    try:
+        await asyncio.wait((task,), timeout=_TIMEOUT_SECONDS)
+        if not task.done():
+            raise TimeoutError
         return task.result()
-    if connection is not None:
-        # Close it before cancelling the task: the driver would otherwise ask the silent
-        # database to cancel the statement, and wait for the answer.
-        await connection.close()
-    task.cancel()
-    raise TimeoutError
+    finally:
+        if not task.done():
+            if connection is not None:
+                # Close it before cancelling the task: the driver would otherwise ask the silent
+                # database to cancel the statement, and wait for the answer.
+                await connection.close()
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
