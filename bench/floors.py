@@ -24,7 +24,7 @@ from palaver_server.store.sessions import COLUMNS as SESSION_COLUMNS
 from palaver_server.store.sessions import SessionRow, SessionStore
 
 ADD_MEMORY = MemoryStore.ADD_MEMORY.fill(
-    enqueue=NO_QUEUE.enqueue_written, locked=False, may_create=True
+    enqueue=NO_QUEUE.enqueue_written, is_locked=False, may_insert=True
 )
 
 _SELECT_SESSIONS = f"SELECT {SESSION_COLUMNS} FROM sessions WHERE deleted_at IS NULL ORDER BY id"  # noqa: S608

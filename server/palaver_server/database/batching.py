@@ -55,13 +55,29 @@ class Batcher(Generic[KeyT, RequestT, ResultT]):
         self._pending: dict[KeyT, list[_Pending[RequestT, ResultT]]] = {}
         # Strong references: the event loop alone would let running tasks be garbage-collected.
         self._running: set[asyncio.Task[None] | None] = set()
-        self._is_single_running = False
+        self._is_claimed = False
         self._last_size = 0
+
+    def claim(self) -> bool:
+        """Return whether a request may run by itself, without `submit`.
+
+        It may while requests arrive one at a time: for the first one of an event loop iteration,
+        if the last batch had one request and none is pending or running.
+        """
+        if self._last_size != 1 or self._is_claimed or self._running or self._pending:
+            return False
+        self._is_claimed = True
+        asyncio.get_running_loop().call_soon(self._end_claim)
+        return True
+
+    def _end_claim(self) -> None:
+        self._is_claimed = False
 
     async def submit(self, key: KeyT, request: RequestT) -> ResultT:
         """Run a request with others of the same key; return its result or raise its error."""
-        if self._last_size == 1 and not (self._is_single_running or self._running or self._pending):
-            return await self._run_single(key, request)
+        if self.claim():
+            (single,) = await self._run(key, [request])
+            return single
         loop = asyncio.get_running_loop()
         queue = self._pending.setdefault(key, [])
         if not queue:
@@ -74,18 +90,6 @@ class Batcher(Generic[KeyT, RequestT, ResultT]):
         except asyncio.CancelledError:
             _leave(pending.batch)
             raise
-
-    async def _run_single(self, key: KeyT, request: RequestT) -> ResultT:
-        self._is_single_running = True
-        try:
-            (result,) = await self._run(key, [request])
-        finally:
-            # In the next iteration: a request that arrives in this one is not a single one.
-            asyncio.get_running_loop().call_soon(self._end_single)
-        return result
-
-    def _end_single(self) -> None:
-        self._is_single_running = False
 
     def _start(self, key: KeyT) -> None:
         queue = [pending for pending in self._pending.pop(key) if not pending.result.done()]

@@ -1,44 +1,51 @@
-"""The user that a session is given: created if need be, and held until the session has it.
+"""Get or create the user of a session, locked until the transaction ends.
 
-The order of locks, so that nobody deadlocks: the row of a user before those of sessions,
-the rows of several sessions by session_id, the row of a session before its messages. Who
-gives a session a user holds that user until the end of the transaction. Who deletes the
-user waits for all of them, and then knows every session that there is; from there on, a
-session that is not forgotten is found by its user_id, live or deleted, and waited for.
+Locks are taken in this order, so that no transactions deadlock: a user's row before rows of
+sessions, several sessions in the order of their session_id, a session's row before its messages.
+
+A transaction that gives a session to a user holds a lock on the user's row until it ends.
+DeleteUser waits for these transactions, and then finds all sessions of the user by their user_id:
+live ones, and deleted ones that could be restored.
 """
 
 from palaver_server.database.connection import Connection
 from palaver_server.database.statement import Statement
 
-# A lock that those who name the same user share: only a delete excludes it. One that is
-# not there is created, or starts anew, and its row is locked by that.
-HOLD_USER = Statement(
-    "users.ensure",
-    """
-    WITH known AS (
-        SELECT FROM users WHERE user_id = %(user_id)s AND deleted_at IS NULL
+# CTEs that get or create the user %(user_id)s if `{condition}` holds. FOR KEY SHARE: any number
+# of transactions may hold this lock at a time, but not together with DeleteUser's. A user that
+# is missing or deleted is created as a placeholder, and the INSERT locks its row. If DeleteUser
+# deletes the user while `known` waits for the lock, `known` is empty, and the user is created.
+ENSURED = """
+    known AS (
+        SELECT user_id FROM users
+        WHERE user_id = %(user_id)s AND deleted_at IS NULL AND {condition}
         FOR KEY SHARE
+    ), ensured AS (
+        INSERT INTO users AS u (user_id)
+        SELECT %(user_id)s WHERE NOT EXISTS (SELECT FROM known) AND {condition}
+        ON CONFLICT (user_id) DO UPDATE SET
+            id = excluded.id,
+            filled_in = excluded.filled_in,
+            email = excluded.email,
+            first_name = excluded.first_name,
+            last_name = excluded.last_name,
+            metadata = excluded.metadata,
+            created_at = greatest(excluded.created_at, u.deleted_at),
+            updated_at = greatest(excluded.updated_at, u.deleted_at),
+            deleted_at = NULL
+        WHERE u.deleted_at IS NOT NULL
+        RETURNING created_at
     )
-    INSERT INTO users AS u (user_id)
-    SELECT %(user_id)s WHERE NOT EXISTS (SELECT FROM known)
-    ON CONFLICT (user_id) DO UPDATE SET
-        id = excluded.id,
-        filled_in = excluded.filled_in,
-        email = excluded.email,
-        first_name = excluded.first_name,
-        last_name = excluded.last_name,
-        metadata = excluded.metadata,
-        created_at = greatest(excluded.created_at, u.deleted_at),
-        updated_at = greatest(excluded.updated_at, u.deleted_at),
-        deleted_at = NULL
-    WHERE u.deleted_at IS NOT NULL
-""",
+"""
+
+ENSURE_USER = Statement(
+    "users.ensure", f"WITH {ENSURED.format(condition='true')} SELECT count(*) FROM ensured"
 )
 
 
-async def hold_user(connection: Connection, user_id: str) -> None:
-    """Sees to it that a user is live until the transaction ends, a bare one if need be.
+async def ensure_user(connection: Connection, user_id: str) -> None:
+    """Get or create a user, and lock its row until the transaction ends.
 
-    The transaction may not have locked a session before.
+    Call it before the transaction locks a session.
     """
-    await connection.fetch(HOLD_USER, {"user_id": user_id})
+    await connection.fetch(ENSURE_USER, {"user_id": user_id})

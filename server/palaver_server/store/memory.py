@@ -1,12 +1,14 @@
-"""Memory: the SQL that adds messages to a session and gets the newest ones back."""
+"""Memory: adds messages to a session, and gets the newest ones back."""
 
 from collections.abc import Sequence
 from datetime import datetime
-from itertools import groupby, product
+from enum import Enum, auto
+from itertools import groupby
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 from psycopg import Error, Rollback
+from psycopg.errors import UniqueViolation
 
 from palaver_server.auth.access import Access
 from palaver_server.database.batching import Batcher
@@ -15,23 +17,36 @@ from palaver_server.database.paging import MAX_PAGE_BYTES, Page
 from palaver_server.database.pool import Pool
 from palaver_server.database.statement import Statement, StatementTemplate
 from palaver_server.database.timestamps import PgTimestamp
-from palaver_server.errors import NotFound, StaleLastSequence
+from palaver_server.errors import DatabaseUnavailable, NotFound, StaleLastSequence
 from palaver_server.store.access_conditions import ACCESSIBLE_SESSION
 from palaver_server.store.embedding_queue import NO_QUEUE, EmbeddingQueue
-from palaver_server.store.ensure_user import hold_user
+from palaver_server.store.ensure_user import ENSURED, ensure_user
 from palaver_server.store.messages import COLUMNS, LIVE_BY_ID, SIZE, MessageRow
 from palaver_server.store.sessions import SessionStore
 from palaver_server.store.uuid7 import uuid7
 
-# As much as keeps memory bounded: an answer is up to 4 MiB.
-_MOST_READS_AT_ONCE = 16
+# An answer has up to 4 MiB: this bounds the memory of a batch.
+_MAX_READS_PER_BATCH = 16
 
-_MOST_APPENDS_AT_ONCE = 32
-_SHORT_APPEND = 16 * 1024  # characters
+_MAX_APPENDS_PER_BATCH = 32
+_MAX_BATCHED_APPEND_CHARACTERS = 16 * 1024
+
+# An attempt fails if the session is created, or deleted with its user, at the same time.
+_MAX_ATTEMPTS = 10
+
+# The messages of a request, as a table.
+_INPUT = """
+    SELECT * FROM unnest(
+        %(message_ids)b::text[], %(roles)b::text[], %(contents)b::text[],
+        %(token_counts)s::integer[], %(metadatas)b::text[]::jsonb[],
+        %(created_ats)s::timestamptz[]
+    ) WITH ORDINALITY AS input
+        (message_id, role, content, token_count, metadata, created_at, position)
+"""
 
 
 class NewMessage(NamedTuple):
-    """A message to add. Without a `message_id` it is given one; `metadata` is JSON text."""
+    """A message to add; `metadata` is JSON text. None as `message_id` generates an id."""
 
     message_id: str | None
     role: str
@@ -42,7 +57,7 @@ class NewMessage(NamedTuple):
 
 
 class AddedMessage(NamedTuple):
-    """What became of a message."""
+    """The id, sequence and time that a message was stored with."""
 
     message_id: str
     sequence: int
@@ -50,7 +65,7 @@ class AddedMessage(NamedTuple):
 
 
 class AddedMemory(NamedTuple):
-    """What adding memory did; the messages in the order in which they were given."""
+    """The result of adding memory; the messages are in the order of the request."""
 
     session_created: bool
     session_undeleted: bool
@@ -64,50 +79,56 @@ class MemoryRow(NamedTuple):
     metadata: str
 
 
+class _SessionState(Enum):
+    """The state of a session that messages are added to."""
+
+    ABSENT = auto()
+    LIVE = auto()
+    RESTORABLE = auto()  # deleted; comes back with its user and metadata
+    NOT_RESTORABLE = auto()  # deleted with its user; starts again as a new session
+
+
 class MemoryStore:
     """Adds and gets memory. Each method is one transaction.
 
     Every method raises DatabaseUnavailable and NoConnectionInTime as the pool does.
 
     Args:
-        queue: Where messages wait for a vector.
+        queue: The queue of messages that wait for a vector.
     """
 
     def __init__(self, pool: Pool, queue: EmbeddingQueue = NO_QUEUE) -> None:
         self._pool = pool
         self._queue = queue
-        self._add_memory = {
-            flags: self.ADD_MEMORY.fill(
-                enqueue=queue.enqueue_written, locked=flags[0], may_create=flags[1]
-            )
-            for flags in product((False, True), repeat=2)
-        }
-        self._append_all = self.APPEND.fill(enqueue=queue.enqueue_written)
-        self._appends = Batcher(self._append, max_size=_MOST_APPENDS_AT_ONCE)
-        self._reads = Batcher(self._get, max_size=_MOST_READS_AT_ONCE)
+        enqueue = queue.enqueue_written
+        exists = "EXISTS (SELECT FROM sessions WHERE session_id = %(session_id)s FOR NO KEY UPDATE)"
+        self._add_or_create = self.ADD_MEMORY.fill(
+            is_locked=False, may_insert=True, enqueue=enqueue
+        )
+        self._add = self.ADD_MEMORY.fill(is_locked=False, may_insert=exists, enqueue=enqueue)
+        self._add_locked = self.ADD_MEMORY.fill(is_locked=True, may_insert=True, enqueue=enqueue)
+        self._create = self.CREATE_SESSION.fill(enqueue=enqueue)
+        self._append = self.APPEND.fill(enqueue=enqueue)
+        self._appends = Batcher(self._append_all, max_size=_MAX_APPENDS_PER_BATCH)
+        self._reads = Batcher(self._get_all, max_size=_MAX_READS_PER_BATCH)
 
-    # `kept` are the live messages that the request names again: they keep their
-    # sequences, and those that it would not change are not written. Everybody else
-    # gets the sequences that the session's row hands out under its lock, in order;
-    # the row of a deleted message comes back to life under its id.
+    # `kept` are the live messages whose ids the request contains: they keep their sequences, and
+    # are written only if something changes. All other messages get the next sequences of the
+    # session's row, which the statement locks. The row of a deleted message with the same id is
+    # written again.
     #
-    # The statement sees the messages as they were when it began, before it waited for
-    # the session's row. Where that matters, it must be `locked` beforehand. A session that
-    # is not there gives no rows if the statement may not create it. Both flags are part of the
-    # statement: as parameters they would have PostgreSQL plan it anew each time, which takes
-    # it as long as to run it.
+    # The snapshot of the statement is older than its wait for the session's lock. Where it has to
+    # see the session's messages or its deletion, the session must be locked by a statement before
+    # it (`is_locked`). `may_insert` tells whether a missing session is created. Both are part of
+    # the text: with parameters, PostgreSQL would plan the statement each time, which takes as long
+    # as running it.
     ADD_MEMORY = StatementTemplate(
         "memory.add",
         f"""
         WITH input AS (
-            SELECT * FROM unnest(
-                %(message_ids)b::text[], %(roles)b::text[], %(contents)b::text[],
-                %(token_counts)s::integer[], %(metadatas)b::text[]::jsonb[],
-                %(created_ats)s::timestamptz[]
-            ) WITH ORDINALITY AS input
-                (message_id, role, content, token_count, metadata, created_at, position)
+            {_INPUT}
         ), named AS MATERIALIZED (
-            SELECT ids.*, {LIVE_BY_ID} AS m FROM input ids WHERE {{locked}}
+            SELECT ids.*, {LIVE_BY_ID} AS m FROM input ids WHERE {{is_locked}}
         ), kept AS (
             SELECT message_id, (m).sequence, (m).created_at,
                 ((m).role, (m).content, (m).token_count, (m).metadata)
@@ -118,16 +139,14 @@ class MemoryStore:
             SELECT %(session_id)s, %(user_id)s,
                 cardinality(%(message_ids)b::text[]) - (SELECT count(*) FROM kept),
                 statement_timestamp(), statement_timestamp()
-            WHERE {{may_create}} OR EXISTS (
-                SELECT FROM sessions WHERE session_id = %(session_id)s FOR NO KEY UPDATE
-            )
+            WHERE {{may_insert}}
             ON CONFLICT (session_id) DO UPDATE SET
                 last_sequence = s.last_sequence + excluded.last_sequence,
                 updated_at = CASE
                     WHEN excluded.last_sequence > 0 OR (SELECT bool_or(changed) FROM kept)
                     THEN greatest(s.updated_at, excluded.updated_at) ELSE s.updated_at END,
                 deleted_at = NULL
-            WHERE (s.deleted_at IS NULL OR {{locked}}) AND {ACCESSIBLE_SESSION}
+            WHERE (s.deleted_at IS NULL OR {{is_locked}}) AND {ACCESSIBLE_SESSION}
             RETURNING last_sequence, updated_at, xmax = 0 AS created
         ), numbered AS (
             SELECT input.*, session.updated_at, kept.created_at AS kept_created_at,
@@ -161,13 +180,41 @@ class MemoryStore:
     """,
     )
 
-    # In any state: what is deleted or forgotten is to be known before it is written to.
-    LOCK_SESSION = Statement(
-        "memory.lock_session",
+    # Creates a session, with its user, in one statement: the subquery on `ensured` makes
+    # PostgreSQL lock the user before it inserts the session. No rows: the session exists, in any
+    # state, and nothing was locked or changed. A session that is created while the statement runs
+    # fails it with a unique violation, which undoes the creation of the user. `ensured` returns
+    # the time of a deleted user's new life: it can be later than the statement's.
+    CREATE_SESSION = StatementTemplate(
+        "memory.create_session",
         f"""
-        SELECT last_sequence, deleted_at, forgotten, {ACCESSIBLE_SESSION} FROM sessions s
-        WHERE session_id = %(session_id)s
-        FOR NO KEY UPDATE
+        WITH input AS (
+            {_INPUT}
+        ), absent AS (
+            SELECT %(session_id)s AS session_id
+            WHERE NOT EXISTS (SELECT FROM sessions WHERE session_id = %(session_id)s)
+        ), {
+            ENSURED.format(
+                condition="%(user_id)s::text IS NOT NULL AND EXISTS (SELECT FROM absent)"
+            )
+        }, session AS (
+            INSERT INTO sessions (session_id, user_id, last_sequence, created_at, updated_at)
+            SELECT session_id, %(user_id)s, cardinality(%(message_ids)b::text[]), time, time
+            FROM absent CROSS JOIN (
+                SELECT greatest(statement_timestamp(), max(created_at)) AS time FROM ensured
+            ) locked
+            RETURNING session_id, updated_at
+        ), written AS (
+            INSERT INTO messages
+                (session_id, sequence, message_id, role, content, words, token_count, metadata,
+                created_at, updated_at)
+            SELECT session_id, position, message_id, role, content, search_words(content),
+                token_count, metadata, coalesce(created_at, updated_at), updated_at
+            FROM session CROSS JOIN input
+            RETURNING session_id, message_id, sequence, created_at
+        ){{enqueue}}
+        SELECT true, message_id, sequence, created_at FROM written
+        ORDER BY sequence
     """,
     )
 
@@ -180,93 +227,121 @@ class MemoryStore:
         user_id: str | None,
         expected_last_sequence: int | None,
     ) -> AddedMemory:
-        """Appends messages, in order and contiguous; upserts those whose id is live.
+        """Append messages, in order and without gaps; update those whose id is live.
 
-        Creates the session, for `user_id`, if there is none or it is forgotten; brings it
-        back if it is deleted. One statement does it all, but for four cases that must know
-        the session before they write: ids that it may hold already, an expected sequence,
-        a deleted session, and a new one of a user. They lock it first. Short appends that
-        start together share a transaction.
+        Creates the session, for `user_id`, if it is absent or not restorable; restores it if it
+        is deleted. Short appends that start together share a statement.
 
         Raises:
-            NotFound: The session is there, but not the caller's; nothing is written.
-            StaleLastSequence: The session's is not the expected one; nothing is written.
+            NotFound: The session exists outside the access scope; nothing is written.
+            StaleLastSequence: The session's last sequence is not the expected one; nothing is
+                written.
         """
-        has_ids = any(message.message_id is not None for message in messages)
-        if not has_ids and expected_last_sequence is None and _is_short(messages):
-            shared = await self._appends.submit(access, (session_id, messages))
-            if shared is not None:
-                return shared
+        is_append = expected_last_sequence is None and all(each[0] is None for each in messages)
+        if is_append and _is_short(messages) and not self._appends.claim():
+            added = await self._appends.submit(access, (session_id, messages))
+            if added is not None:
+                return added
         parameters = {
             "session_id": session_id,
             "user_id": user_id,
             "access_user_id": access.user_id,
             **_columns(messages),
         }
-        forgotten = False
-        async with self._queue.filling(), self._pool.connection() as connection:
-            if not has_ids and expected_last_sequence is None:
-                rows = await self._add(connection, parameters, may_create=user_id is None)
-                if rows:
-                    return _added(rows, created=rows[0][0], undeleted=False)
-            while True:
-                added = await self._add_locked(
-                    connection, parameters, expected_last_sequence, forgotten=forgotten
-                )
-                if added:
-                    return added
-                forgotten = not forgotten
+        async with self._pool.connection() as connection:
+            rows = await self._add_unlocked(connection, parameters) if is_append else []
+            if rows:
+                added = _added(rows, created=rows[0][0])
+            else:
+                added = await self._lock_and_add(connection, parameters, expected_last_sequence)
+        self._queue.notify()
+        return added
 
-    async def _add_locked(
+    async def _add_unlocked(self, connection: Connection, parameters: dict[str, Any]) -> list[Row]:
+        """Append to a live session, or create it; return no rows if it is in another state."""
+        if parameters["user_id"] is None:
+            return await connection.fetch(self._add_or_create, parameters)
+        rows = await connection.fetch(self._add, parameters)
+        if rows:
+            return rows
+        try:
+            return await connection.fetch(self._create, parameters)
+        except UniqueViolation:  # created at the same time
+            return []
+
+    async def _lock_and_add(
         self,
         connection: Connection,
         parameters: dict[str, Any],
         expected_last_sequence: int | None,
-        *,
-        forgotten: bool,
-    ) -> AddedMemory | None:
-        """Adds to a session under its lock.
+    ) -> AddedMemory:
+        """Add to a session, in any state, under its lock.
 
-        A user is held before its session is locked. So it must be known beforehand whether
-        the session is `forgotten`, and needs the user of the request. Gives None, and does
-        nothing, if it turns out otherwise, or if somebody else creates the session at this
-        moment: to be tried again.
+        A user is locked before its sessions. So an attempt that finds that the session needs its
+        user, or that it no longer does, is rolled back, and the next one knows.
         """
         user_id = parameters["user_id"]
-        async with connection.transaction() as transaction:
-            if user_id is not None and forgotten:
-                await hold_user(connection, user_id)
-            session = await connection.fetch_one(self.LOCK_SESSION, parameters)
-            last_sequence, deleted_at, is_forgotten, is_owned = session or (0, None, False, True)
-            if not is_owned:
-                raise NotFound("Session", parameters["session_id"])
-            if is_forgotten is not forgotten:
-                raise Rollback(transaction)
-            if expected_last_sequence not in (None, last_sequence):
-                raise StaleLastSequence(expected=expected_last_sequence, actual=last_sequence)
-            if user_id is not None and session is None:
-                await hold_user(connection, user_id)
-            if forgotten:
-                await connection.fetch(SessionStore.ADD_SESSION, {**parameters, "metadata": "{}"})
-            rows = await self._add(connection, parameters, locked=session is not None)
-            if session is None and not (rows and rows[0][0]):
-                raise Rollback(transaction)
-            created = session is None or forgotten
-            return _added(rows, created=created, undeleted=deleted_at is not None and not created)
-        return None
+        state = _SessionState.LIVE
+        for _ in range(_MAX_ATTEMPTS):
+            try:
+                async with connection.transaction() as transaction:
+                    is_user_ensured = user_id is not None and state is _SessionState.NOT_RESTORABLE
+                    if is_user_ensured:
+                        await ensure_user(connection, user_id)
+                    state, last_sequence = await self._lock_session(connection, parameters)
+                    needs_user = user_id is not None and state is _SessionState.NOT_RESTORABLE
+                    if needs_user is not is_user_ensured:
+                        raise Rollback(transaction)
+                    if expected_last_sequence not in (None, last_sequence):
+                        raise StaleLastSequence(
+                            expected=expected_last_sequence, actual=last_sequence
+                        )
+                    rows = await self._add_in_state(connection, parameters, state)
+                    if not rows:
+                        raise Rollback(transaction)
+                    created = state in (_SessionState.ABSENT, _SessionState.NOT_RESTORABLE)
+                    undeleted = state is _SessionState.RESTORABLE
+                    return _added(rows, created=created, undeleted=undeleted)
+            except UniqueViolation:  # the session was created at the same time
+                continue
+        raise DatabaseUnavailable
 
-    async def _add(
-        self,
-        connection: Connection,
-        parameters: dict[str, Any],
-        *,
-        locked: bool = False,
-        may_create: bool = True,
+    # Sessions in any state.
+    LOCK_SESSION = Statement(
+        "memory.lock_session",
+        f"""
+        SELECT last_sequence, deleted_at IS NOT NULL, forgotten, {ACCESSIBLE_SESSION}
+        FROM sessions s WHERE session_id = %(session_id)s
+        FOR NO KEY UPDATE
+    """,
+    )
+
+    async def _lock_session(
+        self, connection: Connection, parameters: dict[str, Any]
+    ) -> tuple[_SessionState, int]:
+        """Lock a session, and return its state and its last sequence."""
+        row = await connection.fetch_one(self.LOCK_SESSION, parameters)
+        if row is None:
+            return _SessionState.ABSENT, 0
+        last_sequence, is_deleted, is_forgotten, is_accessible = row
+        if not is_accessible:
+            raise NotFound("Session", parameters["session_id"])
+        if is_forgotten:
+            return _SessionState.NOT_RESTORABLE, last_sequence
+        return _SessionState.RESTORABLE if is_deleted else _SessionState.LIVE, last_sequence
+
+    async def _add_in_state(
+        self, connection: Connection, parameters: dict[str, Any], state: _SessionState
     ) -> list[Row]:
-        return await connection.fetch(self._add_memory[locked, may_create], parameters)
+        """Add to a locked session, or create it; return no rows if it exists meanwhile."""
+        if state is _SessionState.ABSENT:
+            return await connection.fetch(self._create, parameters)
+        if state is _SessionState.NOT_RESTORABLE:
+            await connection.fetch(SessionStore.ADD_SESSION, {**parameters, "metadata": "{}"})
+        return await connection.fetch(self._add_locked, parameters)
 
-    # Of live sessions alone, and only of those that nobody has locked: one that is would
-    # keep the others waiting, and their sessions locked meanwhile. In the order of their ids.
+    # SKIP LOCKED: a locked session would keep the other callers waiting, and their sessions
+    # locked. ORDER BY: sessions are locked in the order of their ids.
     APPEND = StatementTemplate(
         "memory.append",
         f"""
@@ -306,39 +381,39 @@ class MemoryStore:
     """,
     )
 
-    async def _append(
+    async def _append_all(
         self, access: Access, appends: Sequence[tuple[str, Sequence[NewMessage]]]
     ) -> list[AddedMemory | None]:
-        """Appends to live sessions, in one transaction; None where it has to be done alone.
+        """Append to live sessions in one statement; return None for each append to run alone.
 
-        That is where there is nobody to share with, where the session is not live, not
-        the callers', or locked, and in the second append to one session.
+        These are appends to sessions that are not live, outside the access scope, or locked, the
+        second append to a session, and an append that shares the batch with no other.
         """
         alone: list[AddedMemory | None] = [None] * len(appends)
         shared = dict(reversed(appends))
         if len(shared) == 1:
             return alone
         messages = [message for messages in shared.values() for message in messages]
-        session_ids = [session_id for session_id in shared for _ in shared[session_id]]
         parameters = {
-            "session_ids": session_ids,
+            "session_ids": [session_id for session_id in shared for _ in shared[session_id]],
             "access_user_id": access.user_id,
             **_columns(messages),
         }
         try:
-            async with self._queue.filling(), self._pool.connection() as connection:
-                rows = await connection.fetch(self._append_all, parameters)
-        except Error:  # of one of them, which is to get it alone
+            async with self._pool.connection() as connection:
+                rows = await connection.fetch(self._append, parameters)
+        except Error:  # caused by one append, which gets it again when it runs alone
             return alone
+        self._queue.notify()
         added: dict[str, AddedMemory | None] = {
-            session_id: _added(list(of_session), created=False, undeleted=False)
+            session_id: _added(list(of_session), created=False)
             for session_id, of_session in groupby(rows, key=itemgetter(0))
         }
         return [added.pop(session_id, None) for session_id, _ in appends]
 
-    # A message of unknown token count is taken as a quarter of its characters; the sum
-    # is in quarters, so that fractions count. The newest message is always joined, so
-    # that no row means no session, and NULLs an empty one; `fits` says if it counts.
+    # A message of unknown token count counts a quarter of its characters; the sum is in quarters,
+    # so that fractions count. The newest message is always joined: no row means no session, and
+    # a row of NULLs an empty one. `fits` tells whether a message is within the budget.
     GET_MEMORY = Statement(
         "memory.get",
         f"""
@@ -371,9 +446,9 @@ class MemoryStore:
     async def get_memory(
         self, access: Access, session_id: str, *, last_n: int, max_tokens: int
     ) -> MemoryRow:
-        """Gets the newest `last_n` messages that fit `max_tokens` together (0: no budget).
+        """Return the newest `last_n` messages that fit `max_tokens` together (0: no budget).
 
-        Reads that start together and ask for as much share a statement.
+        Reads with the same limits that start together share a statement.
 
         Raises:
             NotFound: There is no such live session.
@@ -386,10 +461,10 @@ class MemoryStore:
         has_more = newest_fits is False or bool(rows[-1][2])
         return MemoryRow(Page(page.rows, has_more), metadata)
 
-    async def _get(
+    async def _get_all(
         self, access: Access, reads: Sequence[tuple[str, int, int]]
     ) -> list[list[Row] | None]:
-        """Gets the rows of each read; None where there is no such live session."""
+        """Return the rows of each read; None if there is no such live session."""
         found: dict[tuple[str, int, int], list[Row]] = {}
         async with self._pool.connection() as connection:
             for last_n, max_tokens in {read[1:] for read in reads}:
@@ -408,12 +483,12 @@ class MemoryStore:
 
 
 def _is_short(messages: Sequence[NewMessage]) -> bool:
-    """Tells whether an append can share a transaction without keeping the others waiting."""
-    return sum(len(message.content) for message in messages) <= _SHORT_APPEND
+    """Return whether an append is short enough to share a statement without delaying others."""
+    return sum(len(message.content) for message in messages) <= _MAX_BATCHED_APPEND_CHARACTERS
 
 
 def _columns(messages: Sequence[NewMessage]) -> dict[str, list[Any]]:
-    """Turns messages into the arrays that ADD_MEMORY unnests."""
+    """Return the messages as the arrays that the statements unnest."""
     ids, roles, contents, token_counts, metadatas, created_ats = zip(*messages, strict=True)
     return {
         "message_ids": [message_id or uuid7() for message_id in ids],
@@ -425,5 +500,5 @@ def _columns(messages: Sequence[NewMessage]) -> dict[str, list[Any]]:
     }
 
 
-def _added(rows: list[Row], *, created: bool, undeleted: bool) -> AddedMemory:
+def _added(rows: list[Row], *, created: bool, undeleted: bool = False) -> AddedMemory:
     return AddedMemory(created, undeleted, [AddedMessage._make(row[1:]) for row in rows])

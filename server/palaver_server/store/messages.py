@@ -205,11 +205,12 @@ class MessageStore:
         Raises:
             NotFound: There is no such live session or message.
         """
-        async with self._queue.filling(), self._locked_session(access, session_id) as connection:
+        async with self._locked_session(access, session_id) as connection:
             row = change(await self._get_message(connection, access, session_id, message_id))
             parameters = {**row._asdict(), "session_id": session_id}
             updated = await connection.fetch_one(self._update_message, parameters)
-            return MessageRow._make(updated or ())
+        self._queue.notify()
+        return MessageRow._make(updated or ())
 
     CHOOSE_MESSAGES = Statement(
         "messages.choose",

@@ -15,7 +15,7 @@ from palaver_server.database.statement import Statement, StatementTemplate
 from palaver_server.database.timestamps import PgTimestamp
 from palaver_server.errors import AlreadyExists, NotFound
 from palaver_server.store.access_conditions import ACCESSIBLE_SESSION, guarded, narrowed
-from palaver_server.store.ensure_user import hold_user
+from palaver_server.store.ensure_user import ensure_user
 
 
 class SessionRow(NamedTuple):
@@ -125,7 +125,7 @@ class SessionStore:
             connection.transaction() if user_id else nullcontext(),
         ):
             if user_id:
-                await hold_user(connection, user_id)
+                await ensure_user(connection, user_id)
             row = await connection.fetch_one(self.ADD_SESSION, parameters)
             if row is None:
                 raise AlreadyExists("Session", session_id)
@@ -199,7 +199,7 @@ class SessionStore:
         """
         async with self._pool.connection() as connection, connection.transaction():
             if user_id is not None:
-                await hold_user(connection, user_id)
+                await ensure_user(connection, user_id)
             locked = await connection.fetch_one(self.LOCK_SESSION, _named(access, session_id))
             row = change(_found(session_id, locked))
             updated = await connection.fetch_one(self.UPDATE_SESSION, row._asdict())

@@ -13,7 +13,7 @@ from palaver.v1.session_service_pb2 import (
 )
 from palaver.v1.user_pb2 import User
 from palaver.v1.user_service_pb2 import AddUserRequest, DeleteUserRequest, UpdateUserRequest
-from palaver_server.store.ensure_user import HOLD_USER
+from palaver_server.store.ensure_user import ENSURE_USER
 from tests.support.client import Client, refused, struct
 from tests.support.concurrency import PATIENCE, Connection, Gate, begin, wait_until_blocked
 from tests.support.ledger import audit_tables
@@ -294,7 +294,7 @@ def test_add_session_and_add_memory_of_same_new_user_do_not_deadlock(
 def test_ensure_user_lock_blocks_only_delete_user(
     palaver: Client, rival: Connection, way: str
 ) -> None:
-    rival.execute(HOLD_USER.sql.encode(), {"user_id": "ada"})
+    rival.execute(ENSURE_USER.sql.encode(), {"user_id": "ada"})
     update = UpdateUserRequest(user_id="ada", email="new")
 
     begin(lambda: palaver.send(update if way == "UpdateUser" else GIVE[way][0])).result(PATIENCE)
