@@ -54,13 +54,24 @@ def test_a_certificate_is_named_by_its_subject_unless_it_has_a_name() -> None:
         '[[certificate]]\nsubject = "CN=b"\nname = "b"\nrole = "reader"\nuser_id = "u"\n'
     )
 
-    assert registry.subjects == {
-        "CN=a": Principal("CN=a", Role.ADMIN),
-        "CN=b": Principal("b", Role.READER, "u"),
-    }
+    assert registry.find_certificate("CN=a") == Principal("CN=a", Role.ADMIN)
+    assert registry.find_certificate("CN=b") == Principal("b", Role.READER, "u")
+    assert registry.find_certificate("CN=c") is None
+    assert registry.find_certificate("no subject") is None
+
+
+def test_a_certificate_is_found_however_openssl_printed_its_subject() -> None:
+    registry = parsed(
+        '[[certificate]]\nsubject = "subject=O = Acme, CN = client"\nrole = "writer"\n'
+    )
+
+    assert registry.find_certificate("CN=client,O=Acme") == Principal(
+        "O = Acme, CN = client", Role.WRITER
+    )
 
 
 ENTRY = f'[[key]]\nname = "k"\nrole = "reader"\nsha256 = "{HASH}"\n'
+CERTIFICATE = '[[certificate]]\nsubject = "{}"\nrole = "reader"\n'
 
 BAD = {
     "nothing": ("", "at least one"),
@@ -77,8 +88,12 @@ BAD = {
     "a user with NUL": (f'{ENTRY}user_id = "a\\u0000"\n', "NUL"),
     "a bound admin": (ENTRY.replace("reader", "admin") + 'user_id = "u"\n', "bound"),
     "the same key twice": (ENTRY + ENTRY.replace('"k"', '"l"'), "k and l"),
-    "the same subject twice": ('[[certificate]]\nsubject = "s"\nrole = "reader"\n' * 2, "subject"),
-    "an empty subject": ('[[certificate]]\nsubject = ""\nrole = "reader"\n', "certificate.0"),
+    "the same subject twice": (
+        CERTIFICATE.format("CN=a,O=b") + CERTIFICATE.format("subject=O = b, CN = a"),
+        "subject must be unique",
+    ),
+    "no subject": (CERTIFICATE.format("client"), "0.subject.* must be"),
+    "an empty subject": (CERTIFICATE.format(""), "certificate.0"),
 }
 
 

@@ -40,8 +40,9 @@ class Authenticator:
         """
         if authorization is not None:
             return await self._bearer(authorization)
-        subjects = self._credentials.value.subjects if self._credentials else {}
-        principal = subjects.get(subject) if subject else None
+        principal = None
+        if subject and self._credentials:
+            principal = self._credentials.value.find_certificate(subject)
         if principal is None:
             raise Unauthenticated(
                 "no credential: send metadata 'authorization: Bearer KEY_OR_TOKEN',"

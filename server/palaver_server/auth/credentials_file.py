@@ -3,13 +3,16 @@
 import json
 import tomllib
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError, field_validator
 
 from palaver_server.auth.api_keys import ApiKeys
 from palaver_server.auth.principal import Principal
 from palaver_server.auth.roles import Role
+from palaver_server.auth.subjects import Subject, parse_subject
+
+ValueT = TypeVar("ValueT")
 
 _Text = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 
@@ -33,6 +36,12 @@ class _Key(_Entry):
 class _Certificate(_Entry):
     subject: _Text
 
+    @field_validator("subject")
+    @classmethod
+    def check_subject(cls, subject: str) -> str:
+        parse_subject(subject)
+        return subject
+
 
 class _File(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -44,9 +53,16 @@ class _File(BaseModel):
 class CredentialsFile:
     """The principals of API keys and of the subjects of client certificates."""
 
-    def __init__(self, keys: ApiKeys, subjects: dict[str, Principal]) -> None:
+    def __init__(self, keys: ApiKeys, subjects: dict[Subject, Principal]) -> None:
         self.keys = keys
-        self.subjects = subjects
+        self._subjects = subjects
+
+    def find_certificate(self, subject: str) -> Principal | None:
+        """Return the principal of a client certificate; None if its subject is unknown."""
+        try:
+            return self._subjects.get(parse_subject(subject))
+        except ValueError:  # no entry has a subject of this form
+            return None
 
     @classmethod
     def parse(cls, content: bytes) -> "CredentialsFile":
@@ -63,7 +79,13 @@ class CredentialsFile:
             raise ValueError("must have at least one [[key]] or [[certificate]]")
         return cls(
             ApiKeys(_unique("sha256", ((k.sha256, k.principal(k.name)) for k in file.key))),
-            _unique("subject", ((c.subject, c.principal(c.subject)) for c in file.certificate)),
+            _unique(
+                "subject",
+                (
+                    (parse_subject(c.subject), c.principal(c.subject.removeprefix("subject=")))
+                    for c in file.certificate
+                ),
+            ),
         )
 
 
@@ -72,8 +94,8 @@ def _problems(error: ValidationError) -> Iterator[str]:
         yield f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
 
 
-def _unique(field: str, pairs: Iterable[tuple[str, Principal]]) -> dict[str, Principal]:
-    principals: dict[str, Principal] = {}
+def _unique(field: str, pairs: Iterable[tuple[ValueT, Principal]]) -> dict[ValueT, Principal]:
+    principals: dict[ValueT, Principal] = {}
     for value, principal in pairs:
         if value in principals:
             raise ValueError(
