@@ -1,1 +1,1 @@
-"""Who is calling and what the caller may access: API keys, JWTs, client certificates, roles."""
+"""Authentication and access: API keys, JWTs, client certificates, roles, access scopes."""

@@ -23,7 +23,7 @@ _MAX_CACHED_TOKENS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class TokenRules:
-    """What a token must claim.
+    """The claims that a token must have.
 
     Attributes:
         issuer: The required issuer.

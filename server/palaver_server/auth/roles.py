@@ -5,7 +5,7 @@ from types import MappingProxyType
 
 
 class Role(IntEnum):
-    """What a caller may do; each role includes those above it."""
+    """The role of a caller; each role includes those above it."""
 
     READER = 1
     WRITER = 2

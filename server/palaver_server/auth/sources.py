@@ -36,7 +36,7 @@ def url_source(name: str, url: str) -> Source:
 
 
 class _NoRedirects(HTTPRedirectHandler):
-    """Follows no redirect: it could lead from `https` to a server that nobody authenticated."""
+    """Follows no redirect: it could lead from `https` to a server without a certificate."""
 
     def redirect_request(self, *_args: Any, **_options: Any) -> None:
         return None

@@ -1,4 +1,4 @@
-r"""Subjects of client certificates, compared in whatever form they are printed.
+r"""Subjects of client certificates, comparable in all forms in which they are printed.
 
 `openssl x509 -noout -subject` prints the attributes in the order of the certificate, such as
 `subject=O = "Acme, Inc.", CN = client`. With `-nameopt RFC2253` it prints them in reverse order,
