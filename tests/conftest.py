@@ -63,7 +63,7 @@ def run() -> Iterator[Run]:
 
     yield run_and_wait
     try:
-        eventually(lambda: not running_tasks(run_and_wait), "all tasks have ended")
+        eventually(lambda: not running_tasks(run_and_wait), "no task is left on the event loop")
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()

@@ -3,7 +3,7 @@
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -46,7 +46,11 @@ class Network:
         """Ends all connections."""
         self._listener.shutdown(socket.SHUT_RDWR)
         self._acceptor.join()
-        for end in [self._listener, *self._sockets]:
+        self._listener.close()
+        for end in self._sockets:
+            # A close alone does not reach the other end while a thread reads from the socket.
+            with suppress(OSError):  # the other end closed
+                end.shutdown(socket.SHUT_RDWR)
             end.close()
 
     def _accept(self) -> None:
