@@ -26,9 +26,9 @@ from palaver.v1.session_service_pb2 import (
     GetSessionRequest,
     ListSessionsRequest,
 )
-from tests.process.conftest import Serve
 from tests.support.client import Client, refused, struct
 from tests.support.concurrency import wait_until_blocked
+from tests.support.palaver_process import Serve
 from tests.support.processes import ROOT, PalaverProcess
 from tests.support.scrapes import metrics_url, scraped
 from tests.support.watching import eventually

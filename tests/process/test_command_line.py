@@ -12,8 +12,8 @@ import pytest
 
 from palaver.v1.session_service_pb2 import DeleteSessionRequest
 from palaver_server.config import Settings
-from tests.process.conftest import RunPalaver
 from tests.support.client import Client
+from tests.support.palaver_process import RunPalaver
 from tests.support.processes import ROOT, processes_in
 
 

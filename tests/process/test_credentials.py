@@ -10,10 +10,10 @@ from palaver_server.auth.credentials_file import CredentialsFile
 from palaver_server.auth.principal import Principal
 from palaver_server.auth.roles import Role
 from tests.conftest import StartServer
-from tests.process.conftest import RunPalaver, Serve
 from tests.support.callers import KeysFile, caller
 from tests.support.certificates import Authority
 from tests.support.client import Client
+from tests.support.palaver_process import RunPalaver, Serve
 
 
 def test_keys_prints_the_entry_to_keep_and_the_key_to_give(run_palaver: RunPalaver) -> None:

@@ -33,9 +33,9 @@ from fuzz.__main__ import main as fuzz
 from palaver_server.auth.credentials_file import CredentialsFile
 from palaver_server.cli.main import main
 from palaver_server.config import OLD_NAMES, Settings, flag, variable
-from tests.process.conftest import StartPalaver
 from tests.support.client import Client
 from tests.support.documents import ADDRESS, DOCUMENTS, Command, Document
+from tests.support.palaver_process import StartPalaver
 from tests.support.processes import ROOT
 
 # Values that differ between runs.

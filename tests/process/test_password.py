@@ -8,8 +8,8 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from palaver_server.process.embedded_postgres import EmbeddedPostgres
-from tests.process.conftest import RunPalaver, Serve
 from tests.support.clusters import FAST
+from tests.support.palaver_process import RunPalaver, Serve
 
 
 def secrets(output: str) -> list[str]:

@@ -15,8 +15,8 @@ from palaver_server.config import Settings
 from palaver_server.process.embedded_postgres import EmbeddedPostgres
 from palaver_server.transport.database_health import DatabaseHealth
 from tests.conftest import Run
-from tests.process.conftest import Ended, RunPalaver, StartPalaver
 from tests.support.clusters import FAST, read
+from tests.support.palaver_process import Ended, RunPalaver, StartPalaver
 from tests.support.watching import eventually
 
 NOWHERE = "postgresql://palaver@127.0.0.1:1/palaver"

@@ -6,7 +6,7 @@ from typing import Any
 import psycopg
 
 from palaver.v1.session_service_pb2 import AddSessionRequest, GetSessionRequest
-from tests.process.conftest import RunPalaver, Serve
+from tests.support.palaver_process import RunPalaver, Serve
 from tests.support.processes import processes_in
 
 

@@ -14,10 +14,10 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import AddMemoryRequest, StreamMessagesRequest
 from palaver.v1.session_service_pb2 import GetSessionRequest
-from tests.process.conftest import Serve, StartPalaver
 from tests.support.client import Client, connected, refused
 from tests.support.concurrency import wait_until_blocked
 from tests.support.locks import locked
+from tests.support.palaver_process import Serve, StartPalaver
 from tests.support.processes import embedded_url, processes_in
 from tests.support.watching import NOT_SERVING, eventually, watched_health
 

@@ -23,8 +23,8 @@ from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import AddMemoryRequest, StreamMessagesRequest
 from palaver.v1.session_service_pb2 import AddSessionRequest, GetSessionRequest
 from palaver_server.store.sessions import SessionStore
-from tests.process.conftest import RunPalaver, Serve
 from tests.support.client import Client, refused, struct
+from tests.support.palaver_process import RunPalaver, Serve
 from tests.support.processes import PalaverProcess
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"

@@ -9,8 +9,8 @@ import grpc
 import psutil
 
 from palaver.v1.session_service_pb2 import ListSessionsRequest
-from tests.process.conftest import RunPalaver, Serve, StartPalaver
 from tests.support.client import Client
+from tests.support.palaver_process import RunPalaver, Serve, StartPalaver
 from tests.support.processes import PalaverProcess, processes_in
 from tests.support.watching import eventually
 

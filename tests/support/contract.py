@@ -11,6 +11,10 @@ from google.protobuf.message_factory import GetMessageClass
 
 from palaver.v1.memory_pb2 import Message
 from palaver_server.bootstrap.services import SERVICES
+from tests.support.processes import ROOT
+
+# What clients are told to retry, and when.
+SERVICE_CONFIG = (ROOT / "clients" / "service_config.json").read_text()
 
 METHODS: list[MethodDescriptor] = [
     method for service in SERVICES for method in DescriptorPool().FindServiceByName(service).methods

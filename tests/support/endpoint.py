@@ -75,6 +75,11 @@ class Endpoint:
         )
 
     @property
+    def variables(self) -> dict[str, str]:
+        """The settings as environment variables."""
+        return {f"PALAVER_{name.upper()}": str(value) for name, value in self.settings.items()}
+
+    @property
     def settings(self) -> dict[str, Any]:
         """Settings of a server that uses it."""
         return {

@@ -12,11 +12,11 @@ import pytest
 from palaver.v1.memory_service_pb2 import StreamMessagesRequest, StreamMessagesResponse
 from palaver.v1.session_service_pb2 import GetSessionRequest
 from palaver_server.process.embedded_postgres import EmbeddedPostgres
-from tests.process.conftest import Serve
-from tests.process.test_retry_policy import CONFIG
 from tests.support.client import Client
 from tests.support.clusters import FAST
 from tests.support.concurrency import unless_refused
+from tests.support.contract import SERVICE_CONFIG
+from tests.support.palaver_process import Serve
 from tests.support.writers import check_history, progress, writing
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
@@ -74,12 +74,12 @@ def test_a_rolling_restart_fails_no_call_that_was_not_told_to_try_again(
 ) -> None:
     servers = [serve("--database-url", database_url) for _ in range(2)]
     both = "ipv4:" + ",".join(client.address for _, client in servers)
-    options = [("grpc.service_config", CONFIG)]
+    options = [("grpc.service_config", SERVICE_CONFIG)]
     request = GetSessionRequest(session_id=f"{session_id}-0")
 
     with (
         grpc.insecure_channel(both, options) as channel,
-        writing(both, session_id, service_config=CONFIG) as writers,
+        writing(both, session_id, service_config=SERVICE_CONFIG) as writers,
     ):
         caller = Client(channel, both)
         with (

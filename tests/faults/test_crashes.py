@@ -1,4 +1,4 @@
-"""Killed processes: what was acknowledged is there once, and the service comes back."""
+"""Crashes: killed servers and databases keep acknowledged messages, and the service recovers."""
 
 import os
 import signal
@@ -11,16 +11,18 @@ import pytest
 from google.rpc.error_details_pb2 import RetryInfo
 from grpc_status import rpc_status
 
-from palaver.v1.session_service_pb2 import GetSessionRequest
 from palaver_server.process.embedded_postgres import EmbeddedPostgres
-from tests.process.conftest import Serve
 from tests.support.client import Client
+from tests.support.concurrency import Connection
+from tests.support.endpoint import Endpoint
+from tests.support.palaver_process import Serve
 from tests.support.processes import PalaverProcess, postmaster_pid, processes_in
+from tests.support.rows import wait_until_embedded
 from tests.support.watching import NOT_SERVING, SERVING, eventually, health_of
 from tests.support.writers import check_history, progress, writing
 
 
-def test_a_killed_server_has_kept_every_acknowledged_message(
+def test_crash_of_server_keeps_acknowledged_messages(
     serve: Serve, data_dir: Path, session_id: str
 ) -> None:
     palaver, client = serve("--data-dir", str(data_dir))
@@ -39,6 +41,15 @@ def test_a_killed_server_has_kept_every_acknowledged_message(
     assert postgres not in cluster
 
 
+def assert_may_be_retried(failure: grpc.RpcError) -> None:
+    assert isinstance(failure, grpc.Call)
+    assert failure.code() is grpc.StatusCode.UNAVAILABLE, failure
+    status = rpc_status.from_call(failure)
+    assert status is not None, failure
+    (detail,) = status.details
+    assert detail.Is(RetryInfo.DESCRIPTOR)
+
+
 @pytest.fixture(params=["embedded", "external"])
 def served(
     request: pytest.FixtureRequest, serve: Serve, data_dir: Path
@@ -51,7 +62,7 @@ def served(
             yield serve("--database-url", postgres.url)
 
 
-def test_a_killed_postgres_has_kept_every_acknowledged_message_and_is_found_again(
+def test_crash_of_postgres_keeps_acknowledged_messages_and_recovers(
     served: tuple[PalaverProcess, Client], data_dir: Path, session_id: str
 ) -> None:
     palaver, client = served
@@ -60,7 +71,7 @@ def test_a_killed_postgres_has_kept_every_acknowledged_message_and_is_found_agai
         os.kill(postmaster_pid(data_dir), signal.SIGKILL)
         eventually(lambda: health_of(client) == NOT_SERVING, "the loss is noticed")
         eventually(lambda: health_of(client) == SERVING, "the database is found again")
-        client.sessions.GetSession(GetSessionRequest(session_id=writers[0].session_id))
+        client.get_session(writers[0].session_id)
         progress(writers)
 
     check_history(client, writers)
@@ -73,10 +84,39 @@ def test_a_killed_postgres_has_kept_every_acknowledged_message_and_is_found_agai
     assert "fork" not in palaver.output
 
 
-def assert_may_be_retried(failure: grpc.RpcError) -> None:
-    assert isinstance(failure, grpc.Call)
-    assert failure.code() is grpc.StatusCode.UNAVAILABLE, failure
-    status = rpc_status.from_call(failure)
-    assert status is not None, failure
-    (detail,) = status.details
-    assert detail.Is(RetryInfo.DESCRIPTOR)
+def test_crash_of_embedding_server_leaves_work_to_another(
+    serve: Serve, database_url: str, database: Connection, endpoint: Endpoint
+) -> None:
+    palaver, client = serve("--database-url", database_url, **endpoint.variables)
+    endpoint.hold()
+    client.add("s", *(f"text {n}" for n in range(100)))
+    endpoint.wait_until_asked()
+
+    palaver.kill()
+    endpoint.release()
+    assert database.execute("SELECT count(*) FROM embeddings").fetchone() == (0,)
+    serve("--database-url", database_url, **endpoint.variables)
+
+    wait_until_embedded(database, 100)
+    assert database.execute("SELECT count(*) FROM embedding_queue").fetchone() == (0,)
+
+
+def test_crash_during_backfill_continues_it(
+    serve: Serve, database_url: str, database: Connection, endpoint: Endpoint
+) -> None:
+    palaver, client = serve("--database-url", database_url)
+    for number in range(3):
+        client.add("s", *(f"text {number} {n}" for n in range(400)))
+    palaver.kill()
+    endpoint.hold()
+    palaver, _ = serve("--database-url", database_url, **endpoint.variables)
+    endpoint.wait_until_asked()
+    palaver.kill()
+    query = "SELECT walk_count FROM embedding_models"
+    assert database.execute(query).fetchone() == (500,), "it is in the middle"
+
+    endpoint.release()
+    serve("--database-url", database_url, **endpoint.variables)
+
+    wait_until_embedded(database, 1200)
+    assert database.execute(query).fetchone() == (1200,)

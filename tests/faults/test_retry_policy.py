@@ -15,11 +15,10 @@ from palaver.v1.session_service_pb2 import DeleteSessionRequest, GetSessionReque
 from tests.conftest import StartServer
 from tests.support.client import Client, wait_until
 from tests.support.concurrency import PATIENCE, Connection, begin, wait_until_blocked
+from tests.support.contract import SERVICE_CONFIG
 from tests.support.flaky_network import FlakyNetwork, flaky_network_to
 from tests.support.locks import locked
 from tests.support.processes import ROOT
-
-CONFIG = (ROOT / "clients" / "service_config.json").read_text()
 
 # What may be carried out twice unnoticed, beside what has no side effects. Not AddMemory: it may
 # come without ids; nor what a second time answers that it is there already, or gone.
@@ -30,7 +29,7 @@ def methods() -> dict[tuple[str, str], set[str]]:
     """The codes on which the config has each method tried again."""
     return {
         (name["service"], name["method"]): set(entry["retryPolicy"]["retryableStatusCodes"])
-        for entry in json.loads(CONFIG)["methodConfig"]
+        for entry in json.loads(SERVICE_CONFIG)["methodConfig"]
         for name in entry["name"]
     }
 
@@ -53,7 +52,7 @@ def test_every_rpc_is_tried_again_when_that_is_safe_and_only_then() -> None:
 @contextmanager
 def connected_through(network: FlakyNetwork) -> Iterator[Client]:
     """Gives a client that has the config, and a connection over the network."""
-    options = [("grpc.service_config", CONFIG)]
+    options = [("grpc.service_config", SERVICE_CONFIG)]
     with grpc.insecure_channel(network.address, options) as channel:
         grpc.channel_ready_future(channel).result(PATIENCE)
         yield Client(channel, network.address)
