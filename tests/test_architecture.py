@@ -27,19 +27,19 @@ def module_name(path: Path) -> str:
 SOURCES = {module_name(path): path for path in sorted((ROOT / "server").rglob("*.py"))}
 
 
-def test_no_import_is_relative() -> None:
+def test_imports_are_absolute() -> None:
     for module, path in SOURCES.items():
         nodes = ast.walk(ast.parse(path.read_text()))
         assert all(not node.level for node in nodes if isinstance(node, ast.ImportFrom)), module
 
 
-def test_no_module_is_named_for_holding_just_anything() -> None:
+def test_module_names_say_what_they_hold() -> None:
     names = {part for module in SOURCES for part in module.split(".")}
 
     assert names.isdisjoint({"util", "utils", "common", "helper", "helpers", "manager", "misc"})
 
 
-def test_handlers_catch_nothing() -> None:
+def test_handlers_catch_no_errors() -> None:
     services = [module for module in SOURCES if module.endswith("_service")]
 
     assert services
@@ -48,7 +48,7 @@ def test_handlers_catch_nothing() -> None:
         assert not any(isinstance(node, ast.Try | ast.TryStar) for node in nodes), module
 
 
-def test_errors_become_statuses_in_one_place_alone() -> None:
+def test_statuses_are_set_in_one_module() -> None:
     words = ("abort", "abort_with_status", "set_code", "StatusCode")
     speakers = {
         module
@@ -60,7 +60,7 @@ def test_errors_become_statuses_in_one_place_alone() -> None:
     assert speakers == {"palaver_server.interceptors.error_mapping"}
 
 
-def test_every_service_of_the_contract_is_registered() -> None:
+def test_services_of_contract_are_all_registered() -> None:
     files = sorted((ROOT / "protos").rglob("*_service.proto"))
     stubs = [
         importlib.import_module(
@@ -82,7 +82,7 @@ SERVICERS = {
 }
 
 
-def test_handlers_take_and_return_the_types_of_the_contract() -> None:
+def test_handlers_take_and_return_types_of_contract() -> None:
     for service in DESCRIPTORS:
         for method in service.methods:
             annotations = getattr(SERVICERS[service.name], method.name).__annotations__

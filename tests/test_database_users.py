@@ -9,7 +9,6 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from palaver.v1.admin_service_pb2 import PurgeDeletedRequest
-from palaver.v1.session_service_pb2 import DeleteSessionRequest, GetSessionRequest
 from palaver_server.database.migrate import migrate
 from tests.conftest import Run, StartServer
 from tests.support.client import Client
@@ -52,13 +51,13 @@ def administrator(empty_database_url: str) -> Iterator[Administrator]:
 def live_a_session(client: Client) -> None:
     """Does what needs the most rights: to write, and to purge."""
     client.add("s", "one", "two")
-    client.sessions.DeleteSession(DeleteSessionRequest(session_id="s"))
+    client.delete_session("s")
     *_, last = client.admin.PurgeDeleted(PurgeDeletedRequest())
     assert (last.messages.done, last.sessions.done) == (2, 1)
 
 
 @pytest.mark.parametrize("place", ["URL", "role"])
-def test_to_own_one_schema_and_nothing_else_suffices(
+def test_database_user_owning_one_schema_suffices(
     place: str, administrator: Administrator, start_server: StartServer
 ) -> None:
     administrator.does("CREATE SCHEMA chats AUTHORIZATION {user}")
@@ -77,7 +76,7 @@ def test_to_own_one_schema_and_nothing_else_suffices(
     assert administrator.does("SELECT extname FROM pg_extension") == [("plpgsql",)]
 
 
-def test_on_an_up_to_date_schema_no_right_to_change_it_is_needed(
+def test_database_user_without_ddl_rights_suffices_when_migrated(
     administrator: Administrator, run: Run, empty_database_url: str, start_server: StartServer
 ) -> None:
     run(migrate(empty_database_url))
@@ -89,7 +88,7 @@ def test_on_an_up_to_date_schema_no_right_to_change_it_is_needed(
     live_a_session(start_server(database_url=administrator.users_url))
 
 
-def test_two_schemas_of_one_database_know_nothing_of_each_other(
+def test_schemas_of_one_database_are_separate(
     administrator: Administrator, empty_database_url: str, start_server: StartServer
 ) -> None:
     others = start_server(database_url=empty_database_url)
@@ -102,4 +101,4 @@ def test_two_schemas_of_one_database_know_nothing_of_each_other(
     url = make_conninfo(administrator.users_url, options="-csearch_path=chats,public")
     live_a_session(start_server(database_url=url))
 
-    assert others.sessions.GetSession(GetSessionRequest(session_id="s")).last_sequence == 1
+    assert others.get_session("s").last_sequence == 1

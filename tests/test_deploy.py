@@ -11,7 +11,6 @@ import promql_parser
 import pytest
 import yaml
 
-from palaver.v1.session_service_pb2 import GetSessionRequest
 from tests.conftest import StartServer
 from tests.support.client import Client, refused, wait_until
 from tests.support.endpoint import Endpoint
@@ -52,7 +51,7 @@ def scrape(
     palaver: Client = start_server(metrics_listen="127.0.0.1:0", **endpoint.settings)
     palaver.add("s", "hello")
     with refused(grpc.StatusCode.NOT_FOUND):
-        palaver.sessions.GetSession(GetSessionRequest(session_id="none"))
+        palaver.get_session("none")
     url = metrics_url(caplog.text)
     wait_until(lambda: bool(scraped(url).matching("palaver_backlog_rows", work="embedding")))
     wait_until(lambda: scraped(url).value("palaver_calls_in_flight") == 0)
@@ -71,7 +70,7 @@ def selectors(expression: str) -> list[promql_parser.VectorSelector]:
     return [part for part in parts if isinstance(part, promql_parser.VectorSelector)]
 
 
-def test_every_selector_finds_series(scrape: Scrape) -> None:
+def test_dashboard_and_alerts_select_existing_series(scrape: Scrape) -> None:
     count = 0
     for title, expression in expressions():
         for selector in selectors(expression):
@@ -87,7 +86,7 @@ def test_every_selector_finds_series(scrape: Scrape) -> None:
     assert count > 50
 
 
-def test_every_label_that_is_grouped_by_exists(scrape: Scrape) -> None:
+def test_dashboard_and_alerts_group_by_existing_labels(scrape: Scrape) -> None:
     names = {name for sample in scrape.samples for name in sample.labels} | ADDED_LABELS
 
     for title, expression in expressions():
@@ -96,7 +95,7 @@ def test_every_label_that_is_grouped_by_exists(scrape: Scrape) -> None:
             assert set(getattr(modifier, "labels", [])) <= names, title
 
 
-def test_every_metric_of_our_own_is_on_the_dashboard(scrape: Scrape) -> None:
+def test_dashboard_shows_every_metric(scrape: Scrape) -> None:
     shown = {selector.name for _, text in expressions() for selector in selectors(text)}
     ours = {one.name for one in scrape.samples if one.name.startswith(("palaver_", "grpc_"))}
 
@@ -105,7 +104,7 @@ def test_every_metric_of_our_own_is_on_the_dashboard(scrape: Scrape) -> None:
     assert missing == set()
 
 
-def test_the_dashboard_can_be_imported() -> None:
+def test_dashboard_can_be_imported() -> None:
     dashboard = json.loads(DASHBOARD.read_text())
 
     assert dashboard["title"] == "Palaver"
@@ -117,7 +116,7 @@ def test_the_dashboard_can_be_imported() -> None:
         assert place["x"] + place["w"] <= 24, panel["title"]
 
 
-def test_every_alert_says_what_is_the_matter() -> None:
+def test_alerts_have_severity_and_summary() -> None:
     alerts = rules()
 
     assert len({alert["alert"] for alert in alerts}) == len(alerts)

@@ -47,7 +47,7 @@ def recorded_names(connection: Connection) -> list[str]:
     return [name for _, name, _ in record(connection)]
 
 
-def test_the_files_are_numbered_without_gaps() -> None:
+def test_migration_files_are_numbered_without_gaps() -> None:
     names = sorted(file.name for file in MIGRATIONS.iterdir())
 
     assert [int(name[:4]) for name in names] == list(range(1, len(names) + 1))
@@ -56,7 +56,7 @@ def test_the_files_are_numbered_without_gaps() -> None:
     assert [migration.version for migration in KNOWN] == list(range(1, len(names) + 1))
 
 
-def test_an_empty_database_gets_them_all_and_a_second_run_changes_nothing(
+def test_migrations_of_empty_database_all_run_once(
     run: Run, empty_database_url: str, empty: Connection
 ) -> None:
     assert run(migrate(empty_database_url)) == NAMES
@@ -68,7 +68,7 @@ def test_an_empty_database_gets_them_all_and_a_second_run_changes_nothing(
     assert recorded_names(empty) == NAMES
 
 
-def test_servers_that_start_at_once_on_an_empty_database_all_come_up(
+def test_migrations_by_simultaneous_starts_all_succeed(
     run: Run, empty_database_url: str, empty: Connection
 ) -> None:
     for _ in range(3):
@@ -95,7 +95,7 @@ async def serve_at_once(database_url: str, *, servers: int) -> None:
             group.create_task(serve())
 
 
-def test_only_the_missing_ones_are_run(
+def test_migrate_runs_only_missing_migrations(
     run: Run, database_url: str, database: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     added = Migration(len(KNOWN) + 1, "add_a_table", "CREATE TABLE a_table ()")
@@ -106,7 +106,7 @@ def test_only_the_missing_ones_are_run(
     assert recorded_names(database) == [*NAMES, "add_a_table"]
 
 
-def test_one_that_fails_leaves_nothing_and_keeps_those_before_it(
+def test_migration_that_fails_is_rolled_back_alone(
     run: Run, empty_database_url: str, empty: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = Migration(1, "whole", "CREATE TABLE whole ()")
@@ -121,7 +121,7 @@ def test_one_that_fails_leaves_nothing_and_keeps_those_before_it(
     assert recorded_names(empty) == ["whole"]
 
 
-def test_the_users_that_sessions_named_before_there_were_any_are_created_bare(
+def test_migration_to_users_creates_placeholders(
     run: Run, empty_database_url: str, empty: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(migrations, "known_migrations", lambda: KNOWN[:1])
@@ -150,7 +150,7 @@ def test_the_users_that_sessions_named_before_there_were_any_are_created_bare(
     audit_tables(empty)
 
 
-def test_a_database_newer_than_the_program_is_refused_and_left_alone(
+def test_migrations_newer_than_the_program_are_refused(
     run: Run, database_url: str, database: Connection
 ) -> None:
     database.execute("INSERT INTO schema_migrations VALUES (9999, '9999_from_the_future')")

@@ -62,21 +62,21 @@ def files_in(directory: Path, *suffixes: str) -> set[str]:
     return {str(file.relative_to(directory)) for file in files}
 
 
-def test_it_holds_the_server_with_its_migrations(wheel: zipfile.ZipFile) -> None:
+def test_wheel_holds_server_and_migrations(wheel: zipfile.ZipFile) -> None:
     sources = files_in(ROOT / "server", ".py", ".sql")
 
     assert sources <= set(wheel.namelist())
     assert any(name.endswith(".sql") for name in sources)
 
 
-def test_it_holds_the_stubs_where_they_import_each_other_from(wheel: zipfile.ZipFile) -> None:
+def test_wheel_holds_stubs(wheel: zipfile.ZipFile) -> None:
     stubs = files_in(ROOT / "generated" / "python", ".py", ".pyi")
 
     assert "palaver/v1/session_pb2.py" in stubs
     assert stubs <= set(wheel.namelist())
 
 
-def test_it_holds_nothing_else(wheel: zipfile.ZipFile) -> None:
+def test_wheel_holds_nothing_else(wheel: zipfile.ZipFile) -> None:
     top = {name.partition("/")[0] for name in wheel.namelist()}
 
     assert {name for name in top if not name.startswith("palaver_server-")} == {
@@ -86,7 +86,7 @@ def test_it_holds_nothing_else(wheel: zipfile.ZipFile) -> None:
     assert not [name for name in wheel.namelist() if "__pycache__" in name]
 
 
-def test_it_installs_the_command(wheel: zipfile.ZipFile) -> None:
+def test_wheel_installs_command(wheel: zipfile.ZipFile) -> None:
     (entry_points,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))
 
     assert "palaver = palaver_server.cli.main:main" in wheel.read(entry_points).decode()

@@ -42,7 +42,7 @@ def assert_serves_without_vectors(client: Client, *words: str) -> None:
         assert word in violation.description
 
 
-def test_without_the_right_to_make_it_the_service_runs_and_a_restart_suffices_later(
+def test_pgvector_without_right_to_create_it_serves_without_vectors(
     administrator: Administrator,
     start_server: StartServer,
     endpoint: Endpoint,
@@ -65,7 +65,7 @@ def test_without_the_right_to_make_it_the_service_runs_and_a_restart_suffices_la
     assert before.add("before", "three").messages[0].sequence == 3
 
 
-def test_two_schemas_of_one_database_share_the_extension_alone(
+def test_pgvector_extension_is_shared_by_schemas(
     administrator: Administrator,
     start_server: StartServer,
     endpoint: Endpoint,
@@ -83,7 +83,7 @@ def test_two_schemas_of_one_database_share_the_extension_alone(
     wait_until(lambda: administrator.does("SELECT count(*) FROM public.embeddings") == [(2,)])
 
 
-def test_a_server_that_may_not_make_the_table_says_who_should(
+def test_pgvector_table_that_cannot_be_created_is_explained(
     administrator: Administrator, run: Run, start_server: StartServer, endpoint: Endpoint
 ) -> None:
     owner = make_conninfo(administrator.owners_url, options="-csearch_path=chats")
@@ -105,7 +105,7 @@ def test_a_server_that_may_not_make_the_table_says_who_should(
     wait_until(lambda: administrator.does("SELECT count(*) FROM chats.embeddings") == [(1,)])
 
 
-def test_a_postgresql_without_pgvector_is_told_to_install_it(
+def test_pgvector_that_is_not_installed_is_explained(
     database: Connection, database_url: str, start_server: StartServer, endpoint: Endpoint
 ) -> None:
     if database.info.server_version < 180000:
@@ -118,7 +118,7 @@ def test_a_postgresql_without_pgvector_is_told_to_install_it(
     assert_serves_without_vectors(palaver, "no pgvector", "github.com/pgvector")
 
 
-def test_an_embedder_that_is_off_makes_no_extension(
+def test_pgvector_is_not_created_without_embedder(
     database: Connection, start_server: StartServer
 ) -> None:
     live_a_session(start_server())

@@ -95,7 +95,7 @@ def ada(
         yield client
 
 
-def test_a_path_that_fails_on_rows_of_others_tells_a_bound_caller_nothing(
+def test_isolation_path_failing_on_rows_of_others_shows_nothing(
     ada: Client, subtests: pytest.Subtests
 ) -> None:
     for name, request in REQUESTS.items():

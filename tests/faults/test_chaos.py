@@ -9,7 +9,7 @@ from tests.support.processes import ROOT
 _SEED = "1629"
 
 
-def test_a_short_run_breaks_no_promise() -> None:
+def test_chaos_short_run_breaks_no_promise() -> None:
     run = subprocess.run(
         [sys.executable, "-m", "chaos", "--seconds=8", f"--seed={_SEED}"],
         cwd=ROOT,

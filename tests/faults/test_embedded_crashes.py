@@ -46,7 +46,7 @@ def killed_start(data_dir: Path, when: str) -> None:
             other.kill()
 
 
-def test_killed_it_comes_back_each_time_with_its_data(data_dir: Path) -> None:
+def test_embedded_postgres_killed_restarts_with_its_data(data_dir: Path) -> None:
     with EmbeddedPostgres(data_dir, FAST) as postgres:
         for number in range(3):
             write(postgres, note := f"before death {number}")
@@ -59,7 +59,7 @@ def test_killed_it_comes_back_each_time_with_its_data(data_dir: Path) -> None:
 
 
 @pytest.mark.timeout(60)
-def test_it_can_be_stopped_while_it_comes_back(
+def test_embedded_postgres_can_be_stopped_while_restarting(
     data_dir: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held_up = threading.Event()
@@ -77,7 +77,9 @@ def test_it_can_be_stopped_while_it_comes_back(
     assert processes_in(data_dir) == []
 
 
-def test_what_a_killed_palaver_left_running_is_stopped(data_dir: Path, directory: Path) -> None:
+def test_embedded_postgres_left_running_by_killed_server_is_stopped(
+    data_dir: Path, directory: Path
+) -> None:
     link = directory / "link"
     link.symlink_to(data_dir)
     killed_start(link, when="postgres/.s.PGSQL.5432")
@@ -90,7 +92,7 @@ def test_what_a_killed_palaver_left_running_is_stopped(data_dir: Path, directory
         assert postgres.pid == postmaster_pid(data_dir)
 
 
-def test_leftovers_that_end_by_themselves_are_no_trouble(
+def test_embedded_postgres_leftovers_that_exit_are_ignored(
     data_dir: Path, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leftover = sleeping_postgres(directory, cwd=data_dir / "postgres")
@@ -107,7 +109,7 @@ def test_leftovers_that_end_by_themselves_are_no_trouble(
         assert "first" in read(postgres)
 
 
-def test_leftovers_that_do_not_listen_are_killed(
+def test_embedded_postgres_leftovers_that_do_not_listen_are_killed(
     data_dir: Path, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(embedded, "_STOP_TIMEOUT_SECONDS", 0.2)
@@ -120,7 +122,7 @@ def test_leftovers_that_do_not_listen_are_killed(
     assert leftover.wait(10) is not None
 
 
-def test_a_stale_lock_file_that_names_a_process_of_others_hurts_nobody(
+def test_embedded_postgres_stale_lock_file_leaves_other_processes_alone(
     data_dir: Path, directory: Path
 ) -> None:
     with sleeping_postgres(directory, cwd=directory) as other:
@@ -135,7 +137,7 @@ def test_a_stale_lock_file_that_names_a_process_of_others_hurts_nobody(
         other.kill()
 
 
-def test_a_cluster_that_a_killed_palaver_left_half_made_is_made_anew(directory: Path) -> None:
+def test_embedded_postgres_unfinished_cluster_is_created_again(directory: Path) -> None:
     # Its initdb does not know, and goes on.
     killed_start(directory, when="postgres.unfinished*/PG_VERSION")
 

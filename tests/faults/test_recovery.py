@@ -12,7 +12,7 @@ import pytest
 from google.rpc.error_details_pb2 import RetryInfo
 from psycopg.conninfo import make_conninfo
 
-from palaver.v1.session_service_pb2 import AddSessionRequest, GetSessionRequest
+from palaver.v1.session_service_pb2 import GetSessionRequest
 from palaver_server.bootstrap.services import SERVICES
 from palaver_server.process.embedded_postgres import EmbeddedPostgres
 from tests.conftest import StartServer
@@ -55,7 +55,9 @@ def everywhere(client: Client, status: int) -> bool:
     return {health_of(client, service) for service in ("", *SERVICES)} == {status}
 
 
-def test_the_health_follows_the_database(own_database: Database, start_server: StartServer) -> None:
+def test_recovery_health_follows_database(
+    own_database: Database, start_server: StartServer
+) -> None:
     client = start_server(database_url=own_database.url, health_interval_seconds=0.1)
 
     with watched_health(client) as health:
@@ -74,13 +76,13 @@ def test_the_health_follows_the_database(own_database: Database, start_server: S
         assert health.statuses == [SERVING, NOT_SERVING, SERVING, NOT_SERVING, SERVING]
 
 
-def test_when_it_is_said_to_serve_again_calls_succeed(
+def test_recovery_reported_by_health_means_calls_succeed(
     own_database: Database, start_server: StartServer, session_id: str
 ) -> None:
     client = start_server(
         database_url=own_database.url, health_interval_seconds=0.1, pool_timeout_seconds=0.5
     )
-    client.sessions.AddSession(AddSessionRequest(session_id=session_id))
+    client.add_session(session_id)
     request = GetSessionRequest(session_id=session_id)
 
     own_database.stop()
@@ -105,7 +107,7 @@ def make_read_only(database: Database, *, read_only: bool) -> None:
         connection.execute("SELECT pg_reload_conf()")
 
 
-def test_a_database_that_takes_no_writes_is_told_by_the_health_and_still_read(
+def test_recovery_read_only_database_is_reported_and_still_read(
     own_database: Database, start_server: StartServer, session_id: str
 ) -> None:
     client = start_server(database_url=own_database.url, health_interval_seconds=0.1)
@@ -117,7 +119,7 @@ def test_a_database_that_takes_no_writes_is_told_by_the_health_and_still_read(
             health.turns(NOT_SERVING)
             with refused(grpc.StatusCode.UNAVAILABLE) as refusal:
                 client.add(session_id, "two")
-            client.sessions.GetSession(GetSessionRequest(session_id=session_id))
+            client.get_session(session_id)
         finally:
             make_read_only(own_database, read_only=False)
         health.turns(SERVING)
@@ -127,7 +129,7 @@ def test_a_database_that_takes_no_writes_is_told_by_the_health_and_still_read(
     assert refusal.detail(RetryInfo).retry_delay.ToMilliseconds() > 0
 
 
-def test_a_database_out_of_connections_is_told_by_the_health_and_used_as_far_as_it_goes(
+def test_recovery_database_out_of_connections_is_reported_and_used(
     own_database: Database, start_server: StartServer, session_id: str
 ) -> None:
     with psycopg.connect(own_database.url, autocommit=True) as admin:
@@ -148,19 +150,19 @@ def test_a_database_out_of_connections_is_told_by_the_health_and_used_as_far_as_
             wait_until_blocked(admin)
             admin.execute("ALTER ROLE app CONNECTION LIMIT 1")
             with refused(grpc.StatusCode.UNAVAILABLE) as refusal:
-                client.sessions.GetSession(GetSessionRequest(session_id=session_id))
+                client.get_session(session_id)
             health.turns(NOT_SERVING)
             assert not waiting.done()
 
             admin.execute("ALTER ROLE app CONNECTION LIMIT -1")
             health.turns(SERVING)
-            client.sessions.GetSession(GetSessionRequest(session_id=session_id))
+            client.get_session(session_id)
 
         assert waiting.result(PATIENCE).messages[0].sequence == 2
     assert refusal.detail(RetryInfo).retry_delay.ToMilliseconds() > 0
 
 
-def test_a_connection_that_is_lost_alone_costs_nobody_else_anything(
+def test_recovery_one_lost_connection_affects_no_other_call(
     own_database: Database, start_server: StartServer, session_id: str
 ) -> None:
     client = start_server(database_url=own_database.url, health_interval_seconds=0.1)
@@ -178,7 +180,7 @@ def test_a_connection_that_is_lost_alone_costs_nobody_else_anything(
             )
         health.turns(NOT_SERVING)  # it was away, for all one knows
         health.turns(SERVING)
-        client.sessions.GetSession(GetSessionRequest(session_id=session_id))
+        client.get_session(session_id)
         assert not waiting.done()
 
     assert waiting.result(PATIENCE).messages[0].sequence == 2

@@ -10,8 +10,7 @@ import grpc
 import pytest
 from google.protobuf.descriptor_pb2 import MethodOptions
 
-from palaver.v1.memory_service_pb2 import GetMemoryRequest
-from palaver.v1.session_service_pb2 import DeleteSessionRequest, GetSessionRequest
+from palaver.v1.session_service_pb2 import DeleteSessionRequest
 from tests.conftest import StartServer
 from tests.support.client import Client, wait_until
 from tests.support.concurrency import PATIENCE, Connection, begin, wait_until_blocked
@@ -34,7 +33,7 @@ def methods() -> dict[tuple[str, str], set[str]]:
     }
 
 
-def test_every_rpc_is_tried_again_when_that_is_safe_and_only_then() -> None:
+def test_retry_policy_covers_every_rpc_that_is_safe_to_repeat() -> None:
     expected = {}
     for file in (ROOT / "protos").rglob("*_service.proto"):
         module = importlib.import_module(f"palaver.v1.{file.stem}_pb2")
@@ -59,21 +58,21 @@ def connected_through(network: FlakyNetwork) -> Iterator[Client]:
 
 
 def count_messages(palaver: Client, session_id: str) -> int:
-    return len(palaver.memory.GetMemory(GetMemoryRequest(session_id=session_id)).messages)
+    return len(palaver.get_memory(session_id).messages)
 
 
-def test_what_is_safe_to_repeat_succeeds_although_answers_are_lost(palaver: Client) -> None:
+def test_retry_policy_repeats_safe_calls_after_lost_answers(palaver: Client) -> None:
     palaver.add("s", "hello")
 
     with flaky_network_to(palaver.address) as network, connected_through(network) as caller:
         network.to_lose = 2
-        session = caller.sessions.GetSession(GetSessionRequest(session_id="s"))
+        session = caller.get_session("s")
 
     assert session.last_sequence == 1
     assert network.lost == 2
 
 
-def test_what_is_not_is_done_once_and_its_caller_told(palaver: Client) -> None:
+def test_retry_policy_does_not_repeat_unsafe_calls(palaver: Client) -> None:
     with flaky_network_to(palaver.address) as network, connected_through(network) as caller:
         network.to_lose = 1
         with pytest.raises(grpc.RpcError) as raised:
@@ -84,7 +83,7 @@ def test_what_is_not_is_done_once_and_its_caller_told(palaver: Client) -> None:
     assert network.lost == 1
 
 
-def test_what_a_busy_server_refused_is_tried_again_whatever_it_is(
+def test_retry_policy_repeats_any_call_a_busy_server_refused(
     start_server: StartServer, database_url: str, database: Connection
 ) -> None:
     palaver = start_server(max_running_calls=1, max_waiting_calls=0)

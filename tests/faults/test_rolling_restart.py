@@ -69,7 +69,7 @@ def read_all(client: Client, session_id: str) -> None:
     assert sequences == list(range(1, len(sequences) + 1))
 
 
-def test_a_rolling_restart_fails_no_call_that_was_not_told_to_try_again(
+def test_rolling_restart_fails_no_call_of_retrying_clients(
     serve: Serve, database_url: str, session_id: str
 ) -> None:
     servers = [serve("--database-url", database_url) for _ in range(2)]

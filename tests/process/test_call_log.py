@@ -88,7 +88,7 @@ def locked(database: Database, database_url: str) -> Iterator[Callable[[Client],
         yield call
 
 
-def test_a_call_is_a_line_with_all_that_operators_ask_for(logged: tuple[Client, Log]) -> None:
+def test_call_log_line_has_all_fields(logged: tuple[Client, Log]) -> None:
     client, log = logged
     request = AddSessionRequest(session_id="s", user_id="ada")
 
@@ -106,7 +106,7 @@ def test_a_call_is_a_line_with_all_that_operators_ask_for(logged: tuple[Client, 
     assert line["time"].endswith("+00:00")
 
 
-def test_a_stream_is_one_line_at_its_end_with_the_count_of_responses(
+def test_call_log_of_stream_is_one_line_with_response_count(
     logged: tuple[Client, Log],
 ) -> None:
     client, log = logged
@@ -121,17 +121,17 @@ def test_a_stream_is_one_line_at_its_end_with_the_count_of_responses(
     assert line["request_id"] == request_id_of(call)
 
 
-def test_a_call_that_is_refused_has_its_code(logged: tuple[Client, Log]) -> None:
+def test_call_log_of_refused_call_has_its_code(logged: tuple[Client, Log]) -> None:
     client, log = logged
 
     with refused(grpc.StatusCode.NOT_FOUND):
-        client.sessions.GetSession(GetSessionRequest(session_id="s"))
+        client.get_session("s")
 
     line = log.call("GetSession")
     assert (line["code"], line["level"], line["responses"]) == ("NOT_FOUND", "INFO", 0)
 
 
-def test_a_bug_is_logged_under_the_request_id_that_the_caller_has(
+def test_call_log_of_bug_has_request_id_of_caller(
     logged: tuple[Client, Log], database: Database
 ) -> None:
     client, log = logged
@@ -150,7 +150,7 @@ def test_a_bug_is_logged_under_the_request_id_that_the_caller_has(
     assert incident["request_id"] == line["request_id"] == "from-the-caller"
 
 
-def test_a_call_that_its_caller_cancels_is_cancelled(
+def test_call_log_of_cancelled_call_is_cancelled(
     logged: tuple[Client, Log], locked: Callable[..., Any]
 ) -> None:
     client, log = logged
@@ -161,7 +161,7 @@ def test_a_call_that_its_caller_cancels_is_cancelled(
 
 
 @pytest.mark.parametrize("timeout", [0.2, 1.234])
-def test_a_call_that_outlasts_its_deadline_has_that_code(
+def test_call_log_of_expired_call_is_deadline_exceeded(
     timeout: float, logged: tuple[Client, Log], locked: Callable[..., Any]
 ) -> None:
     client, log = logged
@@ -173,7 +173,7 @@ def test_a_call_that_outlasts_its_deadline_has_that_code(
 
 
 @pytest.mark.parametrize(("timeout", "code"), [(60, "CANCELLED"), (1, "DEADLINE_EXCEEDED")])
-def test_a_stream_that_is_left_is_logged_too(
+def test_call_log_of_abandoned_stream_is_written(
     timeout: float, code: str, logged: tuple[Client, Log]
 ) -> None:
     client, log = logged
@@ -191,7 +191,7 @@ def test_a_stream_that_is_left_is_logged_too(
     assert line["responses"] < 45
 
 
-def test_what_runs_at_an_orderly_shutdown_is_logged_before_it_ends(
+def test_call_log_of_running_calls_is_written_at_shutdown(
     serve: Serve, database_url: str, locked: Callable[..., Any]
 ) -> None:
     palaver, client = serve(
@@ -210,7 +210,7 @@ def test_what_runs_at_an_orderly_shutdown_is_logged_before_it_ends(
     assert log.lines()[-1]["message"] == "stopped"
 
 
-def test_neither_contents_nor_metadata_nor_passwords_nor_keys_are_seen_anywhere(
+def test_call_log_shows_no_contents_metadata_passwords_or_keys(
     serve: Serve, database_url: str
 ) -> None:
     palaver, client = serve(
@@ -255,7 +255,7 @@ def test_neither_contents_nor_metadata_nor_passwords_nor_keys_are_seen_anywhere(
     assert "MARKER" not in metrics
 
 
-def test_for_people_a_call_is_a_line_too(serve: Serve, database_url: str) -> None:
+def test_call_log_in_text_format_is_one_line(serve: Serve, database_url: str) -> None:
     palaver, client = serve(PALAVER_DATABASE_URL=database_url)
 
     client.add("s", "hello")
@@ -282,7 +282,7 @@ def printed_by(database_url: str, *, terminal: bool, **variables: str) -> str:
         os.close(writing)
 
 
-def test_lines_are_for_people_on_a_terminal_and_json_elsewhere(database_url: str) -> None:
+def test_log_format_is_text_on_terminal_and_json_elsewhere(database_url: str) -> None:
     for_people = printed_by(database_url, terminal=True)
     for_machines = printed_by(database_url, terminal=False)
 
@@ -290,7 +290,7 @@ def test_lines_are_for_people_on_a_terminal_and_json_elsewhere(database_url: str
     assert json.loads(for_machines.splitlines()[0])["message"].startswith("database: ")
 
 
-def test_the_format_can_be_set(database_url: str) -> None:
+def test_log_format_can_be_set(database_url: str) -> None:
     for_people = printed_by(database_url, terminal=False, PALAVER_LOG_FORMAT="text")
     for_machines = printed_by(database_url, terminal=True, PALAVER_LOG_FORMAT="json")
 

@@ -10,14 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from palaver.v1.session_service_pb2 import DeleteSessionRequest
 from palaver_server.config import Settings
 from tests.support.client import Client
 from tests.support.palaver_process import RunPalaver
 from tests.support.processes import ROOT, processes_in
 
 
-def test_migrate_brings_a_database_up_to_date_and_says_so(
+def test_migrate_updates_database_and_reports_it(
     run_palaver: RunPalaver, empty_database_url: str
 ) -> None:
     first = run_palaver("migrate", "--database-url", empty_database_url)
@@ -28,7 +27,7 @@ def test_migrate_brings_a_database_up_to_date_and_says_so(
     assert re.search(r"^0 migrations run; .*up to date$", second.printed, re.MULTILINE)
 
 
-def test_migrate_works_on_the_embedded_database_and_leaves_nothing_running(
+def test_migrate_of_embedded_database_leaves_nothing_running(
     run_palaver: RunPalaver, data_dir: Path
 ) -> None:
     ended = run_palaver("migrate", "--data-dir", str(data_dir))
@@ -42,12 +41,10 @@ def delete_sessions(client: Client, count: int) -> None:
     """Adds sessions of two messages, and deletes them."""
     for number in range(count):
         client.add(f"s{number}", "one", "two")
-        client.sessions.DeleteSession(DeleteSessionRequest(session_id=f"s{number}"))
+        client.delete_session(f"s{number}")
 
 
-def test_purge_tells_in_plain_lines_what_it_removed(
-    run_palaver: RunPalaver, palaver: Client
-) -> None:
+def test_purge_command_prints_plain_lines(run_palaver: RunPalaver, palaver: Client) -> None:
     delete_sessions(palaver, 3)
 
     # Nothing is that old yet; then all is old enough.
@@ -69,7 +66,7 @@ def test_purge_tells_in_plain_lines_what_it_removed(
     assert line.startswith("Error: INVALID_ARGUMENT: older_than: ")
 
 
-def test_purge_shows_a_bar_on_a_terminal(palaver: Client) -> None:
+def test_purge_command_shows_progress_bar_on_terminal(palaver: Client) -> None:
     delete_sessions(palaver, 1)
     terminal, end = pty.openpty()
 
@@ -109,7 +106,7 @@ def read_to_the_end(terminal: int) -> str:
         ("--address", "no.such.host.invalid:50051"),
     ],
 )
-def test_purge_of_an_unreachable_server_ends_with_one_line(
+def test_purge_command_of_unreachable_server_prints_one_line(
     arguments: tuple[str, ...], run_palaver: RunPalaver
 ) -> None:
     ended = run_palaver("purge", *arguments)
@@ -120,7 +117,7 @@ def test_purge_of_an_unreachable_server_ends_with_one_line(
 
 
 @pytest.mark.parametrize("seconds", ["-1", "nan", "inf", "1e300", "soon"])
-def test_purge_refuses_an_age_that_is_none(seconds: str, run_palaver: RunPalaver) -> None:
+def test_purge_command_invalid_age_is_refused(seconds: str, run_palaver: RunPalaver) -> None:
     ended = run_palaver("purge", "--older-than", seconds)
 
     assert ended.status == 2
@@ -207,5 +204,5 @@ def test_bad_setting_is_refused_with_what_is_allowed_and_given_but_no_secret(
     assert "Sesame" not in ended.output
 
 
-def test_version_is_that_of_the_package(run_palaver: RunPalaver) -> None:
+def test_version_is_version_of_package(run_palaver: RunPalaver) -> None:
     assert metadata.version("palaver-server") in run_palaver("--version").printed

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from palaver.v1.session_service_pb2 import AddSessionRequest
 from palaver_server.auth.credentials_file import CredentialsFile
 from palaver_server.auth.principal import Principal
 from palaver_server.auth.roles import Role
@@ -16,7 +15,7 @@ from tests.support.client import Client
 from tests.support.palaver_process import RunPalaver, Serve
 
 
-def test_keys_prints_the_entry_to_keep_and_the_key_to_give(run_palaver: RunPalaver) -> None:
+def test_keys_command_prints_entry_and_key(run_palaver: RunPalaver) -> None:
     ended = run_palaver("keys", "ci", "--role", "writer", "--user-id", "ada")
     again = run_palaver("keys", "ci", "--role", "writer", "--user-id", "ada")
 
@@ -42,7 +41,9 @@ def test_keys_prints_the_entry_to_keep_and_the_key_to_give(run_palaver: RunPalav
         ("ci", "--role", "admin", "--user-id", "ada"),
     ],
 )
-def test_keys_refuses_what_cannot_be(run_palaver: RunPalaver, arguments: tuple[str, ...]) -> None:
+def test_keys_command_invalid_options_are_refused(
+    run_palaver: RunPalaver, arguments: tuple[str, ...]
+) -> None:
     ended = run_palaver("keys", *arguments)
 
     assert ended.status == 2
@@ -51,7 +52,7 @@ def test_keys_refuses_what_cannot_be(run_palaver: RunPalaver, arguments: tuple[s
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0", "palaver.example:0"])
-def test_serving_strangers_is_refused_before_anything_is_started(
+def test_serve_publicly_without_security_is_refused_before_start(
     run_palaver: RunPalaver, directory: Path, listen: str
 ) -> None:
     data_dir = directory / "data"
@@ -64,14 +65,16 @@ def test_serving_strangers_is_refused_before_anything_is_started(
     assert not data_dir.exists()
 
 
-def test_strangers_are_served_when_told_to(serve: Serve, database_url: str) -> None:
+def test_serve_publicly_without_security_is_possible_by_flag(
+    serve: Serve, database_url: str
+) -> None:
     for insecure in (["--insecure"], ["--insecure", "true"]):
         _, client = serve(*insecure, "--listen", "0.0.0.0:0", "--database-url", database_url)
         with caller(client.address.replace("0.0.0.0", "127.0.0.1")) as stranger:
             stranger.add("s", "hello")
 
 
-def test_a_migration_asks_for_none_of_it(run_palaver: RunPalaver, database_url: str) -> None:
+def test_migrate_needs_no_security_settings(run_palaver: RunPalaver, database_url: str) -> None:
     ended = run_palaver(
         "migrate", PALAVER_DATABASE_URL=database_url, PALAVER_LISTEN="0.0.0.0:50051"
     )
@@ -79,7 +82,7 @@ def test_a_migration_asks_for_none_of_it(run_palaver: RunPalaver, database_url: 
     assert ended.status == 0, ended.output
 
 
-def test_a_broken_credentials_file_is_refused_in_a_sentence(
+def test_serve_with_broken_credentials_file_is_refused(
     run_palaver: RunPalaver, database_url: str, tmp_path: Path
 ) -> None:
     (tmp_path / "credentials.toml").write_text("[[key]]\nname = 1\n")
@@ -121,7 +124,7 @@ def secured(start_server: StartServer, authority: Authority, keys_file: KeysFile
     )
 
 
-def test_purge_shows_its_key_over_tls(
+def test_purge_command_sends_key_over_tls(
     run_palaver: RunPalaver, secured: Client, keys_file: KeysFile
 ) -> None:
     ca = str(keys_file.path.parent / "ca.pem")
@@ -144,7 +147,7 @@ def test_purge_shows_its_key_over_tls(
     assert admin not in wrong.output
 
 
-def test_purge_shows_its_certificate(
+def test_purge_command_sends_client_certificate(
     run_palaver: RunPalaver, start_server: StartServer, authority: Authority, keys_file: KeysFile
 ) -> None:
     directory = keys_file.path.parent
@@ -165,7 +168,9 @@ def test_purge_shows_its_certificate(
     assert ended.printed.endswith("purged 0 messages, 0 sessions, 0 users\n"), ended.output
 
 
-def test_purge_shows_no_key_in_the_clear_to_another_machine(run_palaver: RunPalaver) -> None:
+def test_purge_command_sends_no_key_in_plaintext_to_another_machine(
+    run_palaver: RunPalaver,
+) -> None:
     ended = run_palaver("purge", "--address", "192.0.2.1:50051", PALAVER_API_KEY="palaver_secret")
 
     assert ended.status == 1
@@ -174,7 +179,7 @@ def test_purge_shows_no_key_in_the_clear_to_another_machine(run_palaver: RunPala
 
 
 @pytest.mark.parametrize("flag", ["--tls-certificate", "--tls-key"])
-def test_purge_needs_both_halves_of_a_certificate(
+def test_purge_command_needs_certificate_and_key(
     run_palaver: RunPalaver, authority: Authority, tmp_path: Path, flag: str
 ) -> None:
     ended = run_palaver("purge", flag, str(tmp_path / "ca.pem"))
@@ -183,7 +188,7 @@ def test_purge_needs_both_halves_of_a_certificate(
     assert "need each other" in ended.printed
 
 
-def test_a_key_is_not_in_the_log_of_a_server_that_logs_everything(
+def test_log_at_debug_level_shows_no_key(
     serve: Serve, database_url: str, keys_file: KeysFile
 ) -> None:
     key = keys_file.add()
@@ -192,7 +197,7 @@ def test_a_key_is_not_in_the_log_of_a_server_that_logs_everything(
         *("--credentials", str(keys_file.path)),
     )
     with caller(client.address, key) as known:
-        known.sessions.AddSession(AddSessionRequest(session_id="s"))
+        known.add_session("s")
 
     assert palaver.stop() == 0
     assert key not in palaver.output

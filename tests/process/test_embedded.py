@@ -22,7 +22,7 @@ def socket_dir(postgres: EmbeddedPostgres) -> Path:
     return Path(str(conninfo_to_dict(postgres.url)["host"]))
 
 
-def test_it_is_made_where_there_was_nothing_keeps_its_data_and_stops_in_order(
+def test_embedded_postgres_is_created_keeps_data_and_stops_cleanly(
     directory: Path,
 ) -> None:
     data_dir = directory / "not" / "there" / "yet"
@@ -37,7 +37,7 @@ def test_it_is_made_where_there_was_nothing_keeps_its_data_and_stops_in_order(
     assert "not properly shut down" not in log(data_dir)
 
 
-def test_it_runs_as_an_ordinary_user_and_is_reached_by_that_one_alone(data_dir: Path) -> None:
+def test_embedded_postgres_runs_unprivileged_and_private(data_dir: Path) -> None:
     with EmbeddedPostgres(data_dir, FAST) as postgres:
         user = psutil.Process(postgres.pid).uids().effective
         entrance = socket_dir(postgres).stat()
@@ -50,7 +50,7 @@ def test_it_runs_as_an_ordinary_user_and_is_reached_by_that_one_alone(data_dir: 
     assert addresses == ""
 
 
-def test_it_takes_settings(data_dir: Path) -> None:
+def test_embedded_postgres_takes_settings(data_dir: Path) -> None:
     with EmbeddedPostgres(data_dir, {**FAST, "work_mem": "7MB"}) as postgres:
         assert setting(postgres, "work_mem") == "7MB"
 
@@ -59,7 +59,9 @@ def test_it_takes_settings(data_dir: Path) -> None:
     "name",
     ["with a space", "a,b", """it's "quoted" """, "größe", "100%s=$HOME", "back\\slash"],
 )
-def test_its_directory_may_have_any_name(name: str, cluster: Cluster, directory: Path) -> None:
+def test_embedded_postgres_directory_may_have_any_name(
+    name: str, cluster: Cluster, directory: Path
+) -> None:
     with cluster.lent(directory / name) as data_dir:
         with EmbeddedPostgres(data_dir, FAST) as postgres:
             assert "first" in read(postgres)
@@ -67,7 +69,7 @@ def test_its_directory_may_have_any_name(name: str, cluster: Cluster, directory:
         assert processes_in(directory) == []
 
 
-def test_its_directory_may_be_named_from_here(
+def test_embedded_postgres_directory_may_be_relative(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(data_dir.parent)
@@ -80,7 +82,7 @@ def test_its_directory_may_be_named_from_here(
 # The path of a socket is limited, in bytes.
 @pytest.mark.parametrize("letter", ["x", "ß"])
 @pytest.mark.parametrize("length", [50, 100, 120])
-def test_the_path_of_its_directory_may_be_long(
+def test_embedded_postgres_directory_path_may_be_long(
     letter: str, length: int, cluster: Cluster, directory: Path
 ) -> None:
     with cluster.lent(directory / (letter * length)) as data_dir:
@@ -93,7 +95,7 @@ def test_the_path_of_its_directory_may_be_long(
 
 
 @pytest.mark.timeout(30)
-def test_the_environment_does_not_lead_it_astray(
+def test_embedded_postgres_ignores_postgres_environment(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in {"PGPORT": "1", "PGHOSTADDR": "127.0.0.1", "PGDATA": "/nowhere"}.items():
@@ -103,7 +105,7 @@ def test_the_environment_does_not_lead_it_astray(
         assert "first" in read(postgres)
 
 
-def test_a_directory_is_for_one_at_a_time_and_free_afterwards(data_dir: Path) -> None:
+def test_embedded_postgres_directory_in_use_is_refused_until_free(data_dir: Path) -> None:
     with EmbeddedPostgres(data_dir, FAST) as first:
         with pytest.raises(EmbeddedPostgresError, match=f"another Palaver process .*{data_dir}"):
             EmbeddedPostgres(data_dir, FAST).__enter__()
@@ -113,7 +115,7 @@ def test_a_directory_is_for_one_at_a_time_and_free_afterwards(data_dir: Path) ->
         assert "first" in read(second)
 
 
-def test_a_start_that_fails_says_why_and_leaves_the_directory_free(data_dir: Path) -> None:
+def test_embedded_postgres_failed_start_says_why_and_frees_directory(data_dir: Path) -> None:
     bad = EmbeddedPostgres(data_dir, {"work_mem": "plenty"})
     with pytest.raises(EmbeddedPostgresError, match=r'(?s)postgres.log.*"work_mem".*"plenty"'):
         bad.__enter__()
@@ -123,7 +125,7 @@ def test_a_start_that_fails_says_why_and_leaves_the_directory_free(data_dir: Pat
         assert "first" in read(postgres)
 
 
-def test_its_processes_are_out_of_reach_of_a_terminal(data_dir: Path) -> None:
+def test_embedded_postgres_is_detached_from_terminal(data_dir: Path) -> None:
     with EmbeddedPostgres(data_dir, FAST) as postgres:
         assert os.getsid(postgres.pid) != os.getsid(0)
         assert psutil.Process(postgres.pid).name() == "postgres"

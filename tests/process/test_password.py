@@ -26,7 +26,9 @@ def secrets(output: str) -> list[str]:
         "host=127.0.0.1 port=1 user=palaver password=OpenSesame",
     ],
 )
-def test_not_while_the_database_is_unreachable(url: str, run_palaver: RunPalaver) -> None:
+def test_password_is_hidden_while_database_is_unreachable(
+    url: str, run_palaver: RunPalaver
+) -> None:
     ended = run_palaver("serve", PALAVER_DATABASE_URL=url)
 
     assert ended.status == 1
@@ -46,7 +48,7 @@ def test_not_while_the_database_is_unreachable(url: str, run_palaver: RunPalaver
         "host=127.0.0.1 password=Open Sesame",
     ],
 )
-def test_not_when_the_url_is_malformed(url: str, run_palaver: RunPalaver) -> None:
+def test_password_is_hidden_in_malformed_url(url: str, run_palaver: RunPalaver) -> None:
     ended = run_palaver("serve", "--database-url", url)
 
     assert ended.status in {1, 2}
@@ -54,7 +56,7 @@ def test_not_when_the_url_is_malformed(url: str, run_palaver: RunPalaver) -> Non
     assert secrets(ended.output) == []
 
 
-def test_not_in_the_help(run_palaver: RunPalaver) -> None:
+def test_password_is_hidden_in_help(run_palaver: RunPalaver) -> None:
     url = "postgresql://palaver:OpenSesame@127.0.0.1:1/db"
 
     ended = run_palaver("serve", "--help", PALAVER_DATABASE_URL=url)
@@ -80,7 +82,7 @@ def asking_postgres(data_dir: Path, directory: Path) -> Iterator[str]:
         connection.execute("DROP ROLE aladdin")
 
 
-def test_neither_while_it_serves_nor_when_it_is_refused(
+def test_password_is_hidden_while_serving_and_when_refused(
     serve: Serve, run_palaver: RunPalaver, asking_postgres: str
 ) -> None:
     right = make_conninfo(asking_postgres, password="OpenSesame")

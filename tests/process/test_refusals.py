@@ -85,7 +85,7 @@ def refusal(ended: Ended, *, status: int = 1) -> str:
 
 
 @pytest.mark.parametrize("place", ["flags", "variables"])
-def test_every_bad_setting_is_named_with_flag_and_variable_all_at_once(
+def test_start_with_invalid_settings_names_flags_and_variables(
     place: str, run_palaver: RunPalaver
 ) -> None:
     if place == "flags":
@@ -101,7 +101,7 @@ def test_every_bad_setting_is_named_with_flag_and_variable_all_at_once(
 
 
 @pytest.mark.parametrize("flag", ["--listen", "--metrics-listen"])
-def test_a_port_in_use_is_refused_and_named(
+def test_start_on_port_in_use_is_refused(
     flag: str, run_palaver: RunPalaver, database_url: str
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
@@ -114,9 +114,7 @@ def test_a_port_in_use_is_refused_and_named(
         assert address in refusal(ended)
 
 
-def test_a_data_directory_in_use_is_refused_and_named(
-    run_palaver: RunPalaver, data_dir: Path
-) -> None:
+def test_start_on_data_directory_in_use_is_refused(run_palaver: RunPalaver, data_dir: Path) -> None:
     with EmbeddedPostgres(data_dir, FAST) as first:
         ended = run_palaver("serve", "--listen=127.0.0.1:0", "--data-dir", str(data_dir))
 
@@ -124,7 +122,7 @@ def test_a_data_directory_in_use_is_refused_and_named(
         assert "first" in read(first), "it is as well as before"
 
 
-def test_a_data_directory_that_cannot_be_made_is_refused_and_named(
+def test_start_on_unusable_data_directory_is_refused(
     run_palaver: RunPalaver, directory: Path
 ) -> None:
     (directory / "file").touch()
@@ -134,7 +132,7 @@ def test_a_data_directory_that_cannot_be_made_is_refused_and_named(
     assert str(directory / "file") in refusal(ended)
 
 
-def test_an_unreachable_database_is_refused(start_palaver: StartPalaver) -> None:
+def test_start_without_reachable_database_is_refused(start_palaver: StartPalaver) -> None:
     palaver = start_palaver("serve", "--database-url", NOWHERE)
 
     assert palaver.wait() == 1
@@ -142,7 +140,7 @@ def test_an_unreachable_database_is_refused(start_palaver: StartPalaver) -> None
     assert "Traceback" not in palaver.output
 
 
-def test_a_database_that_does_not_exist_is_told_from_one_that_is_away(
+def test_start_without_existing_database_is_refused_as_such(
     run_palaver: RunPalaver, database_url: str
 ) -> None:
     missing = make_conninfo(database_url, dbname="there_is_no_such_database")
@@ -152,7 +150,7 @@ def test_a_database_that_does_not_exist_is_told_from_one_that_is_away(
     assert 'database "there_is_no_such_database" does not exist' in refusal(ended)
 
 
-def test_a_user_who_may_not_create_tables_is_refused(
+def test_start_without_right_to_create_tables_is_refused(
     run_palaver: RunPalaver, empty_database_url: str
 ) -> None:
     user = f"guest_of_{conninfo_to_dict(empty_database_url)['dbname']}"
@@ -167,7 +165,7 @@ def test_a_user_who_may_not_create_tables_is_refused(
     assert "permission denied for schema public" in refusal(ended)
 
 
-def test_a_start_that_fails_half_way_leaves_no_connection(
+def test_start_that_fails_half_way_leaves_no_connection(
     run: Run,
     database_url: str,
     database: psycopg.Connection[tuple[Any, ...]],

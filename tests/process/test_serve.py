@@ -5,14 +5,11 @@ from typing import Any
 
 import psycopg
 
-from palaver.v1.session_service_pb2 import AddSessionRequest, GetSessionRequest
 from tests.support.palaver_process import RunPalaver, Serve
 from tests.support.processes import processes_in
 
 
-def test_two_runs_say_where_they_are_and_share_the_data_of_their_user(
-    serve: Serve, directory: Path
-) -> None:
+def test_serve_twice_reports_address_and_shares_data(serve: Serve, directory: Path) -> None:
     data_dir = directory / "share" / "palaver"
     for run in (1, 2):
         palaver, client = serve(XDG_DATA_HOME=str(data_dir.parent))
@@ -21,13 +18,13 @@ def test_two_runs_say_where_they_are_and_share_the_data_of_their_user(
         palaver.prints(rf"next: grpcurl -plaintext {client.address} list\n")
         palaver.prints(r"next: \S*python\S* -m palaver_server --help\n")
         client.add("s", f"from run {run}")
-        assert client.sessions.GetSession(GetSessionRequest(session_id="s")).last_sequence == run
+        assert client.get_session("s").last_sequence == run
 
         assert palaver.stop() == 0
     assert processes_in(data_dir) == []
 
 
-def test_a_given_database_is_the_one_that_is_used(
+def test_serve_uses_given_database(
     serve: Serve,
     directory: Path,
     database_url: str,
@@ -35,13 +32,13 @@ def test_a_given_database_is_the_one_that_is_used(
 ) -> None:
     _, client = serve(PALAVER_DATABASE_URL=database_url)
 
-    client.sessions.AddSession(AddSessionRequest(session_id="s"))
+    client.add_session("s")
 
     assert database.execute("SELECT session_id FROM sessions").fetchall() == [("s",)]
     assert list(directory.glob("**/PG_VERSION")) == [], "an embedded PostgreSQL was made too"
 
 
-def test_a_flag_counts_for_more_than_a_variable(run_palaver: RunPalaver, database_url: str) -> None:
+def test_serve_flag_overrides_variable(run_palaver: RunPalaver, database_url: str) -> None:
     nowhere = "postgresql://palaver@127.0.0.1:1/palaver"
 
     by_flag = run_palaver("migrate", "--database-url", database_url, PALAVER_DATABASE_URL=nowhere)

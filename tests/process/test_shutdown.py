@@ -39,7 +39,7 @@ def stopped_cleanly(data_dir: Path) -> bool:
 
 
 @pytest.mark.parametrize("way", [signal.SIGTERM, signal.SIGINT])
-def test_running_calls_finish_while_new_ones_are_refused(
+def test_shutdown_finishes_running_calls_and_refuses_new_ones(
     way: signal.Signals, serve: Serve, data_dir: Path, session_id: str
 ) -> None:
     palaver, client = serve("--data-dir", str(data_dir), "--shutdown-drain-seconds", "0")
@@ -71,7 +71,7 @@ def test_running_calls_finish_while_new_ones_are_refused(
     assert stopped_cleanly(data_dir)
 
 
-def test_calls_are_taken_while_more_come_although_the_health_has_turned(
+def test_shutdown_drain_accepts_calls_after_health_turned(
     serve: Serve, data_dir: Path, session_id: str
 ) -> None:
     palaver, client = serve("--data-dir", str(data_dir), "--shutdown-drain-seconds", "600")
@@ -88,7 +88,7 @@ def test_calls_are_taken_while_more_come_although_the_health_has_turned(
     assert palaver.wait() == 0
 
 
-def test_a_call_that_outlasts_the_grace_period_is_ended_with_a_status(
+def test_shutdown_ends_call_after_grace_period_with_status(
     serve: Serve, data_dir: Path, session_id: str
 ) -> None:
     palaver, client = serve("--data-dir", str(data_dir), "--shutdown-grace-seconds", "0.1")
@@ -107,7 +107,7 @@ def test_a_call_that_outlasts_the_grace_period_is_ended_with_a_status(
     assert stopped_cleanly(data_dir)
 
 
-def test_a_stream_that_outlasts_the_grace_period_is_told_where_to_resume(
+def test_shutdown_ends_stream_after_grace_period_with_cursor(
     serve: Serve, data_dir: Path, session_id: str
 ) -> None:
     palaver, client = serve("--data-dir", str(data_dir), "--shutdown-grace-seconds", "0.5")
@@ -129,7 +129,7 @@ def test_a_stream_that_outlasts_the_grace_period_is_told_where_to_resume(
     assert palaver.wait() == 0
 
 
-def test_a_second_signal_leaves_nothing_running_either(serve: Serve, data_dir: Path) -> None:
+def test_shutdown_by_second_signal_leaves_nothing_running(serve: Serve, data_dir: Path) -> None:
     palaver, _ = serve("--data-dir", str(data_dir))
     palaver.process.send_signal(signal.SIGINT)
     palaver.prints("shutting down")
@@ -152,7 +152,7 @@ def test_a_second_signal_leaves_nothing_running_either(serve: Serve, data_dir: P
     ],
     ids=["SIGTERM while initdb runs", "SIGINT while PostgreSQL starts"],
 )
-def test_a_signal_while_it_starts_leaves_nothing_running(
+def test_shutdown_during_start_leaves_nothing_running(
     way: signal.Signals, file: str, start_palaver: StartPalaver, directory: Path
 ) -> None:
     data_dir = directory / "new"

@@ -96,11 +96,11 @@ def traced(serve: Serve, database_url: str, collector: Collector) -> Callable[..
     return run
 
 
-def test_a_trace_goes_from_the_caller_through_the_call_to_the_statement(
+def test_trace_spans_caller_call_and_statement(
     traced: Callable[..., Any], collector: Collector
 ) -> None:
     with traced() as (palaver, client):
-        client.sessions.AddSession(AddSessionRequest(session_id="s"))
+        client.add_session("s")
         client.sessions.GetSession(GetSessionRequest(session_id="s"), metadata=SAMPLED)
 
     (call,) = collector.named("palaver.v1.SessionService/GetSession")
@@ -120,11 +120,11 @@ def test_a_trace_goes_from_the_caller_through_the_call_to_the_statement(
     assert collector.service_names == {"palaver"}
 
 
-def test_a_call_from_outside_of_a_trace_begins_one_that_the_log_names(
+def test_trace_without_caller_starts_at_call_and_is_logged(
     traced: Callable[..., Any], collector: Collector
 ) -> None:
     with traced(OTEL_SERVICE_NAME="memory-eu") as (palaver, client):
-        client.sessions.AddSession(AddSessionRequest(session_id="s"))
+        client.add_session("s")
 
     (call,) = collector.named("palaver.v1.SessionService/AddSession")
     assert call.parent_span_id == b""
@@ -132,7 +132,7 @@ def test_a_call_from_outside_of_a_trace_begins_one_that_the_log_names(
     assert collector.service_names == {"memory-eu"}
 
 
-def test_each_page_of_a_stream_is_a_statement_within_it(
+def test_trace_of_stream_has_statement_per_page(
     traced: Callable[..., Any], collector: Collector
 ) -> None:
     with traced() as (_, client):
@@ -146,7 +146,7 @@ def test_each_page_of_a_stream_is_a_statement_within_it(
     assert {span.name for span in statements} == {"sessions.get", "messages.list"}
 
 
-def test_a_trace_that_its_caller_does_not_record_is_not_recorded(
+def test_trace_not_sampled_by_caller_is_not_recorded(
     traced: Callable[..., Any], collector: Collector
 ) -> None:
     with traced() as (palaver, client):
@@ -156,7 +156,7 @@ def test_a_trace_that_its_caller_does_not_record_is_not_recorded(
     assert f"trace_id={TRACE_ID}" in palaver.output
 
 
-def test_a_failed_statement_is_seen_and_nothing_of_what_was_stored_or_sent(
+def test_trace_of_failed_statement_shows_no_data(
     traced: Callable[..., Any], collector: Collector, database: psycopg.Connection[Any]
 ) -> None:
     hidden = struct(plan="MARKER-value")
@@ -164,14 +164,14 @@ def test_a_failed_statement_is_seen_and_nothing_of_what_was_stored_or_sent(
     database.execute(f"ALTER TABLE messages ADD CONSTRAINT rule {rule}")
     message = Message(role="MARKER-role", content="MARKER-content", metadata=hidden)
     with traced() as (palaver, client):
-        client.sessions.AddSession(AddSessionRequest(session_id="s", metadata=hidden))
+        client.add_session("s", metadata=hidden)
         with refused(grpc.StatusCode.INTERNAL):
             client.memory.AddMemory(
                 AddMemoryRequest(session_id="s", messages=[message]),
                 metadata=(("authorization", "MARKER-token"),),
             )
         with refused(grpc.StatusCode.NOT_FOUND):
-            client.sessions.GetSession(GetSessionRequest(session_id="none"))
+            client.get_session("none")
 
     (call,) = collector.named("palaver.v1.MemoryService/AddMemory")
     (statement,) = [span for span in collector.spans if span.parent_span_id == call.span_id]
@@ -187,16 +187,16 @@ def test_a_failed_statement_is_seen_and_nothing_of_what_was_stored_or_sent(
 @pytest.mark.parametrize(
     "variables", [{"OTEL_SDK_DISABLED": "true"}, {"OTEL_TRACES_EXPORTER": "none"}]
 )
-def test_the_variables_that_turn_traces_off_do(
+def test_trace_export_is_off_by_standard_variables(
     variables: dict[str, str], traced: Callable[..., Any], collector: Collector
 ) -> None:
     with traced(**variables) as (_, client):
-        client.sessions.AddSession(AddSessionRequest(session_id="s"))
+        client.add_session("s")
 
     assert collector.requests == []
 
 
-def test_an_exporter_that_there_is_not_is_refused(
+def test_trace_exporter_that_is_unknown_is_refused(
     run_palaver: RunPalaver, database_url: str
 ) -> None:
     ended = run_palaver("serve", "--database-url", database_url, OTEL_TRACES_EXPORTER="pigeon")

@@ -42,7 +42,7 @@ def is_called(process: psutil.Process, port: int) -> bool:
     return any(c.status == psutil.CONN_ESTABLISHED and c.laddr.port == port for c in connections)
 
 
-def test_workers_share_the_callers_and_end_together(
+def test_workers_share_callers_and_end_together(
     serve: Serve, data_dir: Path, session_id: str
 ) -> None:
     palaver, client = serve("--data-dir", str(data_dir), *WORKERS)
@@ -57,7 +57,7 @@ def test_workers_share_the_callers_and_end_together(
     assert not processes_in(data_dir)
 
 
-def test_a_worker_that_is_killed_is_replaced(serve: Serve, data_dir: Path) -> None:
+def test_worker_that_is_killed_is_replaced(serve: Serve, data_dir: Path) -> None:
     palaver, client = serve("--data-dir", str(data_dir), *WORKERS)
     killed, other = workers_of(palaver)
 
@@ -70,7 +70,7 @@ def test_a_worker_that_is_killed_is_replaced(serve: Serve, data_dir: Path) -> No
     assert killed not in now
 
 
-def test_workers_do_not_outlive_who_started_them(serve: Serve, data_dir: Path) -> None:
+def test_workers_do_not_outlive_their_parent(serve: Serve, data_dir: Path) -> None:
     palaver, _ = serve("--data-dir", str(data_dir), *WORKERS)
     workers = workers_of(palaver)
 
@@ -79,7 +79,7 @@ def test_workers_do_not_outlive_who_started_them(serve: Serve, data_dir: Path) -
     eventually(lambda: not any(worker.is_running() for worker in workers), "they end", within=60)
 
 
-def test_a_port_in_use_is_told(run_palaver: RunPalaver, data_dir: Path) -> None:
+def test_workers_on_port_in_use_are_refused(run_palaver: RunPalaver, data_dir: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"
 
@@ -89,7 +89,7 @@ def test_a_port_in_use_is_told(run_palaver: RunPalaver, data_dir: Path) -> None:
     assert f"cannot listen on {address}: Address already in use" in ended.printed
 
 
-def test_what_ends_a_worker_ends_all(start_palaver: StartPalaver, data_dir: Path) -> None:
+def test_workers_end_when_one_cannot_run(start_palaver: StartPalaver, data_dir: Path) -> None:
     palaver = start_palaver(
         "serve", "--listen", "127.0.0.1:0", "--data-dir", str(data_dir), *WORKERS,
         "--search-language", "klingon",

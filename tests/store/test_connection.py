@@ -34,7 +34,7 @@ def prepared(connection: Connection, run: Run) -> list[str]:
     return [text for (text,) in run(connection.fetch(PREPARED))]
 
 
-def test_parameters_have_names_that_may_come_again(connection: Connection, run: Run) -> None:
+def test_connection_parameter_names_may_repeat(connection: Connection, run: Run) -> None:
     subtract = statement("SELECT %(a)s::int - %(b)s::int, %(a)s::int, 7 %% 4, %(c)b::text")
 
     rows = run(connection.fetch(subtract, {"a": 5, "b": 3, "c": "%(a)s", "unused": 1}))
@@ -42,19 +42,21 @@ def test_parameters_have_names_that_may_come_again(connection: Connection, run: 
     assert rows == [(2, 5, 3, "%(a)s")]
 
 
-def test_the_first_row_or_none_is_given(connection: Connection, run: Run) -> None:
+def test_connection_returns_first_row_or_none(connection: Connection, run: Run) -> None:
     series = statement("SELECT n FROM generate_series(1, %(n)s) n ORDER BY n")
 
     assert run(connection.fetch_one(series, {"n": 3})) == (1,)
     assert run(connection.fetch_one(series, {"n": 0})) is None
 
 
-def test_a_statement_without_rows_gives_none(connection: Connection, run: Run) -> None:
+def test_connection_statement_without_rows_returns_none(connection: Connection, run: Run) -> None:
     assert run(connection.fetch(statement("SET application_name = 'x'"))) == []
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Asia/Kolkata"])
-def test_times_are_moments_whatever_the_zone(connection: Connection, run: Run, zone: str) -> None:
+def test_connection_times_are_independent_of_time_zone(
+    connection: Connection, run: Run, zone: str
+) -> None:
     time = datetime(2026, 11, 21, 12, 30, 0, 123_456, UTC)
     run(connection.fetch(statement(f"SET TimeZone = '{zone}'")))
 
@@ -65,7 +67,7 @@ def test_times_are_moments_whatever_the_zone(connection: Connection, run: Run, z
 
 
 @pytest.mark.parametrize("values", [(1, 40_000, 2**31, 2**62), ("a", None, "b", "")])
-def test_a_statement_is_prepared_once_for_all_values(
+def test_connection_prepares_statement_once(
     connection: Connection, run: Run, values: tuple[Any, ...]
 ) -> None:
     type_of = "bigint" if isinstance(values[0], int) else "text"
@@ -78,7 +80,9 @@ def test_a_statement_is_prepared_once_for_all_values(
     assert len(prepared(connection, run)) == 1
 
 
-def test_what_is_to_be_planned_anew_is_not_prepared(connection: Connection, run: Run) -> None:
+def test_connection_does_not_prepare_statement_marked_unprepared(
+    connection: Connection, run: Run
+) -> None:
     unprepared = statement("SELECT %(n)s::int", is_prepared=False)
 
     assert run(connection.fetch(unprepared, {"n": 1})) == [(1,)]
@@ -86,7 +90,7 @@ def test_what_is_to_be_planned_anew_is_not_prepared(connection: Connection, run:
     assert prepared(connection, run) == []
 
 
-def test_a_template_gives_one_statement_for_the_same_parts_and_is_prepared_once(
+def test_connection_template_with_same_parts_is_prepared_once(
     connection: Connection, run: Run
 ) -> None:
     template = StatementTemplate("test", "SELECT {what}, %(n)s::int")
@@ -98,14 +102,14 @@ def test_a_template_gives_one_statement_for_the_same_parts_and_is_prepared_once(
     assert template.fill(what="1") is not template.fill(is_prepared=False, what="1")
 
 
-def test_the_number_of_changed_rows_is_given(connection: Connection, run: Run) -> None:
+def test_connection_returns_number_of_changed_rows(connection: Connection, run: Run) -> None:
     insert = statement("INSERT INTO users (user_id) SELECT generate_series(1, %(n)s)::text")
 
     assert run(connection.run(insert, {"n": 3})) == 3
     assert run(connection.run(statement("SET application_name = 'x'"))) == 0
 
 
-def test_an_error_is_raised_as_psycopg_does_and_hurts_no_other_statement(
+def test_connection_error_is_raised_like_psycopg_and_affects_no_other(
     connection: Connection, run: Run
 ) -> None:
     divide = statement("SELECT 1 / %(n)s::int")
@@ -119,7 +123,7 @@ def test_an_error_is_raised_as_psycopg_does_and_hurts_no_other_statement(
     assert run(connection.fetch(divide, {"n": 1})) == [(1,)]
 
 
-def test_what_is_prepared_outlives_a_rollback(connection: Connection, run: Run) -> None:
+def test_connection_prepared_statements_outlive_rollback(connection: Connection, run: Run) -> None:
     select = statement("SELECT %(n)s::int")
 
     async def fetch_and_roll_back() -> None:
@@ -134,9 +138,7 @@ def test_what_is_prepared_outlives_a_rollback(connection: Connection, run: Run) 
     assert len(prepared(connection, run)) == 1
 
 
-def test_a_statement_that_is_cancelled_at_any_moment_can_be_run_again(
-    connection: Connection, run: Run
-) -> None:
+def test_connection_cancelled_statement_can_run_again(connection: Connection, run: Run) -> None:
     choose = random.Random(7)
 
     async def cancel(work: Coroutine[Any, Any, Any]) -> None:
@@ -154,7 +156,7 @@ def test_a_statement_that_is_cancelled_at_any_moment_can_be_run_again(
     run(cancel_and_run_again())
 
 
-def test_a_connection_that_is_lost_says_so(database_url: str, run: Run) -> None:
+def test_connection_that_is_lost_reports_it(database_url: str, run: Run) -> None:
     async def lose_and_fetch() -> None:
         lost = await Connection.connect(database_url)
         other = await Connection.connect(database_url)

@@ -31,7 +31,7 @@ async def finish(batch: EmbeddingBatch) -> int:
     return await batch.finish([embed(message.text) for message in batch.messages])
 
 
-def test_a_message_waits_from_the_moment_it_is_written(vectors: Vectors, run: Run) -> None:
+def test_backlog_holds_written_messages(vectors: Vectors, run: Run) -> None:
     vectors.add("s", "one", "two", m1="three")
     vectors.add("s", m1="three", m2="four")
 
@@ -45,7 +45,7 @@ def test_a_message_waits_from_the_moment_it_is_written(vectors: Vectors, run: Ru
     assert vectors.count("embedding_queue") == 0
 
 
-def test_messages_of_appends_that_share_a_statement_wait_too(vectors: Vectors, run: Run) -> None:
+def test_backlog_holds_messages_of_batched_appends(vectors: Vectors, run: Run) -> None:
     session_ids = [f"s{number}" for number in range(8)]
     for session_id in session_ids:
         vectors.add(session_id, "first")
@@ -65,7 +65,7 @@ def test_messages_of_appends_that_share_a_statement_wait_too(vectors: Vectors, r
     assert vectors.count("embedding_queue") == 2 * len(session_ids)
 
 
-def test_without_an_embedder_nothing_waits(vectors: Vectors, run: Run) -> None:
+def test_backlog_is_empty_without_embedder(vectors: Vectors, run: Run) -> None:
     messages = [NewMessage(None, "user", "text", 0, "{}", None)]
     run(
         MemoryStore(vectors.pool).add_memory(
@@ -76,7 +76,7 @@ def test_without_an_embedder_nothing_waits(vectors: Vectors, run: Run) -> None:
     assert vectors.count("embedding_queue") == 0
 
 
-def test_servers_share_the_queue_and_none_waits_for_another(vectors: Vectors, run: Run) -> None:
+def test_backlog_is_shared_by_servers_without_waiting(vectors: Vectors, run: Run) -> None:
     vectors.add("s", "one", "two", "three")
 
     async def take_both() -> list[list[str]]:
@@ -90,7 +90,7 @@ def test_servers_share_the_queue_and_none_waits_for_another(vectors: Vectors, ru
     assert vectors.count("embeddings") == 3
 
 
-def test_what_one_failed_at_another_takes(vectors: Vectors, run: Run) -> None:
+def test_backlog_of_failed_server_is_taken_by_another(vectors: Vectors, run: Run) -> None:
     vectors.add("s", "text")
 
     async def fail() -> None:
@@ -115,7 +115,7 @@ def while_it_is_embedded(vectors: Vectors, run: Run, *changes: Any) -> int:
     return run(embed_meanwhile())
 
 
-def test_a_message_that_is_changed_while_it_is_embedded_gets_the_new_contents_vector(
+def test_backlog_message_changed_during_embedding_gets_new_vector(
     vectors: Vectors, run: Run
 ) -> None:
     vectors.add("s", m1="old words", m2="other")
@@ -128,9 +128,7 @@ def test_a_message_that_is_changed_while_it_is_embedded_gets_the_new_contents_ve
     assert set(vectors.find("new")) == {"new", "other"}
 
 
-def test_a_newer_vector_that_another_server_stored_meanwhile_stays(
-    vectors: Vectors, run: Run
-) -> None:
+def test_backlog_keeps_newer_vector_of_another_server(vectors: Vectors, run: Run) -> None:
     vectors.add("s", m1="old words")
 
     def change_and_embed() -> None:
@@ -142,7 +140,7 @@ def test_a_newer_vector_that_another_server_stored_meanwhile_stays(
     assert vectors.find("new") == ["new"]
 
 
-def test_a_message_that_is_deleted_while_it_is_embedded_gets_no_vector(
+def test_backlog_message_deleted_during_embedding_gets_no_vector(
     vectors: Vectors, run: Run
 ) -> None:
     vectors.add("s", m1="deleted", m2="other")
@@ -154,7 +152,7 @@ def test_a_message_that_is_deleted_while_it_is_embedded_gets_no_vector(
     assert vectors.count("embedding_queue") == 0
 
 
-def test_a_message_that_is_purged_while_it_is_embedded_fails_nothing(
+def test_backlog_message_purged_during_embedding_is_ignored(
     vectors: Vectors, run: Run, database: Connection
 ) -> None:
     vectors.add("s", m1="purged", m2="other")
@@ -166,7 +164,7 @@ def test_a_message_that_is_purged_while_it_is_embedded_fails_nothing(
     assert vectors.find("purged") == ["other"]
 
 
-def test_whoever_changes_a_message_is_not_waited_for(
+def test_backlog_skips_messages_locked_by_writers(
     vectors: Vectors, run: Run, database: Connection
 ) -> None:
     vectors.add("s", m1="held", m2="other")
@@ -180,9 +178,7 @@ def test_whoever_changes_a_message_is_not_waited_for(
     assert set(vectors.find("new")) == {"new", "other"}
 
 
-def test_while_a_message_is_embedded_its_session_can_be_written_to(
-    vectors: Vectors, run: Run
-) -> None:
+def test_backlog_batch_does_not_block_writes_to_session(vectors: Vectors, run: Run) -> None:
     vectors.add("s", m1="one", m2="two")
 
     while_it_is_embedded(
@@ -196,7 +192,7 @@ def test_while_a_message_is_embedded_its_session_can_be_written_to(
     assert set(vectors.find("one")) == {"one changed", "three"}
 
 
-def test_what_has_nothing_to_embed_is_passed_over(vectors: Vectors) -> None:
+def test_backlog_message_without_text_is_settled(vectors: Vectors) -> None:
     vectors.add("s", "", " \n\t", m1="deleted")
     vectors.delete("s", "m1")
 
@@ -204,7 +200,7 @@ def test_what_has_nothing_to_embed_is_passed_over(vectors: Vectors) -> None:
     assert vectors.count("embedding_queue") == 0
 
 
-def test_of_a_long_content_the_beginning_is_embedded(vectors: Vectors, run: Run) -> None:
+def test_backlog_long_content_is_cut(vectors: Vectors, run: Run) -> None:
     vectors.add("s", "word " * 1000)
 
     async def take() -> list[str]:
@@ -214,7 +210,7 @@ def test_of_a_long_content_the_beginning_is_embedded(vectors: Vectors, run: Run)
     assert run(take()) == [of_user("word " * 20)[:100]]
 
 
-def test_a_message_that_cannot_have_a_vector_leaves_the_queue(vectors: Vectors, run: Run) -> None:
+def test_backlog_message_without_possible_vector_is_settled(vectors: Vectors, run: Run) -> None:
     vectors.add("s", "refused")
 
     async def refuse() -> int:
@@ -299,7 +295,7 @@ def test_delete_other_models_deletes_their_vectors(
     assert indexes == [(f"embeddings_nearest_{others.space.model_id}",)]
 
 
-def test_servers_that_start_at_once_make_one_model(pool: Pool, run: Run) -> None:
+def test_embedding_model_is_created_once_by_simultaneous_starts(pool: Pool, run: Run) -> None:
     async def prepare_all() -> set[int]:
         spaces = await asyncio.gather(*(prepare_model(pool, "m", 3) for _ in range(8)))
         return {space.model_id for space in spaces}
@@ -307,11 +303,11 @@ def test_servers_that_start_at_once_make_one_model(pool: Pool, run: Run) -> None
     assert len(run(prepare_all())) == 1
 
 
-def test_dimensions_make_another_model_of_the_same_name(pool: Pool, run: Run) -> None:
+def test_embedding_model_with_other_dimensions_is_another(pool: Pool, run: Run) -> None:
     assert run(prepare_model(pool, "m", 3)) != run(prepare_model(pool, "m", 4))
 
 
-def test_a_pgvector_that_is_too_old_is_named(pool: Pool, run: Run, database: Connection) -> None:
+def test_pgvector_too_old_is_refused_by_version(pool: Pool, run: Run, database: Connection) -> None:
     run(prepare_model(pool, "m", 3))
     database.execute("UPDATE pg_extension SET extversion = '0.7.4' WHERE extname = 'vector'")
 

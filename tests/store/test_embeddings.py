@@ -23,7 +23,7 @@ def vectors(pool: Pool, run: Run) -> Vectors:
     return Vectors(pool, run)
 
 
-def test_who_is_bound_to_a_user_finds_that_users_messages_alone(vectors: Vectors) -> None:
+def test_vector_search_with_access_scope_finds_only_messages_of_user(vectors: Vectors) -> None:
     vectors.add("s1", "hers", user_id="ada")
     vectors.add("s2", "his", user_id="bob")
     vectors.embed_all()
@@ -39,7 +39,9 @@ SCOPES = [Scope(), Scope(session_id="s"), Scope(user_id="ada")]
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-def test_the_nearest_come_first_with_how_near_they_are(vectors: Vectors, scope: Scope) -> None:
+def test_vector_search_returns_nearest_first_with_similarity(
+    vectors: Vectors, scope: Scope
+) -> None:
     vectors.add("s", "red green", "red blue", "one two three", user_id="ada")
     vectors.embed_all()
 
@@ -51,9 +53,7 @@ def test_the_nearest_come_first_with_how_near_they_are(vectors: Vectors, scope: 
     assert vectors.find("red blue", scope=scope, limit=1) == ["red blue"]
 
 
-def test_how_near_some_messages_are_is_told_of_those_that_are_live_and_as_they_were(
-    vectors: Vectors, run: Run
-) -> None:
+def test_vector_similarities_are_of_live_unchanged_messages(vectors: Vectors, run: Run) -> None:
     vectors.add("s", m1="red green", m2="deleted", m3="changed")
     vectors.embed_all()
     vectors.delete("s", "m2")
@@ -65,7 +65,7 @@ def test_how_near_some_messages_are_is_told_of_those_that_are_live_and_as_they_w
     assert found == {Key("s", 1): pytest.approx(1, abs=1e-2)}
 
 
-def test_a_scope_holds_its_messages_and_no_others(vectors: Vectors) -> None:
+def test_vector_search_scope_finds_only_its_messages(vectors: Vectors) -> None:
     vectors.add("s1", "first", user_id="ada")
     vectors.add("s2", "second", user_id="ada")
     vectors.add("s3", "third", user_id="bob")
@@ -79,7 +79,9 @@ def test_a_scope_holds_its_messages_and_no_others(vectors: Vectors) -> None:
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-def test_a_filter_narrows(vectors: Vectors, database: Connection, scope: Scope) -> None:
+def test_vector_search_filter_narrows_results(
+    vectors: Vectors, database: Connection, scope: Scope
+) -> None:
     vectors.add("s", "first", "second", "third", user_id="ada")
     database.execute(
         """
@@ -103,7 +105,7 @@ def test_a_filter_narrows(vectors: Vectors, database: Connection, scope: Scope) 
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-def test_deleted_is_never_found_though_its_vector_is_there(
+def test_vector_search_never_finds_deleted_messages(
     vectors: Vectors, run: Run, scope: Scope
 ) -> None:
     vectors.add("s", user_id="ada", m1="kept", m2="deleted")
@@ -122,9 +124,7 @@ def test_deleted_is_never_found_though_its_vector_is_there(
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-def test_a_content_that_was_replaced_finds_nothing_from_that_moment(
-    vectors: Vectors, scope: Scope
-) -> None:
+def test_vector_search_does_not_find_replaced_content(vectors: Vectors, scope: Scope) -> None:
     vectors.add("s", user_id="ada", m1="old words", m2="same")
     vectors.embed_all()
 
@@ -137,7 +137,7 @@ def test_a_content_that_was_replaced_finds_nothing_from_that_moment(
     assert set(vectors.find("new", scope=scope)) == {"new", "upserted"}
 
 
-def test_a_change_of_role_counts_as_one_of_what_is_said(vectors: Vectors, run: Run) -> None:
+def test_vector_search_does_not_find_message_of_changed_role(vectors: Vectors, run: Run) -> None:
     vectors.add("s", m1="words")
     vectors.embed_all()
 
@@ -152,7 +152,7 @@ def test_a_change_of_role_counts_as_one_of_what_is_said(vectors: Vectors, run: R
     assert vectors.find("words") == ["words"]
 
 
-def test_a_vector_that_was_made_without_the_server_knowing_of_the_change_does_not_count(
+def test_vector_search_ignores_vector_of_earlier_content(
     vectors: Vectors, database: Connection
 ) -> None:
     """A server without an embedder queues nothing."""
@@ -164,7 +164,7 @@ def test_a_vector_that_was_made_without_the_server_knowing_of_the_change_does_no
     assert vectors.find("old") == []
 
 
-def test_a_change_of_metadata_alone_keeps_the_vector(vectors: Vectors, run: Run) -> None:
+def test_vector_search_keeps_vector_after_metadata_change(vectors: Vectors, run: Run) -> None:
     vectors.add("s", m1="words")
     vectors.embed_all()
 
@@ -179,7 +179,7 @@ def test_a_change_of_metadata_alone_keeps_the_vector(vectors: Vectors, run: Run)
     assert vectors.count("embedding_queue") == 0
 
 
-def test_the_vectors_of_another_model_are_never_compared(
+def test_vector_search_ignores_vectors_of_other_models(
     vectors: Vectors, pool: Pool, run: Run
 ) -> None:
     others = Vectors(pool, run, model="another")
@@ -192,7 +192,7 @@ def test_the_vectors_of_another_model_are_never_compared(
         assert others.find("words", scope=scope) == []
 
 
-def test_the_purge_leaves_no_vector_behind(vectors: Vectors, run: Run) -> None:
+def test_purge_removes_vectors(vectors: Vectors, run: Run) -> None:
     vectors.add("s", m1="kept", m2="deleted")
     vectors.embed_all()
     vectors.delete("s", "m2")
@@ -209,7 +209,7 @@ def test_the_purge_leaves_no_vector_behind(vectors: Vectors, run: Run) -> None:
     assert vectors.find("deleted") == ["kept"]
 
 
-def test_a_deleted_id_that_comes_back_is_found_by_its_new_content_alone(vectors: Vectors) -> None:
+def test_vector_search_finds_restored_id_by_new_content_only(vectors: Vectors) -> None:
     vectors.add("s", m1="old words")
     vectors.embed_all()
     vectors.delete("s", "m1")

@@ -57,13 +57,13 @@ async def became(pool: Pool, sqlstate: str) -> type[BaseException]:
     return raised.type
 
 
-def test_an_error_that_passes_says_that_the_database_is_unavailable(pool: Pool, run: Run) -> None:
+def test_error_that_is_temporary_becomes_unavailable(pool: Pool, run: Run) -> None:
     became_so = {state for state in UNAVAILABLE if run(became(pool, state)) is DatabaseUnavailable}
 
     assert became_so == UNAVAILABLE.keys()
 
 
-def test_an_error_that_stays_is_a_bug(pool: Pool, run: Run) -> None:
+def test_error_that_is_permanent_is_a_bug(pool: Pool, run: Run) -> None:
     became_unavailable = {
         state for state in BUGS if run(became(pool, state)) is DatabaseUnavailable
     }
@@ -71,19 +71,17 @@ def test_an_error_that_stays_is_a_bug(pool: Pool, run: Run) -> None:
     assert became_unavailable == set()
 
 
-def test_a_connection_that_cannot_be_made_says_that_the_database_is_unavailable() -> None:
+def test_error_of_connecting_becomes_unavailable() -> None:
     with pytest.raises(DatabaseUnavailable), translated_errors():
         psycopg.connect("host=/nonexistent dbname=palaver")
 
 
-def test_other_errors_pass_through() -> None:
+def test_error_of_other_kind_passes_through() -> None:
     with pytest.raises(KeyError), translated_errors():
         raise KeyError
 
 
-def test_a_connection_that_was_closed_for_being_idle_is_no_bug(
-    pool: Pool, run: Run, database: Connection
-) -> None:
+def test_error_of_idle_timeout_is_no_bug(pool: Pool, run: Run, database: Connection) -> None:
     async def use_after_a_while() -> None:
         async with pool.connection() as connection:
             pid = connection.info.backend_pid
@@ -99,7 +97,7 @@ def has_ended(database: Connection, pid: int) -> bool:
     return not database.execute("SELECT 1 FROM pg_stat_activity WHERE pid = %s", [pid]).fetchall()
 
 
-def test_a_connection_that_is_cut_says_that_the_database_is_unavailable(
+def test_error_of_cut_connection_becomes_unavailable(
     pool: Pool, run: Run, database: Connection
 ) -> None:
     async def read_over_a_cut_connection() -> None:

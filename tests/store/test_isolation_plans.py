@@ -158,7 +158,7 @@ def unguarded(condition: str) -> str:
 
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("disabled", PLANS)
-def test_a_bound_callers_path_is_evaluated_within_case_alone(
+def test_plan_with_access_scope_evaluates_path_inside_case(
     filled: Filled, call: str, disabled: str
 ) -> None:
     filled.prefer(disabled)
@@ -176,7 +176,7 @@ def test_a_bound_callers_path_is_evaluated_within_case_alone(
         assert "user_id = 'u7'" in condition
 
 
-def test_the_path_of_a_caller_bound_to_nobody_is_looked_up_in_its_index(filled: Filled) -> None:
+def test_plan_without_access_scope_looks_path_up_in_index(filled: Filled) -> None:
     filled.prefer("")
 
     (plan,) = [plan for plan in filled.plans(list_sessions, None) if plan.ways]
@@ -186,7 +186,7 @@ def test_the_path_of_a_caller_bound_to_nobody_is_looked_up_in_its_index(filled: 
     assert [c for c in conditions(plan.root) if "jsonpath" in c and "CASE" not in c]
 
 
-def test_a_page_of_a_bound_caller_is_read_in_order_and_no_further(filled: Filled) -> None:
+def test_plan_of_page_with_access_scope_reads_in_order(filled: Filled) -> None:
     """Else whether a path fails beyond the page would depend on the plan."""
     filled.prefer("")
 

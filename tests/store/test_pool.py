@@ -39,7 +39,7 @@ async def outcome(pool: Pool) -> type[BaseException] | None:
     return None
 
 
-def test_who_gets_no_connection_in_time_is_told_so(small_pool: Pool, run: Run) -> None:
+def test_pool_without_connection_in_time_is_exhausted(small_pool: Pool, run: Run) -> None:
     async def ask_while_all_are_in_use() -> None:
         async with small_pool.connection(), small_pool.connection():
             await use(small_pool)
@@ -49,7 +49,7 @@ def test_who_gets_no_connection_in_time_is_told_so(small_pool: Pool, run: Run) -
     run(use(small_pool))
 
 
-def test_who_waits_gets_the_connection_that_becomes_free(database_url: str, run: Run) -> None:
+def test_pool_waiter_gets_next_free_connection(database_url: str, run: Run) -> None:
     pool = Pool(database_url, min_size=1, max_size=1, timeout=20)
 
     async def use_by_turns() -> None:
@@ -60,7 +60,7 @@ def test_who_waits_gets_the_connection_that_becomes_free(database_url: str, run:
     run(use_by_turns())
 
 
-def test_a_busy_pool_is_never_taken_for_a_lost_database(database_url: str, run: Run) -> None:
+def test_pool_busy_is_not_reported_as_unreachable(database_url: str, run: Run) -> None:
     pool = Pool(database_url, min_size=1, max_size=1, timeout=0.01)
 
     async def crowd() -> set[type[BaseException] | None]:
@@ -81,7 +81,7 @@ async def use_when_it_is_there(pool: Pool) -> None:
         pass
 
 
-def test_a_database_that_is_away_is_no_busy_pool(run: Run) -> None:
+def test_pool_of_unreachable_database_is_not_reported_as_busy(run: Run) -> None:
     pool = Pool("host=/nonexistent dbname=palaver", min_size=1, max_size=2, timeout=A_MOMENT)
 
     async def ask() -> None:
@@ -95,7 +95,7 @@ def test_a_database_that_is_away_is_no_busy_pool(run: Run) -> None:
         run(ask())
 
 
-def test_a_database_that_goes_away_is_no_busy_pool_even_while_a_connection_is_in_use(
+def test_pool_in_use_of_unreachable_database_is_not_reported_as_busy(
     run: Run, database_url: str, postgres: str
 ) -> None:
     pool = Pool(database_url, min_size=2, max_size=2, timeout=2)
@@ -115,14 +115,14 @@ def test_a_database_that_goes_away_is_no_busy_pool_even_while_a_connection_is_in
     run(use_while_no_other_can_be_made())
 
 
-def test_a_closed_pool_is_no_busy_pool(small_pool: Pool, run: Run) -> None:
+def test_pool_that_is_closed_is_not_reported_as_busy(small_pool: Pool, run: Run) -> None:
     run(small_pool.close())
 
     with pytest.raises(DatabaseUnavailable):
         run(use(small_pool))
 
 
-def test_a_connection_comes_back_whatever_happens_in_the_block(
+def test_pool_connection_is_returned_after_any_outcome(
     small_pool: Pool, run: Run, database: Connection
 ) -> None:
     async def fail() -> None:
@@ -150,7 +150,7 @@ def test_a_connection_comes_back_whatever_happens_in_the_block(
     assert not [row for row in asleep if row]
 
 
-def test_a_rollback_on_a_connection_that_was_lost_is_no_success(small_pool: Pool, run: Run) -> None:
+def test_pool_rollback_on_lost_connection_fails(small_pool: Pool, run: Run) -> None:
     async def roll_back_what_is_lost() -> None:
         async with small_pool.connection() as connection, connection.transaction() as transaction:
             await connection.execute("SELECT 1")
@@ -162,9 +162,7 @@ def test_a_rollback_on_a_connection_that_was_lost_is_no_success(small_pool: Pool
     run(use(small_pool))
 
 
-def test_who_is_cancelled_while_giving_a_connection_back_takes_it_from_nobody(
-    database_url: str, run: Run
-) -> None:
+def test_pool_return_cancelled_half_way_loses_no_connection(database_url: str, run: Run) -> None:
     async def give_back_and_cancel() -> None:
         pool = Pool(database_url, min_size=1, max_size=1, timeout=2)
         await pool.open()
@@ -189,7 +187,7 @@ def test_who_is_cancelled_while_giving_a_connection_back_takes_it_from_nobody(
     run(give_back_and_cancel())
 
 
-def test_a_scope_is_searched_by_one_process_and_everything_by_as_many_as_it_takes(
+def test_pool_parallel_workers_are_off_for_scoped_searches_only(
     small_pool: Pool, run: Run, database: Connection
 ) -> None:
     async def processes(*, everything: bool) -> int:

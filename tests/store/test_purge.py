@@ -23,7 +23,7 @@ async def has_turn(pool: Pool) -> bool:
         return turn is not None
 
 
-def test_one_purger_at_a_time_has_the_turn(pool: Pool, run: Run) -> None:
+def test_purge_turn_is_held_by_one_purger(pool: Pool, run: Run) -> None:
     async def take_it_twice() -> tuple[bool, bool]:
         async with PurgeStore(pool).turn():
             during = await has_turn(pool)
@@ -33,7 +33,7 @@ def test_one_purger_at_a_time_has_the_turn(pool: Pool, run: Run) -> None:
 
 
 @pytest.mark.parametrize("statement", ["TAKE_TURN", "END_TURN"])
-def test_a_turn_ends_although_its_purger_is_cancelled_while_it_is_taken_or_ended(
+def test_purge_turn_ends_when_cancelled_while_taken_or_released(
     pool: Pool, run: Run, database: Connection, monkeypatch: pytest.MonkeyPatch, statement: str
 ) -> None:
     # The answer is slow to come: the lock is taken (or not yet given back), nobody knows.
@@ -86,7 +86,7 @@ class Interrupted:
         return await self._connection.run(statement, *parameters)
 
 
-def test_a_session_that_has_messages_again_is_not_purged_though_it_was_chosen(
+def test_purge_keeps_chosen_session_that_has_messages_again(
     pool: Pool, run: Run, database: Connection
 ) -> None:
     async def delete_an_empty_session() -> None:
@@ -111,7 +111,7 @@ def test_a_session_that_has_messages_again_is_not_purged_though_it_was_chosen(
     assert database.execute("SELECT session_id FROM sessions").fetchall() == [("s",)]
 
 
-def test_batches_take_no_more_than_their_limit_and_the_oldest_first(
+def test_purge_batch_takes_oldest_rows_up_to_its_limit(
     pool: Pool, run: Run, database: Connection
 ) -> None:
     messages = [NewMessage(f"m{i}", "user", "", 0, "{}", None) for i in range(10)]
@@ -139,7 +139,7 @@ def test_batches_take_no_more_than_their_limit_and_the_oldest_first(
     assert [sequence for (sequence,) in left] == [1, 2, 3, 4]
 
 
-def test_counting_what_there_is_to_remove_may_take_longer_than_other_statements(
+def test_purge_count_may_exceed_statement_timeout(
     database_url: str, run: Run, database: Connection
 ) -> None:
     pool = Pool(database_url, min_size=1, max_size=2, timeout=10, statement_timeout=0.3)

@@ -76,7 +76,7 @@ def list_sessions(filled: Explained, key_range: KeyRange, **filter: Any) -> Plan
 
 
 @pytest.mark.parametrize("newest_first", [False, True])
-def test_page_10000_of_the_sessions_costs_what_page_1_costs(
+def test_plan_of_session_page_costs_the_same_at_any_cursor(
     filled: Explained, *, newest_first: bool
 ) -> None:
     first = list_sessions(filled, KeyRange(newest_first=newest_first))
@@ -89,7 +89,7 @@ def test_page_10000_of_the_sessions_costs_what_page_1_costs(
     assert last.pages <= first.pages + 3
 
 
-def test_the_sessions_of_a_user_are_found_by_their_index(filled: Explained) -> None:
+def test_plan_of_sessions_of_user_uses_index(filled: Explained) -> None:
     for cursor in (0, SESSIONS // 2):
         plan = list_sessions(filled, KeyRange.from_cursor(cursor), user_id="u7")
 
@@ -106,7 +106,7 @@ def test_the_sessions_of_a_user_are_found_by_their_index(filled: Explained) -> N
     ],
     ids=["created_after", "created_before", "metadata"],
 )
-def test_a_filter_that_few_sessions_match_costs_little_however_often_it_is_used(
+def test_plan_of_selective_filter_stays_cheap_when_repeated(
     filled: Explained, filter: dict[str, Any]
 ) -> None:
     for newest_first in (False, True):
@@ -115,14 +115,14 @@ def test_a_filter_that_few_sessions_match_costs_little_however_often_it_is_used(
         assert plan.rows <= 10 * LIMIT
 
 
-def test_the_last_listing_position_is_found_at_the_end_of_the_index(filled: Explained) -> None:
+def test_plan_of_last_position_reads_end_of_index(filled: Explained) -> None:
     plan = filled.costliest(SessionStore(filled.pool).last_id)
 
     assert plan.rows == 1
 
 
 @pytest.mark.parametrize("newest_first", [False, True])
-def test_page_10000_of_the_users_costs_what_page_1_costs(
+def test_plan_of_user_page_costs_the_same_at_any_cursor(
     filled: Explained, *, newest_first: bool
 ) -> None:
     store = UserStore(filled.pool)
@@ -146,9 +146,7 @@ def test_page_10000_of_the_users_costs_what_page_1_costs(
     [KeyRange(), KeyRange(after=MESSAGES // 2), KeyRange(before=MESSAGES // 2, newest_first=True)],
     ids=["first page", "page in the middle", "page in the middle, newest first"],
 )
-def test_a_page_of_100000_messages_costs_what_it_returns(
-    filled: Explained, key_range: KeyRange
-) -> None:
+def test_plan_of_message_page_costs_what_it_returns(filled: Explained, key_range: KeyRange) -> None:
     store = MessageStore(filled.pool)
 
     plan = filled.costliest(lambda: store.list_messages(EVERYTHING, "s1", key_range, limit=LIMIT))
@@ -158,9 +156,7 @@ def test_a_page_of_100000_messages_costs_what_it_returns(
 
 
 @pytest.mark.parametrize("max_tokens", [0, 3])
-def test_the_memory_of_100000_messages_costs_what_it_returns(
-    filled: Explained, max_tokens: int
-) -> None:
+def test_plan_of_memory_costs_what_it_returns(filled: Explained, max_tokens: int) -> None:
     store = MemoryStore(filled.pool)
 
     plan = filled.costliest(
@@ -188,7 +184,7 @@ READS_OF_WHAT_IS_LEFT: dict[str, Callable[[Explained], Coroutine[Any, Any, Any]]
 
 
 @pytest.mark.parametrize("read", READS_OF_WHAT_IS_LEFT)
-def test_messages_that_wait_for_the_purge_cost_nothing(filled: Explained, read: str) -> None:
+def test_plan_of_reads_ignores_deleted_messages(filled: Explained, read: str) -> None:
     plan = filled.costliest(lambda: READS_OF_WHAT_IS_LEFT[read](filled))
 
     assert plan.rows <= 10 * LIMIT
@@ -218,14 +214,14 @@ def add_memory(
 
 
 @pytest.mark.parametrize("write", WRITES)
-def test_a_write_costs_the_same_however_long_the_session_is(filled: Explained, write: str) -> None:
+def test_plan_of_writes_is_independent_of_session_length(filled: Explained, write: str) -> None:
     plan = filled.costliest(lambda: WRITES[write](filled))
 
     assert plan.rows <= 2 * LIMIT
     assert plan.pages < A_FEW_PAGES
 
 
-def test_memory_for_a_session_that_is_there_asks_for_no_user_whomever_it_names(
+def test_plan_of_add_memory_to_existing_session_reads_no_user(
     filled: Explained,
 ) -> None:
     (plan,) = filled.all_of(lambda: add_memory(filled, None, user_id="u7"))
@@ -236,9 +232,7 @@ def test_memory_for_a_session_that_is_there_asks_for_no_user_whomever_it_names(
     assert not any("users" in way for plan in plans for way in plan.ways)
 
 
-def test_to_measure_the_backlog_of_the_purge_costs_what_is_counted(
-    filled: Explained, run: Run
-) -> None:
+def test_plan_of_purge_backlog_costs_what_it_counts(filled: Explained, run: Run) -> None:
     store = PurgeStore(filled.pool)
     before = run(store.cutoff(timedelta(0)))
     limit = 50
@@ -250,7 +244,7 @@ def test_to_measure_the_backlog_of_the_purge_costs_what_is_counted(
     assert plan.ways == {"messages_deleted", "sessions_deleted", "users_deleted"}
 
 
-def test_a_batch_of_the_purge_costs_what_it_removes(filled: Explained, run: Run) -> None:
+def test_plan_of_purge_batch_costs_what_it_removes(filled: Explained, run: Run) -> None:
     limit = 100
 
     async def purge() -> None:

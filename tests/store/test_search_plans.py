@@ -89,14 +89,14 @@ def nearest(
     )
 
 
-def test_the_messages_of_a_user_are_looked_at_and_no_others(filled: Filled) -> None:
+def test_plan_of_vector_search_of_user_reads_only_its_messages(filled: Filled) -> None:
     plan = nearest(filled, filled.whole, Scope(user_id="u7"))
 
     of_user = SESSIONS // USERS * MESSAGES
     assert plan.rows <= A_FEW_TIMES * of_user
 
 
-def test_the_messages_of_a_session_are_looked_at_and_no_others(filled: Filled) -> None:
+def test_plan_of_vector_search_of_session_reads_only_its_messages(filled: Filled) -> None:
     plan = nearest(filled, filled.whole, Scope(session_id="s7"))
 
     assert plan.rows <= A_FEW_TIMES * MESSAGES
@@ -107,7 +107,7 @@ def test_the_messages_of_a_session_are_looked_at_and_no_others(filled: Filled) -
     [(EVERY_MESSAGE, LIMIT), (MessageFilter(roles=["assistant"]), 5 * LIMIT)],
     ids=["all", "filtered"],
 )
-def test_among_all_the_index_of_the_model_is_used(
+def test_plan_of_vector_search_of_all_uses_index_of_model(
     filled: Filled, narrowed: MessageFilter, looked_at: int
 ) -> None:
     plan = nearest(filled, filled.indexed, Scope(), narrowed)
@@ -117,7 +117,9 @@ def test_among_all_the_index_of_the_model_is_used(
     assert plan.rows <= 2 * looked_at + LIMIT
 
 
-def test_a_filter_that_few_messages_pass_makes_the_index_go_on(filled: Filled, run: Run) -> None:
+def test_plan_of_vector_search_with_selective_filter_continues_index_scan(
+    filled: Filled, run: Run
+) -> None:
     """Beyond what it gives at first, which is what `hnsw.ef_search` says."""
     store = EmbeddingStore(filled.explained.pool, filled.indexed)
     vector = [1.0, *[0.0] * (filled.indexed.dimensions - 1)]

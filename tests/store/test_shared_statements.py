@@ -61,7 +61,7 @@ def sessions(run: Run, memory: MemoryStore) -> list[str]:
     return SESSION_IDS
 
 
-def test_sessions_that_are_read_together_take_one_connection_and_get_their_own(
+def test_batched_session_reads_share_connection_and_get_own_results(
     run: Run, pool: Pool, sessions: list[str]
 ) -> None:
     store = SessionStore(pool)
@@ -75,7 +75,7 @@ def test_sessions_that_are_read_together_take_one_connection_and_get_their_own(
     assert [getattr(row, "session_id", row) for row in outcomes] == [*sessions, sessions[0]]
 
 
-def test_memories_that_are_read_together_are_each_as_long_as_asked(
+def test_batched_memory_reads_keep_their_own_limits(
     run: Run, memory: MemoryStore, sessions: list[str]
 ) -> None:
     together(run, [adding(memory, "s00", "second", "third"), adding(memory, "s01", "second")])
@@ -94,7 +94,7 @@ def test_memories_that_are_read_together_are_each_as_long_as_asked(
     assert contents == [["third"], ["second", "third"], ["first", "second"], ["second", "third"]]
 
 
-def test_appends_to_sessions_that_exist_share_a_commit(
+def test_batched_appends_to_existing_sessions_share_commit(
     run: Run, memory: MemoryStore, sessions: list[str], database: Connection
 ) -> None:
     outcomes = together(run, [adding(memory, name, "second", "second") for name in sessions])
@@ -103,7 +103,7 @@ def test_appends_to_sessions_that_exist_share_a_commit(
     assert transactions(database, "second") == 1
 
 
-def test_appends_to_one_session_come_one_after_the_other(
+def test_batched_appends_to_one_session_are_sequential(
     run: Run, memory: MemoryStore, sessions: list[str]
 ) -> None:
     outcomes = together(run, [adding(memory, name, "again") for name in ["s00", "s01"] * 5])
@@ -112,7 +112,7 @@ def test_appends_to_one_session_come_one_after_the_other(
     assert sorted(given[::2]) == sorted(given[1::2]) == [[2], [3], [4], [5], [6]]
 
 
-def test_an_append_among_others_creates_a_session_and_brings_one_back(
+def test_batched_appends_create_and_restore_sessions(
     run: Run, memory: MemoryStore, pool: Pool, sessions: list[str]
 ) -> None:
     run(SessionStore(pool).delete_session(EVERYTHING, "s00"))
@@ -128,7 +128,7 @@ def test_an_append_among_others_creates_a_session_and_brings_one_back(
     assert [sequences(new), sequences(back), sequences(live)] == [[1], [2], [2]]
 
 
-def test_a_locked_session_keeps_the_others_neither_waiting_nor_locked(
+def test_batched_append_to_locked_session_does_not_block_others(
     run: Run, memory: MemoryStore, sessions: list[str], database: Connection, database_url: str
 ) -> None:
     done: list[str] = []
@@ -150,7 +150,7 @@ def test_a_locked_session_keeps_the_others_neither_waiting_nor_locked(
     assert sorted(done) == sessions
 
 
-def test_what_is_wrong_with_one_append_is_not_the_others_matter(
+def test_batched_append_that_fails_does_not_fail_others(
     run: Run, memory: MemoryStore, sessions: list[str], database: Connection
 ) -> None:
     database.execute("ALTER TABLE messages ADD CHECK (content <> 'bad')")
@@ -163,7 +163,7 @@ def test_what_is_wrong_with_one_append_is_not_the_others_matter(
     assert [sequences(outcome) for outcome in outcomes] == [[2]] * (len(sessions) - 1)
 
 
-def test_callers_who_are_bound_to_different_users_share_nothing_but_the_time(
+def test_batched_calls_of_different_access_scopes_are_separate(
     run: Run, memory: MemoryStore, pool: Pool, database: Connection
 ) -> None:
     names = ("ada", "bob")

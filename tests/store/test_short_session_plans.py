@@ -75,7 +75,7 @@ CALLS: dict[str, Callable[[Explained], Coroutine[Any, Any, Any]]] = {
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_call_costs_what_it_names(filled: Explained, call: str) -> None:
+def test_plan_of_call_costs_what_it_names(filled: Explained, call: str) -> None:
     plan = filled.costliest(lambda: CALLS[call](filled))
 
     assert plan.rows <= 3 * NAMED

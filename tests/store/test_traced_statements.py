@@ -45,7 +45,7 @@ def traced_pool(provider: TracerProvider, database_url: str, run: Run) -> Iterat
     run(pool.close())
 
 
-def test_a_statement_that_calls_share_is_in_each_of_their_traces(
+def test_traced_statement_of_batch_is_in_trace_of_each_call(
     provider: TracerProvider, exporter: InMemorySpanExporter, traced_pool: Pool, run: Run
 ) -> None:
     store = SessionStore(traced_pool)
@@ -73,7 +73,7 @@ def test_a_statement_that_calls_share_is_in_each_of_their_traces(
     assert {span.name for span in statements} == {"sessions.get_many"}
 
 
-def test_what_runs_for_no_call_is_in_no_trace(
+def test_traced_statement_of_no_call_is_in_no_trace(
     exporter: InMemorySpanExporter, traced_pool: Pool, run: Run
 ) -> None:
     with pytest.raises(NotFound):
@@ -82,7 +82,7 @@ def test_what_runs_for_no_call_is_in_no_trace(
     assert exporter.get_finished_spans() == ()
 
 
-def test_every_statement_has_a_plain_name() -> None:
+def test_traced_statements_have_plain_names() -> None:
     names: set[str] = set()
     for module in pkgutil.walk_packages(palaver_server.__path__, "palaver_server."):
         if module.name.endswith("__main__"):

@@ -31,7 +31,7 @@ FILL = [
 ]
 
 
-def test_a_bound_caller_finds_itself_in_its_listing_without_reading_all_users(
+def test_plan_of_user_listing_with_access_scope_reads_one_user(
     database_url: str, database: psycopg.Connection[tuple[Any, ...]], run: Run
 ) -> None:
     if database.info.parameter_status("is_superuser") != "on":
@@ -50,7 +50,7 @@ def test_a_bound_caller_finds_itself_in_its_listing_without_reading_all_users(
     assert plan.rows == 1
 
 
-def test_a_user_is_deleted_at_the_cost_of_what_it_has(
+def test_plan_of_delete_user_costs_what_the_user_has(
     database_url: str, database: psycopg.Connection[tuple[Any, ...]], run: Run
 ) -> None:
     if database.info.parameter_status("is_superuser") != "on":

@@ -14,7 +14,7 @@ from tests.conftest import Run
 from tests.support.concurrency import Connection, wait_until_blocked
 
 
-def test_deleting_a_user_may_take_longer_than_other_statements(
+def test_delete_user_may_exceed_statement_timeout(
     database_url: str, run: Run, database: Connection
 ) -> None:
     pool = Pool(database_url, min_size=1, max_size=2, timeout=10, statement_timeout=0.3)

@@ -79,7 +79,7 @@ def search(
     ],
     ids=["session", "user"],
 )
-def test_a_scope_costs_what_it_holds_whatever_the_words_are(
+def test_plan_of_keyword_search_of_scope_costs_what_it_holds(
     filled: Explained, run: Run, text: str, scope: Scope, holds: int
 ) -> None:
     plan = search(filled, run, text, scope)
@@ -89,7 +89,7 @@ def test_a_scope_costs_what_it_holds_whatever_the_words_are(
     assert plan.rows <= 3 * holds + SESSIONS // USERS * 4
 
 
-def test_among_all_the_index_of_words_is_used(filled: Explained, run: Run) -> None:
+def test_plan_of_keyword_search_of_all_uses_index(filled: Explained, run: Run) -> None:
     for text, matching in (("w7777 w8888", 2), ("h7 w8888", SESSIONS * MESSAGES // 100 + 1)):
         plan = search(filled, run, text)
 
@@ -103,7 +103,7 @@ def test_among_all_the_index_of_words_is_used(filled: Explained, run: Run) -> No
     [EVERY_MESSAGE, MessageFilter(created_before=START + timedelta(seconds=MESSAGES + LIMIT))],
     ids=["all", "before"],
 )
-def test_without_text_the_newest_among_all_are_found_by_their_index(
+def test_plan_of_search_without_text_uses_index_of_newest(
     filled: Explained, narrowed: MessageFilter
 ) -> None:
     store = FoundStore(filled.pool)
@@ -114,7 +114,7 @@ def test_without_text_the_newest_among_all_are_found_by_their_index(
     assert plan.rows <= 2 * (MESSAGES + LIMIT)
 
 
-def test_what_was_found_is_read_by_its_keys(filled: Explained) -> None:
+def test_plan_of_reading_results_uses_keys(filled: Explained) -> None:
     store = FoundStore(filled.pool)
     keys = [Key(f"s{number}", number) for number in range(1, LIMIT + 1)]
 

@@ -8,12 +8,7 @@ from collections.abc import Iterable
 import grpc
 
 from palaver.v1.memory_pb2 import Message
-from palaver.v1.memory_service_pb2 import (
-    AddedMessage,
-    AddMemoryRequest,
-    DeleteMessagesRequest,
-    StreamMessagesRequest,
-)
+from palaver.v1.memory_service_pb2 import AddedMessage, DeleteMessagesRequest, StreamMessagesRequest
 from palaver.v1.session_service_pb2 import (
     AddSessionRequest,
     DeleteSessionRequest,
@@ -41,9 +36,7 @@ class Ledger:
         self._session_births: Counter[str] = Counter()
 
     def add_memory(self, client: Client, session_id: str, messages: Iterable[Message]) -> None:
-        response = client.memory.AddMemory(
-            AddMemoryRequest(session_id=session_id, messages=messages)
-        )
+        response = client.add_memory(session_id, messages)
         acknowledged_at = time.monotonic()
         with self._lock:
             self._session_births[session_id] += response.session_created

@@ -3,11 +3,7 @@
 from typing import Any
 
 from palaver.v1.memory_pb2 import Message
-from palaver.v1.memory_service_pb2 import (
-    AddMemoryRequest,
-    SearchMemoryRequest,
-    SearchMemoryResponse,
-)
+from palaver.v1.memory_service_pb2 import SearchMemoryRequest, SearchMemoryResponse
 from tests.support.client import Client
 
 KEYWORD = SearchMemoryRequest.KEYWORD
@@ -28,6 +24,4 @@ def found(palaver: Client, text: str = "", **fields: Any) -> list[str]:
 def say(palaver: Client, session_id: str, *turns: tuple[str, str], user_id: str = "") -> None:
     """Adds messages, each of a role and a content, with their contents as ids."""
     messages = [Message(message_id=content, role=role, content=content) for role, content in turns]
-    palaver.memory.AddMemory(
-        AddMemoryRequest(session_id=session_id, user_id=user_id, messages=messages)
-    )
+    palaver.add_memory(session_id, messages, user_id=user_id)
