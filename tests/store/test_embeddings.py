@@ -13,7 +13,7 @@ from palaver_server.store.message_filter import MessageFilter, Scope
 from palaver_server.store.messages import Key
 from palaver_server.store.sessions import SessionStore
 from tests.conftest import Run
-from tests.support.vectors import Vectors, embed, of_user
+from tests.support.vectors import Vectors
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -60,7 +60,7 @@ def test_vector_similarities_are_of_live_unchanged_messages(vectors: Vectors, ru
     vectors.update("s", "m3", "otherwise")
     keys = [Key("s", sequence) for sequence in (1, 2, 3, 4)]
 
-    found = run(vectors.store.get_similarities(EVERYTHING, embed(of_user("red green")), keys))
+    found = vectors.similarities("red green", keys)
 
     assert found == {Key("s", 1): pytest.approx(1, abs=1e-2)}
 

@@ -13,13 +13,14 @@ from palaver_server.auth.access import Access
 from palaver_server.database.paging import KeyRange
 from palaver_server.database.pool import Pool
 from palaver_server.embedding.models import VectorSpace, prepare_model
-from palaver_server.embedding.vector_store import EmbeddingStore
-from palaver_server.search.keyword_store import WordStore
-from palaver_server.search.result_store import FoundStore
+from palaver_server.embedding.vector_store import VectorStore
+from palaver_server.search.keyword_store import KeywordStore
+from palaver_server.search.result_store import ResultStore
 from palaver_server.store.message_filter import ALL_MESSAGES, MessageFilter, Scope
 from palaver_server.store.sessions import SessionFilter, SessionStore
 from tests.conftest import Run
 from tests.support.plans import Explained, Plan, explained
+from tests.support.searching import snapshot
 
 SESSIONS = 20_000
 USERS = 100
@@ -44,6 +45,7 @@ FILL = f"""
 """
 
 PATH = '$.plan == "pro"'
+FILTER = MessageFilter(metadata=PATH)
 
 # The planner's choices, each taken away.
 PLANS = [
@@ -101,21 +103,21 @@ def filled(postgres: str, template: str, run: Run) -> Iterator[Filled]:
 
 
 async def match(filled: Filled, access: Access, scope: Scope) -> None:
-    store = WordStore(filled.pool)
-    query = await store.read_text(access, "hello", scope=scope)
-    await store.match(access, query, limit=LIMIT, scope=scope, filter=MessageFilter(metadata=PATH))
+    async with snapshot(filled.pool, scope, access) as connection:
+        store = KeywordStore(connection)
+        query = await store.read_text(access, "hello", scope=scope)
+        await store.rank(access, query, limit=LIMIT, scope=scope, filter=FILTER)
 
 
-def nearest(filled: Filled, access: Access, scope: Scope) -> Coroutine[Any, Any, Any]:
-    store = EmbeddingStore(filled.pool, filled.space)
-    return store.nearest(
-        access, [1, 0, 0, 0], limit=LIMIT, scope=scope, filter=MessageFilter(metadata=PATH)
-    )
+async def nearest(filled: Filled, access: Access, scope: Scope) -> None:
+    async with snapshot(filled.pool, scope, access) as connection:
+        store = VectorStore(connection, filled.space)
+        await store.nearest(access, [1, 0, 0, 0], limit=LIMIT, scope=scope, filter=FILTER)
 
 
-def newest(filled: Filled, access: Access, scope: Scope) -> Coroutine[Any, Any, Any]:
-    store = FoundStore(filled.pool)
-    return store.newest(access, limit=LIMIT, scope=scope, filter=MessageFilter(metadata=PATH))
+async def newest(filled: Filled, access: Access, scope: Scope) -> None:
+    async with snapshot(filled.pool, scope, access) as connection:
+        await ResultStore(connection).newest(access, limit=LIMIT, scope=scope, filter=FILTER)
 
 
 def list_sessions(filled: Filled, access: Access, **filter: Any) -> Coroutine[Any, Any, Any]:

@@ -185,20 +185,3 @@ def test_pool_return_cancelled_half_way_loses_no_connection(database_url: str, r
             await pool.close()
 
     run(give_back_and_cancel())
-
-
-def test_pool_parallel_workers_are_off_for_scoped_searches_only(
-    small_pool: Pool, run: Run, database: Connection
-) -> None:
-    async def processes(*, everything: bool) -> int:
-        async with small_pool.searching(everything=everything) as connection:
-            cursor = await connection.execute(
-                "SELECT current_setting('max_parallel_workers_per_gather')::integer"
-            )
-            (number,) = await cursor.fetchone() or ()
-            return int(number)
-
-    (usual,) = database.execute("SHOW max_parallel_workers_per_gather").fetchone() or ()
-
-    assert run(processes(everything=False)) == 0
-    assert run(processes(everything=True)) == int(usual) > 0

@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psycopg
 import pytest
@@ -10,10 +10,11 @@ from psycopg.conninfo import make_conninfo
 
 from palaver_server.auth.access import EVERYTHING
 from palaver_server.embedding.models import VectorSpace, prepare_model
-from palaver_server.embedding.vector_store import EmbeddingStore
-from palaver_server.store.message_filter import EVERY_MESSAGE, MessageFilter, Scope
+from palaver_server.embedding.vector_store import Similarities, VectorStore
+from palaver_server.store.message_filter import ALL_MESSAGES, EVERY_MESSAGE, MessageFilter, Scope
 from tests.conftest import Run
 from tests.support.plans import Explained, Plan, explained
+from tests.support.searching import snapshot
 
 USERS = 300
 SESSIONS = 600
@@ -82,11 +83,18 @@ def _embed(space: VectorSpace, count: int) -> str:
 def nearest(
     filled: Filled, space: VectorSpace, scope: Scope, filter: MessageFilter = EVERY_MESSAGE
 ) -> Plan:
-    store = EmbeddingStore(filled.explained.pool, space)
-    vector = [1.0, *[0.0] * (space.dimensions - 1)]
     return filled.explained.costliest(
-        lambda: store.nearest(EVERYTHING, vector, limit=LIMIT, scope=scope, filter=filter)
+        lambda: find(filled, space, limit=LIMIT, scope=scope, filter=filter)
     )
+
+
+async def find(
+    filled: Filled, space: VectorSpace, *, scope: Scope = ALL_MESSAGES, **narrowed: Any
+) -> Similarities:
+    vector = [1.0, *[0.0] * (space.dimensions - 1)]
+    async with snapshot(filled.explained.pool, scope) as connection:
+        store = VectorStore(connection, space)
+        return await store.nearest(EVERYTHING, vector, scope=scope, **narrowed)
 
 
 def test_plan_of_vector_search_of_user_reads_only_its_messages(filled: Filled) -> None:
@@ -121,9 +129,6 @@ def test_plan_of_vector_search_with_selective_filter_continues_index_scan(
     filled: Filled, run: Run
 ) -> None:
     """Beyond what it gives at first, which is what `hnsw.ef_search` says."""
-    store = EmbeddingStore(filled.explained.pool, filled.indexed)
-    vector = [1.0, *[0.0] * (filled.indexed.dimensions - 1)]
-
-    found = run(store.nearest(EVERYTHING, vector, limit=60, filter=MessageFilter(roles=["tool"])))
+    found = run(find(filled, filled.indexed, limit=60, filter=MessageFilter(roles=["tool"])))
 
     assert len(found) == 60

@@ -95,5 +95,5 @@ def test_traced_statements_have_plain_names() -> None:
                 if isinstance(value, Statement | StatementTemplate)
             }
 
-    assert {"sessions.get", "memory.append", "search.match", "purge.messages"} <= names
+    assert {"sessions.get", "memory.append", "search.rank", "purge.messages"} <= names
     assert [name for name in names if not re.fullmatch(r"[a-z_]+\.[a-z_]+", name)] == []

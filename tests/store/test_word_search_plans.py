@@ -9,12 +9,13 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from palaver_server.auth.access import EVERYTHING
-from palaver_server.search.keyword_store import WordStore
-from palaver_server.search.result_store import FoundStore
+from palaver_server.search.keyword_store import Hit, KeywordStore
+from palaver_server.search.result_store import ResultStore
 from palaver_server.store.message_filter import ALL_MESSAGES, EVERY_MESSAGE, MessageFilter, Scope
 from palaver_server.store.messages import Key
 from tests.conftest import Run
 from tests.support.plans import Explained, Plan, explained
+from tests.support.searching import snapshot
 
 USERS = 100
 SESSIONS = 1_000
@@ -63,11 +64,13 @@ def search(
     scope: Scope = ALL_MESSAGES,
     filter: MessageFilter = EVERY_MESSAGE,
 ) -> Plan:
-    store = WordStore(filled.pool)
-    query = run(store.read_text(EVERYTHING, text, scope=scope))
-    return filled.costliest(
-        lambda: store.match(EVERYTHING, query, limit=LIMIT, scope=scope, filter=filter)
-    )
+    async def find() -> None:
+        async with snapshot(filled.pool, scope) as connection:
+            store = KeywordStore(connection)
+            query = await store.read_text(EVERYTHING, text, scope=scope)
+            await store.rank(EVERYTHING, query, limit=LIMIT, scope=scope, filter=filter)
+
+    return filled.costliest(find)
 
 
 @pytest.mark.parametrize("text", ["all", "h7", "w7777", "all h7 w7777"])
@@ -106,18 +109,24 @@ def test_plan_of_keyword_search_of_all_uses_index(filled: Explained, run: Run) -
 def test_plan_of_search_without_text_uses_index_of_newest(
     filled: Explained, narrowed: MessageFilter
 ) -> None:
-    store = FoundStore(filled.pool)
+    async def find() -> None:
+        async with snapshot(filled.pool) as connection:
+            await ResultStore(connection).newest(EVERYTHING, limit=LIMIT, filter=narrowed)
 
-    plan = filled.costliest(lambda: store.newest(EVERYTHING, limit=LIMIT, filter=narrowed))
+    plan = filled.costliest(find)
 
     assert "messages_created_at" in plan.ways
     assert plan.rows <= 2 * (MESSAGES + LIMIT)
 
 
 def test_plan_of_reading_results_uses_keys(filled: Explained) -> None:
-    store = FoundStore(filled.pool)
-    keys = [Key(f"s{number}", number) for number in range(1, LIMIT + 1)]
+    hits = [Hit(Key(f"s{number}", number), 1) for number in range(1, LIMIT + 1)]
 
-    plan = filled.costliest(lambda: store.get_messages(EVERYTHING, keys, query="all"))
+    async def read() -> None:
+        async with snapshot(filled.pool) as connection:
+            query = await KeywordStore(connection).read_text(EVERYTHING, "all")
+            await ResultStore(connection).get_results(EVERYTHING, hits, query)
+
+    plan = filled.costliest(read)
 
     assert plan.rows == LIMIT

@@ -68,15 +68,20 @@ class Explained:
     def all_of(self, call: Callable[[], Coroutine[Any, Any, Any]]) -> list[Plan]:
         """Makes a call, and gives the plans of its statements."""
         self._plans.clear()
-        self._run(call())
+        self._run(self._finish(call()))
         return list(self._plans)
+
+    async def _finish(self, call: Coroutine[Any, Any, Any]) -> None:
+        await call
+        async with self.pool.connection():  # after a transaction that the call did not wait for
+            pass
 
     def costliest(self, call: Callable[[], Coroutine[Any, Any, Any]]) -> Plan:
         """Makes a call as often as it takes to settle, and gives the plan that touched most."""
         costliest = []
         for _ in range(_TIMES):
             self._plans.clear()
-            self._run(call())
+            self._run(self._finish(call()))
             costliest.append(max(self._plans, key=lambda plan: plan.rows))
         return max(costliest, key=lambda plan: plan.rows)
 

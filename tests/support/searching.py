@@ -1,12 +1,26 @@
 """Searches, as tests ask them."""
 
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import SearchMemoryRequest, SearchMemoryResponse
+from palaver_server.auth.access import EVERYTHING, Access
+from palaver_server.database.connection import Connection
+from palaver_server.database.pool import Pool
+from palaver_server.embedding.semantic_search import NoSemanticSearch
+from palaver_server.search.searcher import Searcher
+from palaver_server.store.message_filter import ALL_MESSAGES, Scope
 from tests.support.client import Client
 
 KEYWORD = SearchMemoryRequest.KEYWORD
+
+
+def snapshot(
+    pool: Pool, scope: Scope = ALL_MESSAGES, access: Access = EVERYTHING
+) -> AbstractAsyncContextManager[Connection]:
+    """Check out a connection as a search does."""
+    return Searcher(pool, NoSemanticSearch("it is not needed"))._snapshot(access, scope)
 
 
 def search(palaver: Client, text: str = "", **fields: Any) -> SearchMemoryResponse:

@@ -1,5 +1,6 @@
 """Messages with vectors: what searches by vectors find."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from palaver_server.auth.access import EVERYTHING, Access
@@ -7,13 +8,18 @@ from palaver_server.database.pool import Pool
 from palaver_server.embedding.backlog import EmbeddingBacklog
 from palaver_server.embedding.embedders.embedder import normalized
 from palaver_server.embedding.models import VectorSpace, prepare_model
-from palaver_server.embedding.vector_store import EmbeddingStore, Similarities
-from palaver_server.search.result_store import FoundStore
+from palaver_server.embedding.vector_store import Similarities, VectorStore
+from palaver_server.search.keyword_store import Hit, KeywordQuery
+from palaver_server.search.result_store import ResultStore
 from palaver_server.store.embedding_queue import EmbeddingQueue
 from palaver_server.store.memory import MemoryStore, NewMessage
-from palaver_server.store.messages import MessageStore
+from palaver_server.store.message_filter import ALL_MESSAGES, Scope
+from palaver_server.store.messages import Key, MessageStore
 from tests.conftest import Run
 from tests.support.endpoint import DIMENSIONS, vector_of
+from tests.support.searching import snapshot
+
+NO_KEYWORDS = KeywordQuery(terms=[], match="", is_plain=True, grams=[])
 
 QUEUE = EmbeddingQueue(is_used=True)
 
@@ -37,8 +43,6 @@ class Vectors:
         self.space: VectorSpace = run(prepare_model(pool, model, DIMENSIONS))
         self.memory = MemoryStore(pool, QUEUE)
         self.messages = MessageStore(pool, QUEUE)
-        self.store = EmbeddingStore(pool, self.space)
-        self.found = FoundStore(pool)
         self.backlog = EmbeddingBacklog(pool, self.space, max_characters=100)
 
     def add(self, session_id: str, *contents: str, user_id: str | None = None, **ids: str) -> None:
@@ -81,17 +85,45 @@ class Vectors:
 
     def find(self, text: str, *, access: Access = EVERYTHING, **narrowed: Any) -> list[str]:
         """The contents nearest to a text that a user says, the nearest first."""
-        keys = list(self.neighbours(text, access=access, **narrowed))
-        return [
-            found.message.content
-            for found in self._run(self.found.get_messages(access, keys, query=""))
-        ]
+        similarities = self.neighbours(text, access=access, **narrowed)
+        hits = [Hit(key, near) for key, near in similarities.items()]
+
+        async def contents() -> list[str]:
+            async with self.pool.connection() as connection:
+                results = await ResultStore(connection).get_results(access, hits, NO_KEYWORDS)
+            return [result.message.content for result in results]
+
+        return self._run(contents())
 
     def neighbours(
-        self, text: str, *, access: Access = EVERYTHING, limit: int = 10, **narrowed: Any
+        self,
+        text: str,
+        *,
+        access: Access = EVERYTHING,
+        limit: int = 10,
+        scope: Scope = ALL_MESSAGES,
+        **narrowed: Any,
     ) -> Similarities:
         """How near messages are to a text that a user says, the nearest first."""
-        return self._run(self.store.nearest(access, embed(of_user(text)), limit=limit, **narrowed))
+        vector = embed(of_user(text))
+
+        async def nearest() -> Similarities:
+            async with snapshot(self.pool, scope, access) as connection:
+                store = VectorStore(connection, self.space)
+                return await store.nearest(access, vector, limit=limit, scope=scope, **narrowed)
+
+        return self._run(nearest())
+
+    def similarities(self, text: str, keys: Sequence[Key]) -> Similarities:
+        """How near some messages are to a text that a user says."""
+        vector = embed(of_user(text))
+
+        async def get() -> Similarities:
+            async with self.pool.connection() as connection:
+                store = VectorStore(connection, self.space)
+                return await store.get_similarities(EVERYTHING, vector, keys)
+
+        return self._run(get())
 
     def count(self, table: str) -> int:
         """Counts the rows of a table."""

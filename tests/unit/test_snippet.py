@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palaver_server.search.snippet import marked_ranges, occurrences, snippet
+from palaver_server.search.snippet import excerpt, marked_ranges, occurrences, snippet
 
 WORDS = "one two three four five six seven eight nine ten "
 
@@ -13,16 +13,16 @@ def spans(content: str, *words: str) -> list[tuple[int, int]]:
 
 
 def test_a_short_content_is_given_whole_on_one_line() -> None:
-    assert snippet("a cat\nand\t a dog ", spans("a cat\nand\t a dog ", "dog")) == (
+    assert excerpt("a cat\nand\t a dog ", spans("a cat\nand\t a dog ", "dog")) == (
         "a cat and a **dog**"
     )
-    assert snippet("", []) == ""
+    assert excerpt("", []) == ""
 
 
 def test_of_a_long_content_the_part_where_the_words_are_densest() -> None:
     content = WORDS * 20 + "the cat " + WORDS * 20 + "the dog and the cat " + WORDS * 20
 
-    cut = snippet(content, spans(content, "cat", "dog"))
+    cut = excerpt(content, spans(content, "cat", "dog"))
 
     assert "the **dog** and the **cat**" in cut
     assert cut.startswith("…")
@@ -32,7 +32,7 @@ def test_of_a_long_content_the_part_where_the_words_are_densest() -> None:
 
 
 def test_without_a_word_the_beginning() -> None:
-    cut = snippet(WORDS * 20, [])
+    cut = excerpt(WORDS * 20, [])
 
     assert cut.startswith("one two")
     assert cut.endswith("…")
@@ -40,19 +40,25 @@ def test_without_a_word_the_beginning() -> None:
 
 
 def test_what_overlaps_is_marked_once() -> None:
-    assert snippet("东京都很好", spans("东京都很好", "东京", "京都")) == "**东京都**很好"
+    assert excerpt("东京都很好", spans("东京都很好", "东京", "京都")) == "**东京都**很好"
 
 
 def test_a_word_longer_than_the_snippet_is_cut() -> None:
     content = "a " + "x" * 500
-    cut = snippet(content, [(2, 502)])
+    cut = excerpt(content, [(2, 502)])
 
     assert cut.count("**") == 2
     assert len(cut) < 220
 
 
 def test_marks_are_told_as_if_they_took_no_room() -> None:
-    assert list(marked_ranges("a <b> c <d><e>", "<", ">")) == [(2, 3), (6, 7), (7, 8)]
+    marked = "a <b> c <d><e>".replace("<", "\x02").replace(">", "\x03")
+
+    assert list(marked_ranges(marked)) == [(2, 3), (6, 7), (7, 8)]
+
+
+def test_snippet_with_marks_and_grams_highlights_both() -> None:
+    assert snippet("the cat, 东京", "the \x02cat\x03  东京", ["京"]) == "the **cat**, 东**京**"
 
 
 @given(
@@ -64,7 +70,7 @@ def test_a_snippet_is_a_part_of_the_content(content: str, given: list[tuple[int,
         (first, min(first + size, len(content))) for first, size in given if first < len(content)
     ]
 
-    cut = snippet(content, inside)
+    cut = excerpt(content, inside)
 
     plain = "".join(content.split())
     assert "".join(cut.strip("…").replace("**", "").split()) in plain

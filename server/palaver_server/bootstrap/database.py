@@ -19,7 +19,6 @@ async def open_pool(settings: Settings, database_url: str, trace: Trace) -> Asyn
         statement_timeout=settings.statement_timeout_seconds,
         trace=trace,
         search_language=settings.search_language,
-        search_timeout=settings.search_timeout_seconds,
     )
     async with opened(pool):
         yield pool

@@ -14,7 +14,6 @@ from palaver_server.embedding.embedders.embedder import MAX_CHARACTERS, Embedder
 from palaver_server.embedding.embedders.wordllama import WordLlamaEmbedder
 from palaver_server.embedding.models import VectorSpace, prepare_model
 from palaver_server.embedding.semantic_search import NoSemanticSearch, SemanticSearch
-from palaver_server.embedding.vector_store import EmbeddingStore
 from palaver_server.embedding.worker import EmbeddingWorker, NoEmbeddingWorker
 from palaver_server.errors import VectorsUnusable
 from palaver_server.store.embedding_queue import NO_QUEUE, EmbeddingQueue
@@ -76,7 +75,7 @@ async def open_embedding(
     )
     async with opened(own_pool):
         try:
-            yield _build(embedder, space, pool, own_pool)
+            yield _build(embedder, space, own_pool)
         finally:
             await embedder.close()
 
@@ -108,15 +107,13 @@ def _build_endpoint(settings: DatabaseSettings) -> Embedder:
     )
 
 
-def _build(
-    embedder: Embedder, space: VectorSpace, pool: Pool, own_pool: Pool
-) -> EmbeddingComponents:
+def _build(embedder: Embedder, space: VectorSpace, own_pool: Pool) -> EmbeddingComponents:
     queue = EmbeddingQueue(is_used=True)
     backlog = EmbeddingBacklog(own_pool, space, max_characters=MAX_CHARACTERS)
     return EmbeddingComponents(
         (own_pool,),
         queue,
-        SemanticSearch(embedder, EmbeddingStore(pool, space)),
+        SemanticSearch(embedder, space),
         EmbeddingWorker(embedder, backlog, queue),
     )
 

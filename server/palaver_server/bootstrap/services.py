@@ -18,9 +18,7 @@ from palaver_server.interceptors.chain import InterceptorChain
 from palaver_server.interceptors.decoding import decode_requests
 from palaver_server.purge.purger import Purger
 from palaver_server.search.keyword_index import KeywordIndex
-from palaver_server.search.keyword_store import WordStore
 from palaver_server.search.reindexing import Reindexer
-from palaver_server.search.result_store import FoundStore
 from palaver_server.search.searcher import Searcher
 from palaver_server.services.admin_service import AdminService
 from palaver_server.services.memory_service import MemoryService
@@ -58,7 +56,7 @@ def palaver_methods(
         sessions,
         MemoryStore(pool, embedding.queue),
         MessageStore(pool, embedding.queue),
-        Searcher(WordStore(pool), FoundStore(pool), embedding.search),
+        Searcher(pool, embedding.search, timeout=settings.search_timeout_seconds),
         window=settings.memory_window,
     )
     admin_service = AdminService(purger, Reindexer(KeywordIndex(pool), embedding.worker))

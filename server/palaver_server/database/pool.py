@@ -6,7 +6,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import Any
+from typing import Any, LiteralString
 
 from psycopg import Error, Rollback
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
@@ -21,6 +21,8 @@ from palaver_server.errors import DatabaseUnavailable, NoConnectionInTime
 # of it; then it waits until a caller needs a connection.
 _RECONNECT_SECONDS = 10
 
+_ROLLBACK_TIMEOUT_SECONDS = 5.0
+
 
 class Pool:
     """A pool of connections in autocommit mode, with UTC and the search language set.
@@ -33,7 +35,6 @@ class Pool:
         statement_timeout: Maximum seconds for a statement, and for a pause in a transaction.
         trace: Wraps each statement while it runs.
         search_language: The text search configuration that parses contents into words.
-        search_timeout: Maximum seconds for a statement of a search.
 
     Attributes:
         connects: Whether the last attempt to open a connection succeeded.
@@ -49,13 +50,12 @@ class Pool:
         statement_timeout: float = 60,
         trace: Trace = untraced,
         search_language: str = "english",
-        search_timeout: float = 5,
     ) -> None:
         self.connects = False
         self._statement_timeout = statement_timeout
         self._search_language = search_language
-        self._search_timeout = search_timeout
         self._in_use: set[Connection] = set()
+        self._in_snapshot: set[Connection] = set()
         self._returning: set[asyncio.Task[None]] = set()
         self._make = partial(
             AsyncConnectionPool[Connection],
@@ -126,10 +126,9 @@ class Pool:
             except Rollback as error:  # a transaction lets it out only if the connection was lost
                 raise DatabaseUnavailable from error
             finally:
-                self._in_use.discard(connection)
                 # In a task of its own: a caller cancelled during putconn would make psycopg_pool
                 # lose the connection and leave the next waiter without one.
-                returning = asyncio.create_task(pool.putconn(connection))
+                returning = asyncio.create_task(self._return(pool, connection))
                 self._returning.add(returning)
                 returning.add_done_callback(self._returning.discard)
 
@@ -143,32 +142,34 @@ class Pool:
         except PoolClosed as error:  # by fail_all, reset, or the end of the shutdown's grace period
             raise DatabaseUnavailable from error
 
-    # A timeout of its own: the cost of a search depends on the request. No JIT: except for the
-    # largest searches, compiling takes longer than running. Parallel workers only where all
-    # messages are searched: in a smaller scope they make the planner prefer reading all sessions.
-    CONFIGURE_SEARCH = Statement(
-        "search.configure",
-        """
-        SELECT set_config('statement_timeout', %(timeout)s, true),
-            set_config('jit', 'off', true),
-            set_config('max_parallel_workers_per_gather', CASE
-                WHEN %(everything)s THEN current_setting('max_parallel_workers_per_gather')
-                ELSE '0' END, true)
-    """,
-    )
+    async def _return(self, pool: AsyncConnectionPool[Connection], connection: Connection) -> None:
+        if connection in self._in_snapshot:
+            self._in_snapshot.discard(connection)
+            await _roll_back(connection)
+        self._in_use.discard(connection)
+        await pool.putconn(connection)
 
     @asynccontextmanager
-    async def searching(self, *, everything: bool) -> AsyncIterator[Connection]:
-        """Check out a connection in a transaction for a search; raise what `connection` does.
+    async def snapshot(
+        self, *setup: LiteralString, statement_timeout: float
+    ) -> AsyncIterator[Connection]:
+        """Check out a connection in a read-only transaction, all of whose queries see one snapshot.
+
+        The block does not wait for the end of the transaction: there is nothing to commit.
 
         Args:
-            everything: Whether all messages are searched, not only those of a scope.
+            setup: SET LOCAL and LOCK statements to run before the first query, which takes the
+                snapshot.
+            statement_timeout: Maximum seconds for a statement.
+
+        Raises:
+            PalaverError: As `connection` does.
         """
-        async with self.connection() as connection, connection.transaction():
-            timeout = str(milliseconds(self._search_timeout))
-            await connection.fetch(
-                self.CONFIGURE_SEARCH, {"timeout": timeout, "everything": everything}
-            )
+        timeout = f"SET LOCAL statement_timeout = {milliseconds(statement_timeout)}"
+        begin = "; ".join(("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", timeout, *setup))
+        async with self.connection() as connection:
+            self._in_snapshot.add(connection)
+            await connection.execute(begin.encode())  # all of them in one round trip
             yield connection
 
     # UTC: in other time zones, the ends of the years 1 and 9999 are out of range. A timeout for
@@ -207,6 +208,18 @@ class Pool:
                 return connection
 
         return PoolConnection
+
+
+async def _roll_back(connection: Connection) -> None:
+    """End a connection's transaction; abort a connection that does not answer."""
+    loop = asyncio.get_running_loop()
+    abort = loop.call_later(_ROLLBACK_TIMEOUT_SECONDS, _abort, connection)
+    try:
+        await connection.rollback()
+    except Error:  # the connection is lost, and putconn replaces it
+        pass
+    finally:
+        abort.cancel()
 
 
 def _abort(connection: Connection) -> None:

@@ -1,10 +1,13 @@
 """Semantic search: finds messages by meaning."""
 
 from collections.abc import Sequence
+from typing import NoReturn
 
 from palaver_server.auth.access import Access
+from palaver_server.database.connection import Connection
 from palaver_server.embedding.embedders.embedder import MAX_CHARACTERS, Embedder
-from palaver_server.embedding.vector_store import EmbeddingStore, Similarities
+from palaver_server.embedding.models import VectorSpace
+from palaver_server.embedding.vector_store import Similarities, VectorStore
 from palaver_server.errors import (
     FieldViolation,
     InvalidRequest,
@@ -15,58 +18,69 @@ from palaver_server.store.message_filter import ALL_MESSAGES, EVERY_MESSAGE, Mes
 from palaver_server.store.messages import Key
 
 
-class SemanticSearch:
-    """Embeds what is asked for, and finds the messages nearest to it."""
+class EmbeddedText:
+    """The text of a search as a vector, to find the messages nearest to it."""
 
-    available = True
-
-    def __init__(self, embedder: Embedder, store: EmbeddingStore) -> None:
-        self._embedder = embedder
-        self._store = store
+    def __init__(self, space: VectorSpace, vector: Sequence[float]) -> None:
+        self._space = space
+        self._vector = vector
 
     async def nearest(  # noqa: PLR0913 - most by name
         self,
         access: Access,
-        text: str,
+        connection: Connection,
         *,
         limit: int,
         scope: Scope = ALL_MESSAGES,
         filter: MessageFilter = EVERY_MESSAGE,
         also: Sequence[Key] = (),
     ) -> Similarities:
-        """Gets the live messages that mean most nearly what a text does, and some others.
-
-        The text must not be blank. The rest is as in `EmbeddingStore.nearest`.
+        """Return the similarities of the nearest messages, and of some others.
 
         Args:
             access: The caller's access scope.
-            text: What they are compared with.
-            limit: How many of the nearest.
-            scope: Where to look.
-            filter: What narrows it.
-            also: Messages that are given whether they are among the nearest or not.
+            connection: In a transaction.
+            limit: How many of the nearest messages.
+            scope: The messages to search.
+            filter: Narrows the search.
+            also: Messages whose similarities are returned even if they are not the nearest.
+        """
+        store = VectorStore(connection, self._space)
+        nearest = await store.nearest(access, self._vector, limit=limit, scope=scope, filter=filter)
+        others = [key for key in also if key not in nearest]
+        if others:
+            nearest |= await store.get_similarities(access, self._vector, others)
+        return nearest
+
+
+class SemanticSearch:
+    """Embeds the texts of searches."""
+
+    available = True
+
+    def __init__(self, embedder: Embedder, space: VectorSpace) -> None:
+        self._embedder = embedder
+        self._space = space
+
+    async def embed(self, text: str) -> EmbeddedText:
+        """Embed a text, which must not be blank.
 
         Raises:
-            EmbedderUnavailable: The text cannot be embedded for now.
-            InvalidRequest: The embedder refuses this text.
-            SemanticSearchUnavailable: The server has no embedder, or the database no pgvector.
+            EmbedderUnavailable: The text cannot be embedded at the moment.
+            InvalidRequest: The embedder refuses the text.
         """
         try:
             (vector,) = await self._embedder.embed([text[:MAX_CHARACTERS]])
         except TextsRefused as error:
             raise InvalidRequest(FieldViolation("text", f"cannot be embedded: {error}")) from error
-        nearest = await self._store.nearest(access, vector, limit=limit, scope=scope, filter=filter)
-        others = [key for key in also if key not in nearest]
-        if others:
-            nearest |= await self._store.get_similarities(access, vector, others)
-        return nearest
+        return EmbeddedText(self._space, vector)
 
 
 class NoSemanticSearch:
-    """Stands for semantic search where there is none.
+    """Takes the place of `SemanticSearch` in a server without it.
 
     Args:
-        reason: What is missing, and what to do.
+        reason: What the server lacks, and what to do about it.
     """
 
     available = False
@@ -74,17 +88,8 @@ class NoSemanticSearch:
     def __init__(self, reason: str) -> None:
         self._reason = reason
 
-    async def nearest(  # noqa: PLR0913 - most by name
-        self,
-        access: Access,  # noqa: ARG002
-        text: str,  # noqa: ARG002
-        *,
-        limit: int,  # noqa: ARG002
-        scope: Scope = ALL_MESSAGES,  # noqa: ARG002
-        filter: MessageFilter = EVERY_MESSAGE,  # noqa: ARG002
-        also: Sequence[Key] = (),  # noqa: ARG002
-    ) -> Similarities:
-        """Finds nothing.
+    async def embed(self, text: str) -> NoReturn:  # noqa: ARG002
+        """Refuse to embed a text.
 
         Raises:
             SemanticSearchUnavailable: Always.

@@ -1,34 +1,35 @@
-"""Embeddings: the SQL that finds the messages nearest to a vector."""
+"""The SQL that finds the messages nearest to a vector."""
 
 from collections.abc import Sequence
 
+from pgvector import HalfVector
+
 from palaver_server.auth.access import Access
-from palaver_server.database.metadata_path import checked_path
-from palaver_server.database.pool import Pool
+from palaver_server.database.connection import Connection
 from palaver_server.database.statement import Statement, StatementTemplate
 from palaver_server.embedding.models import VectorSpace
 from palaver_server.store.access_conditions import ACCESSIBLE_MESSAGE
 from palaver_server.store.message_filter import ALL_MESSAGES, EVERY_MESSAGE, MessageFilter, Scope
 from palaver_server.store.messages import KEYS, Key, key_parameters
 
-# How near messages are, the nearest first: 1 is the same direction, 0 nothing in common,
-# -1 the opposite.
+# The similarities of messages, most similar first: from 1, the same direction, over 0, nothing in
+# common, to -1, the opposite direction.
 Similarities = dict[Key, float]
 
 
-class EmbeddingStore:
-    """Finds messages by the vectors of one model. Each method is one transaction.
+class VectorStore:
+    """Finds messages by the vectors of one model, over a connection.
 
-    Every method raises DatabaseUnavailable and NoConnectionInTime as the pool does.
+    Its methods raise psycopg's errors, for the connection's owner to translate.
     """
 
-    def __init__(self, pool: Pool, space: VectorSpace) -> None:
-        self._pool = pool
+    def __init__(self, connection: Connection, space: VectorSpace) -> None:
+        space.register(connection)
+        self._connection = connection
         self._space = space
 
-    # Deleted is never found: a message counts if it is live in this very statement's
-    # snapshot. And a vector counts if it was made from the text that the message has
-    # there. That is asked of the few rows that are left: contents may be large.
+    # A vector counts only for the text that it was made from. The hash of the text is compared
+    # last, when few rows are left: contents may be large.
     NEAREST = StatementTemplate(
         "vectors.nearest",
         """
@@ -40,7 +41,7 @@ class EmbeddingStore:
     """,
     )
 
-    # By the index, which goes on until so many pass.
+    # The order is that of the model's index, whose scan continues until `limit` rows pass.
     AMONG_ALL = """
         SELECT session_id, sequence, text_hash,
             {indexed} {distance} %(vector)s::{halfvec} AS distance
@@ -50,7 +51,7 @@ class EmbeddingStore:
         LIMIT %(limit)s
     """
 
-    # All of them, one by one: the distance is not the one that the index knows.
+    # Exact: the order is not that of the index, so that all vectors in the scope are compared.
     IN_SCOPE = """
         SELECT session_id, sequence, text_hash,
             embedding {distance} %(vector)s::{halfvec} AS distance
@@ -60,8 +61,9 @@ class EmbeddingStore:
         LIMIT %(limit)s
     """
 
-    # A filter may pass few of the nearest: the scan then goes on, for a while.
-    SET_UP_SCAN = Statement(
+    # Iterative scans: if the filter passes few of the nearest vectors, the scan continues, up to
+    # hnsw.max_scan_tuples.
+    CONFIGURE_SCAN = Statement(
         "vectors.configure_scan",
         """
         SELECT set_config('hnsw.iterative_scan', 'strict_order', true),
@@ -78,14 +80,10 @@ class EmbeddingStore:
         scope: Scope = ALL_MESSAGES,
         filter: MessageFilter = EVERY_MESSAGE,
     ) -> Similarities:
-        """Gets the live messages whose vectors are nearest.
+        """Return the live messages whose vectors are nearest, in a transaction.
 
-        In the scope of a session or a user these are exactly the nearest; among all, nearly
-        all of them. A message that was written just now may have no vector yet.
-
-        Raises:
-            InvalidRequest: `filter.metadata` is not a SQL/JSON path.
-            DeadlineExceeded: The search takes longer than it may.
+        In the scope of a session or a user, the result is exact; among all messages, approximate.
+        A message that was just written may have no vector yet.
         """
         accessible = scope.within(access)
         nearest = self.AMONG_ALL if accessible.is_everything else self.IN_SCOPE
@@ -95,14 +93,10 @@ class EmbeddingStore:
         names = {**self._space.names, "source": accessible.sql.source, "condition": condition}
         # A generic plan is bad for most scopes and filters.
         statement = self.NEAREST.fill(is_prepared=False, nearest=nearest.format(**names), **names)
-        parameters = {**filter.given, **accessible.parameters, "vector": str(list(vector))}
-        async with (
-            self._pool.searching(everything=accessible.is_everything) as connection,
-            checked_path(connection, filter.metadata, access),
-        ):
-            await connection.fetch(self.SET_UP_SCAN)
-            rows = await connection.fetch(statement, {**parameters, "limit": limit})
-            return {Key(*row[:2]): row[2] for row in rows}
+        parameters = {**filter.given, **accessible.parameters, **_vector(vector), "limit": limit}
+        await self._connection.fetch(self.CONFIGURE_SCAN)
+        rows = await self._connection.fetch(statement, parameters)
+        return {Key(*row[:2]): row[2] for row in rows}
 
     GET_SIMILARITIES = StatementTemplate(
         "vectors.get_similarities",
@@ -118,11 +112,14 @@ class EmbeddingStore:
     async def get_similarities(
         self, access: Access, vector: Sequence[float], keys: Sequence[Key]
     ) -> Similarities:
-        """Tells how near those of the messages are that are live and have their vector."""
+        """Return the similarities of those of the messages that are live and have their vector."""
         statement = self.GET_SIMILARITIES.fill(**self._space.names)
         parameters = {
-            "vector": str(list(vector)), "access_user_id": access.user_id, **key_parameters(keys)
+            **_vector(vector), **key_parameters(keys), "access_user_id": access.user_id
         }  # fmt: skip
-        async with self._pool.connection() as connection:
-            rows = await connection.fetch(statement, parameters)
-            return {Key(*row[:2]): row[2] for row in rows}
+        rows = await self._connection.fetch(statement, parameters)
+        return {Key(*row[:2]): row[2] for row in rows}
+
+
+def _vector(vector: Sequence[float]) -> dict[str, HalfVector]:
+    return {"vector": HalfVector(list(vector))}

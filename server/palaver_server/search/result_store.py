@@ -1,42 +1,37 @@
-"""Found messages: the SQL that reads what a search found, and what it finds without a text."""
+"""Search results: the SQL that reads what a search found, and the newest messages."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from palaver_server.auth.access import Access
-from palaver_server.database.metadata_path import checked_path
+from palaver_server.database.connection import Connection
 from palaver_server.database.paging import MAX_PAGE_BYTES
-from palaver_server.database.pool import Pool
 from palaver_server.database.statement import Statement, StatementTemplate
+from palaver_server.search.keyword_store import Hit, KeywordQuery
+from palaver_server.search.snippet import MATCH_END, MATCH_START, snippet
 from palaver_server.store.access_conditions import ACCESSIBLE_MESSAGE
 from palaver_server.store.message_filter import ALL_MESSAGES, EVERY_MESSAGE, MessageFilter, Scope
 from palaver_server.store.messages import COLUMNS, KEYS, SIZE, Key, MessageRow, key_parameters
 
-# Around a word that was looked for. No character that is left of a content is one of them.
-WORD_START = "\x02"
-WORD_END = "\x03"
 
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A message that a search found, its score from 0 to 1, and a part of its content."""
 
-class FoundMessage(NamedTuple):
-    """A live message.
-
-    `marked` is the content as far as it is searched, a space for each sign between words,
-    with WORD_START and WORD_END around the words that were looked for.
-    """
-
-    key: Key
-    marked: str
+    session_id: str
     message: MessageRow
+    score: float
+    snippet: str
 
 
-class FoundStore:
-    """Reads messages. Each method is one transaction.
+class ResultStore:
+    """Reads the messages of a search.
 
-    Every method raises DatabaseUnavailable and NoConnectionInTime as the pool does.
+    Its methods raise psycopg's errors, for the connection's owner to translate.
     """
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
 
     NEWEST = StatementTemplate(
         "search.newest",
@@ -71,27 +66,18 @@ class FoundStore:
         limit: int,
         scope: Scope = ALL_MESSAGES,
         filter: MessageFilter = EVERY_MESSAGE,
-    ) -> list[Key]:
-        """Gets the live messages that pass a filter, the newest `created_at` first.
-
-        Raises:
-            InvalidRequest: `filter.metadata` is not a SQL/JSON path.
-            DeadlineExceeded: The search takes longer than it may.
-        """
+    ) -> list[Hit]:
+        """Return the live messages that pass a filter, the newest `created_at` first."""
         accessible = scope.within(access)
         newest = self.NEWEST if access.user_id is None else self.NEWEST_OF_ALL
         statement = newest.fill(
-            is_prepared=False,
+            is_prepared=False,  # a generic plan is bad for most scopes and filters
             source=accessible.sql.source,
             condition=filter.sql(access, accessible.sql.condition),
         )
         parameters = {**accessible.parameters, **filter.given, "limit": limit}
-        async with (
-            self._pool.searching(everything=accessible.is_everything) as connection,
-            checked_path(connection, filter.metadata, access),
-        ):
-            rows = await connection.fetch(statement, parameters)
-            return [Key._make(row) for row in rows]
+        rows = await self._connection.fetch(statement, parameters)
+        return [Hit(Key._make(row), 1) for row in rows]
 
     GET_WORDS = Statement(
         "search.get_words",
@@ -103,19 +89,19 @@ class FoundStore:
     )
 
     async def get_words(self, access: Access, keys: Sequence[Key]) -> dict[Key, frozenset[str]]:
-        """Gets the different words of those of the messages that are live."""
+        """Return the distinct words of those of the messages that are live."""
         parameters = {**key_parameters(keys), "access_user_id": access.user_id}
-        async with self._pool.connection() as connection:
-            rows = await connection.fetch(self.GET_WORDS, parameters)
-            return {Key(*row[:2]): frozenset(row[2]) for row in rows}
+        rows = await self._connection.fetch(self.GET_WORDS, parameters)
+        return {Key(*row[:2]): frozenset(row[2]) for row in rows}
 
-    # ts_headline looks for words as the index has them: in the content as it was indexed.
-    GET_MESSAGES = Statement(
-        "search.get_messages",
+    # ts_headline gets what the keyword index gets, so that it finds the same words: the beginning
+    # of the content, with a space in place of each separator.
+    GET_RESULTS = Statement(
+        "search.get_results",
         f"""
-        SELECT session_id, ts_headline(
+        SELECT number, session_id, ts_headline(
                 search_spaced(left(content, 65536)), %(query)s::tsquery,
-                'HighlightAll = true, StartSel = {WORD_START}, StopSel = {WORD_END}'
+                'HighlightAll = true, StartSel = {MATCH_START}, StopSel = {MATCH_END}'
             ), {COLUMNS}
         FROM (
             SELECT m.*, number, row_number() OVER best AS place, sum({SIZE}) OVER best AS size
@@ -128,15 +114,25 @@ class FoundStore:
     """,
     )
 
-    async def get_messages(
-        self, access: Access, keys: Sequence[Key], *, query: str
-    ) -> list[FoundMessage]:
-        """Gets those of the messages that are live, in the order of the keys.
+    async def get_results(
+        self, access: Access, hits: Sequence[Hit], query: KeywordQuery
+    ) -> list[Result]:
+        """Return the results for hits, in the same order: those that are live and fit a response.
 
-        As many as fit a response; the words of `query`, a tsquery, are marked in them.
+        Args:
+            access: The caller's access scope.
+            hits: What was found.
+            query: Its terms are highlighted in the snippets.
         """
-        async with self._pool.connection() as connection:
-            parameters = {**key_parameters(keys), "query": query, "access_user_id": access.user_id}
-            found = await connection.fetch(self.GET_MESSAGES, parameters)
-            rows = [(*row[:2], MessageRow._make(row[2:])) for row in found]
-            return [FoundMessage(Key(row[0], row[2].sequence), row[1], row[2]) for row in rows]
+        parameters = {
+            **key_parameters([hit.key for hit in hits]),
+            "query": " | ".join(query.terms),
+            "access_user_id": access.user_id,
+        }
+        rows = await self._connection.fetch(self.GET_RESULTS, parameters)
+        results = []
+        for number, session_id, marked, *columns in rows:
+            message = MessageRow._make(columns)
+            shown = snippet(message.content, marked, query.grams)
+            results.append(Result(session_id, message, hits[number - 1].score, shown))
+        return results

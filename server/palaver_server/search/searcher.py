@@ -1,26 +1,42 @@
-"""Search: puts together what is found by words and by meaning, and chooses among it."""
+"""The search: composes keyword search, semantic search and diversity in one snapshot."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from palaver_server.auth.access import Access
-from palaver_server.embedding.semantic_search import NoSemanticSearch, SemanticSearch
-from palaver_server.search.keyword_store import Hit, WordQuery, WordStore
-from palaver_server.search.result_store import WORD_END, WORD_START, FoundMessage, FoundStore
-from palaver_server.search.snippet import marked_ranges, occurrences, snippet
+from palaver_server.database.connection import Connection
+from palaver_server.database.metadata_path import checked_path
+from palaver_server.database.pool import Pool
+from palaver_server.embedding.semantic_search import EmbeddedText, NoSemanticSearch, SemanticSearch
+from palaver_server.errors import PalaverError
+from palaver_server.search.diversity import diverse
+from palaver_server.search.keyword_store import Hit, KeywordQuery, KeywordStore
+from palaver_server.search.result_store import Result, ResultStore
 from palaver_server.store.message_filter import ALL_MESSAGES, EVERY_MESSAGE, MessageFilter, Scope
-from palaver_server.store.messages import Key, MessageRow
 
-# How many are looked at where more are chosen from than are asked for.
+# How many hits diversity and HYBRID choose from.
 CANDIDATES = 200
 
-# What similarity counts in a hybrid score, words counting the rest.
-_SIMILARITY = 0.25
+# The weight of the similarity in a hybrid score; the rest is the keyword score's.
+_SIMILARITY_WEIGHT = 0.25
+
+# LOCK, since a snapshot does not see the rows of a table that a migration rewrites later: the
+# search waits for the migration before it takes its snapshot. No JIT: except for the largest
+# searches, compiling takes longer than running.
+_SETUP = (
+    "LOCK TABLE sessions, messages IN ACCESS SHARE MODE",
+    "SET LOCAL jit = off",
+)
+
+# In the scope of a session or a user, parallel workers make the planner prefer reading the
+# messages of all sessions.
+_SETUP_IN_SCOPE = (*_SETUP, "SET LOCAL max_parallel_workers_per_gather = 0")
 
 
 class Mode(Enum):
-    """How a text is compared with messages."""
+    """How messages are compared with the text."""
 
     KEYWORD = auto()
     SEMANTIC = auto()
@@ -29,14 +45,14 @@ class Mode(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
-    """What is searched for.
+    """A request for messages.
 
     Attributes:
-        text: Blank: everything that passes the filter, newest first.
-        mode: None: the best there is.
-        limit: The most results.
-        min_score: The least score of a result.
-        diversity: From 0 to 1; 0: the best come first, however alike they are.
+        text: What to search for. If blank, all messages that pass the filter, newest first.
+        mode: None: the best mode that the server has.
+        limit: The maximum number of results.
+        min_score: The minimum score of a result.
+        diversity: From 0, best first, to 1, as unlike each other as possible.
     """
 
     text: str
@@ -49,147 +65,121 @@ class Search:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """A message that was found, how good it is from 0 to 1, and a part of its content."""
-
-    session_id: str
-    message: MessageRow
-    score: float
-    snippet: str
-
-
-@dataclass(frozen=True, slots=True)
 class Results:
-    """What was found, in order, and the mode that found it; None if there was no text."""
+    """The results of a search, in order, and the mode that was used; None if there was no text."""
 
     results: Sequence[Result]
     mode: Mode | None
 
 
 class Searcher:
-    """Searches messages."""
+    """Searches messages.
+
+    Args:
+        timeout: Maximum seconds for a statement.
+    """
 
     def __init__(
-        self, words: WordStore, found: FoundStore, semantic: SemanticSearch | NoSemanticSearch
+        self, pool: Pool, semantic: SemanticSearch | NoSemanticSearch, *, timeout: float = 5
     ) -> None:
-        self._words = words
-        self._found = found
+        self._pool = pool
         self._semantic = semantic
+        self._timeout = timeout
 
     async def search(self, access: Access, search: Search) -> Results:
-        """Finds messages.
+        """Search messages, over one connection and in one snapshot.
 
         Raises:
             NotFound: The scope is a session that is not live.
-            InvalidRequest: `filter.metadata` is not a SQL/JSON path.
-            DeadlineExceeded: The search takes longer than it may.
-            SemanticSearchUnavailable: The mode needs what the server does not have.
-            EmbedderUnavailable: The text cannot be embedded for now.
-            TextsRefused: The embedder refuses the text.
+            InvalidRequest: `filter.metadata` is not a SQL/JSON path, or the embedder refuses the
+                text.
+            DeadlineExceeded: A statement exceeded the timeout.
+            SemanticSearchUnavailable: The server lacks what the mode needs.
+            EmbedderUnavailable: The text cannot be embedded at the moment.
+            DatabaseUnavailable: As `Pool.connection` does.
+            NoConnectionInTime: As `Pool.connection` does.
         """
-        query = await self._words.read_text(access, search.text, scope=search.scope)
-        mode = self._mode(search)
-        hits = [
-            hit
-            for hit in await self._hits(access, search, mode, query)
-            if hit.score >= search.min_score
-        ]
-        if search.diversity:
-            words = await self._found.get_words(access, [hit.key for hit in hits])
-            hits = diverse(hits, words, diversity=search.diversity, limit=search.limit)
-        scores = dict(hits[: search.limit])
-        messages = await self._found.get_messages(
-            access, list(scores), query=" | ".join(query.terms)
-        )
-        return Results([_result(message, scores[message.key], query) for message in messages], mode)
+        search = replace(search, mode=self._mode(search))
+        embedded = None
+        if search.mode in (Mode.SEMANTIC, Mode.HYBRID):
+            # Before a connection is taken: an endpoint may take seconds.
+            embedded = await self._embed(access, search)
+        async with self._snapshot(access, search.scope) as connection:
+            keywords = KeywordStore(connection)
+            query = await keywords.read_text(access, search.text, scope=search.scope)
+            async with checked_path(connection, search.filter.metadata, access):
+                found = await _find(access, connection, search, query, embedded)
+            hits = [hit for hit in found if hit.score >= search.min_score]
+            store = ResultStore(connection)
+            if search.diversity:
+                words = await store.get_words(access, [hit.key for hit in hits])
+                hits = diverse(hits, words, diversity=search.diversity, limit=search.limit)
+            results = await store.get_results(access, hits[: search.limit], query)
+        return Results(results, search.mode)
 
     def _mode(self, search: Search) -> Mode | None:
         if not search.text.strip():
             return None
         return search.mode or (Mode.HYBRID if self._semantic.available else Mode.KEYWORD)
 
-    async def _hits(
-        self, access: Access, search: Search, mode: Mode | None, query: WordQuery
-    ) -> list[Hit]:
-        """Gets at least as many of the best as are asked for, the best first."""
-        limit = CANDIDATES if search.diversity else search.limit
-        match mode:
-            case Mode.KEYWORD:
-                return await self._by_words(access, search, query, limit)
-            case Mode.SEMANTIC:
-                return await self._by_meaning(access, search, limit)
-            case Mode.HYBRID:
-                return await self._by_both(access, search, query)
-            case None:
-                keys = await self._found.newest(
-                    access, limit=limit, scope=search.scope, filter=search.filter
-                )
-                return [Hit(key, 1) for key in keys]
+    async def _embed(self, access: Access, search: Search) -> EmbeddedText:
+        try:
+            return await self._semantic.embed(search.text)
+        except PalaverError:
+            # A session that does not exist is reported first, whatever the embedder's error is.
+            async with self._snapshot(access, search.scope) as connection:
+                await KeywordStore(connection).read_text(access, "", scope=search.scope)
+            raise
 
-    async def _by_words(
-        self, access: Access, search: Search, query: WordQuery, limit: int
-    ) -> list[Hit]:
-        return await self._words.match(
+    def _snapshot(self, access: Access, scope: Scope) -> AbstractAsyncContextManager[Connection]:
+        setup = _SETUP if scope.within(access).is_everything else _SETUP_IN_SCOPE
+        return self._pool.snapshot(*setup, statement_timeout=self._timeout)
+
+
+async def _find(
+    access: Access,
+    connection: Connection,
+    search: Search,
+    query: KeywordQuery,
+    embedded: EmbeddedText | None,
+) -> list[Hit]:
+    """Return the best hits, best first: at least as many as were asked for, if there are."""
+    limit = CANDIDATES if search.diversity or search.mode is Mode.HYBRID else search.limit
+    if search.mode is None:
+        store = ResultStore(connection)
+        return await store.newest(access, limit=limit, scope=search.scope, filter=search.filter)
+    hits: list[Hit] = []
+    if search.mode is not Mode.SEMANTIC:
+        keywords = KeywordStore(connection)
+        hits = await keywords.rank(
             access, query, limit=limit, scope=search.scope, filter=search.filter
         )
-
-    async def _by_meaning(
-        self, access: Access, search: Search, limit: int, also: Sequence[Key] = ()
-    ) -> list[Hit]:
-        """Finds what has anything in common with the text."""
-        similarities = await self._semantic.nearest(
-            access, search.text, limit=limit, scope=search.scope, filter=search.filter, also=also
-        )
-        return [Hit(key, min(near, 1)) for key, near in similarities.items() if near > 0]
-
-    async def _by_both(self, access: Access, search: Search, query: WordQuery) -> list[Hit]:
-        """Adds up the scores. What is required or excluded, words alone can tell."""
-        words = dict(await self._by_words(access, search, query, CANDIDATES))
-        meaning = dict(await self._by_meaning(access, search, CANDIDATES, also=list(words)))
-        hits = [
-            Hit(key, (1 - _SIMILARITY) * words.get(key, 0) + _SIMILARITY * meaning.get(key, 0))
-            for key in ({**words, **meaning} if query.is_plain else words)
-        ]
-        return sorted(hits, key=lambda hit: hit.score, reverse=True)
+    if embedded is None:
+        return hits
+    similarities = await embedded.nearest(
+        access,
+        connection,
+        limit=limit,
+        scope=search.scope,
+        filter=search.filter,
+        also=[hit.key for hit in hits],
+    )
+    similar = [Hit(key, min(near, 1)) for key, near in similarities.items() if near > 0]
+    return similar if search.mode is Mode.SEMANTIC else _hybrid(hits, similar, query)
 
 
-def diverse(
-    hits: Sequence[Hit], words: Mapping[Key, frozenset[str]], *, diversity: float, limit: int
-) -> list[Hit]:
-    """Chooses hits one by one, each for its score and against its likeness to those before.
+def _hybrid(hits: Sequence[Hit], similar: Sequence[Hit], query: KeywordQuery) -> list[Hit]:
+    """Return the hits of both searches, with weighted sums of their scores, best first.
 
-    Likeness is the share of the words of two messages that both have (maximal marginal
-    relevance).
-
-    Args:
-        hits: The best first.
-        words: The different words of each; of one that is gone meanwhile there are none.
-        diversity: From 0, the score alone counts, to 1, likeness alone does.
-        limit: How many to choose.
+    Where the query requires or excludes terms, only keyword search can tell which messages match.
     """
-    likeness = {hit: 0.0 for hit in hits if hit.key in words}  # of those that are left
-    chosen: list[Hit] = []
-    while likeness and len(chosen) < limit:
-        best = max(
-            likeness, key=lambda hit: (1 - diversity) * hit.score - diversity * likeness[hit]
+    keyword, similarity = dict(hits), dict(similar)
+    weighted = (
+        Hit(
+            key,
+            (1 - _SIMILARITY_WEIGHT) * keyword.get(key, 0)
+            + _SIMILARITY_WEIGHT * similarity.get(key, 0),
         )
-        del likeness[best]
-        chosen.append(best)
-        likeness = {
-            hit: max(greatest, _likeness(words[hit.key], words[best.key]))
-            for hit, greatest in likeness.items()
-        }
-    return chosen
-
-
-def _likeness(one: frozenset[str], other: frozenset[str]) -> float:
-    return len(one & other) / (len(one | other) or 1)
-
-
-def _result(found: FoundMessage, score: float, query: WordQuery) -> Result:
-    content = found.message.content
-    spans = [
-        *marked_ranges(found.marked, WORD_START, WORD_END),
-        *occurrences(content[: len(found.marked)], query.grams),
-    ]
-    return Result(found.key.session_id, found.message, score, snippet(content, spans))
+        for key in ({**keyword, **similarity} if query.is_plain else keyword)
+    )
+    return sorted(weighted, key=lambda hit: hit.score, reverse=True)

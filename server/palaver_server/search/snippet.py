@@ -3,7 +3,12 @@
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-HIGHLIGHT = "**"  # around each word that was found, as Markdown has it
+# Around each match in the result of ts_headline. Contents have none there: they are separators.
+MATCH_START = "\x02"
+MATCH_END = "\x03"
+
+# Around each match in a snippet, as in Markdown.
+HIGHLIGHT = "**"
 
 _MAX_CHARACTERS = 200
 
@@ -11,14 +16,27 @@ _MAX_CHARACTERS = 200
 TextRange = tuple[int, int]
 
 
-def snippet(content: str, words: Iterable[TextRange]) -> str:
-    """Return the part of a content where the found words are densest, with highlights.
+def snippet(content: str, marked: str, grams: Sequence[str]) -> str:
+    """Return the part of a content that shows best why it was found, with highlights.
+
+    Args:
+        content: The content of a message.
+        marked: The beginning of the content as ts_headline returns it: with marks around each
+            match, and a space in place of each separator.
+        grams: Strings that are matches too, wherever they are in the marked part.
+    """
+    matches = [*marked_ranges(marked), *occurrences(content[: len(marked)], grams)]
+    return excerpt(content, matches)
+
+
+def excerpt(content: str, matches: Iterable[TextRange]) -> str:
+    """Return the part of a content where the matches are densest, with highlights.
 
     Args:
         content: The whole content.
-        words: Where the found words are, in any order; overlapping ranges count as one.
+        matches: In any order; overlapping ones count as one.
     """
-    ranges = _merged(words)
+    ranges = _merged(matches)
     start, end = _densest(ranges, content)
     pieces, position = [], start
     for first, last in ranges:
@@ -29,19 +47,22 @@ def snippet(content: str, words: Iterable[TextRange]) -> str:
     return "…" * (start > 0) + " ".join(text.split()) + "…" * (end < len(content))
 
 
-def marked_ranges(marked: str, start: str, end: str) -> Iterator[TextRange]:
+_MARKED = re.compile(f"{MATCH_START}([^{MATCH_END}]*){MATCH_END}")
+
+
+def marked_ranges(marked: str) -> Iterator[TextRange]:
     """Return the ranges between marks, as they are in the text without the marks."""
     removed = 0
-    for match in re.finditer(f"{start}([^{end}]*){end}", marked):
+    for match in _MARKED.finditer(marked):
         first = match.start() - removed
         yield first, first + len(match[1])
-        removed += len(start) + len(end)
+        removed += len(MATCH_START) + len(MATCH_END)
 
 
-def occurrences(content: str, words: Sequence[str]) -> Iterator[TextRange]:
-    """Return the ranges of a content where any of the words is; they may overlap."""
-    if words:
-        pattern = "|".join(re.escape(word) for word in words)
+def occurrences(content: str, strings: Sequence[str]) -> Iterator[TextRange]:
+    """Return the ranges of a content that are any of the strings; they may overlap."""
+    if strings:
+        pattern = "|".join(map(re.escape, strings))
         for match in re.finditer(f"(?=({pattern}))", content):
             yield match.span(1)
 

@@ -15,11 +15,7 @@ from hypothesis import strategies as st
 
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import DeleteMessagesRequest, MessageFilter, SearchMemoryRequest
-from palaver_server.auth.access import EVERYTHING
-from palaver_server.database.pool import Pool
-from palaver_server.search.keyword_store import WordStore
-from palaver_server.search.result_store import FoundStore
-from tests.conftest import Run, StartServer
+from tests.conftest import StartServer
 from tests.support.callers import OTHER_OWNERS, OTHER_USER, add_others_session
 from tests.support.client import Client, refused, struct, wait_until
 from tests.support.concurrency import Connection, at_once, begin, crowd, wait_until_blocked
@@ -364,21 +360,6 @@ def test_search_memory_slow_search_exceeds_search_timeout(
 
 
 # --- Concurrency -------------------------------------------------------------------------------
-
-
-def test_search_memory_message_deleted_between_ranking_and_reading_is_left_out(
-    palaver: Client, pool: Pool, run: Run
-) -> None:
-    say(palaver, "s", ("user", "kept word"), ("user", "deleted word"))
-    words, messages = WordStore(pool), FoundStore(pool)
-    query = run(words.read_text(EVERYTHING, "word"))
-    keys = [hit.key for hit in run(words.match(EVERYTHING, query, limit=10))]
-    assert len(keys) == 2
-
-    palaver.delete_messages("s", message_ids=["deleted word"])
-
-    (read,) = run(messages.get_messages(EVERYTHING, keys, query=query.match))
-    assert read.message.content == "kept word"
 
 
 def test_search_memory_after_waiting_for_delete_finds_nothing_deleted(

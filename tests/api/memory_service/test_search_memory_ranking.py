@@ -2,7 +2,7 @@
 
 import pytest
 
-from palaver_server.search.keyword_store import MAX_WORDS
+from palaver_server.search.keyword_store import MAX_TERMS
 from tests.support.client import Client
 from tests.support.searching import found, say, search
 
@@ -191,7 +191,7 @@ def test_search_memory_punctuation_and_spaces_separate_words(palaver: Client) ->
 
 def test_search_memory_words_after_the_first_32_are_ignored(palaver: Client) -> None:
     palaver.add("s", "inside", "beyond")
-    many = " ".join(f"w{number}" for number in range(MAX_WORDS - 1))
+    many = " ".join(f"w{number}" for number in range(MAX_TERMS - 1))
 
     assert found(palaver, f"{many} inside beyond") == ["inside"]
 
