@@ -109,7 +109,7 @@ def test_only_batches_read_the_context_of_a_call_below_the_services() -> None:
     assert readers == {"palaver_server.database.batching"}
 
 
-def test_the_access_scope_is_the_first_parameter_of_store_and_search_methods() -> None:
+def test_access_scope_is_first_parameter_of_store_and_search_methods() -> None:
     checked, lacking = set(), set()
     for module in SOURCES:
         if not module.startswith(tuple(f"palaver_server.{p}." for p in ("search", "store"))):

@@ -102,7 +102,7 @@ def test_console_commands_print_what_is_shown(document: Document, palaver: Clien
         assert comparable(result.stdout + result.stderr) == comparable(shown), command
 
 
-def test_the_tour_is_long() -> None:
+def test_tour_is_long() -> None:
     commands = [one for document in having("console") for one in document.console_commands]
 
     assert len(commands) > 20
@@ -312,11 +312,11 @@ def test_paths_in_the_text_exist(document: Document) -> None:
             assert any((place / code).exists() for place in places), code
 
 
-def test_the_readme_is_short() -> None:
+def test_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 250
 
 
-def test_the_settings_page_has_a_row_for_each_setting() -> None:
+def test_settings_page_has_row_per_setting() -> None:
     page = settings_page.page()
 
     for name, field in Settings.model_fields.items():

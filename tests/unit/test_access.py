@@ -8,14 +8,14 @@ from palaver_server.errors import PermissionDenied
 ADA = Access("ada")
 
 
-def test_new_owner_for_a_bound_caller_defaults_to_the_bound_user() -> None:
+def test_access_new_owner_of_scoped_caller_defaults_to_its_user() -> None:
     assert ADA.new_owner(None) == "ada"
     assert ADA.new_owner("ada") == "ada"
     assert EVERYTHING.new_owner(None) is None
     assert EVERYTHING.new_owner("grace") == "grace"
 
 
-def test_new_owner_that_is_another_user_is_denied() -> None:
+def test_access_new_owner_that_is_another_user_is_denied() -> None:
     with pytest.raises(PermissionDenied) as caught:
         ADA.new_owner("grace")
 
@@ -23,7 +23,7 @@ def test_new_owner_that_is_another_user_is_denied() -> None:
 
 
 @pytest.mark.parametrize("user_id", ["grace", None])
-def test_check_owner_of_a_bound_caller_denies_others_and_nobody(user_id: str | None) -> None:
+def test_access_check_owner_of_scoped_caller_denies_others_and_nobody(user_id: str | None) -> None:
     ADA.check_owner("ada")
     EVERYTHING.check_owner(user_id)
 

@@ -9,7 +9,7 @@ from palaver_server.addresses import is_local
     "address",
     ["127.0.0.1:50051", "127.8.9.1:0", "[::1]:50051", "localhost:50051", "unix:/run/p.sock"],
 )
-def test_an_address_that_programs_on_this_machine_alone_reach(address: str) -> None:
+def test_address_of_this_machine_is_local(address: str) -> None:
     assert is_local(address)
 
 
@@ -28,5 +28,5 @@ def test_an_address_that_programs_on_this_machine_alone_reach(address: str) -> N
         "ipv4:0.0.0.0:50051",
     ],
 )
-def test_an_address_that_others_may_reach(address: str) -> None:
+def test_address_reachable_by_others_is_not_local(address: str) -> None:
     assert not is_local(address)

@@ -20,7 +20,7 @@ def submitting(work: Work, *, max_size: int) -> Callable[[int], Coroutine[Any, A
     return partial(Batcher(work, max_size=max_size).submit, "key")
 
 
-def test_what_starts_together_is_done_together_and_each_gets_its_own() -> None:
+def test_batcher_runs_simultaneous_calls_together_with_own_results() -> None:
     batches: list[Sequence[int]] = []
 
     async def square(_key: str, numbers: Sequence[int]) -> list[int]:
@@ -35,7 +35,7 @@ def test_what_starts_together_is_done_together_and_each_gets_its_own() -> None:
     assert batches == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
 
-def test_who_comes_singly_waits_for_no_turn_and_who_comes_meanwhile_shares() -> None:
+def test_batcher_runs_single_call_at_once_and_batches_later_ones() -> None:
     turns: list[int] = []
     batches: list[Sequence[int]] = []
 
@@ -62,7 +62,7 @@ def test_who_comes_singly_waits_for_no_turn_and_who_comes_meanwhile_shares() -> 
     assert batches == [[1], [2], [3], [4, 5]]
 
 
-def test_who_comes_with_others_shares_with_them_though_the_first_is_done_at_once() -> None:
+def test_batcher_batches_simultaneous_calls_when_first_ends_at_once() -> None:
     batches: list[Sequence[int]] = []
 
     async def work(_key: str, numbers: Sequence[int]) -> list[int]:
@@ -78,7 +78,7 @@ def test_who_comes_with_others_shares_with_them_though_the_first_is_done_at_once
     assert batches == [[1], [2], [3, 4]]
 
 
-def test_who_comes_singly_is_cancelled_and_fails_like_others() -> None:
+def test_batcher_single_call_is_cancelled_and_fails_like_others() -> None:
     entered = asyncio.Event()
 
     async def work(_key: str, numbers: Sequence[int]) -> list[int]:
@@ -106,7 +106,7 @@ def test_who_comes_singly_is_cancelled_and_fails_like_others() -> None:
     assert isinstance(third, asyncio.CancelledError)
 
 
-def test_a_failure_is_everybodys() -> None:
+def test_batcher_failure_is_raised_to_all_calls() -> None:
     async def fail(_key: str, _: Sequence[int]) -> list[int]:
         raise Broken
 
@@ -119,7 +119,7 @@ def test_a_failure_is_everybodys() -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_caller_that_leaves_is_not_missed(fails: bool) -> None:  # noqa: FBT001
+def test_batcher_cancelled_call_does_not_affect_others(fails: bool) -> None:  # noqa: FBT001
     entered, leave = asyncio.Event(), asyncio.Event()
 
     async def work(_key: str, numbers: Sequence[int]) -> list[int]:
@@ -143,7 +143,7 @@ def test_a_caller_that_leaves_is_not_missed(fails: bool) -> None:  # noqa: FBT00
     assert isinstance(stays, Broken) if fails else stays == 2
 
 
-def test_what_nobody_waits_for_any_longer_is_cancelled() -> None:
+def test_batcher_batch_without_waiting_calls_is_cancelled() -> None:
     entered, cancelled = asyncio.Event(), asyncio.Event()
 
     async def work(_key: str, _: Sequence[int]) -> list[int]:

@@ -36,7 +36,7 @@ def found(*messages: tuple[str, int]) -> list[Found]:
 @pytest.mark.parametrize(
     "messages", [[("a", 1), ("b", 2)], [("a", 1), ("b", 2), ("c", 3)]], ids=["without", "with"]
 )
-def test_what_had_no_answer_may_be_there_or_not(
+def test_ledger_unanswered_call_may_be_present_or_absent(
     book: Book, messages: list[tuple[str, int]]
 ) -> None:
     Reading(book, "R").lists(found(*messages))
@@ -54,21 +54,21 @@ def test_what_had_no_answer_may_be_there_or_not(
     ],
     ids=["missing", "twice", "order", "moved", "changed", "unknown"],
 )
-def test_a_listing_that_is_wrong_is_found_out(
+def test_ledger_wrong_listing_is_detected(
     book: Book, messages: list[tuple[str, int]], wrong: str
 ) -> None:
     with pytest.raises(BrokenPromise, match=wrong):
         Reading(book, "R").lists(found(*messages))
 
 
-def test_a_page_has_what_is_between_its_ends_alone(book: Book) -> None:
+def test_ledger_page_holds_only_its_range(book: Book) -> None:
     Reading(book, "R").lists(found(("b", 2)), after=1)
     Reading(book, "R").lists(found(("a", 1)), until=1)
     with pytest.raises(BrokenPromise, match="b is missing"):
         Reading(book, "R").lists([], after=1)
 
 
-def test_a_deleted_message_that_is_back_is_found_out(book: Book) -> None:
+def test_ledger_restored_deleted_message_is_detected(book: Book) -> None:
     book.will_delete(["a"])
     Reading(book, "R").lists(found(("a", 1), ("b", 2)))  # until that is acknowledged
     book.deleted(["a"])
@@ -77,7 +77,7 @@ def test_a_deleted_message_that_is_back_is_found_out(book: Book) -> None:
         Reading(book, "R").lists(found(("a", 1), ("b", 2)))
 
 
-def test_a_message_that_is_deleted_during_a_read_may_be_in_it_or_not(book: Book) -> None:
+def test_ledger_message_deleted_during_read_may_be_present_or_absent(book: Book) -> None:
     with_it, without = Reading(book, "R"), Reading(book, "R")
     book.will_delete(["a"])
     book.deleted(["a"])
@@ -86,7 +86,7 @@ def test_a_message_that_is_deleted_during_a_read_may_be_in_it_or_not(book: Book)
     without.lists(found(("b", 2)))
 
 
-def test_a_deleted_session_that_is_back_is_found_out(book: Book) -> None:
+def test_ledger_restored_deleted_session_is_detected(book: Book) -> None:
     book.will_delete_all()
     book.all_deleted()
     assert book.retired, "c may bring it back"
@@ -103,12 +103,12 @@ def test_a_deleted_session_that_is_back_is_found_out(book: Book) -> None:
         Reading(certain, "R").lists([])
 
 
-def test_a_session_that_is_not_found_although_it_is_there_is_found_out(book: Book) -> None:
+def test_ledger_missing_session_is_detected(book: Book) -> None:
     with pytest.raises(BrokenPromise, match="it is there"):
         Reading(book, "R").finds_nothing()
 
 
-def test_a_lost_merge_is_found_out(book: Book) -> None:
+def test_ledger_lost_merge_is_detected(book: Book) -> None:
     book.merged["k"] = "v"
 
     Reading(book, "R").has({"k": "v", "other": "w"})
@@ -125,14 +125,14 @@ def test_a_lost_merge_is_found_out(book: Book) -> None:
     ],
     ids=["reused", "gap", "moved"],
 )
-def test_sequences_that_are_wrong_are_found_out(book: Book, places: dict[str, Place]) -> None:
+def test_ledger_wrong_sequences_are_detected(book: Book, places: dict[str, Place]) -> None:
     above = book.will_send(places)
 
     with pytest.raises(BrokenPromise):
         book.added(places, above=above)
 
 
-def test_a_code_that_is_not_expected_is_found_out() -> None:
+def test_ledger_unexpected_code_is_detected() -> None:
     ledger = Ledger("1")
     ledger.called("AddMemory", grpc.StatusCode.UNAVAILABLE)
     ledger.called("GetMemory", grpc.StatusCode.NOT_FOUND)
@@ -152,7 +152,7 @@ def test_a_code_that_is_not_expected_is_found_out() -> None:
     ]
 
 
-def test_only_a_caller_that_heeds_no_health_may_be_cancelled_and_only_by_a_stop() -> None:
+def test_ledger_cancellation_is_allowed_only_by_stop_for_callers_ignoring_health() -> None:
     ledger = Ledger("1")
     begun = time.monotonic()
 
@@ -168,7 +168,7 @@ def test_only_a_caller_that_heeds_no_health_may_be_cancelled_and_only_by_a_stop(
         ledger.called("AddMemory", CANCELLED, heedless_since=time.monotonic())
 
 
-def test_a_wrong_listing_of_sessions_is_found_out() -> None:
+def test_ledger_wrong_session_listing_is_detected() -> None:
     ledger = Ledger("1")
     there, gone = ledger.open_book(), ledger.open_book()
     there.exists, gone.exists = True, False
@@ -183,7 +183,7 @@ def test_a_wrong_listing_of_sessions_is_found_out() -> None:
             listed(*wrong)
 
 
-def test_a_seed_has_the_same_faults_again() -> None:
+def test_chaos_same_seed_has_same_faults() -> None:
     kinds = ["killed", "frozen"]
 
     def some(seed: int) -> list[object]:

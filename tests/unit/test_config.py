@@ -23,7 +23,7 @@ def read(**flags: Any) -> Settings:
     return Settings(**flags)
 
 
-def test_every_setting_has_a_default() -> None:
+def test_settings_all_have_defaults() -> None:
     settings = read()
 
     assert settings.listen == "127.0.0.1:50051"
@@ -33,7 +33,7 @@ def test_every_setting_has_a_default() -> None:
     assert settings.purge_retention == timedelta(0)
 
 
-def test_a_variable_sets_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_are_set_by_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PALAVER_LISTEN", "[::1]:1234")
     monkeypatch.setenv("PALAVER_DATA_DIR", "/data")
     monkeypatch.setenv("PALAVER_PURGE_RETENTION_SECONDS", "1.5")
@@ -50,13 +50,13 @@ def test_a_variable_sets_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.database_url.get_secret_value() == "postgresql://host/name"
 
 
-def test_a_flag_goes_before_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_flag_overrides_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PALAVER_LISTEN", "127.0.0.1:1111")
 
     assert read(listen="127.0.0.1:2222").listen == "127.0.0.1:2222"
 
 
-def test_old_name_of_a_variable_is_read_unless_the_new_one_is_set(
+def test_settings_old_variable_is_read_unless_new_one_is_set(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PALAVER_READER_PATIENCE_SECONDS", "1")
@@ -68,12 +68,12 @@ def test_old_name_of_a_variable_is_read_unless_the_new_one_is_set(
 
 
 @pytest.mark.parametrize("level", ["debug", "Debug", "DEBUG"])
-def test_log_level_and_format_are_accepted_in_any_case(level: str) -> None:
+def test_settings_log_level_and_format_ignore_case(level: str) -> None:
     assert read(log_level=level).log_level == "DEBUG"
     assert read(log_format="JSON").log_format == "json"
 
 
-def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_empty_variable_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PALAVER_DATABASE_URL", "")
     monkeypatch.setenv("PALAVER_MEMORY_WINDOW", "")
 
@@ -121,7 +121,9 @@ def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
         ("log_format", "xml"),
     ],
 )
-def test_a_bad_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+def test_settings_invalid_value_is_named(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
     monkeypatch.setenv(f"PALAVER_{name.upper()}", value)
 
     with pytest.raises(ValidationError) as raised:
@@ -130,7 +132,7 @@ def test_a_bad_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str, valu
     assert [error["loc"] for error in raised.value.errors()] == [(name,)]
 
 
-def test_all_bad_settings_are_named_at_once() -> None:
+def test_settings_all_invalid_values_are_named_together() -> None:
     bad: dict[str, Any] = {"listen": "x", "memory_window": 0, "log_level": "LOUD"}
 
     with pytest.raises(ValidationError) as raised:
@@ -142,18 +144,18 @@ def test_all_bad_settings_are_named_at_once() -> None:
 @pytest.mark.parametrize(
     "listen", ["127.0.0.1:0", "0.0.0.0:65535", "localhost:1", "[::]:50051", "unix:/run/p.sock"]
 )
-def test_an_address_is_a_host_and_a_port_or_a_socket(listen: str) -> None:
+def test_settings_address_is_host_and_port_or_socket(listen: str) -> None:
     assert read(listen=listen, insecure=True).listen == listen
 
 
-def test_the_password_of_the_database_shows_nowhere() -> None:
+def test_settings_database_password_is_hidden() -> None:
     settings = read(database_url="postgresql://user:secret@host/name")
 
     assert "secret" not in repr(settings)
     assert "secret" not in str(settings.model_dump())
 
 
-def test_a_bad_database_url_is_not_quoted() -> None:
+def test_settings_invalid_database_url_is_not_quoted() -> None:
     with pytest.raises(ValidationError) as raised:
         read(database_url="postgresql://user:secret@host:port/name%")
 
@@ -178,7 +180,7 @@ RULES: dict[str, Any] = {"jwt_issuer": "i", "jwt_audience": "a"}
 @pytest.mark.parametrize(
     "names", [(), TLS, ("credentials",), ("jwt_keys",), (*TLS, "tls_client_ca")], ids=str
 )
-def test_strangers_are_served_only_by_tls_with_authentication_or_if_told_so(
+def test_settings_public_address_needs_tls_and_authentication(
     paths: dict[str, Path], names: tuple[str, ...]
 ) -> None:
     given: dict[str, Any] = {name: str(paths[name]) for name in names} | RULES
@@ -191,7 +193,9 @@ def test_strangers_are_served_only_by_tls_with_authentication_or_if_told_so(
 
 
 @pytest.mark.parametrize("kind", ["credentials", "jwt_keys"])
-def test_strangers_are_served_by_tls_with_authentication(paths: dict[str, Path], kind: str) -> None:
+def test_settings_public_address_with_tls_and_authentication_is_accepted(
+    paths: dict[str, Path], kind: str
+) -> None:
     given: dict[str, Any] = {name: str(paths[name]) for name in (*TLS, kind)} | RULES
 
     assert not read(**OPEN, **given).insecure
@@ -206,7 +210,7 @@ def test_strangers_are_served_by_tls_with_authentication(paths: dict[str, Path],
         (("jwt_keys",), "--jwt-issuer"),
     ],
 )
-def test_settings_that_need_others_say_so(
+def test_settings_that_need_others_are_refused_without_them(
     paths: dict[str, Path], names: tuple[str, ...], missing: str
 ) -> None:
     given: dict[str, Any] = {name: str(paths[name]) for name in names}
@@ -216,7 +220,7 @@ def test_settings_that_need_others_say_so(
 
 
 @pytest.mark.parametrize("url", ["https://keys.example/jwks", "http://127.0.0.1:1/jwks"])
-def test_keys_come_from_where_nobody_can_change_them_on_the_way(url: str) -> None:
+def test_settings_key_urls_must_be_tamper_proof(url: str) -> None:
     assert read(jwt_keys=url, **RULES).jwt_keys == url
 
 
@@ -229,7 +233,7 @@ ENDPOINT: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", ["embedder_url", "embedder_model", "embedder_dimensions"])
-def test_an_endpoint_is_described_whole_or_not_at_all(name: str) -> None:
+def test_settings_of_endpoint_are_complete_or_absent(name: str) -> None:
     assert read(**ENDPOINT).embedder_dimensions == 256
     flag = "--" + name.replace("_", "-")
 
@@ -255,14 +259,14 @@ def test_an_endpoint_is_described_whole_or_not_at_all(name: str) -> None:
         ("embedder_timeout_seconds", "0"),
     ],
 )
-def test_a_bad_setting_of_the_embedder_is_named(name: str, value: str) -> None:
+def test_settings_invalid_embedder_value_is_named(name: str, value: str) -> None:
     with pytest.raises(ValidationError) as raised:
         read(**{**ENDPOINT, name: value})
 
     assert [error["loc"] for error in raised.value.errors()] == [(name,)]
 
 
-def test_an_embedder_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_embedder_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("palaver_server.config.find_spec", lambda _: None)
 
     with pytest.raises(ValidationError, match="must be installed: pip install"):
@@ -270,7 +274,7 @@ def test_an_embedder_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPa
     assert read().embedder == "auto"
 
 
-def test_the_key_of_the_embedder_shows_nowhere() -> None:
+def test_settings_embedder_key_is_hidden() -> None:
     settings = read(**ENDPOINT, embedder_key="Sesame")
 
     assert "Sesame" not in repr(settings)

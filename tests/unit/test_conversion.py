@@ -49,7 +49,7 @@ generated = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow]
 
 @generated
 @given(objects)
-def test_a_struct_survives_the_way_to_json_and_back(fields: dict[str, Any]) -> None:
+def test_struct_round_trips_through_json(fields: dict[str, Any]) -> None:
     given_struct = struct(**fields)
 
     text = json_from_object(object_from_struct(given_struct, max_levels=100))
@@ -59,7 +59,7 @@ def test_a_struct_survives_the_way_to_json_and_back(fields: dict[str, Any]) -> N
 
 @generated
 @given(objects)
-def test_a_struct_is_the_object_that_its_json_says(fields: dict[str, Any]) -> None:
+def test_struct_equals_its_json(fields: dict[str, Any]) -> None:
     converted = object_from_struct(struct(**fields), max_levels=100)
 
     assert converted == fields
@@ -77,17 +77,17 @@ def test_a_struct_is_the_object_that_its_json_says(fields: dict[str, Any]) -> No
         (1e308, "1e+308"),
     ],
 )
-def test_integral_numbers_are_integers_where_a_double_is_exact(number: float, text: str) -> None:
+def test_struct_integral_numbers_are_integers_while_exact(number: float, text: str) -> None:
     converted = object_from_struct(struct(n=number), max_levels=1)
 
     assert json_from_object(converted) == f'{{"n":{text}}}'
 
 
-def test_json_is_compact_and_unescaped() -> None:
+def test_struct_json_is_compact_and_unescaped() -> None:
     assert json_from_object({"é": ["😀", None, True], "b": {}}) == '{"é":["😀",null,true],"b":{}}'
 
 
-def test_objects_and_lists_may_have_so_many_levels() -> None:
+def test_struct_depth_is_limited() -> None:
     nested = struct(a=[{"b": 1}])
 
     assert object_from_struct(nested, max_levels=3) == {"a": [{"b": 1}]}
@@ -108,12 +108,12 @@ def test_objects_and_lists_may_have_so_many_levels() -> None:
         ({"a": [{"b\0": 1}]}, "NUL"),
     ],
 )
-def test_what_no_json_has_is_refused(fields: dict[str, Any], reason: str) -> None:
+def test_struct_values_outside_json_are_refused(fields: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         object_from_struct(struct(**fields), max_levels=32)
 
 
-def test_a_value_of_no_kind_is_refused() -> None:
+def test_struct_value_without_kind_is_refused() -> None:
     empty = Struct()
     empty.fields["a"].SetInParent()
 
@@ -123,7 +123,7 @@ def test_a_value_of_no_kind_is_refused() -> None:
 
 @generated
 @given(st.datetimes(timezones=st.just(UTC)))
-def test_a_time_survives_the_way_to_a_timestamp_and_back(time: datetime) -> None:
+def test_timestamp_round_trips(time: datetime) -> None:
     assert as_datetime(at(time)) == time
     assert datetime_from_timestamp(timestamp_message(at(time))) == time
 
@@ -133,7 +133,7 @@ def test_a_time_survives_the_way_to_a_timestamp_and_back(time: datetime) -> None
     st.integers(-62_135_596_800, 253_402_300_799),
     st.integers(0, 999_999_999),
 )
-def test_a_timestamp_is_rounded_down_to_the_microsecond(seconds: int, nanos: int) -> None:
+def test_timestamp_is_rounded_down_to_microseconds(seconds: int, nanos: int) -> None:
     time = datetime_from_timestamp(Timestamp(seconds=seconds, nanos=nanos))
     converted = timestamp_message(at(time))
 
@@ -141,12 +141,12 @@ def test_a_timestamp_is_rounded_down_to_the_microsecond(seconds: int, nanos: int
 
 
 @pytest.mark.parametrize("seconds", [-62_135_596_801, 253_402_300_800, 2**63 - 1, -(2**63)])
-def test_a_timestamp_outside_the_years_1_to_9999_overflows(seconds: int) -> None:
+def test_timestamp_outside_years_1_to_9999_overflows(seconds: int) -> None:
     with pytest.raises(OverflowError):
         datetime_from_timestamp(Timestamp(seconds=seconds))
 
 
-def test_a_session_is_converted_whole() -> None:
+def test_session_is_encoded_completely() -> None:
     row = SessionRow("s", 7, "u", '{"plan": "pro"}', 3, AT_NOON, A_SECOND_LATER)
 
     message = Session.FromString(encode_session(row))
@@ -157,7 +157,7 @@ def test_a_session_is_converted_whole() -> None:
     assert message.updated_at.ToDatetime(UTC) == NOON + timedelta(seconds=1)
 
 
-def test_a_session_without_user_and_metadata_has_empty_ones() -> None:
+def test_session_without_user_and_metadata_has_empty_ones() -> None:
     row = SessionRow("s", 7, None, "{}", 0, AT_NOON, AT_NOON)
 
     message = Session.FromString(encode_session(row))
@@ -167,7 +167,7 @@ def test_a_session_without_user_and_metadata_has_empty_ones() -> None:
     assert message.metadata == Struct()
 
 
-def test_a_message_is_converted_whole() -> None:
+def test_message_is_encoded_completely() -> None:
     row = MessageRow("m", 4, "user", "hello", 5, '{"a": 1}', AT_NOON, A_SECOND_LATER)
 
     message = Message.FromString(encode_message(row))

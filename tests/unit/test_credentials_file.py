@@ -18,7 +18,7 @@ def parsed(text: str) -> CredentialsFile:
     return CredentialsFile.parse(text.encode())
 
 
-def test_the_entry_of_a_key_is_what_recognises_it() -> None:
+def test_credentials_file_entry_recognises_its_key() -> None:
     key, principal = make_key(), Principal("ci", Role.READER, "ada")
 
     registry = parsed(key_entry(principal, key_hash(key)))
@@ -33,7 +33,7 @@ USER_IDS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_si
 
 
 @given(name=PRINTABLE, user_id=USER_IDS | st.none())
-def test_any_name_and_user_can_be_written_and_read(name: str, user_id: str | None) -> None:
+def test_credentials_file_round_trips_any_name_and_user(name: str, user_id: str | None) -> None:
     principal = Principal(name, Role.WRITER, user_id)
 
     found = parsed(key_entry(principal, key_hash("k"))).keys.find("k")
@@ -41,14 +41,14 @@ def test_any_name_and_user_can_be_written_and_read(name: str, user_id: str | Non
     assert found == principal
 
 
-def test_keys_are_long_and_never_the_same() -> None:
+def test_api_keys_are_long_and_unique() -> None:
     keys = {make_key() for _ in range(1000)}
 
     assert len(keys) == 1000
     assert all(re.fullmatch(PREFIX + "[A-Za-z0-9_-]{43}", key) for key in keys)
 
 
-def test_a_certificate_is_named_by_its_subject_unless_it_has_a_name() -> None:
+def test_credentials_file_certificate_name_defaults_to_subject() -> None:
     registry = parsed(
         '[[certificate]]\nsubject = "CN=a"\nrole = "admin"\n'
         '[[certificate]]\nsubject = "CN=b"\nname = "b"\nrole = "reader"\nuser_id = "u"\n'
@@ -60,7 +60,7 @@ def test_a_certificate_is_named_by_its_subject_unless_it_has_a_name() -> None:
     assert registry.find_certificate("no subject") is None
 
 
-def test_a_certificate_is_found_however_openssl_printed_its_subject() -> None:
+def test_certificate_subject_in_any_openssl_format_is_found() -> None:
     registry = parsed(
         '[[certificate]]\nsubject = "subject=O = Acme, CN = client"\nrole = "writer"\n'
     )
@@ -98,12 +98,12 @@ BAD = {
 
 
 @pytest.mark.parametrize(("text", "part"), BAD.values(), ids=BAD)
-def test_a_bad_file_is_refused_with_the_place(text: str, part: str) -> None:
+def test_credentials_file_that_is_invalid_is_refused_with_place(text: str, part: str) -> None:
     with pytest.raises(ValueError, match=part):
         CredentialsFile.parse(text.encode(errors="surrogateescape"))
 
 
-def test_a_key_in_the_place_of_its_hash_is_refused_and_not_quoted() -> None:
+def test_credentials_file_key_instead_of_hash_is_refused_unquoted() -> None:
     key = make_key()
 
     with pytest.raises(ValueError, match=r"key\.0\.sha256") as raised:

@@ -21,7 +21,7 @@ def raising_handler() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_signal_interrupts_after_the_block(way: signal.Signals) -> None:
+def test_deferred_signal_interrupts_after_block(way: signal.Signals) -> None:
     steps = []
 
     def work() -> None:
@@ -37,14 +37,14 @@ def test_a_signal_interrupts_after_the_block(way: signal.Signals) -> None:
         signal.raise_signal(way)
 
 
-def test_the_error_of_the_block_comes_first() -> None:
+def test_deferred_signal_does_not_hide_error_of_block() -> None:
     with pytest.raises(ZeroDivisionError), deferred_signals():
         raise ZeroDivisionError
 
     assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
 
 
-def test_other_threads_need_no_protection() -> None:
+def test_deferred_signals_do_nothing_in_other_threads() -> None:
     steps = []
 
     def work() -> None:

@@ -125,7 +125,7 @@ def serialized(message: Message) -> bytes:
 
 
 @pytest.mark.parametrize("message", [message for message, _ in WRITTEN.values()], ids=WRITTEN)
-def test_these_messages_have_every_field_of_their_descriptors(message: Message) -> None:
+def test_encoding_test_messages_set_every_field(message: Message) -> None:
     assert_full(message)
 
 

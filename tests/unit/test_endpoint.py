@@ -20,7 +20,7 @@ def assert_is(vector: Any, text: str, dimensions: int = DIMENSIONS) -> None:
 
 
 @pytest.mark.parametrize("in_base64", [True, False])
-def test_each_text_gets_its_vector(run: Run, endpoint: Endpoint, *, in_base64: bool) -> None:
+def test_endpoint_returns_vector_per_text(run: Run, endpoint: Endpoint, *, in_base64: bool) -> None:
     endpoint.in_base64 = in_base64
 
     one, other = run(endpoint.embedder().embed(["one", "the other"]))
@@ -31,16 +31,14 @@ def test_each_text_gets_its_vector(run: Run, endpoint: Endpoint, *, in_base64: b
     assert request["model"] == "test"
 
 
-def test_the_first_dimensions_are_kept_and_have_length_1(run: Run, endpoint: Endpoint) -> None:
+def test_endpoint_vectors_are_cut_and_normalized(run: Run, endpoint: Endpoint) -> None:
     (vector,) = run(endpoint.embedder(dimensions=3).embed(["text"]))
 
     assert_is(vector, "text", 3)
     assert math.isclose(math.hypot(*vector), 1)
 
 
-def test_the_key_is_sent_as_a_bearer_token_and_none_if_there_is_none(
-    run: Run, endpoint: Endpoint
-) -> None:
+def test_endpoint_key_is_sent_as_bearer_token(run: Run, endpoint: Endpoint) -> None:
     run(endpoint.embedder(key="Sesame").embed(["text"]))
     run(endpoint.embedder().embed(["text"]))
 
@@ -48,7 +46,7 @@ def test_the_key_is_sent_as_a_bearer_token_and_none_if_there_is_none(
 
 
 @pytest.mark.parametrize("status", [301, 401, 403, 404, 408, 409, 429, 500, 502, 503])
-def test_what_is_not_the_fault_of_a_text_may_pass(
+def test_endpoint_error_not_caused_by_text_is_temporary(
     run: Run, endpoint: Endpoint, status: int
 ) -> None:
     endpoint.status = status
@@ -58,7 +56,7 @@ def test_what_is_not_the_fault_of_a_text_may_pass(
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
-def test_an_endpoint_that_refuses_everything_refuses_no_text(
+def test_endpoint_refusing_everything_refuses_no_text(
     run: Run, endpoint: Endpoint, status: int
 ) -> None:
     endpoint.status = status
@@ -67,7 +65,7 @@ def test_an_endpoint_that_refuses_everything_refuses_no_text(
         run(endpoint.embedder().embed(["text"]))
 
 
-def test_a_text_is_refused_by_an_endpoint_that_takes_others(run: Run, endpoint: Endpoint) -> None:
+def test_endpoint_refusing_one_text_refuses_that_text(run: Run, endpoint: Endpoint) -> None:
     endpoint.refused = "too long"
 
     with pytest.raises(TextsRefused):
@@ -90,16 +88,14 @@ def test_a_text_is_refused_by_an_endpoint_that_takes_others(run: Run, endpoint: 
         '{"data": [{"index": 0}]}',
     ],
 )
-def test_an_answer_that_is_none_is_not_taken(run: Run, endpoint: Endpoint, answer: str) -> None:
+def test_endpoint_malformed_answer_is_refused(run: Run, endpoint: Endpoint, answer: str) -> None:
     endpoint.answer = answer.encode()
 
     with pytest.raises(EmbedderUnavailable, match="1 vectors of at least 8 numbers"):
         run(endpoint.embedder().embed(["text"]))
 
 
-def test_one_that_is_not_there_or_does_not_answer_is_unavailable(
-    run: Run, endpoint: Endpoint
-) -> None:
+def test_endpoint_unreachable_or_silent_is_unavailable(run: Run, endpoint: Endpoint) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/v1"
     nobody = EndpointEmbedder(url=url, model="m", key="", dimensions=8, timeout=5)
@@ -111,7 +107,7 @@ def test_one_that_is_not_there_or_does_not_answer_is_unavailable(
         run(endpoint.embedder(timeout=0.1).embed(["text"]))
 
 
-def test_neither_key_nor_text_nor_url_shows_in_errors_and_logs(
+def test_endpoint_errors_and_logs_show_no_key_text_or_url(
     run: Run, endpoint: Endpoint, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -130,7 +126,7 @@ def test_neither_key_nor_text_nor_url_shows_in_errors_and_logs(
         assert secret not in seen
 
 
-def test_vectors_are_asked_for_in_base64(run: Run, endpoint: Endpoint) -> None:
+def test_endpoint_is_asked_for_base64(run: Run, endpoint: Endpoint) -> None:
     """The answer is read on the event loop, and numbers that are written out take long."""
     run(endpoint.embedder().embed(["text"]))
 

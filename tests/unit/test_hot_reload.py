@@ -43,11 +43,11 @@ def reloaded_after(*contents: bytes | OSError, settle_seconds: float = 0) -> lis
     return asyncio.run(follow())
 
 
-def test_the_value_is_that_of_the_newest_good_content() -> None:
+def test_hot_reload_keeps_newest_valid_content() -> None:
     assert reloaded_after(b"a", b"a", b"b", b"", OSError("gone"), b"c") == list("aabbbc")
 
 
-def test_content_is_taken_only_once_it_is_the_same_twice() -> None:
+def test_hot_reload_takes_content_read_twice_the_same() -> None:
     # The second look at what is new finds more of it; the next one finds it whole.
     assert reloaded_after(
         b"a", b"whole"[:2], b"whole", b"whole", b"whole", settle_seconds=1e-6
@@ -59,12 +59,12 @@ def test_content_is_taken_only_once_it_is_the_same_twice() -> None:
 
 
 @pytest.mark.parametrize("content", [b"", OSError("gone")])
-def test_a_start_without_good_content_is_refused(content: bytes | OSError) -> None:
+def test_hot_reload_start_without_valid_content_is_refused(content: bytes | OSError) -> None:
     with pytest.raises(CredentialsUnusable, match=r"^the source: (is empty|gone)$"):
         reloaded_after(content)
 
 
-def test_a_problem_is_said_once_until_it_is_over(caplog: pytest.LogCaptureFixture) -> None:
+def test_hot_reload_problem_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     reloaded_after(b"a", b"", b"", b"", b"a", b"")
 
     assert caplog.text.count("the source: is empty") == 2

@@ -23,7 +23,7 @@ def algorithm(keys: KeySet, key_id: str | None) -> str | None:
 
 
 @pytest.mark.parametrize("key", [RSA, EC, SECRET], ids=lambda key: key.algorithm)
-def test_the_type_of_a_key_says_its_algorithm(key: SigningKey) -> None:
+def test_jwks_key_type_determines_algorithm(key: SigningKey) -> None:
     keys = parsed(key.jwk)
 
     assert algorithm(keys, key.key_id) == algorithm(keys, None) == key.algorithm
@@ -50,14 +50,14 @@ LEFT_OUT = {
 
 
 @pytest.mark.parametrize("jwk", LEFT_OUT.values(), ids=LEFT_OUT)
-def test_a_key_for_something_else_is_left_out(jwk: dict[str, Any]) -> None:
+def test_jwks_key_of_other_use_is_left_out(jwk: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must have a usable key"):
         parsed({**jwk, "kid": "other"})
 
     assert algorithm(parsed({**jwk, "kid": "other"}, EC.jwk), None) == "ES256"
 
 
-def test_secrets_count_only_where_they_may() -> None:
+def test_jwks_secrets_are_accepted_only_where_allowed() -> None:
     with pytest.raises(ValueError, match="must have a usable key"):
         parsed(SECRET.jwk, with_secrets=False)
 
@@ -79,7 +79,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("jwk", "problem"), REFUSED.values(), ids=REFUSED)
-def test_a_bad_key_is_refused_and_not_quoted(jwk: dict[str, Any], problem: str) -> None:
+def test_jwks_invalid_key_is_refused_unquoted(jwk: dict[str, Any], problem: str) -> None:
     jwk = {name: value for name, value in jwk.items() if name != "key_ops"}
 
     with pytest.raises(ValueError, match=problem) as raised:
@@ -89,7 +89,7 @@ def test_a_bad_key_is_refused_and_not_quoted(jwk: dict[str, Any], problem: str) 
     assert "secret stuff" not in str(raised.value)
 
 
-def test_two_keys_of_one_id_are_refused() -> None:
+def test_jwks_duplicate_ids_are_refused() -> None:
     with pytest.raises(ValueError, match="same kid"):
         parsed(EC.jwk, {**RSA.jwk, "kid": EC.key_id})
 
@@ -97,6 +97,6 @@ def test_two_keys_of_one_id_are_refused() -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"[]", b"{}", b'{"keys": {}}', b'{"keys": [1]}', b"[" * 99999, b"\xff"]
 )
-def test_what_is_no_key_set_is_refused(content: bytes) -> None:
+def test_jwks_that_is_no_key_set_is_refused(content: bytes) -> None:
     with pytest.raises(ValueError, match="JSON Web Key Set"):
         KeySet.parse(content, with_secrets=True)

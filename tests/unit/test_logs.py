@@ -43,7 +43,7 @@ def logger(stream: Stream) -> Iterator[logging.Logger]:
     logger.removeHandler(handler)
 
 
-def test_lines_of_one_turn_are_one_write(logger: logging.Logger, stream: Stream) -> None:
+def test_log_lines_of_one_loop_turn_are_one_write(logger: logging.Logger, stream: Stream) -> None:
     async def log() -> None:
         logger.info("one")
         logger.info("two")
@@ -57,9 +57,7 @@ def test_lines_of_one_turn_are_one_write(logger: logging.Logger, stream: Stream)
     assert stream.writes == ["one\ntwo\n", "three\n"]
 
 
-def test_a_warning_is_written_at_once_and_after_what_came_before(
-    logger: logging.Logger, stream: Stream
-) -> None:
+def test_log_warning_is_written_at_once_in_order(logger: logging.Logger, stream: Stream) -> None:
     async def log() -> None:
         logger.info("one")
         logger.warning("two")
@@ -71,7 +69,9 @@ def test_a_warning_is_written_at_once_and_after_what_came_before(
     assert stream.getvalue() == "one\ntwo\nthree\n"
 
 
-def test_a_thread_without_a_loop_writes_at_once(logger: logging.Logger, stream: Stream) -> None:
+def test_log_of_thread_without_loop_is_written_at_once(
+    logger: logging.Logger, stream: Stream
+) -> None:
     async def log() -> None:
         logger.info("one")
         await asyncio.to_thread(logger.info, "two")
@@ -84,7 +84,7 @@ def test_a_thread_without_a_loop_writes_at_once(logger: logging.Logger, stream: 
     assert stream.getvalue() == "zero\none\ntwo\nthree\n"
 
 
-def test_text_that_is_no_unicode_is_written(logger: logging.Logger, stream: Stream) -> None:
+def test_log_of_invalid_unicode_is_written(logger: logging.Logger, stream: Stream) -> None:
     logger.handlers[0].setFormatter(JsonFormatter())
 
     logger.info("a name", extra={"fields": {"principal": "\ud800"}})
@@ -93,7 +93,7 @@ def test_text_that_is_no_unicode_is_written(logger: logging.Logger, stream: Stre
 
 
 @pytest.mark.parametrize("error", [ExecuteBatchError("SendMessage"), asyncio.CancelledError()])
-def test_a_call_that_was_over_is_no_error(
+def test_log_of_call_already_over_is_no_error(
     logger: logging.Logger, stream: Stream, error: BaseException
 ) -> None:
     logger.addFilter(shorten_abandoned_call)

@@ -25,7 +25,7 @@ def _resident_bytes() -> int:
 
 
 @pytest.mark.skipif(not hasattr(_libc, "malloc_trim"), reason="the C library is not glibc")
-def test_free_memory_between_pieces_in_use_is_given_back() -> None:
+def test_memory_trim_returns_fragmented_memory() -> None:
     pieces = [_libc.malloc(_PIECE_BYTES) for _ in range(_PIECES)]
     for piece in pieces:
         _libc.memset(piece, 1, _PIECE_BYTES)

@@ -50,14 +50,14 @@ def has_null_member(value: Any) -> bool:
         ({}, {"a": {"bb": {"ccc": None}}}, {"a": {"bb": {}}}),
     ],
 )
-def test_the_examples_of_the_rfc(
+def test_merge_patch_examples_of_rfc_hold(
     target: dict[str, Any], patch: dict[str, Any], result: dict[str, Any]
 ) -> None:
     assert merge_patch(target, patch) == result
 
 
 # Source: RFC 7396, section 3.
-def test_the_document_of_the_rfc() -> None:
+def test_merge_patch_document_of_rfc_holds() -> None:
     target = {
         "title": "Goodbye!",
         "author": {"givenName": "John", "familyName": "Doe"},
@@ -82,7 +82,7 @@ def test_the_document_of_the_rfc() -> None:
 
 @generated
 @given(objects, objects)
-def test_a_merge_changes_neither_target_nor_patch(
+def test_merge_patch_changes_neither_target_nor_patch(
     target: dict[str, Any], patch: dict[str, Any]
 ) -> None:
     before = copy.deepcopy((target, patch))
@@ -94,13 +94,13 @@ def test_a_merge_changes_neither_target_nor_patch(
 
 @generated
 @given(objects)
-def test_an_empty_patch_changes_nothing(target: dict[str, Any]) -> None:
+def test_merge_patch_empty_changes_nothing(target: dict[str, Any]) -> None:
     assert merge_patch(target, {}) == target
 
 
 @generated
 @given(objects, objects)
-def test_a_second_merge_changes_nothing_more(target: dict[str, Any], patch: dict[str, Any]) -> None:
+def test_merge_patch_is_idempotent(target: dict[str, Any], patch: dict[str, Any]) -> None:
     once = merge_patch(target, patch)
 
     assert merge_patch(once, patch) == once
@@ -108,15 +108,13 @@ def test_a_second_merge_changes_nothing_more(target: dict[str, Any], patch: dict
 
 @generated
 @given(objects)
-def test_a_patch_leaves_no_null_of_its_own(patch: dict[str, Any]) -> None:
+def test_merge_patch_leaves_no_null_of_patch(patch: dict[str, Any]) -> None:
     assert not has_null_member(merge_patch({}, patch))
 
 
 @generated
 @given(objects, objects)
-def test_keys_that_a_patch_does_not_name_stay(
-    target: dict[str, Any], patch: dict[str, Any]
-) -> None:
+def test_merge_patch_keeps_unnamed_keys(target: dict[str, Any], patch: dict[str, Any]) -> None:
     merged = merge_patch(target, patch)
 
     for key in target.keys() - patch.keys():
@@ -127,7 +125,7 @@ def test_keys_that_a_patch_does_not_name_stay(
 
 @generated
 @given(objects, objects)
-def test_merges_of_different_keys_do_not_depend_on_their_order(
+def test_merge_patch_of_different_keys_commutes(
     target: dict[str, Any], patch: dict[str, Any]
 ) -> None:
     other = {f"other {key}": value for key, value in patch.items()}
@@ -137,12 +135,12 @@ def test_merges_of_different_keys_do_not_depend_on_their_order(
     )
 
 
-def test_without_a_patch_metadata_stays_as_it_is() -> None:
+def test_merge_patch_absent_keeps_metadata() -> None:
     assert patched_metadata('{"a": 1}', None) == '{"a": 1}'
     assert patched_metadata('{"a": 1}', None, replace=True) == '{"a": 1}'
 
 
-def test_metadata_is_merged_or_replaced() -> None:
+def test_merge_patch_merges_or_replaces() -> None:
     metadata, patch = '{"a": {"b": 1}, "c": 2}', {"a": {"d": 3}, "c": None}
 
     merged = patched_metadata(metadata, patch)
@@ -153,7 +151,7 @@ def test_metadata_is_merged_or_replaced() -> None:
 
 
 @pytest.mark.parametrize("replace", [False, True])
-def test_a_result_that_is_too_large_is_refused(*, replace: bool) -> None:
+def test_merge_patch_result_too_large_is_refused(*, replace: bool) -> None:
     with pytest.raises(InvalidRequest) as raised:
         patched_metadata("{}", {"a": "x" * 65_536}, replace=replace)
 

@@ -41,9 +41,7 @@ class Context:
         (0.01, "DEADLINE_EXCEEDED"),  # by the caller's clock it has passed
     ],
 )
-def test_a_cancelled_call_has_the_code_that_its_caller_sees(
-    remaining: float | None, code: str
-) -> None:
+def test_observation_cancelled_call_has_code_of_caller(remaining: float | None, code: str) -> None:
     ended: list[Call] = []
     observation = Observation([], [ended.extend])
 
@@ -61,7 +59,7 @@ def test_a_cancelled_call_has_the_code_that_its_caller_sees(
     assert [one.code for one in ended] == [code]
 
 
-def test_calls_are_reported_many_at_once_each_of_them_once() -> None:
+def test_observation_reports_calls_in_batches_once_each() -> None:
     reports: list[Sequence[Call]] = []
     observation = Observation([], [reports.append])
 

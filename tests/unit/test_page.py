@@ -11,7 +11,7 @@ class Row(NamedTuple):
     position: int
 
 
-def test_cursor_0_is_all_there_is() -> None:
+def test_page_cursor_0_covers_everything() -> None:
     ascending = KeyRange.from_cursor(0)
     descending = KeyRange.from_cursor(0, newest_first=True)
 
@@ -19,7 +19,7 @@ def test_cursor_0_is_all_there_is() -> None:
     assert (descending.after, descending.before, descending.direction) == (0, LAST, "DESC")
 
 
-def test_a_cursor_is_where_the_listing_goes_on() -> None:
+def test_page_cursor_continues_listing() -> None:
     ascending = KeyRange.from_cursor(7)
     descending = KeyRange.from_cursor(7, newest_first=True)
 
@@ -27,7 +27,7 @@ def test_a_cursor_is_where_the_listing_goes_on() -> None:
     assert (descending.after, descending.before) == (0, 7)
 
 
-def test_beyond_a_row_is_what_comes_after_it_in_the_listing() -> None:
+def test_page_after_row_starts_behind_it() -> None:
     ascending = KeyRange(after=2, before=10).beyond(5)
     descending = KeyRange(after=2, before=10, newest_first=True).beyond(5)
 
@@ -35,14 +35,14 @@ def test_beyond_a_row_is_what_comes_after_it_in_the_listing() -> None:
     assert descending == KeyRange(after=2, before=5, newest_first=True)
 
 
-def test_up_to_includes_its_position_and_never_widens_the_span() -> None:
+def test_page_up_to_includes_position_and_never_widens_range() -> None:
     assert KeyRange().up_to(5) == KeyRange(before=6)
     assert KeyRange(before=4).up_to(5) == KeyRange(before=4)
     assert KeyRange(newest_first=True).up_to(5) == KeyRange(before=6, newest_first=True)
     assert KeyRange().up_to(0) == KeyRange(before=1)
 
 
-def test_a_page_takes_its_rows_and_whether_more_follow() -> None:
+def test_page_holds_rows_and_whether_more_follow() -> None:
     page = Page.of(Row, [(True, 3), (True, 5)])
 
     assert page.rows == [Row(3), Row(5)]
@@ -50,14 +50,14 @@ def test_a_page_takes_its_rows_and_whether_more_follow() -> None:
     assert page.next_cursor == 5
 
 
-def test_the_last_page_has_no_next_cursor() -> None:
+def test_page_that_is_last_has_no_next_cursor() -> None:
     page = Page.of(Row, [(True, 3), (False, 5)])
 
     assert not page.has_more
     assert page.next_cursor == 0
 
 
-def test_an_empty_page_is_the_last_one() -> None:
+def test_page_that_is_empty_is_last() -> None:
     page = Page.of(Row, [])
 
     assert page == Page([], has_more=False)

@@ -77,7 +77,7 @@ def purge() -> Iterator[Purge]:
         yield Purge(executor)
 
 
-def test_every_response_is_a_plain_line_and_the_last_one_the_result(purge: Purge) -> None:
+def test_purge_command_prints_line_per_response_and_result(purge: Purge) -> None:
     assert purge.answer(purge.start()) == (
         "messages 0/9, sessions 0/2, users 0/1\n"
         "messages 5/9, sessions 0/2, users 0/1\n"
@@ -86,7 +86,7 @@ def test_every_response_is_a_plain_line_and_the_last_one_the_result(purge: Purge
     )
 
 
-def test_a_terminal_shows_a_bar_for_each_kind(purge: Purge) -> None:
+def test_purge_command_on_terminal_shows_bar_per_kind(purge: Purge) -> None:
     shown = purge.answer(purge.start(terminal=True))
 
     assert "messages" in shown
@@ -95,21 +95,21 @@ def test_a_terminal_shows_a_bar_for_each_kind(purge: Purge) -> None:
     assert shown.endswith("purged 9 messages, 2 sessions, 1 users\n")
 
 
-def test_a_bar_is_full_at_the_end_even_if_more_was_removed_than_estimated(purge: Purge) -> None:
+def test_purge_command_bar_is_full_above_estimate(purge: Purge) -> None:
     shown = purge.answer(purge.start(terminal=True), [progress((12, 9), (3, 2), (2, 1))])
 
     assert shown.count("100%") >= 3
     assert shown.endswith("purged 12 messages, 3 sessions, 2 users\n")
 
 
-def test_without_an_age_the_server_decides(purge: Purge) -> None:
+def test_purge_command_without_age_leaves_it_to_server(purge: Purge) -> None:
     purge.answer(purge.start())
 
     assert not purge.request.HasField("older_than")
 
 
 @pytest.mark.parametrize("seconds", [0, 0.5, 86400])
-def test_an_age_is_passed_on(seconds: float, purge: Purge) -> None:
+def test_purge_command_passes_age_on(seconds: float, purge: Purge) -> None:
     purge.answer(purge.start(timedelta(seconds=seconds)))
 
     expected = PurgeDeletedRequest()
@@ -118,7 +118,7 @@ def test_an_age_is_passed_on(seconds: float, purge: Purge) -> None:
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_a_failure_is_raised_after_what_was_shown(purge: Purge, *, terminal: bool) -> None:
+def test_purge_command_raises_failure_after_output(purge: Purge, *, terminal: bool) -> None:
     call = purge.start(terminal=terminal)
     call.send_response(RESPONSES[1])
     eventually(lambda: "messages" in purge.shown, "the response is shown")

@@ -26,14 +26,14 @@ from palaver_server.search.search_text import MAX_CHARACTERS, SearchText
         ('""', SearchText("", [[""]])),
     ],
 )
-def test_a_text_is_read_as_in_a_search_box(text: str, expected: SearchText) -> None:
+def test_search_text_is_parsed_like_a_search_box(text: str, expected: SearchText) -> None:
     assert SearchText.parse(text) == expected
 
 
 @given(st.text(st.sampled_from('ab "-\n') | st.characters(codec="utf-8")))
-def test_any_text_can_be_read(text: str) -> None:
+def test_search_text_of_any_kind_is_parsed(text: str) -> None:
     SearchText.parse(text)
 
 
-def test_what_comes_after_the_beginning_is_not_looked_at() -> None:
+def test_search_text_beyond_limit_is_ignored() -> None:
     assert SearchText.parse("x" * MAX_CHARACTERS + " y").words == "x" * MAX_CHARACTERS

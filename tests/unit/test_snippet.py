@@ -12,14 +12,14 @@ def spans(content: str, *words: str) -> list[tuple[int, int]]:
     return list(occurrences(content, words))
 
 
-def test_a_short_content_is_given_whole_on_one_line() -> None:
+def test_snippet_of_short_content_is_whole_on_one_line() -> None:
     assert excerpt("a cat\nand\t a dog ", spans("a cat\nand\t a dog ", "dog")) == (
         "a cat and a **dog**"
     )
     assert excerpt("", []) == ""
 
 
-def test_of_a_long_content_the_part_where_the_words_are_densest() -> None:
+def test_snippet_of_long_content_is_densest_part() -> None:
     content = WORDS * 20 + "the cat " + WORDS * 20 + "the dog and the cat " + WORDS * 20
 
     cut = excerpt(content, spans(content, "cat", "dog"))
@@ -31,7 +31,7 @@ def test_of_a_long_content_the_part_where_the_words_are_densest() -> None:
     assert set(cut.strip("…").replace("*", "").split()) <= set(content.split()), "whole words"
 
 
-def test_without_a_word_the_beginning() -> None:
+def test_snippet_without_match_is_beginning() -> None:
     cut = excerpt(WORDS * 20, [])
 
     assert cut.startswith("one two")
@@ -39,11 +39,11 @@ def test_without_a_word_the_beginning() -> None:
     assert len(cut) <= 201
 
 
-def test_what_overlaps_is_marked_once() -> None:
+def test_snippet_overlapping_matches_are_marked_once() -> None:
     assert excerpt("东京都很好", spans("东京都很好", "东京", "京都")) == "**东京都**很好"
 
 
-def test_a_word_longer_than_the_snippet_is_cut() -> None:
+def test_snippet_cuts_word_longer_than_itself() -> None:
     content = "a " + "x" * 500
     cut = excerpt(content, [(2, 502)])
 
@@ -51,7 +51,7 @@ def test_a_word_longer_than_the_snippet_is_cut() -> None:
     assert len(cut) < 220
 
 
-def test_marks_are_told_as_if_they_took_no_room() -> None:
+def test_snippet_mark_positions_ignore_marks() -> None:
     marked = "a <b> c <d><e>".replace("<", "\x02").replace(">", "\x03")
 
     assert list(marked_ranges(marked)) == [(2, 3), (6, 7), (7, 8)]
@@ -65,7 +65,7 @@ def test_snippet_with_marks_and_grams_highlights_both() -> None:
     st.text(st.sampled_from("ab \n东"), max_size=600),
     st.lists(st.tuples(st.integers(0, 600), st.integers(1, 300)), max_size=8),
 )
-def test_a_snippet_is_a_part_of_the_content(content: str, given: list[tuple[int, int]]) -> None:
+def test_snippet_is_part_of_content(content: str, given: list[tuple[int, int]]) -> None:
     inside = [
         (first, min(first + size, len(content))) for first, size in given if first < len(content)
     ]

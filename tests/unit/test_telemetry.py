@@ -20,7 +20,7 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(f"OTEL_{name}", raising=False)
 
 
-def test_a_start_does_not_import_what_nobody_wants() -> None:
+def test_telemetry_imports_only_what_is_enabled() -> None:
     code = f"import sys, palaver_server.cli.serve; print([n for n in {HEAVY} if n in sys.modules])"
     environment = {"PYTHONPATH": str(ROOT / "generated" / "python")}
 
@@ -31,14 +31,14 @@ def test_a_start_does_not_import_what_nobody_wants() -> None:
     assert printed == "[]\n"
 
 
-def test_without_metrics_and_traces_nothing_runs() -> None:
+def test_telemetry_that_is_off_runs_nothing() -> None:
     telemetry = Telemetry()
 
     assert telemetry.trace_statement is untraced
     assert telemetry.start() == []
 
 
-def test_traces_that_cannot_be_made_are_said_to_be_missing(
+def test_telemetry_missing_trace_packages_are_named(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4317")

@@ -8,7 +8,7 @@ import pytest
 from palaver_server.store.uuid7 import uuid7
 
 
-def test_it_is_a_uuid_of_version_7_in_its_usual_form() -> None:
+def test_uuid7_has_version_7_and_usual_form() -> None:
     text = uuid7()
 
     parsed = uuid.UUID(text)
@@ -16,7 +16,7 @@ def test_it_is_a_uuid_of_version_7_in_its_usual_form() -> None:
     assert str(parsed) == text
 
 
-def test_it_starts_with_the_time_in_milliseconds() -> None:
+def test_uuid7_starts_with_milliseconds() -> None:
     before = time.time_ns() // 1_000_000
     milliseconds = uuid.UUID(uuid7()).int >> 80
     after = time.time_ns() // 1_000_000
@@ -24,11 +24,11 @@ def test_it_starts_with_the_time_in_milliseconds() -> None:
     assert before <= milliseconds <= after
 
 
-def test_no_two_are_the_same() -> None:
+def test_uuid7_is_unique() -> None:
     assert len({uuid7() for _ in range(10_000)}) == 10_000
 
 
-def test_later_ones_sort_after_earlier_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_uuid7_sorts_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
     for milliseconds in (1, 2, 1_700_000_000_000, 1_700_000_000_001):
         monkeypatch.setattr("time.time_ns", lambda ms=milliseconds: ms * 1_000_000)
@@ -38,7 +38,7 @@ def test_later_ones_sort_after_earlier_ones(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 # Source: RFC 9562, appendix A.6.
-def test_the_example_of_the_rfc(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_uuid7_example_of_rfc_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     random = 0xCC3 << 64 | 0x18C4DC0C0C07398F
     monkeypatch.setattr("time.time_ns", lambda: 0x017F22E279B0 * 1_000_000)
     monkeypatch.setattr("os.urandom", lambda size: random.to_bytes(size, "big"))

@@ -28,7 +28,7 @@ def violations(check: Callable[[Fields], object]) -> list[str]:
     return [violation.field for violation in invalid(check).violations]
 
 
-def test_good_fields_raise_nothing_and_give_their_values() -> None:
+def test_validation_of_good_fields_returns_values() -> None:
     with Fields() as fields:
         assert fields.id("a", "x") == "x"
         assert fields.optional_id("a", "") is None
@@ -39,7 +39,7 @@ def test_good_fields_raise_nothing_and_give_their_values() -> None:
         assert fields.not_negative("a", 0) == 0
 
 
-def test_all_violations_are_raised_together_in_their_order() -> None:
+def test_validation_raises_all_violations_in_order() -> None:
     def check(fields: Fields) -> None:
         fields.id("session_id", "")
         fields.role("role", "x" * 65)
@@ -52,7 +52,7 @@ def test_all_violations_are_raised_together_in_their_order() -> None:
     assert all(violation.field in str(error) for violation in error.violations)
 
 
-def test_fields_inside_are_named_by_their_path_and_count_outside() -> None:
+def test_validation_names_nested_fields_by_path() -> None:
     def check(fields: Fields) -> None:
         message = fields.at("messages[2]")
         message.role("role", "")
@@ -61,14 +61,14 @@ def test_fields_inside_are_named_by_their_path_and_count_outside() -> None:
     assert violations(check) == ["messages[2].role", "messages[2].metadata.deep"]
 
 
-def test_each_bad_id_of_a_list_is_named_by_its_index() -> None:
+def test_validation_names_invalid_ids_by_index() -> None:
     assert violations(lambda fields: fields.ids("ids", ["a", "", "b", "\0"])) == [
         "ids[1]",
         "ids[3]",
     ]
 
 
-def test_an_error_of_the_block_is_not_hidden_by_violations() -> None:
+def test_validation_does_not_hide_error_of_block() -> None:
     def check(fields: Fields) -> None:
         fields.id("a", "")
         raise KeyError
@@ -77,7 +77,7 @@ def test_an_error_of_the_block_is_not_hidden_by_violations() -> None:
         invalid(check)
 
 
-def test_violations_do_not_quote_what_was_sent() -> None:
+def test_validation_does_not_quote_values() -> None:
     def check(fields: Fields) -> None:
         fields.content("content", "secret\0")
         fields.id("id", "secret" * 1000)
@@ -89,30 +89,30 @@ def test_violations_do_not_quote_what_was_sent() -> None:
     assert "secret" not in str(error)
 
 
-def test_metadata_is_compact_json_and_empty_if_not_given() -> None:
+def test_validation_metadata_is_compact_json_or_empty() -> None:
     with Fields() as fields:
         assert fields.metadata("metadata", Message()) == "{}"
         given = Message(metadata=struct(a=[1, {"é": None}]))
         assert fields.metadata("metadata", given) == '{"a":[1,{"é":null}]}'
 
 
-def test_a_patch_that_is_not_given_is_none_and_an_empty_one_is_not() -> None:
+def test_validation_absent_patch_differs_from_empty() -> None:
     with Fields() as fields:
         assert fields.metadata_patch("metadata", Message()) is None
         assert fields.metadata_patch("metadata", Message(metadata=struct())) == {}
 
 
-def test_a_limit_of_zero_is_the_default() -> None:
+def test_validation_limit_zero_is_default() -> None:
     with Fields() as fields:
         assert fields.limit("limit", 0) == 100
         assert fields.limit("limit", 1000) == 1000
 
 
-def test_a_count_of_zero_is_none() -> None:
+def test_validation_count_zero_is_none() -> None:
     assert violations(lambda fields: fields.count("messages", 0)) == ["messages"]
 
 
-def test_a_time_that_is_not_given_is_none() -> None:
+def test_validation_absent_time_is_none() -> None:
     with Fields() as fields:
         assert fields.timestamp("created_at", Message()) is None
         epoch = fields.timestamp("created_at", Message(created_at=Timestamp()))
@@ -120,7 +120,7 @@ def test_a_time_that_is_not_given_is_none() -> None:
         assert epoch.timestamp() == 0
 
 
-def test_a_duration_is_converted_and_none_if_not_given() -> None:
+def test_validation_duration_is_converted_or_none() -> None:
     given = PurgeDeletedRequest(older_than=Duration(seconds=90, nanos=5000))
 
     with Fields() as fields:

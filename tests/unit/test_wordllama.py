@@ -22,7 +22,7 @@ def similarity(one: Sequence[float], other: Sequence[float]) -> float:
     return sum(a * b for a, b in zip(one, other, strict=True))
 
 
-def test_texts_that_mean_alike_are_near_each_other(run: Run, embedder: WordLlamaEmbedder) -> None:
+def test_wordllama_similar_texts_are_near(run: Run, embedder: WordLlamaEmbedder) -> None:
     question, answer, other = run(
         embedder.embed(
             ["Does she have a pet?", "Her dog sleeps all day.", "The invoice is due on Friday."]
@@ -32,19 +32,21 @@ def test_texts_that_mean_alike_are_near_each_other(run: Run, embedder: WordLlama
     assert similarity(question, answer) > similarity(question, other) + 0.1
 
 
-def test_a_vector_has_its_dimensions_and_length_1(run: Run, embedder: WordLlamaEmbedder) -> None:
+def test_wordllama_vectors_have_dimensions_and_length_1(
+    run: Run, embedder: WordLlamaEmbedder
+) -> None:
     for vector in run(embedder.embed(["word", " ", "日本語", "\U0001f600", "x" * 8000])):
         assert len(vector) == embedder.dimensions
         assert math.isclose(math.hypot(*vector), 1, rel_tol=1e-5)
 
 
-def test_a_text_has_the_same_vector_in_any_company(run: Run, embedder: WordLlamaEmbedder) -> None:
+def test_wordllama_vector_is_independent_of_batch(run: Run, embedder: WordLlamaEmbedder) -> None:
     (alone,) = run(embedder.embed(["a text"]))
 
     assert run(embedder.embed(["another, much longer one " * 20, "a text"]))[1] == alone
 
 
-def test_to_make_it_imports_nothing_that_takes_long() -> None:
+def test_wordllama_construction_imports_nothing_slow() -> None:
     """Its model must not hold up the start of a server."""
     code = (
         "import sys; from palaver_server.embedding.embedders.wordllama import WordLlamaEmbedder;"
