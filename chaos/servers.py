@@ -40,14 +40,13 @@ class Server:
     def __init__(self, database_url: str, directory: Path) -> None:
         directory.mkdir()
         self.address = f"127.0.0.1:{free_port()}"
-        self._arguments = (
-            "serve", f"--listen={self.address}", f"--database-url={database_url}", *_ARGUMENTS
-        )  # fmt: skip
+        self._arguments = ("serve", f"--listen={self.address}", *_ARGUMENTS)
+        self._variables = {"PALAVER_DATABASE_URL": database_url}
         self._directory = directory
         self._palaver = self._start()
 
     def _start(self) -> PalaverProcess:
-        return PalaverProcess(self._arguments, self._directory, {})
+        return PalaverProcess(self._arguments, self._directory, self._variables)
 
     @property
     def process(self) -> psutil.Process:

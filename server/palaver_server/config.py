@@ -22,6 +22,7 @@ from pydantic import (
     PositiveInt,
     SecretStr,
     ValidationError,
+    WithJsonSchema,
     model_validator,
 )
 from pydantic_settings import (
@@ -38,6 +39,10 @@ from palaver_server.addresses import check_address, check_port_address, is_local
 OLD_NAMES = {"stream_send_timeout_seconds": "reader_patience_seconds"}
 
 
+# Settings that have no flag: other users of the machine can read command lines.
+NO_FLAG = frozenset({"embedder_key"})
+
+
 def flag(name: str) -> str:
     """Return the flag of a setting."""
     return "--" + name.replace("_", "-")
@@ -50,10 +55,36 @@ def variable(name: str) -> str:
 
 def spelled(*names: str) -> str:
     """Return the flags and variables of settings, for messages."""
-    return ", ".join(f"{flag(name)} ({variable(name)})" for name in names)
+    return ", ".join(
+        variable(name) if name in NO_FLAG else f"{flag(name)} ({variable(name)})" for name in names
+    )
+
+
+def read_secret_file(value: object) -> str:
+    """Return the text of a file that holds a secret, without newlines at its end.
+
+    Raises:
+        ValueError: The file cannot be read or is empty. The text does not quote the path: somebody
+            may have given the secret in its place.
+    """
+    if not value:
+        raise ValueError("must be a readable file; got an empty value")
+    try:
+        secret = Path(str(value)).read_text("utf-8").rstrip("\r\n")
+    except UnicodeError:
+        raise ValueError("must be a file of UTF-8 text") from None
+    except OSError as error:
+        raise ValueError(f"must be a readable file: {error.strerror}") from None
+    if not secret:
+        raise ValueError("must be a file that holds a secret; it is empty")
+    return secret
 
 
 def _check_database_url(value: SecretStr) -> SecretStr:
+    # An empty variable often is a secret that was not filled in. Unset is the way to ask for the
+    # embedded PostgreSQL.
+    if not value.get_secret_value().strip():
+        raise ValueError("must not be empty; unset it to run an embedded PostgreSQL")
     # The driver's message is left out: it quotes parts of the URL, possibly the password.
     try:
         parts = conninfo_to_dict(value.get_secret_value())
@@ -107,6 +138,16 @@ def _check_embedder_key(value: SecretStr) -> SecretStr:
     return value
 
 
+DatabaseUrl = Annotated[SecretStr, AfterValidator(_check_database_url)]
+EmbedderKey = Annotated[SecretStr, AfterValidator(_check_embedder_key)]
+
+# Turns the type of a secret into that of a file that holds it: the value is the file's content.
+_InFile = (
+    BeforeValidator(read_secret_file),
+    WithJsonSchema({"type": "string", "format": "file-path", "writeOnly": True}),
+)
+
+
 def _upper(value: object) -> object:
     return value.upper() if isinstance(value, str) else value
 
@@ -122,16 +163,25 @@ LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidat
 LogFormat = Annotated[Literal["auto", "text", "json"], BeforeValidator(_lower)]
 
 
+# Settings that a file may hold: each has a second setting that ends in `_file`.
+_SECRETS = ("database_url", "embedder_key")
+
+_NEVER_EMPTY = ("database_url", "database_url_file")
+
+
 class DatabaseSettings(BaseSettings):
     """Settings of the commands that use a database.
 
-    Each setting is the flag `--<name>` and the variable `PALAVER_<NAME>`.
+    Each setting is the flag `--<name>`, unless it is in NO_FLAG, and the variable `PALAVER_<NAME>`.
     """
 
     model_config = SettingsConfigDict(env_prefix="PALAVER_", env_ignore_empty=True)
 
-    database_url: Annotated[SecretStr, AfterValidator(_check_database_url)] | None = Field(
+    database_url: DatabaseUrl | None = Field(
         None, description="URL of the PostgreSQL database; if unset, an embedded PostgreSQL runs."
+    )
+    database_url_file: Annotated[DatabaseUrl, *_InFile] | None = Field(
+        None, description="File that holds the URL of the database, instead of the URL itself."
     )
     data_dir: Path = Field(
         platformdirs.user_data_path("palaver"),
@@ -152,8 +202,12 @@ class DatabaseSettings(BaseSettings):
     embedder_dimensions: int | None = Field(
         None, ge=1, le=4000, description="For openai: number of dimensions kept of each vector."
     )
-    embedder_key: Annotated[SecretStr, AfterValidator(_check_embedder_key)] | None = Field(
+    embedder_key: EmbedderKey | None = Field(
         None, description="For openai: API key, if the endpoint requires one."
+    )
+    embedder_key_file: Annotated[EmbedderKey, *_InFile] | None = Field(
+        None,
+        description="For openai: file that holds the API key, instead of PALAVER_EMBEDDER_KEY.",
     )
     embedder_timeout_seconds: PositiveSeconds = Field(
         30, description="For openai: timeout of a request."
@@ -172,13 +226,30 @@ class DatabaseSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read flags first, then variables, then variables under their old names."""
+        """Read flags first, then variables, then variables under their old names.
+
+        Empty variables count as unset, except those of the database: an empty one must not lead to
+        an embedded PostgreSQL without data.
+        """
         old = {
             name: value
             for name, old_name in OLD_NAMES.items()
             if name in settings_cls.model_fields and (value := os.environ.get(variable(old_name)))
         }
-        return init_settings, env_settings, InitSettingsSource(settings_cls, init_kwargs=old)
+        empty = {name: "" for name in _NEVER_EMPTY if os.environ.get(variable(name)) == ""}
+        others = InitSettingsSource(settings_cls, init_kwargs={**old, **empty})
+        return init_settings, env_settings, others
+
+    @model_validator(mode="after")
+    def _take_secrets_from_files(self) -> Self:
+        for name in _SECRETS:
+            in_file = getattr(self, f"{name}_file")
+            if in_file and getattr(self, name):
+                raise ValueError(f"{spelled(name, f'{name}_file')}: only one may be given")
+            if in_file:
+                setattr(self, name, in_file)
+                setattr(self, f"{name}_file", None)
+        return self
 
     @model_validator(mode="after")
     def _check_embedder_settings(self) -> Self:

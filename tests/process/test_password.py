@@ -49,7 +49,7 @@ def test_password_is_hidden_while_database_is_unreachable(
     ],
 )
 def test_password_is_hidden_in_malformed_url(url: str, run_palaver: RunPalaver) -> None:
-    ended = run_palaver("serve", "--database-url", url)
+    ended = run_palaver("serve", PALAVER_DATABASE_URL=url)
 
     assert ended.status in {1, 2}
     assert "Traceback" not in ended.output
@@ -88,12 +88,84 @@ def test_password_is_hidden_while_serving_and_when_refused(
     right = make_conninfo(asking_postgres, password="OpenSesame")
     wrong = make_conninfo(asking_postgres, password="Open, Sesame!")
 
-    refused = run_palaver("serve", "--database-url", wrong)
+    refused = run_palaver("serve", PALAVER_DATABASE_URL=wrong)
     assert refused.status == 1
     assert 'password authentication failed for user "aladdin"' in refused.printed
     assert secrets(refused.output) == []
 
-    palaver, client = serve("--log-level=DEBUG", "--database-url", right)
+    palaver, client = serve("--log-level=DEBUG", PALAVER_DATABASE_URL=right)
     client.add("s", "hello")
     assert palaver.stop() == 0
     assert secrets(palaver.output) == []
+
+
+@pytest.mark.parametrize(
+    ("flag", "variables"),
+    [
+        ("--database-url=postgresql://palaver:OpenSesame@db/app", "PALAVER_DATABASE_URL or "),
+        ("--database-url=postgresql://db/app?password=OpenSesame", "PALAVER_DATABASE_URL_FILE"),
+        ("--database-url=host=db password=OpenSesame", "PALAVER_DATABASE_URL_FILE"),
+        ("--database-url=postgresql://db/app?sslpassword=OpenSesame", "PALAVER_DATABASE_URL_FILE"),
+        ("--embedder-key=OpenSesame", "PALAVER_EMBEDDER_KEY or PALAVER_EMBEDDER_KEY_FILE"),
+        ("--embedder-url=https://me:OpenSesame@api.example/v1", "PALAVER_EMBEDDER_URL"),
+        ("--jwt-keys=https://me:OpenSesame@keys.example/jwks", "PALAVER_JWT_KEYS"),
+    ],
+)
+def test_secret_on_the_command_line_is_refused_with_the_variables_named(
+    flag: str, variables: str, run_palaver: RunPalaver
+) -> None:
+    ended = run_palaver("serve", flag)
+
+    assert ended.status == 2
+    assert f"'{flag.partition('=')[0]}': other users of this machine can read" in ended.printed
+    assert variables in ended.printed
+    assert secrets(ended.output) == []
+
+
+def test_key_of_the_embedder_is_no_flag_of_the_help(run_palaver: RunPalaver) -> None:
+    printed = run_palaver("serve", "--help").printed
+
+    assert "--embedder-key " not in printed
+    assert "--embedder-key-file " in printed
+    assert "PALAVER_EMBEDDER_KEY_FILE" in printed
+
+
+def test_url_of_the_database_is_read_from_a_file(
+    run_palaver: RunPalaver, database_url: str, tmp_path: Path
+) -> None:
+    (tmp_path / "url").write_text(f"{database_url}\n")
+
+    ended = run_palaver("migrate", PALAVER_DATABASE_URL_FILE=str(tmp_path / "url"))
+
+    assert ended.status == 0, ended.output
+
+
+@pytest.mark.parametrize("command", ["migrate", "purge"])
+def test_secret_in_two_places_or_in_an_unusable_file_is_refused_in_one_line(
+    command: str, run_palaver: RunPalaver, tmp_path: Path
+) -> None:
+    value, file = {
+        "migrate": ("PALAVER_DATABASE_URL", "PALAVER_DATABASE_URL_FILE"),
+        "purge": ("PALAVER_API_KEY", "PALAVER_API_KEY_FILE"),
+    }[command]
+    (tmp_path / "secret").write_text("postgresql://palaver:OpenSesame@127.0.0.1:1/db\n")
+    (tmp_path / "empty").write_text("\n")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+
+    def refusal(given: str, **variables: str) -> str:
+        ended = run_palaver(command, **{file: given}, **variables)
+        assert ended.status in {1, 2}
+        assert secrets(ended.output) == []
+        line = ended.printed.partition("Error: ")[2]
+        assert line.count("\n") == 1
+        assert file in line
+        return line
+
+    assert "only one may be given" in refusal(
+        str(tmp_path / "secret"), **{value: "postgresql://127.0.0.1:1/db"}
+    )
+    assert "No such file" in refusal(str(tmp_path / "missing"))
+    assert "No such file" in refusal("OpenSesame"), "the secret in place of the file"
+    assert "Is a directory" in refusal(str(tmp_path))
+    assert "it is empty" in refusal(str(tmp_path / "empty"))
+    assert "UTF-8" in refusal(str(tmp_path / "binary"))

@@ -11,7 +11,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from palaver_server.bootstrap import server as app
-from palaver_server.config import Settings
+from palaver_server.config import NO_FLAG, Settings, flag, variable
 from palaver_server.process.embedded_postgres import EmbeddedPostgres
 from palaver_server.transport.database_health import DatabaseHealth
 from tests.conftest import Run
@@ -23,11 +23,13 @@ NOWHERE = "postgresql://palaver@127.0.0.1:1/palaver"
 
 BAD_SETTINGS = {
     "database_url": "mysql://here",
+    "database_url_file": "no/such/file",
     "embedder": "magic",
     "embedder_url": "here",
     "embedder_model": "m" * 257,
     "embedder_dimensions": "4001",
     "embedder_key": "a\nkey",
+    "embedder_key_file": "no/such/file",
     "embedder_timeout_seconds": "0",
     "log_level": "LOUD",
     "log_format": "xml",
@@ -89,24 +91,25 @@ def test_start_with_invalid_settings_names_flags_and_variables(
     place: str, run_palaver: RunPalaver
 ) -> None:
     if place == "flags":
-        flags = [f"--{name.replace('_', '-')}={value}" for name, value in BAD_SETTINGS.items()]
+        bad = {name: value for name, value in BAD_SETTINGS.items() if name not in NO_FLAG}
+        flags = [f"{flag(name)}={value}" for name, value in bad.items()]
         ended = run_palaver("serve", *flags)
     else:
-        variables = {f"PALAVER_{name.upper()}": value for name, value in BAD_SETTINGS.items()}
-        ended = run_palaver("serve", **variables)
+        bad = BAD_SETTINGS
+        ended = run_palaver("serve", **{variable(name): value for name, value in bad.items()})
 
-    named = re.findall(r"^--(\S+) or PALAVER_(\S+): .", refusal(ended, status=2), re.MULTILINE)
-    assert named == [(name.replace("_", "-"), name.upper()) for name in BAD_SETTINGS]
+    named = re.findall(r"^(.*)PALAVER_(\S+): .", refusal(ended, status=2), re.MULTILINE)
+    assert named == [("" if name in NO_FLAG else f"{flag(name)} or ", name.upper()) for name in bad]
     assert set(Settings.model_fields) - set(BAD_SETTINGS) == NEVER_BAD
 
 
-@pytest.mark.parametrize("flag", ["--listen", "--metrics-listen"])
+@pytest.mark.parametrize("name", ["--listen", "--metrics-listen"])
 def test_start_on_port_in_use_is_refused(
-    flag: str, run_palaver: RunPalaver, database_url: str
+    name: str, run_palaver: RunPalaver, database_url: str
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"
-        addresses = {"--listen": "127.0.0.1:0", flag: address}
+        addresses = {"--listen": "127.0.0.1:0", name: address}
         flags = [part for pair in addresses.items() for part in pair]
 
         ended = run_palaver("serve", *flags, "--database-url", database_url)
@@ -187,3 +190,17 @@ def test_start_that_fails_half_way_leaves_no_connection(
         run(start())
 
     eventually(lambda: database.execute(connections).fetchone() == before, "the pool is closed")
+
+
+@pytest.mark.parametrize("name", ["database_url", "database_url_file"])
+@pytest.mark.parametrize("place", ["flag", "variable"])
+def test_empty_database_url_is_refused_and_runs_no_embedded_postgres(
+    name: str, place: str, run_palaver: RunPalaver, directory: Path
+) -> None:
+    given = ((f"{flag(name)}=",), {}) if place == "flag" else ((), {variable(name): ""})
+
+    ended = run_palaver("serve", *given[0], **given[1])
+
+    assert "empty" in refusal(ended, status=2)
+    assert variable(name) in ended.printed
+    assert not (directory / "palaver").exists()

@@ -11,6 +11,7 @@ import grpc
 
 from palaver_server.addresses import is_local
 from palaver_server.cli.error_reporting import reported_errors
+from palaver_server.config import read_secret_file
 from palaver_server.errors import PalaverError
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
@@ -18,6 +19,9 @@ CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+_KEY = "PALAVER_API_KEY"
+_KEY_FILE = "PALAVER_API_KEY_FILE"
 
 _OPTIONS = (
     click.option(
@@ -60,8 +64,7 @@ def connect(address: str, **tls: Path | None) -> Iterator[tuple[grpc.Channel, Me
     """
     try:
         with reported_errors():
-            api_key = os.environ.get("PALAVER_API_KEY")
-            metadata = authorization(api_key, address, by_tls=tls["tls_ca"] is not None)
+            metadata = authorization(configured_key(), address, by_tls=tls["tls_ca"] is not None)
             with open_channel(address, **tls) as channel:
                 yield channel, metadata
     except grpc.RpcError as error:
@@ -98,6 +101,21 @@ def open_channel(
         yield channel
 
 
+def configured_key() -> str | None:
+    """Return the API key or token of the environment, if there is one.
+
+    Raises:
+        ChannelRefused: Two are given, or the file cannot be read.
+    """
+    key, file = (os.environ.get(name) for name in (_KEY, _KEY_FILE))
+    if key and file:
+        raise ChannelRefused(f"{_KEY}, {_KEY_FILE}: only one may be given")
+    try:
+        return read_secret_file(file) if file else key
+    except ValueError as error:
+        raise ChannelRefused(f"{_KEY_FILE}: {error}") from None
+
+
 def authorization(api_key: str | None, address: str, *, by_tls: bool) -> Metadata:
     """Return the metadata that presents an API key or token, if one is given.
 
@@ -107,7 +125,5 @@ def authorization(api_key: str | None, address: str, *, by_tls: bool) -> Metadat
     if not api_key:
         return ()
     if not by_tls and not is_local(address):
-        raise ChannelRefused(
-            f"PALAVER_API_KEY would be sent to {address} in the clear: give --tls-ca"
-        )
+        raise ChannelRefused(f"{_KEY} would be sent to {address} in the clear: give --tls-ca")
     return (("authorization", f"Bearer {api_key}"),)

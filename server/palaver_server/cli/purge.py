@@ -40,8 +40,9 @@ def _parse_age(
 def purge(address: str, older_than: timedelta | None, **tls: Path | None) -> None:
     """Have a running server remove deleted rows for good.
 
-    Set PALAVER_API_KEY to the API key or token if the server requires one. There is no flag for
-    it, because other users of this machine can read flags.
+    Set PALAVER_API_KEY to the API key or token if the server requires one, or PALAVER_API_KEY_FILE
+    to a file that holds it. There is no flag for it, because other users of this machine can read
+    flags.
     """
     with connect(address, **tls) as (channel, metadata):
         purge_with_progress(channel, older_than, Console(), metadata)

@@ -19,8 +19,9 @@ def reindex(address: str, **tls: Path | None) -> None:
 
     Run this after a change of the search language or of the embedding model.
 
-    Set PALAVER_API_KEY to the API key or token if the server requires one. There is no flag for
-    it, because other users of this machine can read flags.
+    Set PALAVER_API_KEY to the API key or token if the server requires one, or PALAVER_API_KEY_FILE
+    to a file that holds it. There is no flag for it, because other users of this machine can read
+    flags.
     """
     with connect(address, **tls) as (channel, metadata):
         reindex_with_progress(channel, Console(), metadata)

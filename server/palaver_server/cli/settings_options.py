@@ -4,13 +4,23 @@ import logging
 import os
 from collections.abc import Callable
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import click
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from palaver_server.cli.settings_schema import accepted_values
-from palaver_server.config import OLD_NAMES, DatabaseSettings, flag, spelled, variable
+from palaver_server.config import (
+    NO_FLAG,
+    OLD_NAMES,
+    DatabaseSettings,
+    Settings,
+    flag,
+    spelled,
+    variable,
+)
+from palaver_server.database.url import has_password
 from palaver_server.process import logging_setup as logs
 
 _LOGGER = logging.getLogger(__name__)
@@ -40,12 +50,42 @@ def _option(kind: type[DatabaseSettings], name: str) -> Callable[[CommandT], Com
     shown_default = str(field.default).lower() if values.metavar == "BOOLEAN" else field.default
     default = "" if shown_default in (None, "") else f"default: {shown_default}"
     notes = "; ".join(filter(None, (f"env var: {variable(name)}", values.bounds, default)))
+    if name in NO_FLAG:
+        return click.option(flag(name), hidden=True, callback=_refuse_secret)
     # `--insecure` alone stands for `--insecure=true`.
     switch: dict[str, Any] = (
         {"is_flag": False, "flag_value": "true"} if values.metavar == "BOOLEAN" else {}
     )
     return click.option(
-        flag(name), metavar=values.metavar, help=f"{field.description}  [{notes}]", **switch
+        flag(name),
+        metavar=values.metavar,
+        callback=_refuse_password,
+        help=f"{field.description}  [{notes}]",
+        **switch,
+    )
+
+
+def _refuse_password(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> str | None:
+    holds_password = value is not None and (
+        has_password(value)
+        if parameter.name == "database_url"
+        else "://" in value and urlsplit(value).password is not None
+    )
+    return _refuse_secret(context, parameter, value) if holds_password else value
+
+
+def _refuse_secret(
+    _context: click.Context, parameter: click.Parameter, value: str | None
+) -> str | None:
+    if value is None:
+        return None
+    name = parameter.name or ""
+    places = [variable(each) for each in (name, f"{name}_file") if each in Settings.model_fields]
+    raise click.BadParameter(
+        "other users of this machine can read the secrets of a command line; set"
+        f" {' or '.join(places)} instead"
     )
 
 
@@ -80,7 +120,8 @@ def _describe(error: ErrorDetails) -> str:
     # The "@" of a URL may follow a password.
     got = "" if values.is_secret or "@" in given else f"; got {given or 'an empty value'}"
     old = f" (old names: {spelled(OLD_NAMES[name])})" if name in OLD_NAMES else ""
-    return f"{flag(name)} or {variable(name)}: {problem}{got}{old}"
+    names = variable(name) if name in NO_FLAG else f"{flag(name)} or {variable(name)}"
+    return f"{names}: {problem}{got}{old}"
 
 
 def _warn_of_old_names(flags: dict[str, str | None]) -> None:

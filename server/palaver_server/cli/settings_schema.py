@@ -53,9 +53,8 @@ def accepted_values(name: str) -> Values:
         return Values(f"[{'|'.join(choices)}]", f"one of {', '.join(choices)}")
     type_ = schema.get("format", schema["type"])
     kind = "a number of seconds" if name.endswith("_seconds") else _NOUNS.get(type_, "text")
-    return Values(
-        _METAVARS.get(type_, "TEXT"), kind, _bounds(schema), is_secret=type_ == "password"
-    )
+    is_secret = schema.get("writeOnly", False)
+    return Values(_METAVARS.get(type_, "TEXT"), kind, _bounds(schema), is_secret=is_secret)
 
 
 @cache

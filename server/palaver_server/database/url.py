@@ -1,5 +1,6 @@
 """The database URL: default connection parameters, and a form that is safe to log."""
 
+from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 # A network may drop packets silently. These bound how long libpq waits for a connection to be
@@ -18,9 +19,19 @@ def with_timeouts(database_url: str) -> str:
     return make_conninfo("", **{**_TIMEOUTS, **conninfo_to_dict(database_url)})
 
 
+_PASSWORDS = ("password", "sslpassword")
+
+
+def has_password(database_url: str) -> bool:
+    """Return whether a URL holds a password; False if it is malformed."""
+    try:
+        return not conninfo_to_dict(database_url).keys().isdisjoint(_PASSWORDS)
+    except ProgrammingError:
+        return False
+
+
 def without_password(database_url: str) -> str:
     """Return the URL as a conninfo string without passwords, for logs."""
     parameters = conninfo_to_dict(database_url)
-    parameters.pop("password", None)
-    parameters.pop("sslpassword", None)
-    return make_conninfo("", **parameters)
+    shown = {name: value for name, value in parameters.items() if name not in _PASSWORDS}
+    return make_conninfo("", **shown)
