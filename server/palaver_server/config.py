@@ -148,6 +148,13 @@ _InFile = (
 )
 
 
+def _check_search_language(value: str) -> str:
+    # regconfig's input takes digits for the id of a configuration, and "-" for none.
+    if value == "-" or (value.isascii() and value.isdecimal()):
+        raise ValueError("must be the name of a text search configuration, such as english")
+    return value
+
+
 def _upper(value: object) -> object:
     return value.upper() if isinstance(value, str) else value
 
@@ -348,7 +355,7 @@ class Settings(DatabaseSettings):
         le=1000,
         description="Messages that GetMemory returns if the call sets no limit.",
     )
-    search_language: str = Field(
+    search_language: Annotated[str, AfterValidator(_check_search_language)] = Field(
         "english",
         min_length=1,
         description="PostgreSQL text search configuration for keyword search.",

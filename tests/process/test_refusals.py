@@ -58,6 +58,7 @@ BAD_SETTINGS = {
     "connection_age_seconds": "inf",
     "connection_grace_seconds": "0",
     "memory_window": "1001",
+    "search_language": "13",
     "search_timeout_seconds": "0",
     "purge_interval_seconds": "inf",
     "purge_retention_seconds": "1e300",
@@ -71,7 +72,6 @@ BAD_SETTINGS = {
 # Any path may be good, and any text.
 NEVER_BAD = {
     "data_dir",
-    "search_language",
     "jwt_issuer",
     "jwt_audience",
     "jwt_role_claim",

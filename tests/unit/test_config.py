@@ -275,3 +275,12 @@ def test_settings_embedder_key_is_hidden() -> None:
 
     assert "Sesame" not in repr(settings)
     assert "Sesame" not in str(settings.model_dump())
+
+
+@pytest.mark.parametrize("language", ["-", "0", "13043", ""])
+def test_search_language_that_postgres_takes_for_an_id_is_refused(language: str) -> None:
+    with pytest.raises(ValidationError) as raised:
+        read(search_language=language)
+
+    assert [error["loc"] for error in raised.value.errors()] == [("search_language",)]
+    assert read(search_language="pg_catalog.german").search_language == "pg_catalog.german"
