@@ -6,7 +6,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import Any, LiteralString
+from typing import Any
 
 from psycopg import Error, Rollback
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
@@ -150,26 +150,22 @@ class Pool:
         await pool.putconn(connection)
 
     @asynccontextmanager
-    async def snapshot(
-        self, *setup: LiteralString, statement_timeout: float
-    ) -> AsyncIterator[Connection]:
+    async def snapshot(self, setup: str) -> AsyncIterator[Connection]:
         """Check out a connection in a read-only transaction, all of whose queries see one snapshot.
 
         The block does not wait for the end of the transaction: there is nothing to commit.
 
         Args:
             setup: SET LOCAL and LOCK statements to run before the first query, which takes the
-                snapshot.
-            statement_timeout: Maximum seconds for a statement.
+                snapshot; separated by semicolons.
 
         Raises:
             PalaverError: As `connection` does.
         """
-        timeout = f"SET LOCAL statement_timeout = {milliseconds(statement_timeout)}"
-        begin = "; ".join(("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", timeout, *setup))
+        begin = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {setup}"
         async with self.connection() as connection:
             self._in_snapshot.add(connection)
-            await connection.execute(begin.encode())  # all of them in one round trip
+            await connection.execute(begin.encode())  # one round trip
             yield connection
 
     # UTC: in other time zones, the ends of the years 1 and 9999 are out of range. A timeout for

@@ -16,6 +16,7 @@ from palaver_server.database.connection import Connection, Row
 from palaver_server.database.pool import Pool
 from palaver_server.database.statement import Statement, StatementTemplate
 from palaver_server.embedding.models import VectorSpace
+from palaver_server.store.messages import COUNT_MESSAGES
 
 
 class QueuedMessage(NamedTuple):
@@ -178,15 +179,11 @@ class EmbeddingBacklog:
     """,
     )
 
-    COUNT_MESSAGES = Statement(
-        "embedding.count_messages", "SELECT count(*) FROM messages WHERE deleted_at IS NULL"
-    )
-
     async def start_backfill(self) -> int:
         """Start a backfill unless one is running; return how many messages there are."""
         async with self._pool.connection() as connection, connection.transaction():
             await connection.fetch(self.START_BACKFILL.fill(**self._space.names))
-            row = await connection.fetch_one(self.COUNT_MESSAGES)
+            row = await connection.fetch_one(COUNT_MESSAGES)
             return int(row[0]) if row else 0
 
     BACKFILL_PROGRESS = StatementTemplate(

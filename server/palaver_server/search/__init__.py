@@ -1,1 +1,1 @@
-"""Search: keywords, ranking, snippets and the keyword index; vectors are in embedding/."""
+"""Everything about search but vectors: parsing, ranking, diversity, results, keyword index."""

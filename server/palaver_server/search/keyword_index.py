@@ -13,7 +13,7 @@ from palaver_server.database.connection import Connection
 from palaver_server.database.pool import Pool
 from palaver_server.database.statement import Statement
 from palaver_server.errors import DatabaseUnusable
-from palaver_server.store.messages import Key
+from palaver_server.store.messages import COUNT_MESSAGES, Key
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -86,14 +86,10 @@ class KeywordIndex:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    COUNT_MESSAGES = Statement(
-        "reindex.count_messages", "SELECT count(*) FROM messages WHERE deleted_at IS NULL"
-    )
-
     async def count_messages(self) -> int:
         """Count the live messages."""
         async with self._pool.connection() as connection:
-            row = await connection.fetch_one(self.COUNT_MESSAGES)
+            row = await connection.fetch_one(COUNT_MESSAGES)
             return int(row[0]) if row else 0
 
     # SKIP LOCKED passes over messages that are being written: the write computes their words.

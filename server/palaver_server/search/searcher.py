@@ -9,6 +9,7 @@ from palaver_server.auth.access import Access
 from palaver_server.database.connection import Connection
 from palaver_server.database.metadata_path import checked_path
 from palaver_server.database.pool import Pool
+from palaver_server.durations import milliseconds
 from palaver_server.embedding.semantic_search import EmbeddedText, NoSemanticSearch, SemanticSearch
 from palaver_server.errors import PalaverError
 from palaver_server.search.diversity import diverse
@@ -22,17 +23,18 @@ CANDIDATES = 200
 # The weight of the similarity in a hybrid score; the rest is the keyword score's.
 _SIMILARITY_WEIGHT = 0.25
 
-# LOCK, since a snapshot does not see the rows of a table that a migration rewrites later: the
-# search waits for the migration before it takes its snapshot. No JIT: except for the largest
-# searches, compiling takes longer than running.
-_SETUP = (
-    "LOCK TABLE sessions, messages IN ACCESS SHARE MODE",
-    "SET LOCAL jit = off",
-)
+# LOCK: a table that a migration rewrites after the snapshot was taken would be empty in it, so a
+# search waits for the migration first. No JIT: except for the largest searches, compiling takes
+# longer than running.
+_SETUP = """
+    SET LOCAL statement_timeout = {milliseconds};
+    LOCK TABLE sessions, messages IN ACCESS SHARE MODE;
+    SET LOCAL jit = off
+"""
 
 # In the scope of a session or a user, parallel workers make the planner prefer reading the
 # messages of all sessions.
-_SETUP_IN_SCOPE = (*_SETUP, "SET LOCAL max_parallel_workers_per_gather = 0")
+_SETUP_IN_SCOPE = f"{_SETUP}; SET LOCAL max_parallel_workers_per_gather = 0"
 
 
 class Mode(Enum):
@@ -84,7 +86,8 @@ class Searcher:
     ) -> None:
         self._pool = pool
         self._semantic = semantic
-        self._timeout = timeout
+        self._setup = _SETUP.format(milliseconds=milliseconds(timeout))
+        self._setup_in_scope = _SETUP_IN_SCOPE.format(milliseconds=milliseconds(timeout))
 
     async def search(self, access: Access, search: Search) -> Results:
         """Search messages, over one connection and in one snapshot.
@@ -132,8 +135,8 @@ class Searcher:
             raise
 
     def _snapshot(self, access: Access, scope: Scope) -> AbstractAsyncContextManager[Connection]:
-        setup = _SETUP if scope.within(access).is_everything else _SETUP_IN_SCOPE
-        return self._pool.snapshot(*setup, statement_timeout=self._timeout)
+        is_everything = scope.within(access).is_everything
+        return self._pool.snapshot(self._setup if is_everything else self._setup_in_scope)
 
 
 async def _find(

@@ -28,6 +28,10 @@ class Key(NamedTuple):
     sequence: int
 
 
+COUNT_MESSAGES = Statement(
+    "messages.count", "SELECT count(*) FROM messages WHERE deleted_at IS NULL"
+)
+
 # Messages as a table, in the order in which they are given.
 KEYS = """
     unnest(%(session_ids)s::text[], %(sequences)s::bigint[])
