@@ -1,4 +1,4 @@
-"""Handlers stay plain, and the contract is registered whole. (Layers: import-linter.)"""
+"""Handlers stay plain, and the whole contract is registered. (Layers: import-linter.)"""
 
 import ast
 import importlib
@@ -125,5 +125,5 @@ def test_access_scope_is_first_parameter_of_store_and_search_methods() -> None:
                         lacking.add(f"{name}.{method}")
 
     assert {"SessionStore.get_session", "MemoryStore.add_memory", "Searcher.search"} <= checked
-    # The last listing position is that of all rows: it bounds a stream, and nobody sees it.
+    # The last listing position covers all rows: it bounds a stream and is never returned.
     assert lacking == {"SessionStore.last_id", "UserStore.last_id"}

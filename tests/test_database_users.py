@@ -1,4 +1,4 @@
-"""What rights the service needs in a PostgreSQL that it shares with others."""
+"""The rights that the service needs in a shared PostgreSQL."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +15,7 @@ from tests.support.client import Client
 
 
 class Administrator:
-    """Somebody who may do everything in a database, and a user who may do nothing yet."""
+    """A superuser of a database, and a user without rights."""
 
     def __init__(self, database_url: str) -> None:
         self.owners_url = database_url
@@ -29,13 +29,13 @@ class Administrator:
         self.does("GRANT CONNECT ON DATABASE {database} TO {user}")
 
     def does(self, statement: str) -> list[tuple[Any, ...]]:
-        """Runs a statement, and gives its rows if there are any."""
+        """Run a statement, and return its rows if there are any."""
         names = {"database": sql.Identifier(self.database), "user": sql.Identifier(self.user)}
         cursor = self._connection.execute(sql.SQL(statement).format(**names))
         return cursor.fetchall() if cursor.description else []
 
     def leaves(self) -> None:
-        """Takes the user back."""
+        """Drop the user."""
         self.does("DROP OWNED BY {user} CASCADE")
         self.does("DROP ROLE {user}")
         self._connection.close()
@@ -49,7 +49,7 @@ def administrator(empty_database_url: str) -> Iterator[Administrator]:
 
 
 def live_a_session(client: Client) -> None:
-    """Does what needs the most rights: to write, and to purge."""
+    """Make the calls that need the most rights: write and purge."""
     client.add("s", "one", "two")
     client.delete_session("s")
     *_, last = client.admin.PurgeDeleted(PurgeDeletedRequest())
@@ -97,7 +97,7 @@ def test_schemas_of_one_database_are_separate(
     administrator.does("GRANT ALL ON ALL TABLES IN SCHEMA public TO {user}")
     administrator.does("CREATE SCHEMA chats AUTHORIZATION {user}")
 
-    # As PostgreSQL's own search path does, this one looks into `public` too.
+    # Like the default search path, this one includes `public`.
     url = make_conninfo(administrator.users_url, options="-csearch_path=chats,public")
     live_a_session(start_server(database_url=url))
 

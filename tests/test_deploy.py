@@ -1,4 +1,4 @@
-"""The dashboard and the alert rules ask for what a server shows."""
+"""The dashboard and the alert rules use metrics that a server serves."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ from tests.support.scrapes import Scrape, metrics_url, scraped
 DASHBOARD = ROOT / "deploy" / "grafana" / "palaver.json"
 RULES = ROOT / "deploy" / "prometheus" / "palaver.yml"
 
-# Prometheus adds them to all that it scrapes.
+# Prometheus adds these labels to all series.
 ADDED_LABELS = {"instance", "job"}
 
 
@@ -34,7 +34,7 @@ def rules() -> list[dict[str, Any]]:
 
 
 def expressions() -> Iterator[tuple[str, str]]:
-    """Every expression, with the name of the panel or the alert that it is for."""
+    """Yield every expression with the name of its panel or alert."""
     for panel in panels():
         for target in panel["targets"]:
             yield panel["title"], target["expr"].replace("$__rate_interval", "5m")
@@ -46,7 +46,7 @@ def expressions() -> Iterator[tuple[str, str]]:
 def scrape(
     start_server: StartServer, endpoint: Endpoint, caplog: pytest.LogCaptureFixture
 ) -> Scrape:
-    """What a server shows that has had a call that succeeded, and one that failed."""
+    """The metrics of a server that has served one call, and refused one."""
     caplog.set_level(logging.INFO)
     palaver: Client = start_server(metrics_listen="127.0.0.1:0", **endpoint.settings)
     palaver.add("s", "hello")
@@ -59,7 +59,7 @@ def scrape(
 
 
 def nodes(expression: str) -> list[Any]:
-    """The parts of an expression. One that is no PromQL fails."""
+    """Yield the nodes of an expression; fail if it is not PromQL."""
     found: list[Any] = []
     promql_parser.walk(promql_parser.parse(expression), found.append)
     return found
@@ -99,7 +99,7 @@ def test_dashboard_shows_every_metric(scrape: Scrape) -> None:
     shown = {selector.name for _, text in expressions() for selector in selectors(text)}
     ours = {one.name for one in scrape.samples if one.name.startswith(("palaver_", "grpc_"))}
 
-    # A histogram is shown by its buckets.
+    # Panels use the buckets of a histogram.
     missing = {name for name in ours - shown if not name.endswith(("_sum", "_count"))}
     assert missing == set()
 

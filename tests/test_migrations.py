@@ -1,4 +1,4 @@
-"""Migrations: from an empty database or with nothing to do, by one server or by many at once."""
+"""Migrations of empty and current databases, by one server or by several at the same time."""
 
 import asyncio
 import re
@@ -81,7 +81,7 @@ def test_migrations_by_simultaneous_starts_all_succeed(
 
 
 async def serve_at_once(database_url: str, *, servers: int) -> None:
-    """Starts servers, and stops them when all of them serve."""
+    """Start servers, and stop them when all of them serve."""
     all_serve = asyncio.Barrier(servers)
     given: dict[str, Any] = {"listen": "127.0.0.1:0", "pool_min_size": 1}
     settings = Settings(**given)

@@ -57,7 +57,7 @@ def wheel() -> Iterator[zipfile.ZipFile]:
 
 
 def files_in(directory: Path, *suffixes: str) -> set[str]:
-    """The names of the files of a directory, as they are to be imported."""
+    """Return the names of the files of a directory, relative to the import root."""
     files = (file for file in directory.rglob("*") if file.suffix in suffixes)
     return {str(file.relative_to(directory)) for file in files}
 

@@ -1,4 +1,4 @@
-"""Databases with pgvector, without it, and those who may not make it."""
+"""Databases with pgvector, without it, and without the right to create it."""
 
 import logging
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 
 @pytest.fixture
 def administrator(empty_database_url: str) -> Iterator[Administrator]:
-    """One who gives a user no right but to own the schema `chats`."""
+    """An administrator whose user owns the schema `chats` and has no other right."""
     administrator = Administrator(empty_database_url)
     administrator.does("CREATE SCHEMA chats AUTHORIZATION {user}")
     administrator.does("ALTER ROLE {user} SET search_path = chats")
@@ -31,7 +31,7 @@ def administrator(empty_database_url: str) -> Iterator[Administrator]:
 
 
 def assert_serves_without_vectors(client: Client, *words: str) -> None:
-    """Sees that the service does all but semantic search, and says what is missing."""
+    """Check that everything but semantic search works, and that the log says what is missing."""
     live_a_session(client)
     with refused(grpc.StatusCode.FAILED_PRECONDITION) as refusal:
         client.memory.SearchMemory(
@@ -71,7 +71,7 @@ def test_pgvector_extension_is_shared_by_schemas(
     endpoint: Endpoint,
     empty_database_url: str,
 ) -> None:
-    """It is on the search path of one of them."""
+    """The extension is on the search path of only one of them."""
     others = start_server(**endpoint.settings, database_url=empty_database_url)
     others.add("s", "one", "two")
     administrator.does("GRANT USAGE ON SCHEMA public TO {user}")
@@ -97,7 +97,9 @@ def test_pgvector_table_that_cannot_be_created_is_explained(
     before = start_server(**endpoint.settings, database_url=administrator.users_url)
     assert_serves_without_vectors(before, "palaver migrate", "restart")
 
-    start_server(**endpoint.settings, database_url=owner)  # which does what migrate does
+    start_server(
+        **endpoint.settings, database_url=owner
+    )  # which runs the migrations like `palaver migrate`
     administrator.does(every)
     after = start_server(**endpoint.settings, database_url=administrator.users_url)
     after.add("s", "text")

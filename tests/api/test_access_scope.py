@@ -21,10 +21,10 @@ from tests.support.callers import OTHER_OWNERS, OTHER_USER, add_others_session
 from tests.support.client import Client, refused
 from tests.support.concurrency import Connection
 
-# An id is taken or free in the deployment, so that taking it must tell.
+# Session ids are unique in the deployment: AddSession has to refuse an id of another user.
 ELSE = {
     "/palaver.v1.SessionService/AddSession": grpc.StatusCode.ALREADY_EXISTS,
-    # So this must not tell.
+    # AddUser does not reveal whether another user exists.
     "/palaver.v1.UserService/AddUser": grpc.StatusCode.PERMISSION_DENIED,
     "/palaver.v1.AdminService/PurgeDeleted": grpc.StatusCode.PERMISSION_DENIED,
     "/palaver.v1.AdminService/Reindex": grpc.StatusCode.PERMISSION_DENIED,
@@ -36,7 +36,7 @@ NAMES = [contract.path(method) for method in contract.METHODS]
 def refusal_of(
     client: Client, method: MethodDescriptor, session_id: str, user_id: str = OTHER_USER
 ) -> tuple[Any, str]:
-    """Makes a call that must be refused; gives the code, and all else of the status."""
+    """Make a call that must be refused; return the code, and the rest of the status."""
     request = contract.request_about(method, session_id=session_id, user_id=user_id)
     with pytest.raises(grpc.RpcError) as raised:
         contract.send(client.channel, method, request)
@@ -46,7 +46,7 @@ def refusal_of(
 
 
 def rows(database: Connection) -> list[Any]:
-    """All that is in the database."""
+    """Return all rows of the database."""
     sessions = database.execute("SELECT s::text FROM sessions s ORDER BY 1").fetchall()
     users = database.execute("SELECT u::text FROM users u ORDER BY 1").fetchall()
     messages = database.execute("SELECT m::text FROM messages m ORDER BY 1").fetchall()
@@ -76,7 +76,7 @@ def test_access_scope_hides_other_users_from_every_method(
     assert rows(database) == before
 
 
-# AddMemory would create what does not exist.
+# AddMemory and AddSession create sessions that do not exist.
 AS_IF_MISSING = [
     method
     for method in contract.METHODS

@@ -17,19 +17,19 @@ from tests.support.rival import MOVE_SESSION
 
 
 class Case(NamedTuple):
-    """A write of Ada's, and how it is refused once the session is another's."""
+    """A write of Ada's, and its refusal when the session belongs to another user."""
 
     method: MethodDescriptor
     request: Any
 
     @property
     def creates(self) -> bool:
-        """Whether it brings sessions into being, and deleted ones back."""
+        """Whether it creates sessions and restores deleted ones."""
         return self.method.name.startswith("Add")
 
     @property
     def refusal(self) -> grpc.StatusCode:
-        """The code."""
+        """The code of the refusal."""
         taken = self.method.name == "AddSession"
         return grpc.StatusCode.ALREADY_EXISTS if taken else grpc.StatusCode.NOT_FOUND
 
@@ -45,7 +45,7 @@ WRITES = [
 
 
 def requests_of(method: MethodDescriptor) -> list[Any]:
-    """Requests that take each of the method's ways through the database."""
+    """Return one request for each statement that the method may run."""
     request: Any = contract.request_about(method, session_id="s")
     if method.name != "AddMemory":
         return [request]
@@ -70,7 +70,7 @@ def rows(database: Connection) -> list[Any]:
 
 
 def check_refused(scoped: Client, rival: Connection, database: Connection, case: Case) -> None:
-    """Makes the call, which must wait for the rival, and then change nothing."""
+    """Make the call; it must wait for the rival and then change nothing."""
     call = begin(partial(contract.send, scoped.channel, case.method, case.request))
     wait_until_blocked(database)
     rival.commit()

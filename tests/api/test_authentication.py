@@ -1,4 +1,4 @@
-"""Who is let in: by API key, by client certificate, and nobody without."""
+"""Authentication by API keys and client certificates, and the policy of roles."""
 
 import logging
 from collections.abc import Callable
@@ -134,7 +134,7 @@ def authority() -> Authority:
 
 @pytest.fixture
 def tls(authority: Authority, tmp_path: Path) -> dict[str, Path]:
-    """The settings of mutual TLS, all by one authority."""
+    """The settings of mutual TLS; one authority issues all certificates."""
     certificate, key, ca = (tmp_path / name for name in ("s.pem", "s.key", "ca.pem"))
     authority.issue().write(certificate, key)
     ca.write_bytes(authority.certificate)

@@ -1,4 +1,4 @@
-"""What the log tells of a call: its request id, which goes back too, its trace, and its caller."""
+"""Log lines of calls: the request id, which is returned too, the trace, and the caller."""
 
 import logging
 from typing import Any
@@ -18,7 +18,7 @@ from tests.support.client import Client, wait_until
 
 
 def get(palaver: Client, *metadata: tuple[str, str]) -> Any:
-    """Gets a session that does not exist, and gives the call."""
+    """Get a session that does not exist, and return the call."""
     request = GetSessionRequest(session_id="none")
     call = palaver.sessions.GetSession.future(request, metadata=metadata)
     assert call.code() is grpc.StatusCode.NOT_FOUND
@@ -50,7 +50,7 @@ def test_request_id_is_generated_when_missing(palaver: Client) -> None:
     assert {len(first), len(second)} == {32}
 
 
-# What a header may hold: anything printable in ASCII.
+# A header holds printable ASCII characters.
 headers = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=140)
 
 
@@ -72,7 +72,7 @@ def test_request_id_too_long_or_forging_lines_is_replaced(palaver: Client, sent:
 
 
 def logged_calls(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
-    """Waits for lines of calls, and gives their fields."""
+    """Wait for lines of calls, and return their fields."""
 
     def found() -> list[dict[str, Any]]:
         records = [record for record in caplog.records if record.getMessage() == "call"]

@@ -1,4 +1,4 @@
-"""Limits on the calls that run and wait at a time: more are refused, and nobody suffers for it."""
+"""Concurrency limit: calls beyond the running and waiting ones are refused."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,13 +18,13 @@ RESOURCE_EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 def delete(palaver: Client, session_id: str, **options: Any) -> Any:
-    """Begins to delete a session."""
+    """Start to delete a session, and return the call."""
     request = DeleteSessionRequest(session_id=session_id)
     return palaver.sessions.DeleteSession.future(request, **options)
 
 
 def one_waits(calls: Sequence[Any]) -> Any:
-    """Waits until all of these calls but one are refused, and gives the one."""
+    """Wait until all of these calls but one are refused, and return that one."""
 
     def all_but_one() -> bool:
         return len([call for call in calls if call.done()]) == len(calls) - 1
@@ -93,7 +93,7 @@ def test_concurrency_limit_expired_waiter_never_runs(
 
 
 def read_when_there_is_room(palaver: Client, request: StreamMessagesRequest) -> int:
-    """Opens a stream as soon as it is let, and counts its chunks."""
+    """Open a stream as soon as the limit allows, and count its chunks."""
     chunks: list[StreamMessagesResponse] = []
 
     def read() -> bool:
@@ -109,7 +109,7 @@ def test_concurrency_limit_of_streams_is_separate(
     start_server: StartServer,
 ) -> None:
     palaver = start_server(max_running_calls=1, max_waiting_calls=0, max_streams=1)
-    for _ in range(20):  # more than is sent to a reader that does not read
+    for _ in range(20):  # more than gRPC buffers for a reader
         palaver.add("s", "x" * 1_000_000, timeout=60)
     request = StreamMessagesRequest(session_id="s", chunk_size=1)
     stream = palaver.memory.StreamMessages(request)

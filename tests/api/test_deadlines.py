@@ -1,4 +1,4 @@
-"""Deadlines: of the caller, the default one, and the one of statements; they end the SQL too."""
+"""Deadlines: the caller's, the default, and the statement timeout; each cancels the SQL."""
 
 import random
 from functools import partial
@@ -122,7 +122,7 @@ def test_deadline_statement_timeout_is_deadline_exceeded(
     assert palaver.get_session("s").last_sequence == 1
 
 
-# Keeps, as the content of a message, what the connection was told that adds it.
+# Stores the connection's setting as the content of the message that it adds.
 TELL = """
     CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN

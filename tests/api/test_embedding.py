@@ -1,4 +1,4 @@
-"""Embedding behind the writes: messages get their vectors, whatever happens to the embedder."""
+"""Embedding in the background: all messages get vectors, also after failures of the embedder."""
 
 import logging
 import threading
@@ -105,7 +105,7 @@ def test_embedding_is_shared_by_servers(
     for number in range(10):
         servers[0].add("s", *(f"{number} {n}" for n in range(20)))
 
-    for _ in servers:  # each of them has a batch of its own at the endpoint
+    for _ in servers:  # each server has sent a batch of its own
         endpoint.wait_until_asked()
     endpoint.release()
 
@@ -135,7 +135,7 @@ def test_embedding_model_change_reembeds_and_drops_old_vectors(
     new = start_server(**{**endpoint.settings, "embedder_model": "new"})
     reindexing = begin(lambda: list(new.admin.Reindex(ReindexRequest())))
     endpoint.wait_until_asked()
-    assert Vectors(pool, run).find("one") != [], "the old one finds what it found"
+    assert Vectors(pool, run).find("one") != [], "the old server finds the same messages"
     assert Vectors(pool, run, model="new").find("one") == []
     endpoint.release()
 
@@ -149,7 +149,7 @@ def test_embedding_model_change_reembeds_and_drops_old_vectors(
 def test_embedding_during_simultaneous_writes_is_complete_and_correct(
     start_server: StartServer, database: Connection, endpoint: Endpoint, pool: Pool, run: Run
 ) -> None:
-    """Writers change the same messages over and over, and two servers embed them."""
+    """Writers change the same messages repeatedly, and two servers embed them."""
     servers = [start_server(**endpoint.settings) for _ in range(2)]
     contents = [f"text {n}" for n in range(4)]
     added = servers[0].add("s", *contents).messages
@@ -170,4 +170,4 @@ def test_embedding_during_simultaneous_writes_is_complete_and_correct(
 
     wait_until_embedded(database, 4)
     live = {content for (content,) in database.execute("SELECT content FROM messages")}
-    assert set(Vectors(pool, run).find("x")) == live, "each is found by what it says now"
+    assert set(Vectors(pool, run).find("x")) == live, "each message is found by its current content"

@@ -29,7 +29,7 @@ from tests.conftest import StartServer
 from tests.support.client import Client, refused, struct, violations, wait_until
 from tests.support.concurrency import Connection
 
-# Every RPC that is about a session that must be there.
+# Every RPC that requires a session that exists.
 OF_A_SESSION: list[tuple[Any, dict[str, Any]]] = [
     (UpdateSessionRequest, {"metadata": struct(a=1)}),
     (GetSessionRequest, {}),
@@ -140,7 +140,7 @@ def test_error_bug_is_internal_with_logged_incident_id_only(
     assert uuid.UUID(incident_id)
     assert incident_id in refusal.status.message
     assert incident_id in caplog.text
-    assert "server/store" in caplog.text  # where it happened
+    assert "server/store" in caplog.text  # the traceback
     assert "the content" not in caplog.text
     for internal in ("the content", "relation", "constraint", "psycopg", "messages", "server/"):
         assert internal not in str(refusal.status).replace(incident_id, "")

@@ -47,7 +47,7 @@ MIB = 1024 * 1024
 
 
 class Values(NamedTuple):
-    """What a field takes, and what it does not."""
+    """Values that a field accepts, and values that it refuses."""
 
     good: list[Any]
     bad: list[Any]
@@ -98,7 +98,7 @@ MESSAGES = Values(good=[1, 1000], bad=[0, 1001])
 
 
 def lists(levels: int) -> Struct:
-    """Lists inside each other, in an object."""
+    """Return nested lists in an object."""
     inner: list[Any] = []
     for _ in range(levels - 2):
         inner = [inner]
@@ -106,7 +106,7 @@ def lists(levels: int) -> Struct:
 
 
 def objects(levels: int) -> Struct:
-    """Objects inside each other."""
+    """Return nested objects."""
     inner: dict[str, Any] = {}
     for _ in range(levels - 1):
         inner = {"a": inner}
@@ -293,7 +293,7 @@ def fields_of(values: Values) -> list[tuple[str, Build]]:
     return [(path, build) for path, of_field, build in FIELDS if of_field is values]
 
 
-# What may come after the fields were found good.
+# Codes of requests whose fields are valid.
 LATER = (
     grpc.StatusCode.NOT_FOUND,
     grpc.StatusCode.ALREADY_EXISTS,
@@ -302,7 +302,7 @@ LATER = (
 
 
 def refused_fields(palaver: Client, request: ProtobufMessage) -> set[str]:
-    """The fields for which a request is refused; none if they are good."""
+    """Return the fields that a request is refused for."""
     try:
         palaver.send(request)
     except grpc.RpcError as error:

@@ -1,4 +1,4 @@
-"""Whatever is sent to a method, its answer is one of those that it may give."""
+"""Any request gets one of the answers that its method may give."""
 
 import logging
 
@@ -18,7 +18,7 @@ async def fault_of(palaver: Client, case: Case) -> str:
         return fault(case, await call(channel, case, seconds=20))
 
 
-# `make fuzz` tries as many as one has time for.
+# `make fuzz` runs as many cases as there is time for.
 some = settings(
     max_examples=300,
     derandomize=True,

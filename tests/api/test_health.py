@@ -1,4 +1,4 @@
-"""Health: of all and of each service, while the database is there."""
+"""Health of the server and of each service, with a reachable database."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ def test_health_unknown_service_is_not_found_and_can_be_watched(palaver: Client)
 
 
 def list_health(palaver: Client) -> dict[str, int]:
-    """Calls `List`, which the types of the stubs do not know of yet."""
+    """Call `List`, which the stubs have no types for."""
     method = DescriptorPool().FindMethodByName("grpc.health.v1.Health.List")
     (response,) = send(palaver.channel, method, GetMessageClass(method.input_type)())
     statuses: Any = response

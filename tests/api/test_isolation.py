@@ -1,4 +1,4 @@
-"""The rows of other users, and deleted ones, decide nothing about a bound caller's answers."""
+"""Rows of other users and deleted rows do not affect the answers to a scoped caller."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,7 +23,7 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 SESSIONS = 10_000
 USERS = 200
 
-# One of 200 sessions is Ada's. All others have a secret, and so have her deleted ones.
+# One of 200 sessions is Ada's. All other sessions, and her deleted ones, hold a secret.
 FILL = f"""
     INSERT INTO sessions (session_id, user_id, metadata, last_sequence, deleted_at)
     SELECT 's' || i, CASE i % {USERS} WHEN 7 THEN 'ada' ELSE 'u' || i % {USERS} END,
@@ -41,7 +41,7 @@ FILL = f"""
     ANALYZE;
 """
 
-# Plans that the planner may come to prefer; all give the same rows.
+# Plans that the planner may prefer one day; all return the same rows.
 PLANS = {
     "preferred": {},
     "hash joins": {"enable_nestloop": "off", "enable_mergejoin": "off"},
@@ -84,7 +84,7 @@ def ada(
     start_server: StartServer,
     keys_file: KeysFile,
 ) -> Iterator[Client]:
-    """A reader bound to Ada, whose sessions are a few of many."""
+    """A client whose access scope is Ada, who has few of many sessions."""
     database.execute(FILL.encode())
     options = " ".join(f"-c {name}={value}" for name, value in PLANS[request.param].items())
     key = keys_file.add(Role.READER, "ada")
@@ -112,7 +112,7 @@ def test_isolation_path_failing_on_rows_of_others_shows_nothing(
 
 
 def size(responses: list[Any]) -> int:
-    """Counts the sessions or results of responses."""
+    """Count the sessions or results of responses."""
     return sum(
         len(response.results if hasattr(response, "results") else response.sessions)
         for response in responses

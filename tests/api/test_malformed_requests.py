@@ -23,7 +23,7 @@ def test_malformed_utf8_is_an_invalid_argument(palaver: Client) -> None:
 
 
 def _field(number: int, content: bytes) -> bytes:
-    """Encodes a field of protobuf by hand: the library would not go so deep."""
+    """Encode a field of protobuf; the library refuses to nest so deep."""
     size = len(content)
     return bytes([number << 3 | 2, size & 0x7F | 0x80, size >> 7]) + content
 
@@ -57,7 +57,7 @@ OURS = {
 
 
 def send(channel: grpc.Channel, method: str, kind: str, request: bytes) -> None:
-    """Makes a call to its end."""
+    """Make a call and read its responses to the end."""
     call = getattr(channel, kind)(method)
     response = call(iter([request]) if kind == "stream_stream" else request, timeout=20)
     if isinstance(response, Iterator):

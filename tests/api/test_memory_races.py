@@ -69,7 +69,7 @@ ROUNDS = 30
 
 @pytest.fixture
 def callers(start_server: StartServer) -> Iterator[list[Client]]:
-    """12 callers, spread over two servers on one database; a purge goes by in small batches."""
+    """12 callers, spread over two servers on one database, which purge in small batches."""
     settings = {"pool_timeout_seconds": 60, "purge_batch_size": 3}
     with crowd([start_server(**settings), start_server(**settings)], 12) as callers:
         yield callers

@@ -1,4 +1,4 @@
-"""The metrics: what a scrape of a working server tells."""
+"""Metrics, as scraped from a server that serves calls."""
 
 import logging
 import threading
@@ -24,7 +24,7 @@ StartMeasured = Callable[..., tuple[Client, Callable[[], Scrape]]]
 
 @pytest.fixture
 def start_measured(start_server: StartServer, caplog: pytest.LogCaptureFixture) -> StartMeasured:
-    """Starts servers with metrics; gives a client, and what scrapes."""
+    """Start servers with metrics; return a client and a function that scrapes."""
 
     def start(**settings: Any) -> tuple[Client, Callable[[], Scrape]]:
         caplog.set_level(logging.INFO)
@@ -40,7 +40,7 @@ def start_measured(start_server: StartServer, caplog: pytest.LogCaptureFixture) 
 
 
 def when_all_calls_have_ended(scrape: Callable[[], Scrape]) -> Scrape:
-    """Scrapes then: a call is counted a moment after its caller has the answer."""
+    """Scrape when no call is in flight: calls are counted after their callers have the answer."""
     wait_until(lambda: scrape().value("palaver_calls_in_flight") == 0)
     return scrape()
 

@@ -1,4 +1,4 @@
-"""Everything the contract allows comes back byte for byte, however odd."""
+"""Odd input: every value that the contract allows comes back byte for byte."""
 
 import math
 from typing import Any
@@ -60,7 +60,7 @@ def test_odd_input_user_fields_come_back(palaver: Client) -> None:
 
 
 def add_and_get(palaver: Client, *messages: Message) -> list[Message]:
-    """Adds messages, and gets as many back."""
+    """Add messages, and return as many of the newest ones."""
     palaver.add_memory("s", messages)
     request = GetMemoryRequest(session_id="s", last_n=len(messages))
     return list(palaver.memory.GetMemory(request).messages)
@@ -85,12 +85,12 @@ generated = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
-# Any text that the contract allows: no NUL, and no halves of surrogate pairs.
+# Texts that the contract allows: without NUL and surrogates.
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
 
 ids = texts.filter(lambda text: 1 <= len(text.encode()) <= 1024)
 
-# Negative zero is kept as zero.
+# The service stores negative zero as zero.
 numbers = st.floats(allow_nan=False, allow_infinity=False).map(lambda number: number + 0.0)
 
 values = st.recursive(
@@ -219,7 +219,7 @@ NUMBERS = [
 
 
 def put_session(palaver: Client, metadata: Struct) -> Session:
-    """Replaces the metadata of a session, and gets it back."""
+    """Replace the metadata of a session, and return the session."""
     palaver.update_session("s", metadata=metadata, replace_metadata=True)
     return palaver.get_session("s")
 

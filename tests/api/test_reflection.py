@@ -28,7 +28,7 @@ def test_reflection_follows_its_setting(start_server: StartServer) -> None:
 
 @pytest.fixture
 def reflection(palaver: Client) -> ProtoReflectionDescriptorDatabase:
-    """What the server tells of itself."""
+    """The descriptors that the server sends."""
     return ProtoReflectionDescriptorDatabase(palaver.channel)
 
 
@@ -41,7 +41,7 @@ def test_reflection_lists_every_service(reflection: ProtoReflectionDescriptorDat
 
 
 def files_behind(file: FileDescriptor) -> Iterator[FileDescriptor]:
-    """A file, and all that it imports."""
+    """Yield a file, and all files that it imports."""
     yield file
     for dependency in file.dependencies:
         yield from files_behind(dependency)
@@ -62,7 +62,7 @@ def test_reflection_describes_every_file(
     assert metadata.message_type is pool.FindMessageTypeByName("google.protobuf.Struct")
 
 
-# What a method answers to an empty request, if it is there.
+# The codes with which an existing method answers an empty request.
 CALLED = {
     grpc.StatusCode.OK,
     grpc.StatusCode.INVALID_ARGUMENT,
@@ -71,7 +71,7 @@ CALLED = {
 
 
 def code_of_empty_request(call: Callable[[bytes], Iterable[object]]) -> grpc.StatusCode:
-    """Makes a call with an empty request, and tells how it ends."""
+    """Make a call with an empty request, and return its code."""
     try:
         list(call(b""))
     except grpc.RpcError as error:

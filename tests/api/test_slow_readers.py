@@ -1,4 +1,4 @@
-"""Readers of streams that do not read: they cost a chunk, and are dropped in the end."""
+"""Slow readers: a stream whose client does not read holds one chunk, and is ended."""
 
 from typing import cast
 
@@ -18,13 +18,13 @@ MESSAGES = StreamMessagesRequest(session_id="s", chunk_size=1)
 
 
 def add_messages(palaver: Client) -> None:
-    """Adds a session whose stream is longer than what a network keeps for a reader."""
+    """Add a session whose stream is longer than what gRPC and TCP buffer."""
     for _ in range(20):
         palaver.add("s", "x" * 1_000_000, timeout=60)
 
 
 def let_patience_end(palaver: Client, database_url: str) -> None:
-    """Waits for as long as a call may take twice: that is longer than a reader may."""
+    """Wait for two default deadlines, which is longer than the stream send timeout."""
     with locked(database_url):
         for _ in range(2):
             with refused(DEADLINE_EXCEEDED):
@@ -105,7 +105,7 @@ def test_slow_reader_taking_each_chunk_in_time_gets_all(
 
 
 def is_read(address: str) -> bool:
-    """Tells whether another client finds room for its stream."""
+    """Tell whether the limit leaves room for another client's stream."""
     with connected(address) as other:
         try:
             return len(list(other.memory.StreamMessages(MESSAGES))) == 20
@@ -129,4 +129,4 @@ def test_slow_reader_dropped_frees_its_place(
     next(stream)
 
     wait_until(lambda: is_read(palaver.address))
-    assert stream.is_active(), "its reader may find out any time"
+    assert stream.is_active(), "the reader learns of it whenever it reads"

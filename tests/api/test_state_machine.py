@@ -21,7 +21,7 @@ from tests.support.state_machine.user_rules import UserRules
 
 WINDOW = 3  # messages that GetMemory returns if not told how many
 
-# A sequence that fails is kept: the deep profile replays it, and makes it as short as it can.
+# Failing sequences are stored: the deep profile replays and shrinks them.
 settings.register_profile(
     "state-machine",
     max_examples=24,
@@ -65,7 +65,7 @@ class PalaverMachine(UserRules):
         expected: list[Any],
         request: ListSessionsRequest | ListMessagesRequest | ListUsersRequest,
     ) -> None:
-        """Reads a listing to its end, each page from the cursor of the one before."""
+        """Read a listing to its end, each page from the cursor of the previous one."""
         left = expected
         while True:
             (page,) = self._client.send(request)
@@ -79,7 +79,7 @@ class PalaverMachine(UserRules):
         self.read_everything(2)
 
 
-@pytest.mark.timeout(0)  # a deep run takes as long as it takes
+@pytest.mark.timeout(0)  # no limit for a deep run
 def test_state_machine_every_call_answers_like_the_model(
     start_server: StartServer, database: Connection
 ) -> None:
@@ -93,7 +93,7 @@ def test_state_machine_every_call_answers_like_the_model(
             super().__init__(client, window=WINDOW)
 
     profile = os.environ.get("HYPOTHESIS_PROFILE", settings.get_current_profile_name())
-    if profile in {"default", "ci"}:  # those of hypothesis itself: none was chosen
+    if profile in {"default", "ci"}:  # no profile was chosen
         profile = "state-machine"
     chosen = settings(settings.get_profile(profile), deadline=None)
     run_state_machine_as_test(Machine, settings=chosen)

@@ -1,4 +1,4 @@
-"""TLS: whom the server is to its clients, whom it takes, and how both are renewed."""
+"""TLS: the server's certificate, the accepted client certificates, and their renewal."""
 
 import logging
 import socket
@@ -22,7 +22,7 @@ from tests.support.watching import SERVING, health_of
 
 
 class ServerFiles:
-    """The server's files, and what issued them."""
+    """The server's certificate files, and the authority that issued them."""
 
     def __init__(self, directory: Path) -> None:
         self.authority = Authority()
@@ -31,14 +31,14 @@ class ServerFiles:
         self.renew()
 
     def renew(self) -> Identity:
-        """Writes a new certificate and its key."""
+        """Write a new certificate and its key."""
         identity = self.authority.issue()
         identity.write(self.certificate, self.key)
         return identity
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings that name them."""
+        """The settings that name these files."""
         return {"tls_certificate": self.certificate, "tls_key": self.key}
 
 
@@ -103,7 +103,7 @@ def served(start_server: StartServer, files: ServerFiles) -> Iterator[Client]:
 
 
 def shown_serial(address: str, files: ServerFiles) -> int:
-    """The number of the certificate that a new connection is shown."""
+    """Return the serial number of the certificate that a new connection gets."""
     context = ssl.create_default_context(cadata=files.authority.certificate.decode())
     host, _, port = address.rpartition(":")
     with (
@@ -151,7 +151,7 @@ def test_tls_incomplete_renewal_changes_nothing(
 
     files.key.write_bytes(renewed.key)
     wait_until(lambda: shown_serial(served.address, files) == renewed.serial_number)
-    assert caplog.text.count("the key does not belong to the certificate") == 1, "it is said once"
+    assert caplog.text.count("the key does not belong to the certificate") == 1, "it is logged once"
     assert "PRIVATE" not in caplog.text
 
 

@@ -1,4 +1,4 @@
-"""Tokens: which are good, which are not, and how the keys behind them change."""
+"""Tokens: which ones are accepted, which roles they carry, and how their keys change."""
 
 import base64
 import hmac
@@ -43,13 +43,13 @@ def keys_path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def palaver(start_server: StartServer, keys_path: Path) -> Client:
-    """A client without a credential, of a server that takes tokens."""
+    """A client without a credential, of a server that accepts tokens."""
     return start_server(jwt_keys=str(keys_path), **RULES)
 
 
 @pytest.mark.parametrize("key", [RSA, EC, SECRET], ids=lambda key: key.algorithm)
 def test_token_of_each_algorithm_is_accepted(palaver: Client, key: SigningKey) -> None:
-    for _ in range(2):  # the second time it is remembered
+    for _ in range(2):  # the second time from the cache
         assert code_with(palaver, key.sign()) == "NOT_FOUND"
     assert code_with(palaver, key.sign(aud=["another", AUDIENCE])) == "NOT_FOUND"
 
@@ -111,14 +111,14 @@ def encoded(part: bytes) -> str:
 
 
 def signed_as_if_secret(public: bytes) -> str:
-    """A token signed by HS256 with what everybody knows of the RSA key."""
+    """Return a token signed by HS256 with the public RSA key as the secret."""
     head = encoded(b'{"alg":"HS256","kid":"of RS256","typ":"JWT"}')
     body = RSA.sign().split(".")[1]
     signature = hmac.digest(public, f"{head}.{body}".encode(), "sha256")
     return f"{head}.{body}.{encoded(signature)}"
 
 
-# By somebody who knows the public keys, and has keys of his own.
+# Forged with the public keys, or with other private keys.
 FORGED = {
     "HS256 by the PEM": signed_as_if_secret(PUBLIC.public_bytes(Encoding.PEM, INFO)),
     "HS256 by the DER": signed_as_if_secret(PUBLIC.public_bytes(Encoding.DER, INFO)),
@@ -209,7 +209,7 @@ def test_token_without_required_user_claim_is_refused(
 
 @pytest.fixture
 def publisher() -> Iterator[Publisher]:
-    """Publishes the key of ES256."""
+    """A web server that publishes the key of ES256."""
     with Publisher(key_set(EC)).serving() as publisher:
         yield publisher
 

@@ -25,7 +25,7 @@ from tests.support.http2 import (
 
 
 def request_of(size: int) -> AddMemoryRequest:
-    """A request of so many bytes."""
+    """Return a request of this many bytes."""
     mib = 1024 * 1024
     messages = [Message(role="user", content="x" * mib) for _ in range(size // mib - 1)]
     request = AddMemoryRequest(session_id="s", messages=[*messages, Message(role="user")])
@@ -111,7 +111,7 @@ def test_transport_connections_over_limit_are_closed(
     palaver = start_server(max_connections=1)
     palaver.list_sessions()
 
-    # Without the option all channels of a process to an address share a connection.
+    # Without this option, all channels of a process to an address share a connection.
     options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_reconnect_backoff_ms", 100)]
     with grpc.insecure_channel(palaver.address, options) as channel:
         surplus = Client(channel, palaver.address)

@@ -37,7 +37,7 @@ USERS = ("u0", "u1")
 
 
 class Books:
-    """What was said and done, and when it was: each text names its user and is said once."""
+    """The times of acknowledged messages and of deletes; each text is added once."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -45,7 +45,7 @@ class Books:
         self._deletes_began: dict[str, list[float]] = defaultdict(list)
 
     def say(self, client: Client, choice: random.Random) -> None:
-        """Adds memory that names a user; it counts only if the session is to get it."""
+        """Add memory that names a user, who gets the session only if it is new."""
         text = f"{choice.random()}"
         message = Message(role="user", content=text)
         if choice.random() < 0.5:
@@ -65,7 +65,7 @@ class Books:
                 self._deletes_began[user_id].append(began_at)
 
     def audit(self, client: Client, session_id: str) -> None:
-        """Checks what a session holds: of its user's time, and nothing older. Nobody may write."""
+        """Check that no message of a session is older than its user. There must be no writers."""
         request = GetSessionRequest(session_id=session_id)
         session: Session | None = unless_refused(
             NOT_FOUND, lambda: client.sessions.GetSession(request)
@@ -82,14 +82,14 @@ ROUNDS = 40
 
 @pytest.fixture
 def callers(start_server: StartServer) -> Iterator[list[Client]]:
-    """12 callers, spread over two servers on one database; a purge goes by in small batches."""
+    """12 callers, spread over two servers on one database, which purge in small batches."""
     settings = {"pool_timeout_seconds": 60, "purge_batch_size": 3}
     with crowd([start_server(**settings), start_server(**settings)], 12) as callers:
         yield callers
 
 
 def request_of(choice: random.Random) -> tuple[ProtobufMessage, grpc.StatusCode]:
-    """One of the other calls, and how it may be refused."""
+    """Return one of the other calls, and the code that it may be refused with."""
     session_id, user_id = choice.choice(SESSIONS), choice.choice(USERS)
     return choice.choice(
         [
@@ -123,7 +123,7 @@ def test_user_races_of_user_and_session_calls_leave_nothing_of_deleted_users(
     steps: list[Callable[[Client, random.Random], None]] = [
         books.say, books.say, books.say, do_another, do_another, books.delete_user,
     ]  # fmt: skip
-    if mix == "with moves":  # a message may then be older than the user whom it came to
+    if mix == "with moves":  # a moved message may be older than its new user
         steps += [move, move]
 
     def work(number: int) -> None:

@@ -1,11 +1,11 @@
-"""The chaos run, for some seconds."""
+"""A chaos run of a few seconds."""
 
 import subprocess
 import sys
 
 from tests.support.processes import ROOT
 
-# Has six kinds of faults in the first seven seconds.
+# This seed has six kinds of faults in the first seven seconds.
 _SEED = "1629"
 
 

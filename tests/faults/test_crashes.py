@@ -30,7 +30,7 @@ def test_crash_of_server_keeps_acknowledged_messages(
 
     with writing(client.address, session_id) as writers:
         palaver.kill()
-        assert postgres.is_running(), "a killed server can stop nothing"
+        assert postgres.is_running(), "a killed server does not stop its PostgreSQL"
         _, client = serve("--data-dir", str(data_dir), "--listen", client.address)
         progress(writers)
 
@@ -54,11 +54,11 @@ def assert_may_be_retried(failure: grpc.RpcError) -> None:
 def served(
     request: pytest.FixtureRequest, serve: Serve, data_dir: Path
 ) -> Iterator[tuple[PalaverProcess, Client]]:
-    """A server on its own PostgreSQL, or on one that something else keeps running."""
+    """A server on its embedded PostgreSQL, or on an external one."""
     if request.param == "embedded":
         yield serve("--data-dir", str(data_dir))
     else:
-        with EmbeddedPostgres(data_dir) as postgres:  # elsewhere, as far as the server knows
+        with EmbeddedPostgres(data_dir) as postgres:  # external, as far as the server knows
             yield serve("--database-url", postgres.url)
 
 
@@ -76,11 +76,11 @@ def test_crash_of_postgres_keeps_acknowledged_messages_and_recovers(
 
     check_history(client, writers)
     failures = [failure for writer in writers for failure in writer.failures]
-    assert failures, "nobody felt the loss"
+    assert failures, "no call failed: the crash had no effect"
     for failure in failures:
         assert_may_be_retried(failure)
     assert palaver.process.poll() is None
-    # What gRPC hooks into a fork may crash the new process, or the old one.
+    # gRPC's fork hooks may crash either process.
     assert "fork" not in palaver.output
 
 
@@ -113,7 +113,7 @@ def test_crash_during_backfill_continues_it(
     endpoint.wait_until_asked()
     palaver.kill()
     query = "SELECT walk_count FROM embedding_models"
-    assert database.execute(query).fetchone() == (500,), "it is in the middle"
+    assert database.execute(query).fetchone() == (500,), "the backfill is half done"
 
     endpoint.release()
     serve("--database-url", database_url, **endpoint.variables)

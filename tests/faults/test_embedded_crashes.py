@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL after crashes: its own, those of others, and half-done work."""
+"""The embedded PostgreSQL after crashes of itself, of the server, and during its creation."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ from tests.support.watching import eventually
 
 
 def reads(postgres: EmbeddedPostgres) -> list[str]:
-    """Reads the notes if that is possible at the moment."""
+    """Return the notes, or None while the database is unreachable."""
     try:
         return read(postgres)
     except psycopg.OperationalError:
@@ -28,14 +28,14 @@ def reads(postgres: EmbeddedPostgres) -> list[str]:
 
 
 def sleeping_postgres(directory: Path, cwd: Path) -> subprocess.Popen[bytes]:
-    """A process that bears the name, and is not what it seems."""
+    """Start another program under the name `postgres`."""
     program = directory / "postgres"
     shutil.copy(shutil.which("sleep") or "", program)
     return subprocess.Popen([program, "600"], cwd=cwd)
 
 
 def killed_start(data_dir: Path, when: str) -> None:
-    """Has another process start it over the directory, and kills that one when a file is there."""
+    """Let another process start PostgreSQL on the directory, and kill it when a file appears."""
     code = "import sys, pathlib, time\n"
     code += "from palaver_server.process.embedded_postgres import EmbeddedPostgres\n"
     code += "with EmbeddedPostgres(pathlib.Path(sys.argv[1])): time.sleep(600)"
@@ -138,7 +138,7 @@ def test_embedded_postgres_stale_lock_file_leaves_other_processes_alone(
 
 
 def test_embedded_postgres_unfinished_cluster_is_created_again(directory: Path) -> None:
-    # Its initdb does not know, and goes on.
+    # Its initdb is not killed, and continues.
     killed_start(directory, when="postgres.unfinished*/PG_VERSION")
 
     with EmbeddedPostgres(directory, FAST) as postgres:

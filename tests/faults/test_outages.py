@@ -39,13 +39,13 @@ def test_outage_of_unreachable_database_is_unavailable(
         assert refusal.detail(RetryInfo).retry_delay.ToMilliseconds() > 0
 
 
-# "Within seconds", on a busy machine.
+# "Within seconds" of the documentation, with room for a busy machine.
 SECONDS_TO_NOTICE = 8
 
 
 @pytest.fixture(scope="module")
 def database_dir(cluster: Cluster) -> Iterator[Path]:
-    """The data directory of a PostgreSQL that runs."""
+    """The data directory of a running PostgreSQL."""
     with (
         scratch_directory() as directory,
         cluster.lent(directory / "data") as data_dir,
@@ -110,7 +110,7 @@ def test_outage_of_silent_database_frees_resources_of_expired_call(
 ) -> None:
     client = start_server(
         database_url=network.url,
-        health_interval_seconds=600,  # so that nobody else ends the call
+        health_interval_seconds=600,  # so that no other deadline ends the call
         default_deadline_seconds=0.3,
         max_running_calls=1,
         max_waiting_calls=0,
@@ -119,7 +119,7 @@ def test_outage_of_silent_database_frees_resources_of_expired_call(
     client.add(session_id, "hello", timeout=60)
 
     network.cut()
-    for _ in range(2):  # the second finds a place
+    for _ in range(2):  # the second call gets a slot
         call = begin(lambda: client.add(session_id, "lost"))
         with refused(grpc.StatusCode.DEADLINE_EXCEEDED):
             call.result(SECONDS_TO_NOTICE)

@@ -1,4 +1,4 @@
-"""A database that goes and comes back: the health follows it by itself, and so do the calls."""
+"""Recovery: after the database was unreachable or refused writes, health and calls recover."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ from tests.support.watching import NOT_SERVING, SERVING, eventually, health_of, 
 
 
 class Database:
-    """A PostgreSQL that can be stopped, started and killed."""
+    """A PostgreSQL that the test stops, starts and kills."""
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
@@ -39,7 +39,7 @@ class Database:
         self._running.close()
 
     def kill(self) -> None:
-        """Kills it; it comes back soon."""
+        """Kill it; it is restarted automatically."""
         os.kill(self._postgres.pid, signal.SIGKILL)
 
 
@@ -51,7 +51,7 @@ def own_database(data_dir: Path) -> Iterator[Database]:
 
 
 def everywhere(client: Client, status: int) -> bool:
-    """Tells whether this is the health of all, and of each service."""
+    """Tell whether the server and each service report this health."""
     return {health_of(client, service) for service in ("", *SERVICES)} == {status}
 
 
@@ -87,7 +87,7 @@ def test_recovery_reported_by_health_means_calls_succeed(
 
     own_database.stop()
     eventually(lambda: health_of(client) == NOT_SERVING, "the loss is noticed")
-    for _ in range(4):  # for so long that somebody might lose patience and try less often
+    for _ in range(4):  # long enough for a backoff to grow
         with pytest.raises(grpc.RpcError):
             client.sessions.GetSession(request)
     own_database.start()
@@ -101,7 +101,7 @@ READ_ONLY = "ALTER SYSTEM SET default_transaction_read_only = {}"
 
 
 def make_read_only(database: Database, *, read_only: bool) -> None:
-    """Makes the server refuse writes, as one does that is the primary no more."""
+    """Make the database refuse writes, like a demoted primary."""
     with psycopg.connect(database.url, autocommit=True) as connection:
         connection.execute(READ_ONLY.format("on" if read_only else "off").encode())
         connection.execute("SELECT pg_reload_conf()")
@@ -141,7 +141,7 @@ def test_recovery_database_out_of_connections_is_reported_and_used(
             health_interval_seconds=0.1,
             pool_min_size=1,
             pool_max_size=5,
-            pool_timeout_seconds=2,  # for a connection to be refused meanwhile
+            pool_timeout_seconds=2,  # until the pool was refused a connection
         )
         client.add(session_id, "one")
 
@@ -178,7 +178,7 @@ def test_recovery_one_lost_connection_affects_no_other_call(
                 WHERE query LIKE '%transaction_read_only%' AND pid <> pg_backend_pid()
                 """
             )
-        health.turns(NOT_SERVING)  # it was away, for all one knows
+        health.turns(NOT_SERVING)  # to the server, the database was unreachable
         health.turns(SERVING)
         client.get_session(session_id)
         assert not waiting.done()

@@ -1,4 +1,4 @@
-"""The service config for clients: right about every RPC, and at work with a real client."""
+"""The service config for clients: it covers every RPC, and a real client follows it."""
 
 import importlib
 import json
@@ -19,13 +19,13 @@ from tests.support.flaky_network import FlakyNetwork, flaky_network_to
 from tests.support.locks import locked
 from tests.support.processes import ROOT
 
-# What may be carried out twice unnoticed, beside what has no side effects. Not AddMemory: it may
-# come without ids; nor what a second time answers that it is there already, or gone.
+# Calls with side effects that may run twice. Not AddMemory, which may
+# come without ids; nor calls that answer ALREADY_EXISTS or NOT_FOUND the second time.
 REPEATABLE = {"UpdateSession", "UpdateMessage", "UpdateUser", "PurgeDeleted", "Reindex"}
 
 
 def methods() -> dict[tuple[str, str], set[str]]:
-    """The codes on which the config has each method tried again."""
+    """Return the codes on which the config retries each method."""
     return {
         (name["service"], name["method"]): set(entry["retryPolicy"]["retryableStatusCodes"])
         for entry in json.loads(SERVICE_CONFIG)["methodConfig"]
@@ -50,7 +50,7 @@ def test_retry_policy_covers_every_rpc_that_is_safe_to_repeat() -> None:
 
 @contextmanager
 def connected_through(network: FlakyNetwork) -> Iterator[Client]:
-    """Gives a client that has the config, and a connection over the network."""
+    """Yield a client with the config, connected over the network."""
     options = [("grpc.service_config", SERVICE_CONFIG)]
     with grpc.insecure_channel(network.address, options) as channel:
         grpc.channel_ready_future(channel).result(PATIENCE)

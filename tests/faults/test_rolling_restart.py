@@ -1,4 +1,4 @@
-"""Two servers on one database, restarted in turn under load: who does as told notices nothing."""
+"""Two servers on one database, restarted in turn under load: retrying clients see no error."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -30,7 +30,7 @@ def database_url(data_dir: Path) -> Iterator[str]:
 
 @contextmanager
 def repeating(work: Callable[[], object]) -> Iterator[None]:
-    """Does something again and again in a thread, during the block, until it fails."""
+    """Repeat something in a thread during the block, until it fails."""
     stopped = threading.Event()
     failures: list[BaseException] = []
 
@@ -53,7 +53,7 @@ def repeating(work: Callable[[], object]) -> Iterator[None]:
 
 
 def read_all(client: Client, session_id: str) -> None:
-    """Reads a session by one stream after the other, each from where the one before broke."""
+    """Read a session, resuming each broken stream from its last cursor."""
     chunks: list[StreamMessagesResponse] = []
 
     def read_on() -> bool:

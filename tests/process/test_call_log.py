@@ -1,4 +1,4 @@
-"""The log of calls: a line for each, that says how it went and never what it said."""
+"""The call log: one line for each call, with its outcome and without its contents."""
 
 import json
 import os
@@ -45,7 +45,7 @@ class Log:
         self._palaver = palaver
 
     def lines(self, **fields: Any) -> list[dict[str, Any]]:
-        """Gives the whole lines so far that have these fields, among others."""
+        """Return the lines so far that have these fields, among others."""
         *whole, _ = self._palaver.output.split("\n")
         lines = [json.loads(line) for line in whole]
         return [line for line in lines if fields.items() <= line.items()]
@@ -74,7 +74,7 @@ def request_id_of(call: Any) -> str:
 
 @pytest.fixture
 def locked(database: Database, database_url: str) -> Iterator[Callable[[Client], Any]]:
-    """Begins calls that wait for a lock; they come to no end before the test does."""
+    """Start calls that wait for a lock until the test ends."""
     database.execute("INSERT INTO sessions (session_id) VALUES ('locked')")
     with psycopg.connect(database_url) as locker:
         locker.execute("SELECT FROM sessions FOR UPDATE")
@@ -177,7 +177,7 @@ def test_call_log_of_abandoned_stream_is_written(
     timeout: float, code: str, logged: tuple[Client, Log]
 ) -> None:
     client, log = logged
-    for _ in range(3):  # far more than is sent to a reader that does not read
+    for _ in range(3):  # far more than gRPC buffers for a reader
         client.add("s", *["x" * MIB] * 15)
     request = StreamMessagesRequest(session_id="s", chunk_size=1)
     call = client.memory.StreamMessages(request, timeout=timeout)
@@ -264,7 +264,7 @@ def test_call_log_in_text_format_is_one_line(serve: Serve, database_url: str) ->
 
 
 def printed_by(database_url: str, *, terminal: bool, **variables: str) -> str:
-    """What `palaver migrate` prints to a terminal, or to a pipe."""
+    """Return what `palaver migrate` prints to a terminal, or to a pipe."""
     reading, writing = os.openpty() if terminal else os.pipe()
     stubs = str(ROOT / "generated" / "python")
     try:

@@ -38,7 +38,7 @@ def test_migrate_of_embedded_database_leaves_nothing_running(
 
 
 def delete_sessions(client: Client, count: int) -> None:
-    """Adds sessions of two messages, and deletes them."""
+    """Add sessions of two messages, and delete them."""
     for number in range(count):
         client.add(f"s{number}", "one", "two")
         client.delete_session(f"s{number}")
@@ -47,7 +47,7 @@ def delete_sessions(client: Client, count: int) -> None:
 def test_purge_command_prints_plain_lines(run_palaver: RunPalaver, palaver: Client) -> None:
     delete_sessions(palaver, 3)
 
-    # Nothing is that old yet; then all is old enough.
+    # First nothing is old enough, then everything is.
     kept = run_palaver("purge", "--address", palaver.address, "--older-than=3600")
     ended = run_palaver("purge", PALAVER_ADDRESS=palaver.address)
 
@@ -179,7 +179,7 @@ def test_old_flag_is_hidden_and_read_with_a_warning_unless_the_new_one_is_given(
     assert f"{old} (PALAVER_READER_PATIENCE_SECONDS) is deprecated" in warned.logged
     assert bad.status == 2
     assert f"{new} or PALAVER_STREAM_SEND_TIMEOUT_SECONDS: must be a number" in bad.printed
-    assert ignored.status == 1, "the settings are good, and only the directory is not"
+    assert ignored.status == 1, "only the directory is refused"
 
 
 def test_bad_setting_is_refused_with_what_is_allowed_and_given_but_no_secret(

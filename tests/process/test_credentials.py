@@ -1,4 +1,4 @@
-"""`palaver keys`, a server that is not open to strangers, and `palaver purge` over TLS."""
+"""`palaver keys`, public addresses, and `palaver purge` over TLS."""
 
 import re
 from pathlib import Path
@@ -99,7 +99,7 @@ def test_serve_with_broken_credentials_file_is_refused(
 
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:
-    """What issued the certificates of the server, and of the client."""
+    """The authority that issued the certificates of server and client."""
     authority = Authority()
     authority.issue().write(tmp_path / "server.pem", tmp_path / "server.key")
     authority.issue(("CN", "cleaner")).write(tmp_path / "client.pem", tmp_path / "client.key")
@@ -114,7 +114,7 @@ def keys_file(tmp_path: Path) -> KeysFile:
 
 @pytest.fixture
 def secured(start_server: StartServer, authority: Authority, keys_file: KeysFile) -> Client:
-    """A client that is not let in, of a server that asks for TLS and a key."""
+    """A client without a credential, of a server that requires TLS and a key."""
     keys_file.add(Role.ADMIN)
     directory = keys_file.path.parent
     return start_server(

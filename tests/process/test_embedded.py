@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL in quiet times: it starts over any directory, and stops in order."""
+"""The embedded PostgreSQL without crashes: directories, settings, privileges, and clean stops."""
 
 import os
 import stat
@@ -79,7 +79,7 @@ def test_embedded_postgres_directory_may_be_relative(
         assert "first" in read(postgres)
 
 
-# The path of a socket is limited, in bytes.
+# The path of a socket is limited to 107 bytes.
 @pytest.mark.parametrize("letter", ["x", "ß"])
 @pytest.mark.parametrize("length", [50, 100, 120])
 def test_embedded_postgres_directory_path_may_be_long(

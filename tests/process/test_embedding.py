@@ -1,4 +1,4 @@
-"""Embedding in a server of its own: what is on by default, and what a kill leaves."""
+"""Embedding by a server process, and the commands `migrate` and `reindex`."""
 
 from pathlib import Path
 

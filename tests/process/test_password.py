@@ -1,4 +1,4 @@
-"""The password of the database's URL is printed nowhere."""
+"""The password in the database URL is never printed."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.support.palaver_process import RunPalaver, Serve
 
 
 def secrets(output: str) -> list[str]:
-    """What is to be seen of the password, be it one of the pieces that a parser makes of it."""
+    """Return the parts of the password that a text shows, as a URL parser may split it."""
     return [piece for piece in ("Open", "Sesame") if piece in output]
 
 
@@ -67,7 +67,7 @@ def test_password_is_hidden_in_help(run_palaver: RunPalaver) -> None:
 
 @pytest.fixture
 def asking_postgres(data_dir: Path, directory: Path) -> Iterator[str]:
-    """A PostgreSQL that asks everybody but its owner for a password; the URL of one it asks."""
+    """The URL of a user whom PostgreSQL asks for a password."""
     rules = directory / "pg_hba.conf"
     rules.write_text("local all palaver trust\nlocal all all scram-sha-256\n")
     rules.chmod(0o644)

@@ -1,4 +1,4 @@
-"""What `palaver` cannot start with: it says so in a sentence, and ends with a status."""
+"""Starts that `palaver` refuses, with an error message and an exit status."""
 
 import re
 import socket
@@ -69,7 +69,7 @@ BAD_SETTINGS = {
     "metrics_listen": "9464",
 }
 
-# Any path may be good, and any text.
+# Any path and any text are valid.
 NEVER_BAD = {
     "data_dir",
     "jwt_issuer",
@@ -80,7 +80,7 @@ NEVER_BAD = {
 
 
 def refusal(ended: Ended, *, status: int = 1) -> str:
-    """The sentences with which the command refused, without the log before them."""
+    """Return the error messages of a refused command, without the log before them."""
     assert ended.status == status, ended.output
     assert "Traceback" not in ended.printed
     return ended.printed.partition("Error: ")[2]
@@ -122,7 +122,7 @@ def test_start_on_data_directory_in_use_is_refused(run_palaver: RunPalaver, data
         ended = run_palaver("serve", "--listen=127.0.0.1:0", "--data-dir", str(data_dir))
 
         assert str(data_dir) in refusal(ended)
-        assert "first" in read(first), "it is as well as before"
+        assert "first" in read(first), "the first server still works"
 
 
 def test_start_on_unusable_data_directory_is_refused(

@@ -1,4 +1,4 @@
-"""`palaver serve`: where it keeps its data, what it says, and what it takes for a database."""
+"""`palaver serve`: its data directory, its output, and its database."""
 
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ def test_serve_uses_given_database(
     client.add_session("s")
 
     assert database.execute("SELECT session_id FROM sessions").fetchall() == [("s",)]
-    assert list(directory.glob("**/PG_VERSION")) == [], "an embedded PostgreSQL was made too"
+    assert list(directory.glob("**/PG_VERSION")) == [], "an embedded PostgreSQL was created too"
 
 
 def test_serve_flag_overrides_variable(run_palaver: RunPalaver, database_url: str) -> None:

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: running calls finish, new ones are refused, and nothing is left."""
+"""Shutdown by SIGTERM and Ctrl-C: running calls finish, new ones are refused."""
 
 import signal
 import subprocess
@@ -23,7 +23,7 @@ from tests.support.watching import NOT_SERVING, eventually, watched_health
 
 
 def add_blocked(client: Client, database_url: str, session_id: str) -> Any:
-    """Begins to add a message, and gives the call when it waits for the lock."""
+    """Start to add a message, and return the call when it waits for the lock."""
     message = Message(role="user", content="late")
     request = AddMemoryRequest(session_id=session_id, messages=[message])
     call = client.memory.AddMemory.future(request)
@@ -33,7 +33,7 @@ def add_blocked(client: Client, database_url: str, session_id: str) -> Any:
 
 
 def stopped_cleanly(data_dir: Path) -> bool:
-    """Tells whether the embedded PostgreSQL wrote down that it was shut down, and is gone."""
+    """Tell whether the embedded PostgreSQL has ended after a clean shutdown."""
     last_line = (data_dir / "postgres.log").read_text().splitlines()[-1]
     return last_line.endswith("database system is shut down") and not processes_in(data_dir)
 
@@ -43,7 +43,7 @@ def test_shutdown_finishes_running_calls_and_refuses_new_ones(
     way: signal.Signals, serve: Serve, data_dir: Path, session_id: str
 ) -> None:
     palaver, client = serve("--data-dir", str(data_dir), "--shutdown-drain-seconds", "0")
-    for _ in range(4):  # more than is sent to a reader that does not read
+    for _ in range(4):  # more than gRPC buffers for a reader
         client.add(session_id, *["x" * 100_000] * 10)
     stream = client.memory.StreamMessages(
         StreamMessagesRequest(session_id=session_id, chunk_size=1)
@@ -82,7 +82,7 @@ def test_shutdown_drain_accepts_calls_after_health_turned(
         palaver.process.send_signal(signal.SIGTERM)
         while health.statuses[-1] != NOT_SERVING:
             client.sessions.GetSession(request)
-    for _ in range(500):  # for longer than the server waits for another
+    for _ in range(500):  # for longer than the server waits for more calls
         client.sessions.GetSession(request)
 
     assert palaver.wait() == 0
@@ -134,8 +134,8 @@ def test_shutdown_by_second_signal_leaves_nothing_running(serve: Serve, data_dir
     palaver.process.send_signal(signal.SIGINT)
     palaver.prints("shutting down")
 
-    # The impatient send it until it is gone; not without a pause, for a sleep of gRPC's that is
-    # interrupted again before the 50 us are over by which Linux may prolong it never ends.
+    # Send it until the server has ended. Pause in between: a sleep of gRPC's that is
+    # interrupted again within 50 us, the timer slack of Linux, never ends.
     while palaver.process.poll() is None:
         palaver.process.send_signal(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):

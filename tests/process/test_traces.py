@@ -1,4 +1,4 @@
-"""Traces: from the caller's to the SQL statement, as a collector gets them."""
+"""Traces from the caller to the SQL statement, as a collector receives them."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +35,7 @@ NOT_SAMPLED = (("traceparent", f"00-{TRACE_ID}-{PARENT_ID}-00"),)
 
 @dataclass
 class Collector(TraceServiceServicer):
-    """A collector of traces, which takes them over OTLP."""
+    """A trace collector that accepts OTLP."""
 
     endpoint: str = ""
     requests: list[ExportTraceServiceRequest] = field(default_factory=list)
@@ -84,7 +84,7 @@ def collector() -> Iterator[Collector]:
 
 @pytest.fixture
 def traced(serve: Serve, database_url: str, collector: Collector) -> Callable[..., Any]:
-    """Runs a server that exports its traces, for a block; it has exported all after it."""
+    """Run a server that exports traces during a block, and has exported all of them after it."""
 
     @contextmanager
     def run(**variables: str) -> Iterator[tuple[PalaverProcess, Client]]:

@@ -1,4 +1,4 @@
-"""Several processes on one port: they share the calls, are replaced, and end together."""
+"""Worker processes on one port: they share callers, are replaced, and end together."""
 
 import signal
 import socket
@@ -18,13 +18,13 @@ WORKERS = ("--workers", "2", "--embedder", "none")
 
 
 def workers_of(palaver: PalaverProcess) -> list[psutil.Process]:
-    """Finds the processes that serve."""
+    """Return the worker processes."""
     children = psutil.Process(palaver.process.pid).children()
     return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 
 
 def serving(palaver: PalaverProcess, address: str) -> list[psutil.Process]:
-    """Finds those of them that get one or more of 30 callers."""
+    """Return the workers that at least one of 30 callers reaches."""
     port = int(address.rpartition(":")[2])
     with ExitStack() as stack:
         for _ in range(30):
@@ -37,7 +37,7 @@ def serving(palaver: PalaverProcess, address: str) -> list[psutil.Process]:
 
 
 def is_called(process: psutil.Process, port: int) -> bool:
-    """Tells whether a process has a connection with a caller of the port."""
+    """Tell whether a process has a connection with a caller of the port."""
     connections = process.net_connections("tcp")
     return any(c.status == psutil.CONN_ESTABLISHED and c.laddr.port == port for c in connections)
 

@@ -1,4 +1,4 @@
-"""Connections: statements that are prepared once, and what becomes of them in trouble."""
+"""Connections: prepared statements, results, and errors."""
 
 import asyncio
 import random
@@ -30,7 +30,7 @@ def connection(database_url: str, run: Run) -> Iterator[Connection]:
 
 
 def prepared(connection: Connection, run: Run) -> list[str]:
-    """What is prepared, beside the statement that asks for it."""
+    """Return the prepared statements, without the one that asks for them."""
     return [text for (text,) in run(connection.fetch(PREPARED))]
 
 
@@ -128,7 +128,7 @@ def test_connection_prepared_statements_outlive_rollback(connection: Connection,
 
     async def fetch_and_roll_back() -> None:
         async with connection.transaction(force_rollback=True):
-            for _ in range(10):  # as often as psycopg would prepare it too
+            for _ in range(10):  # often enough for psycopg to prepare it too
                 await connection.execute("SELECT %(n)s::int", {"n": 1})
             await connection.fetch(select, {"n": 1})
 

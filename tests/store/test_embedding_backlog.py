@@ -1,4 +1,4 @@
-"""The queue of messages to embed: who takes what, and what happens to it meanwhile."""
+"""The embedding backlog: queue, batches, concurrent changes, and backfill."""
 
 import asyncio
 from typing import Any
@@ -40,7 +40,7 @@ def test_backlog_holds_written_messages(vectors: Vectors, run: Run) -> None:
             return texts(batch)
 
     assert run(take()) == [of_user(text) for text in ("four", "one", "three", "two")]
-    assert vectors.count("embedding_queue") == 4, "what was not finished waits on"
+    assert vectors.count("embedding_queue") == 4, "an unfinished batch stays queued"
     assert vectors.embed_all() == 4
     assert vectors.count("embedding_queue") == 0
 
@@ -104,7 +104,7 @@ def test_backlog_of_failed_server_is_taken_by_another(vectors: Vectors, run: Run
 
 
 def while_it_is_embedded(vectors: Vectors, run: Run, *changes: Any) -> int:
-    """Takes a batch, makes changes, and finishes it; gives how many entries it settled."""
+    """Take a batch, make changes, finish it, and return how many entries it settled."""
 
     async def embed_meanwhile() -> int:
         async with vectors.backlog.batch(10) as batch:
@@ -246,7 +246,7 @@ def test_backfill_queues_every_live_message_without_its_vector(
     assert backfill_all(vectors, run) == 3
     assert vectors.embed_all() == 2
     assert set(vectors.find("x")) == {"one", "two", "changed"}
-    assert backfill_all(vectors, run) == 0, "complete, until it is started again"
+    assert backfill_all(vectors, run) == 0, "complete until it is started again"
 
     run(vectors.backlog.start_backfill())
     assert backfill_all(vectors, run) == 3

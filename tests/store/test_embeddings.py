@@ -1,4 +1,4 @@
-"""Searches by vectors: whose messages they find, and what they never find."""
+"""Vector search: scopes, filters, and vectors that do not match their message."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -214,7 +214,7 @@ def test_vector_search_finds_restored_id_by_new_content_only(vectors: Vectors) -
     vectors.embed_all()
     vectors.delete("s", "m1")
 
-    vectors.add("s", m1="new")  # in the same row, with another sequence
+    vectors.add("s", m1="new")  # the same row with another sequence
     assert vectors.find("old words") == []
 
     vectors.embed_all()

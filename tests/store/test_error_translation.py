@@ -1,4 +1,4 @@
-"""What the driver's errors become: the database away, or a bug."""
+"""Translation of the driver's errors: database unavailable, or a bug."""
 
 import asyncio
 
@@ -13,7 +13,7 @@ from tests.conftest import Run
 from tests.support.client import wait_until
 from tests.support.concurrency import Connection
 
-# The database is away, starts, stops, or has no room now: the caller may try again.
+# The database is unreachable, starting, stopping or full: the caller may retry.
 UNAVAILABLE = {
     "08000": "connection exception",
     "08003": "connection does not exist",
@@ -32,7 +32,7 @@ UNAVAILABLE = {
     "25P03": "idle in transaction timeout: the connection is lost",
 }
 
-# Nothing that trying again would mend.
+# A retry does not help.
 BUGS = {
     "22001": "string data right truncation",
     "22P05": "untranslatable character",
@@ -46,7 +46,7 @@ BUGS = {
 
 
 async def became(pool: Pool, sqlstate: str) -> type[BaseException]:
-    """Has the database raise an error, and gives what it has become."""
+    """Let the database raise an error, and return its translation."""
     raising = sql.SQL("DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = {}; END $$")
     with pytest.raises((DatabaseUnavailable, psycopg.Error)) as raised:
         async with pool.connection() as connection:
@@ -111,7 +111,7 @@ def test_error_of_cut_connection_becomes_unavailable(
 
 
 async def logged(pool: Pool, statement: str) -> str:
-    """Have the database raise an error; return what the log says of it."""
+    """Let the database raise an error; return what the log says of it."""
     async with pool.connection() as connection, connection.transaction():
         await connection.execute("SET LOCAL ROLE pg_monitor")
         with pytest.raises(psycopg.Error) as raised:

@@ -1,4 +1,4 @@
-"""Which rows a plan evaluates a path on: for a bound caller, those that it may see alone."""
+"""Plans with an access scope evaluate a metadata path only on rows that the caller may see."""
 
 import re
 import uuid
@@ -26,7 +26,7 @@ SESSIONS = 20_000
 USERS = 100
 LIMIT = 5
 
-# A few sessions have another plan than the rest.
+# A few sessions have another subscription plan in their metadata.
 FILL = f"""
     INSERT INTO sessions (session_id, user_id, metadata, last_sequence)
     SELECT 's' || i, 'u' || i % {USERS},
@@ -47,7 +47,7 @@ FILL = f"""
 PATH = '$.plan == "pro"'
 FILTER = MessageFilter(metadata=PATH)
 
-# The planner's choices, each taken away.
+# Settings that forbid the planner one choice each.
 PLANS = [
     "enable_nestloop, enable_mergejoin",
     "enable_nestloop, enable_hashjoin",
@@ -68,7 +68,7 @@ class Filled:
         self.run = run
 
     def prefer(self, disabled: str) -> None:
-        """Has the planner do without what these settings allow, if it can."""
+        """Apply planner settings for the block."""
 
         async def configure() -> None:
             async with self.pool.connection() as connection:
@@ -81,7 +81,7 @@ class Filled:
     def plans(
         self, call: Callable[["Filled", Access], Coroutine[Any, Any, Any]], user: str | None
     ) -> list[Plan]:
-        """Makes a call of a caller who is bound to a user, or to none."""
+        """Make a call with the access scope of a user, or with none."""
         return self.explained.all_of(lambda: call(self, Access(user)))
 
 
@@ -142,7 +142,7 @@ CALLS: dict[str, Callable[[Filled, Access], Coroutine[Any, Any, Any]]] = {
 
 
 def conditions(plan: dict[str, Any]) -> Iterator[str]:
-    """Everything that the nodes of a plan evaluate or look up."""
+    """Yield every condition that the nodes of a plan evaluate or look up."""
     for name, value in plan.items():
         if isinstance(value, str) and ("Filter" in name or "Cond" in name or "Key" in name):
             yield value
@@ -152,7 +152,7 @@ def conditions(plan: dict[str, Any]) -> Iterator[str]:
 
 
 def unguarded(condition: str) -> str:
-    """The condition without its CASE expressions."""
+    """Return the condition without its CASE expressions."""
     while (shorter := re.sub(r"\bCASE\b(?:(?!\bCASE\b).)*?\bEND\b", "", condition)) != condition:
         condition = shorter
     return condition
@@ -189,7 +189,7 @@ def test_plan_without_access_scope_looks_path_up_in_index(filled: Filled) -> Non
 
 
 def test_plan_of_page_with_access_scope_reads_in_order(filled: Filled) -> None:
-    """Else whether a path fails beyond the page would depend on the plan."""
+    """Otherwise an error of a path beyond the page would depend on the plan."""
     filled.prefer("")
 
     async def list_free(filled: Filled, access: Access) -> None:

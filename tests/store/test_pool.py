@@ -1,4 +1,4 @@
-"""The pool: all connections busy, and none to be had."""
+"""The pool: busy, closed, or without a reachable database."""
 
 import asyncio
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ FORBID = "ALTER DATABASE {} ALLOW_CONNECTIONS false"
 
 @pytest.fixture
 def small_pool(database_url: str, run: Run) -> Iterator[Pool]:
-    """A pool of two connections, for which nobody waits long."""
+    """A pool of two connections, with a short timeout."""
     pool = Pool(database_url, min_size=1, max_size=2, timeout=A_MOMENT)
     run(pool.open())
     yield pool
@@ -76,7 +76,7 @@ def test_pool_busy_is_not_reported_as_unreachable(database_url: str, run: Run) -
 
 
 async def use_when_it_is_there(pool: Pool) -> None:
-    """Uses a pool that connects in the background, and gives no time for it."""
+    """Use a pool that connects in the background, without waiting for it."""
     while await outcome(pool):
         pass
 
@@ -108,8 +108,10 @@ def test_pool_in_use_of_unreachable_database_is_not_reported_as_busy(
             with psycopg.connect(postgres, autocommit=True) as administrator:
                 administrator.execute(FORBID.format(database).encode())
                 administrator.execute("SELECT pg_terminate_backend(%s, 5000)", [cut])
-            assert await outcome(pool) is DatabaseUnavailable  # of the one that was cut
-            assert await outcome(pool) is DatabaseUnavailable  # of one that cannot be made
+            assert await outcome(pool) is DatabaseUnavailable  # from the connection that was cut
+            assert (
+                await outcome(pool) is DatabaseUnavailable
+            )  # from a connection that cannot be made
         await pool.close()
 
     run(use_while_no_other_can_be_made())
@@ -178,7 +180,7 @@ def test_pool_return_cancelled_half_way_loses_no_connection(database_url: str, r
             await taken.wait()
             following = asyncio.create_task(use(pool))
             done.set()
-            await asyncio.sleep(0)  # the one begins to wait, the other to give back
+            await asyncio.sleep(0)  # one starts to wait, the other to return its connection
             first.cancel()
             await following
         finally:

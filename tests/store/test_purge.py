@@ -1,4 +1,4 @@
-"""PurgeStore: the turn, and what a batch must not take."""
+"""PurgeStore: the turn, and the rows of a batch."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -36,7 +36,7 @@ def test_purge_turn_is_held_by_one_purger(pool: Pool, run: Run) -> None:
 def test_purge_turn_ends_when_cancelled_while_taken_or_released(
     pool: Pool, run: Run, database: Connection, monkeypatch: pytest.MonkeyPatch, statement: str
 ) -> None:
-    # The answer is slow to come: the lock is taken (or not yet given back), nobody knows.
+    # The answer is slow: whether the lock is held is unknown to the client.
     late = {
         "TAKE_TURN": Statement("late", PurgeStore.TAKE_TURN.sql + ", pg_sleep(600)"),
         "END_TURN": Statement(
@@ -72,7 +72,7 @@ def sleeps(database: Connection) -> bool:
 
 
 class Interrupted:
-    """A connection on which something happens before a statement."""
+    """A connection that runs a callback before a statement."""
 
     def __init__(self, connection: Any, statement: Statement, happens: Any) -> None:
         self._connection, self._statement, self._happens = connection, statement, happens

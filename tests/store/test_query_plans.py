@@ -1,4 +1,4 @@
-"""What statements cost in steady state: what they return, not what the tables hold."""
+"""Plans in steady state: a statement costs what it returns, not what the tables hold."""
 
 import uuid
 from collections.abc import Callable, Coroutine, Iterator
@@ -24,7 +24,7 @@ SESSIONS = 50_000  # 10,000 pages
 MESSAGES = 100_000
 A_FEW_PAGES = 160
 
-# 500 sessions a user; 3 with another plan than the rest; created a second apart.
+# 500 sessions a user, created a second apart; 3 with another subscription plan.
 FILL_SESSIONS = f"""
     INSERT INTO sessions (session_id, user_id, metadata, created_at, last_sequence)
     SELECT 's' || i, 'u' || i % 100,
@@ -33,7 +33,7 @@ FILL_SESSIONS = f"""
         {MESSAGES}
     FROM generate_series(1, {SESSIONS}) i
 """
-# As many users as sessions: a page costs what it does for sessions. Most have no session.
+# As many users as sessions: a page costs the same. Most users have no session.
 FILL_USERS = f"""
     INSERT INTO users (user_id) SELECT 'u' || i FROM generate_series(0, {SESSIONS} - 1) i
 """
@@ -151,7 +151,7 @@ def test_plan_of_message_page_costs_what_it_returns(filled: Explained, key_range
 
     plan = filled.costliest(lambda: store.list_messages(EVERYTHING, "s1", key_range, limit=LIMIT))
 
-    assert plan.rows == LIMIT + 2  # with the session's row, and the one that says there is more
+    assert plan.rows == LIMIT + 2  # plus the session's row, and the row that says there is more
     assert plan.pages < A_FEW_PAGES
 
 
@@ -228,7 +228,7 @@ def test_plan_of_add_memory_to_existing_session_reads_no_user(
     assert "sessions_pkey" in plan.ways
 
     plans = filled.all_of(lambda: add_memory(filled, "m7", user_id="u7"))
-    assert len(plans) == 2  # the lock, and what adds
+    assert len(plans) == 2  # the row lock, and the insert
     assert not any("users" in way for plan in plans for way in plan.ways)
 
 

@@ -1,4 +1,4 @@
-"""What searches by vectors cost: what they look at, not what the database holds."""
+"""Plans of vector search: a search costs what its scope holds, not what the database holds."""
 
 import uuid
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ MESSAGES = 100  # of each session: 200 of each user, 60,000 in all
 INDEXED = 3_000
 LIMIT = 10
 
-# Each message in an index and in its table, and its vectors likewise; of both models.
+# An index entry and a row for each message, and for its vector, of both models.
 A_FEW_TIMES = 20
 
 FILL = f"""
@@ -70,7 +70,7 @@ def filled(postgres: str, template: str, run: Run) -> Iterator[Filled]:
 
 
 def _embed(space: VectorSpace, count: int) -> str:
-    """Gives so many messages vectors: any will do, as long as they differ."""
+    """Give this many messages different vectors."""
     numbers = ", ".join(f"sin(seed * {n + 1})" for n in range(space.dimensions))
     return f"""
         INSERT INTO embeddings (session_id, sequence, model, text_hash, embedding)
@@ -128,7 +128,7 @@ def test_plan_of_vector_search_of_all_uses_index_of_model(
 def test_plan_of_vector_search_with_selective_filter_continues_index_scan(
     filled: Filled, run: Run
 ) -> None:
-    """Beyond what it gives at first, which is what `hnsw.ef_search` says."""
+    """The scan continues beyond its first `hnsw.ef_search` rows."""
     found = run(find(filled, filled.indexed, limit=60, filter=MessageFilter(roles=["tool"])))
 
     assert len(found) == 60

@@ -1,4 +1,4 @@
-"""Reads and appends that start together: they share a statement, and each gets its own answer."""
+"""Micro-batching in the stores: calls that start together share a statement."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -56,7 +56,7 @@ def transactions(database: Connection, content: str) -> int:
 
 @pytest.fixture
 def sessions(run: Run, memory: MemoryStore) -> list[str]:
-    """Sessions of one message each."""
+    """Sessions with one message each."""
     together(run, [adding(memory, session_id, "first") for session_id in SESSION_IDS])
     return SESSION_IDS
 

@@ -1,6 +1,6 @@
-"""What calls about the one long session cost where all others are short.
+"""Plans of calls about the one long session where all others are short.
 
-PostgreSQL takes every session for a short one, whose messages are read at a glance.
+The planner's statistics say that every session has few messages.
 """
 
 from collections.abc import Callable, Coroutine, Iterator

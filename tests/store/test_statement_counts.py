@@ -1,4 +1,4 @@
-"""How many statements a write takes, BEGIN and COMMIT counted."""
+"""Statement counts of writes, including BEGIN and COMMIT."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -42,7 +42,7 @@ class Counted:
         expected: int | None = None,
         access: Access = EVERYTHING,
     ) -> tuple[AddedMemory, int]:
-        """Adds a message; gives the result, and how many statements it took."""
+        """Add a message; return the result, and how many statements it took."""
         message = NewMessage(message_id, "user", "hello", 0, "{}", None)
         before = len(self.statements)
         added = self._run(

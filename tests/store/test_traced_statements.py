@@ -1,4 +1,4 @@
-"""Statements in traces: each call has those that are run for it, also where several share one."""
+"""Statements in traces: a call's trace has its statements, also those it shares with others."""
 
 import asyncio
 import importlib
@@ -66,7 +66,7 @@ def test_traced_statement_of_batch_is_in_trace_of_each_call(
     before = traced_pool.stats().get("requests_num", 0)
     calls = run(together())
 
-    assert traced_pool.stats()["requests_num"] - before == 1, "they did not share"
+    assert traced_pool.stats()["requests_num"] - before == 1, "the calls did not share a statement"
     statements = [span for span in exporter.get_finished_spans() if span.kind.name == "CLIENT"]
     parents = [span.parent.span_id for span in statements if span.parent]
     assert sorted(parents) == sorted(call.span.get_span_context().span_id for call in calls)

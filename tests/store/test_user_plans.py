@@ -1,4 +1,4 @@
-"""What calls about a user cost: what the user has, not what the tables hold."""
+"""Plans of calls about a user: they cost what the user has, not what the tables hold."""
 
 from itertools import count
 from typing import Any
@@ -14,7 +14,7 @@ from palaver_server.store.users import UserStore
 from tests.conftest import Run
 from tests.support.plans import explained
 
-# 20,000 sessions of 3 messages, 4 a user; a tenth of them is deleted.
+# 20,000 sessions of 3 messages, 4 for each user; a tenth of them is deleted.
 FILL = [
     "INSERT INTO users (user_id) SELECT 'u' || i FROM generate_series(0, 4999) i",
     """

@@ -1,4 +1,4 @@
-"""UserStore: what a delete may take that others may not."""
+"""UserStore: the statement timeout of a delete."""
 
 import asyncio
 

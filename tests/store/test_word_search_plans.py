@@ -1,4 +1,4 @@
-"""What searches by words cost: in a scope what the scope holds, among all what matches."""
+"""Plans of keyword search: in a scope it costs what the scope holds, else what matches."""
 
 import uuid
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ A_FEW = 20
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
-# In every message a word that all have, one that each hundredth has, and one of its own.
+# Each message holds a word of all messages, one of every hundredth, and one of its own.
 FILL = f"""
     INSERT INTO sessions (session_id, user_id, last_sequence)
     SELECT 's' || i, 'u' || i % {USERS}, {MESSAGES} FROM generate_series(1, {SESSIONS}) i;
@@ -88,7 +88,7 @@ def test_plan_of_keyword_search_of_scope_costs_what_it_holds(
     plan = search(filled, run, text, scope)
 
     assert "messages_words" not in plan.ways
-    # Once to look for the words, and once beside those that have one.
+    # Once to match the words, and once for neighbours of matches.
     assert plan.rows <= 3 * holds + SESSIONS // USERS * 4
 
 
@@ -97,7 +97,7 @@ def test_plan_of_keyword_search_of_all_uses_index(filled: Explained, run: Run) -
         plan = search(filled, run, text)
 
         assert "messages_words" in plan.ways
-        # By the index and in the table, and those beside each of them.
+        # Index entries and rows, and the neighbours of each.
         assert plan.rows <= 8 * matching + A_FEW
 
 

@@ -28,7 +28,7 @@ class _Details(NamedTuple):
 
 
 class _Showing(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):
-    """Shows the same metadata with every call."""
+    """Send the same metadata with every call."""
 
     def __init__(self, metadata: Sequence[tuple[str, str]]) -> None:
         self._metadata = metadata
@@ -64,13 +64,13 @@ def caller(
     authority: Authority | None = None,
     identity: Identity | None = None,
 ) -> Iterator[Client]:
-    """Gives a client on a connection of its own.
+    """Yield a client on a connection of its own.
 
     Args:
-        address: Of the server.
-        bearers: The keys or tokens that it shows.
-        metadata: What else it shows.
-        authority: Of which the server must have a certificate; None: no TLS.
+        address: The address of the server.
+        bearers: The keys or tokens that it sends.
+        metadata: Other metadata that it sends.
+        authority: The issuer of the server's certificate; None: no TLS.
         identity: The client's own certificate.
     """
     options = [("grpc.use_local_subchannel_pool", 1)]
@@ -89,11 +89,11 @@ def caller(
 
 
 class KeysFile:
-    """A credentials file at a path, to which keys are added.
+    """A credentials file with keys and certificates, written on each change.
 
     Attributes:
-        path: Where it is.
-        keys: The keys, in the order in which they were added.
+        path: The path of the file.
+        keys: The keys in the order in which they were added.
     """
 
     def __init__(self, path: Path) -> None:
@@ -102,7 +102,7 @@ class KeysFile:
         self._entries: dict[str, str] = {}
 
     def add(self, role: Role = Role.WRITER, user_id: str | None = None) -> str:
-        """Makes a key, and gives it."""
+        """Add a new key, and return it."""
         key = make_key()
         principal = Principal(f"key {len(self._entries)}", role, user_id)
         self.keys.append(key)
@@ -113,7 +113,7 @@ class KeysFile:
     def add_certificate(
         self, subject: str, role: Role = Role.WRITER, user_id: str | None = None
     ) -> None:
-        """Lets the certificates of a subject in."""
+        """Add the certificates of a subject."""
         bound = "" if user_id is None else f'user_id = "{user_id}"\n'
         self._entries[subject] = (
             f"[[certificate]]\nsubject = '{subject}'\nrole = \"{role.name.lower()}\"\n{bound}"
@@ -121,7 +121,7 @@ class KeysFile:
         self._write()
 
     def remove(self, key: str) -> None:
-        """Takes a key or subject out."""
+        """Remove a key or subject."""
         del self._entries[key]
         self._write()
 

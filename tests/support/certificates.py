@@ -1,4 +1,4 @@
-"""Certificate authorities, and what they issue: real ones, made where they are needed."""
+"""Certificate authorities and the certificates they issue, created by the tests."""
 
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -24,17 +24,17 @@ class Identity(NamedTuple):
 
     @property
     def serial_number(self) -> int:
-        """What tells it from others of the same name."""
+        """The serial number, which differs between certificates of the same name."""
         return x509.load_pem_x509_certificate(self.certificate).serial_number
 
     def write(self, certificate: Path, key: Path) -> None:
-        """Writes it to files."""
+        """Write both to files."""
         certificate.write_bytes(self.certificate)
         key.write_bytes(self.key)
 
 
 class Authority:
-    """Issues certificates that hold for a day."""
+    """A certificate authority; its certificates are valid for a day."""
 
     def __init__(self, name: str = "authority") -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
@@ -46,7 +46,7 @@ class Authority:
         self.certificate = certificate.public_bytes(Encoding.PEM)
 
     def issue(self, *subject: tuple[str, str]) -> Identity:
-        """Issues a certificate for this machine, to a subject of such parts as ("CN", "x")."""
+        """Issue a certificate for this machine; the parts of the subject look like ("CN", "x")."""
         key = ec.generate_private_key(ec.SECP256R1())
         name = _name(*(subject or (("CN", "localhost"),)))
         builder = _builder(name, self._name, key.public_key()).add_extension(_HERE, critical=False)

@@ -1,4 +1,4 @@
-"""What tests call the service with: a real channel, and the stubs."""
+"""The test client: stubs and RPC methods on a real channel, and expectations of refusals."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -213,18 +213,18 @@ class Client:
 
 @contextmanager
 def connected(address: str) -> Iterator[Client]:
-    """Gives a client of the server at an address."""
+    """Yield a client of the server at an address."""
     with grpc.insecure_channel(address) as channel:
         yield Client(channel, address)
 
 
 class Refusal:
-    """How a call was refused, filled in when the block of `refused` has ended."""
+    """The status of a refused call, available after the block of `refused`."""
 
     status: Status
 
     def detail(self, kind: type[DetailT]) -> DetailT:
-        """Gives the one detail of the status, which must be of this kind."""
+        """Return the only detail of the status, which must be of this type."""
         (packed,) = self.status.details
         detail = kind()
         assert packed.Unpack(detail), f"the detail is a {packed.type_url}"
@@ -233,7 +233,7 @@ class Refusal:
 
 @contextmanager
 def refused(code: grpc.StatusCode) -> Iterator[Refusal]:
-    """Expects a call in the block to end with this code, and gives its details."""
+    """Expect a call in the block to end with this code, and yield its status."""
     refusal = Refusal()
     with pytest.raises(grpc.RpcError) as raised:
         yield refusal
@@ -255,15 +255,15 @@ def violations(call: Callable[[], object]) -> list[str]:
 
 
 def struct(**fields: Any) -> Struct:
-    """Builds a Struct."""
+    """Return a Struct with these fields."""
     result = Struct()
     result.update(fields)
     return result
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """Waits until a condition holds; fails if it does not in time."""
+    """Wait until a condition holds; fail after 20 seconds."""
     deadline = time.monotonic() + 20
     while not condition():
-        assert time.monotonic() < deadline, "what was waited for did not happen"
+        assert time.monotonic() < deadline, "the condition did not become true within 20 seconds"
         time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""A data directory that tests use in turn: to make one takes longer than most of them."""
+"""A data directory that tests use in turn: creating one takes longer than most tests."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ FAST = {"fsync": "off"}
 
 
 class Cluster:
-    """A data directory with a PostgreSQL cluster, which has one note in it: `first`."""
+    """A data directory with a PostgreSQL cluster that holds one note: `first`."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
@@ -23,32 +23,32 @@ class Cluster:
 
     @contextmanager
     def lent(self, place: Path) -> Iterator[Path]:
-        """Moves it to a place for the block, and ends afterwards what runs in it."""
+        """Move it to a path for the block, and end all processes in it afterwards."""
         self._home.rename(place)
         try:
             yield place
         finally:
             end_processes_in(place)
-            # A test that failed may hold it still.
+            # A test that failed may have left its lock.
             (place / "lock").unlink(missing_ok=True)
             place.rename(self._home)
 
 
 def write(postgres: EmbeddedPostgres, note: str) -> None:
-    """Keeps a note."""
+    """Store a note."""
     with psycopg.connect(postgres.url) as connection:
         connection.execute("CREATE TABLE IF NOT EXISTS notes (note text)")
         connection.execute("INSERT INTO notes VALUES (%s)", [note])
 
 
 def read(postgres: EmbeddedPostgres) -> list[str]:
-    """Gives all notes."""
+    """Return all notes."""
     with psycopg.connect(postgres.url) as connection:
         return [note for (note,) in connection.execute("SELECT note FROM notes")]
 
 
 def setting(postgres: EmbeddedPostgres, name: str) -> str:
-    """Gives a setting of the server."""
+    """Return a setting of the server."""
     with psycopg.connect(postgres.url) as connection:
         (value,) = connection.execute("SELECT current_setting(%s)", [name]).fetchone() or ("",)
         return str(value)

@@ -1,4 +1,4 @@
-"""What races are made of: calls at the same time, and transactions held up where a test wants."""
+"""Simultaneous calls, and transactions that a test holds at a chosen statement."""
 
 import threading
 from collections import Counter
@@ -18,25 +18,25 @@ T = TypeVar("T")
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
-# Long enough for a busy machine; whoever waits as long will wait for ever.
+# Seconds after which a wait is taken for endless, on a busy machine too.
 PATIENCE = 20.0
 
 
 @dataclass
 class Outcomes(Generic[T]):
-    """How calls ended: the results in the order of the calls, the refusals counted by code."""
+    """Results in the order of the calls, and refusals counted by code."""
 
     results: list[T]
     refusals: Counter[grpc.StatusCode]
 
     def all_succeeded(self) -> list[T]:
-        """Gives the results, of which there must be one for each call."""
+        """Return the results; fail if a call was refused."""
         assert not self.refusals, f"calls were refused: {self.refusals}"
         return self.results
 
 
 def at_once(calls: Sequence[Callable[[], T]]) -> Outcomes[T]:
-    """Makes all calls at the same time, each in a thread of its own."""
+    """Make all calls at the same time, each in a thread of its own."""
     barrier = threading.Barrier(len(calls))
 
     def call_when_all_are_there(call: Callable[[], T]) -> T:
@@ -53,7 +53,7 @@ def at_once(calls: Sequence[Callable[[], T]]) -> Outcomes[T]:
 
 
 def begin(call: Callable[[], T]) -> Future[T]:
-    """Makes a call in a thread, and does not wait for its end."""
+    """Start a call in a thread, and return its future."""
     future: Future[T] = Future()
 
     def run() -> None:
@@ -62,13 +62,13 @@ def begin(call: Callable[[], T]) -> Future[T]:
         except BaseException as error:  # noqa: BLE001 - raised where the result is asked for
             future.set_exception(error)
 
-    # A daemon: a call that never ends fails its test, and does not keep the tests from ending.
+    # A daemon thread: a call that never ends fails its test without blocking the end of the run.
     threading.Thread(target=run, daemon=True).start()
     return future
 
 
 def unless_refused(code: grpc.StatusCode, call: Callable[[], T]) -> T | None:
-    """Makes a call, and gives None if it is refused with this code; no other will do."""
+    """Make a call; return None if it is refused with this code, and raise other refusals."""
     try:
         return call()
     except grpc.RpcError as error:
@@ -79,12 +79,12 @@ def unless_refused(code: grpc.StatusCode, call: Callable[[], T]) -> T | None:
 
 @contextmanager
 def crowd(clients: Sequence[Client], size: int, *, connections: int = 8) -> Iterator[list[Client]]:
-    """Gives callers, spread over the servers of these clients and so many connections."""
+    """Yield callers, spread over the servers of these clients and over this many connections."""
     with ExitStack() as stack:
         connected = []
         for number in range(connections):
             address = clients[number % len(clients)].address
-            # Without the option all channels of a process to an address share a connection.
+            # Without this option, all channels of a process to an address share a connection.
             channel = grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)])
             connected.append(Client(stack.enter_context(channel), address))
         for client in connected:
@@ -99,23 +99,23 @@ _BLOCKED = """
 
 
 def count_blocked(database: Connection) -> int:
-    """Counts the connections to the database that wait for a lock of another."""
+    """Count the connections to the database that wait for a lock of another connection."""
     row = database.execute(_BLOCKED).fetchone()
     return int(row[0]) if row else 0
 
 
 def wait_until_blocked(database: Connection, count: int = 1) -> None:
-    """Waits until so many connections wait for a lock of another."""
+    """Wait until this many connections wait for a lock of another connection."""
     wait_until(lambda: count_blocked(database) == count)
 
 
 class Gate:
-    """Holds up whoever does something to a row, inside of the transaction, until it is opened.
+    """A trigger that blocks transactions at an event on a row until the test opens it.
 
     Args:
         database_url: The database.
-        event: When, such as `BEFORE INSERT ON messages`.
-        of: Which rows; all if not given.
+        event: The event, such as `BEFORE INSERT ON messages`.
+        of: A condition for the rows; all rows by default.
     """
 
     KEY = 7_210_311
@@ -145,11 +145,11 @@ class Gate:
         self._connection.close()  # opens it
 
     def open(self) -> None:
-        """Lets all through, for good."""
+        """Let all transactions through, permanently."""
         self._connection.execute(f"SELECT pg_advisory_unlock({self.KEY})")
 
     def wait_until_reached(self) -> None:
-        """Waits until somebody stands before the gate."""
+        """Wait until a transaction is blocked at the gate."""
         wait_until(lambda: self._waiting() > 0)
 
     def _waiting(self) -> int:

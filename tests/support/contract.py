@@ -1,4 +1,4 @@
-"""The methods of the contract as its descriptors have them, so that no test forgets a new one."""
+"""The methods of the contract, read from its descriptors: tests cover new methods by themselves."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ from palaver.v1.memory_pb2 import Message
 from palaver_server.bootstrap.services import SERVICES
 from tests.support.processes import ROOT
 
-# What clients are told to retry, and when.
+# The retry policy for clients.
 SERVICE_CONFIG = (ROOT / "clients" / "service_config.json").read_text()
 
 METHODS: list[MethodDescriptor] = [
@@ -22,14 +22,14 @@ METHODS: list[MethodDescriptor] = [
 
 
 def path(method: MethodDescriptor) -> str:
-    """The method's full name, as it travels."""
+    """Return the path of the method in HTTP/2."""
     return f"/{method.containing_service.full_name}/{method.name}"
 
 
 def request_about(
     method: MethodDescriptor, *, session_id: str, user_id: str = "", message_id: str = "m"
 ) -> ProtobufMessage:
-    """A request of a method that is good, about this session, or about this user."""
+    """Return a valid request of a method about this session or this user."""
     values: dict[str, Any] = {
         "session_id": session_id,
         "message_id": message_id,
@@ -44,19 +44,19 @@ def request_about(
 
 
 def names_a_session(method: MethodDescriptor) -> bool:
-    """Whether a request of the method names a session."""
+    """Tell whether a request of the method names a session."""
     return "session_id" in _fields(method)
 
 
 def names_a_user(method: MethodDescriptor) -> bool:
-    """Whether a request of the method is about a user, and not about a user's session."""
+    """Tell whether a request of the method is about a user rather than a user's session."""
     return "user_id" in _fields(method) and not names_a_session(method)
 
 
 def send(
     channel: grpc.Channel, method: MethodDescriptor, request: ProtobufMessage
 ) -> list[ProtobufMessage]:
-    """Makes a call to its end, and gives its responses."""
+    """Make a call, read it to its end, and return its responses."""
     make: Callable[..., Any] = (
         channel.unary_stream if method.server_streaming else channel.unary_unary
     )

@@ -1,4 +1,4 @@
-"""An HTTP endpoint that embeds as OpenAI's does, and fails as a test wants."""
+"""An HTTP embedding endpoint with OpenAI's API, which fails on demand."""
 
 import base64
 import hashlib
@@ -16,7 +16,7 @@ DIMENSIONS = 8
 
 
 def vector_of(text: str) -> list[float]:
-    """A vector that depends on the words of a text and not on their order."""
+    """Return a vector that depends on the words of a text, not on their order."""
     sums = [0.0] * DIMENSIONS
     for word in text.lower().split():
         digest = hashlib.sha256(word.encode()).digest()
@@ -26,13 +26,13 @@ def vector_of(text: str) -> list[float]:
 
 
 class Endpoint:
-    """The endpoint; what is set here decides about the requests that come.
+    """The endpoint; its attributes decide how it answers requests.
 
     Attributes:
-        status: Its answer to every request, if not 200.
-        refused: It answers with 400 to requests with a text that holds this.
-        in_base64: It gives vectors in base64, if it is asked to.
-        answer: Given as it is, in place of what it would say.
+        status: The status of every answer.
+        refused: Requests with a text that contains this get status 400.
+        in_base64: Whether it returns vectors in base64 on request.
+        answer: Sent instead of the regular answer.
         requests: The bodies of all requests so far.
         keys: The `Authorization` of each request so far.
     """
@@ -55,21 +55,21 @@ class Endpoint:
         return [text for request in self.requests for text in request["input"]]
 
     def hold(self) -> None:
-        """Answers nothing from now on, until it is released."""
+        """Answer no request from now on, until the release."""
         self._open.clear()
         while self._waiting.acquire(blocking=False):
-            """Those who asked before do not count."""
+            """Forget earlier requests."""
 
     def wait_until_asked(self) -> None:
-        """Waits until another request stands before it."""
-        assert self._waiting.acquire(timeout=20), "nobody asked"
+        """Wait until another request has arrived."""
+        assert self._waiting.acquire(timeout=20), "no request arrived"
 
     def release(self) -> None:
-        """Answers again."""
+        """Answer again."""
         self._open.set()
 
     def embedder(self, *, timeout: float = 30, key: str = "", dimensions: int = DIMENSIONS) -> Any:
-        """Makes an embedder that uses it."""
+        """Return an embedder that uses this endpoint."""
         return EndpointEmbedder(
             url=self.url, model="test", key=key, dimensions=dimensions, timeout=timeout
         )
@@ -81,7 +81,7 @@ class Endpoint:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Settings of a server that uses it."""
+        """The settings of a server that uses this endpoint."""
         return {
             "embedder": "openai",
             "embedder_url": self.url,
@@ -90,11 +90,11 @@ class Endpoint:
         }
 
     def respond(self, request: dict[str, Any], key: str | None) -> tuple[int, bytes]:
-        """Decides about a request."""
+        """Answer a request."""
         self.requests.append(request)
         self.keys.append(key)
         self._waiting.release()
-        assert self._open.wait(20), "it was not released"
+        assert self._open.wait(20), "the endpoint was not released"
         texts = request["input"]
         if self.status != 200:
             return self.status, b"{}"
@@ -111,19 +111,19 @@ class Endpoint:
             vector = vector_of(text)
             packed = base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
             rows.append({"index": index, "embedding": packed if in_base64 else vector})
-        return rows[::-1]  # the index counts, not the order
+        return rows[::-1]  # clients must use the index, not the order
 
 
 class _QuietServer(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, *_: Any) -> None:
-        """Somebody did not wait for the answer."""
+        """The client did not wait for the answer."""
 
 
 @contextmanager
 def running_endpoint() -> Iterator[Endpoint]:
-    """Runs an endpoint on a port of its own."""
+    """Run an endpoint on a free port during the block."""
     endpoint = Endpoint()
 
     class Handler(BaseHTTPRequestHandler):
@@ -140,7 +140,7 @@ def running_endpoint() -> Iterator[Endpoint]:
             self.wfile.write(answer)
 
         def log_message(self, *_: Any) -> None:
-            """Keeps quiet."""
+            """Log nothing."""
 
     server = _QuietServer(("127.0.0.1", 0), Handler)
     endpoint.url = f"http://127.0.0.1:{server.server_port}/v1"

@@ -9,14 +9,14 @@ _HEADERS = 1
 
 
 class FlakyNetwork:
-    """Forwards connections to a server, and breaks some just when an answer would come.
+    """Forwards connections to a server, and breaks some when the answer arrives.
 
-    What is lost so was carried out: the caller cannot know.
+    The server has executed these calls; the caller cannot know.
 
     Attributes:
-        to_lose: How many answers are still to be lost.
-        lost: How many were.
-        carried: How many were not.
+        to_lose: How many more answers to lose.
+        lost: How many answers were lost.
+        carried: How many answers were forwarded.
     """
 
     def __init__(self, target: str) -> None:
@@ -31,7 +31,7 @@ class FlakyNetwork:
         self._acceptor.start()
 
     def close(self) -> None:
-        """Takes no more connections."""
+        """Accept no more connections."""
         self._listener.shutdown(socket.SHUT_RDWR)
         self._acceptor.join()
         self._listener.close()
@@ -64,7 +64,7 @@ class FlakyNetwork:
 
 @contextmanager
 def flaky_network_to(target: str) -> Iterator[FlakyNetwork]:
-    """A network to the server at this address, that loses nothing yet."""
+    """Yield a network to the server at this address that loses no answer yet."""
     network = FlakyNetwork(target)
     try:
         yield network

@@ -1,4 +1,4 @@
-"""A client that speaks HTTP/2 frame by frame, and so does what no library would."""
+"""An HTTP/2 client that sends single frames, to do what libraries do not."""
 
 import socket
 import struct
@@ -12,7 +12,7 @@ ENHANCE_YOUR_CALM = 11
 
 
 class Frame(NamedTuple):
-    """A frame that came."""
+    """A received frame."""
 
     kind: int
     flags: int
@@ -20,7 +20,7 @@ class Frame(NamedTuple):
 
 
 class Http2:
-    """A connection to a server. It takes 64 KiB, and more only if it says so."""
+    """A connection to a server, with a flow-control window of 64 KiB."""
 
     def __init__(self, address: str) -> None:
         self._address = address
@@ -32,12 +32,12 @@ class Http2:
     def send(
         self, kind: int, payload: bytes, *, flags: int = 0, stream: int = 0, times: int = 1
     ) -> None:
-        """Sends a frame."""
+        """Send a frame."""
         header = struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream)
         self._socket.sendall((header + payload) * times)
 
     def call(self, method: str, request: bytes) -> None:
-        """Begins a call, as stream 1."""
+        """Start a call as stream 1."""
         headers = {
             ":method": "POST",
             ":scheme": "http",
@@ -55,16 +55,16 @@ class Http2:
         self.send(DATA, message, flags=END_STREAM, stream=1)
 
     def take(self, size: int) -> None:
-        """Says that so many bytes more may come."""
+        """Enlarge the flow-control window by this many bytes."""
         for stream in (0, 1):
             self.send(WINDOW_UPDATE, struct.pack(">I", size), stream=stream)
 
     def received(self) -> Iterator[Frame]:
-        """Gives each frame, until the server closes."""
+        """Yield each frame until the server closes the connection."""
         reader = self._socket.makefile("rb")
         while header := reader.read(9):
             yield Frame(header[3], header[4], reader.read(int.from_bytes(header[:3], "big")))
 
     def close(self) -> None:
-        """Closes the connection."""
+        """Close the connection."""
         self._socket.close()

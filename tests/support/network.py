@@ -1,4 +1,4 @@
-"""A network between a server and its PostgreSQL, that can be cut."""
+"""A network between a server and its PostgreSQL that can be cut."""
 
 import socket
 import threading
@@ -10,12 +10,12 @@ from pathlib import Path
 class Network:
     """Forwards connections to a PostgreSQL's socket, until they are cut.
 
-    A connection over a cut network is not closed: nothing comes through it any more,
-    and that is all that its ends can see. Mended, it carries new connections alone, as
+    A connection over a cut network is not closed: it carries no more data,
+    and its ends see nothing else. After mend(), only new connections work, as
     after a failover or behind a firewall that forgot the old ones.
 
     Attributes:
-        connections: How many were made so far.
+        connections: How many connections were made so far.
     """
 
     def __init__(self, target: Path) -> None:
@@ -30,20 +30,20 @@ class Network:
 
     @property
     def url(self) -> str:
-        """The URL of the database at the other end."""
+        """The URL of the database over this network."""
         return f"postgresql://palaver@127.0.0.1:{self._listener.getsockname()[1]}/postgres"
 
     def cut(self) -> None:
-        """Loses all there is, and all that comes, without a word."""
+        """Silently drop the data of current and new connections."""
         self._cut = True
         self._lost.update(self._sockets)
 
     def mend(self) -> None:
-        """Carries new connections again."""
+        """Carry new connections again."""
         self._cut = False
 
     def close(self) -> None:
-        """Ends all connections."""
+        """Close all connections."""
         self._listener.shutdown(socket.SHUT_RDWR)
         self._acceptor.join()
         self._listener.close()
@@ -84,7 +84,7 @@ class Network:
 
 @contextmanager
 def network_to(target: Path) -> Iterator[Network]:
-    """A network to the PostgreSQL with this socket."""
+    """Yield a network to the PostgreSQL with this socket."""
     network = Network(target)
     try:
         yield network

@@ -19,13 +19,13 @@ from tests.support.processes import PalaverProcess, scratch_directory
 
 
 class StartPalaver(Protocol):
-    """Starts `palaver` with these arguments and variables."""
+    """Start `palaver` with these arguments and environment variables."""
 
     def __call__(self, *arguments: str, **variables: str) -> PalaverProcess: ...
 
 
 class Ended(NamedTuple):
-    """How a command ended, what it printed, and what it logged, down to the level DEBUG."""
+    """The exit status of a command, its output, and its log at the level DEBUG."""
 
     status: int
     printed: str
@@ -33,25 +33,25 @@ class Ended(NamedTuple):
 
     @property
     def output(self) -> str:
-        """All that was to be seen of it."""
+        """The log and the output."""
         return self.logged + self.printed
 
 
 class RunPalaver(Protocol):
-    """Runs `palaver` with these arguments and variables until it ends by itself."""
+    """Run `palaver` with these arguments and variables until it ends."""
 
     def __call__(self, *arguments: str, **variables: str) -> Ended: ...
 
 
 class Serve(Protocol):
-    """Starts `palaver serve` on a free port, and gives the process and a client of it."""
+    """Start `palaver serve` on a free port; return the process and a client."""
 
     def __call__(self, *arguments: str, **variables: str) -> tuple[PalaverProcess, Client]: ...
 
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    """A directory for a test; what runs in it is ended with the test."""
+    """A directory for a test; processes in it end with the test."""
     with scratch_directory() as directory:
         yield directory
 
@@ -65,7 +65,7 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture
 def data_dir(cluster: Cluster, directory: Path) -> Iterator[Path]:
-    """The data directory, lent to the test, with what earlier tests left in it."""
+    """The data directory, lent to the test with the data of earlier tests."""
     with cluster.lent(directory / "data") as data_dir:
         yield data_dir
 
@@ -78,7 +78,7 @@ def session_id() -> str:
 
 @pytest.fixture
 def start_palaver(directory: Path) -> Iterator[StartPalaver]:
-    """Starts processes, for as long as the test runs."""
+    """A function that starts processes, which end with the test."""
     with ExitStack() as stack:
 
         def start(*arguments: str, **variables: str) -> PalaverProcess:
@@ -91,7 +91,7 @@ def start_palaver(directory: Path) -> Iterator[StartPalaver]:
 
 @pytest.fixture
 def run_palaver(caplog: pytest.LogCaptureFixture, directory: Path) -> RunPalaver:
-    """Runs commands that end by themselves, in this process: that saves the time to start one."""
+    """A function that runs commands in this process, which is faster than starting one."""
     settings = {name: None for name in os.environ if name.startswith("PALAVER_")}
     own = {"XDG_DATA_HOME": str(directory), "PALAVER_EMBEDDER": "none"}
     runner = CliRunner(env={**settings, **own})
@@ -109,7 +109,7 @@ def run_palaver(caplog: pytest.LogCaptureFixture, directory: Path) -> RunPalaver
 
 @pytest.fixture
 def serve(start_palaver: StartPalaver) -> Iterator[Serve]:
-    """Starts servers, for as long as the test runs."""
+    """A function that starts servers, which end with the test."""
     with ExitStack() as stack:
 
         def start(*arguments: str, **variables: str) -> tuple[PalaverProcess, Client]:

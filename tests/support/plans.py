@@ -1,4 +1,4 @@
-"""How the database ran the statements of a store: which rows and pages it touched for them."""
+"""Plans of a store's statements as executed: rows and pages that they touched."""
 
 import json
 from collections.abc import Callable, Coroutine, Iterator
@@ -22,37 +22,37 @@ _EXPLAIN = {
     "client_min_messages": "log",
 }
 
-# psycopg prepares a statement that it has seen 5 times, and PostgreSQL then looks at 5
-# executions before it settles on a plan. A server in steady state is beyond both.
+# psycopg prepares a statement after 5 executions, and PostgreSQL then plans 5 more
+# executions before it may choose a generic plan. A server in steady state is beyond both.
 _TIMES = 12
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How one statement was run."""
+    """The executed plan of one statement."""
 
     root: dict[str, Any]
 
     @property
     def rows(self) -> int:
-        """Rows of tables and indexes that were looked at, of use or not."""
+        """Rows of tables and indexes that were read, including discarded ones."""
         return sum(_rows(node) for node in _scans(self.root))
 
     @property
     def pages(self) -> int:
-        """Pages that were looked at."""
+        """Pages that were read."""
         return int(self.root["Shared Hit Blocks"] + self.root["Shared Read Blocks"])
 
     @property
     def ways(self) -> set[str]:
-        """The indexes through which tables were read, and the tables that were read whole."""
+        """The indexes that were used, and the tables that were scanned sequentially."""
         return {
             str(node.get("Index Name", node.get("Relation Name"))) for node in _scans(self.root)
         }
 
 
 class Explained:
-    """A pool, and the plans of what is run on it."""
+    """A pool, and the plans of its statements."""
 
     def __init__(self, pool: Pool, run: Run) -> None:
         self.pool = pool
@@ -60,24 +60,24 @@ class Explained:
         self._plans: list[Plan] = []
 
     def note(self, diagnostic: errors.Diagnostic) -> None:
-        """Takes a notice of the database."""
+        """Store a plan from a notice of the database."""
         _, found, plan = (diagnostic.message_primary or "").partition("plan:\n")
         if found:
             self._plans.append(Plan(json.loads(plan)["Plan"]))
 
     def all_of(self, call: Callable[[], Coroutine[Any, Any, Any]]) -> list[Plan]:
-        """Makes a call, and gives the plans of its statements."""
+        """Make a call, and return the plans of its statements."""
         self._plans.clear()
         self._run(self._finish(call()))
         return list(self._plans)
 
     async def _finish(self, call: Coroutine[Any, Any, Any]) -> None:
         await call
-        async with self.pool.connection():  # after a transaction that the call did not wait for
+        async with self.pool.connection():  # after transactions that the call did not wait for
             pass
 
     def costliest(self, call: Callable[[], Coroutine[Any, Any, Any]]) -> Plan:
-        """Makes a call as often as it takes to settle, and gives the plan that touched most."""
+        """Repeat a call until its plans are settled; return the plan that touched most."""
         costliest = []
         for _ in range(_TIMES):
             self._plans.clear()
@@ -88,7 +88,7 @@ class Explained:
 
 @contextmanager
 def explained(database_url: str, run: Run) -> Iterator[Explained]:
-    """Gives a pool with one connection, on which every statement is explained."""
+    """Yield a pool with one connection, on which every statement is explained."""
     options = " ".join(f"-c {name}={value}" for name, value in _EXPLAIN.items())
     pool = Pool(make_conninfo(database_url, options=options), min_size=1, max_size=1, timeout=10)
     explained = Explained(pool, run)

@@ -1,4 +1,4 @@
-"""Palaver and PostgreSQL as processes of their own, of which nothing stays behind."""
+"""Palaver and PostgreSQL as processes, all of which end with their test."""
 
 import os
 import re
@@ -19,13 +19,13 @@ from tests.support.watching import eventually
 
 ROOT = Path(__file__).parents[2]
 
-# What a test waits for a process at the most, on a busy machine.
+# How long a test waits for a process at most, on a busy machine.
 _SECONDS_TO_END = 60
 
 
 @contextmanager
 def scratch_directory() -> Iterator[Path]:
-    """A directory that is removed after the block, with every process that works in it."""
+    """Yield a directory; remove it after the block, and end every process in it."""
     directory = Path(tempfile.mkdtemp(prefix="palaver-test-", dir=_place()))
     try:
         yield directory
@@ -35,15 +35,15 @@ def scratch_directory() -> Iterator[Path]:
 
 
 def _place() -> Path | None:
-    """Where there is room in memory, databases are made several times as fast as on a disk."""
+    """In memory where possible: databases are created several times faster than on a disk."""
     memory = Path("/dev/shm")
     has_room = memory.is_dir() and shutil.disk_usage(memory).free > 2 * 1024**3
     return memory if has_room else None
 
 
 def end_processes_in(directory: Path) -> None:
-    """Ends all that works in a directory."""
-    # PostgreSQL takes its shared memory with it, if it is given a moment.
+    """End all processes that work in a directory."""
+    # PostgreSQL removes its shared memory if it can shut down.
     ways = chain([signal.SIGQUIT], repeat(None, 50), repeat(signal.SIGKILL))
 
     def none_is_left() -> bool:
@@ -60,7 +60,7 @@ def end_processes_in(directory: Path) -> None:
 
 
 def processes_in(directory: Path) -> list[psutil.Process]:
-    """Finds the processes that work in a directory, or were started with its name."""
+    """Return the processes that work in a directory, or were started with its path."""
     return [process for process in psutil.process_iter() if _belongs_to(process, directory)]
 
 
@@ -69,23 +69,23 @@ def _belongs_to(process: psutil.Process, directory: Path) -> bool:
         if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
             return False
         where = [process.cwd(), *process.cmdline()]
-    except psutil.Error:  # ended just now, or is somebody else's
+    except psutil.Error:  # it has ended, or belongs to another user
         return False
     return any(str(directory) in part for part in where)
 
 
 def embedded_url(data_dir: Path) -> str:
-    """The URL of the embedded PostgreSQL that a Palaver runs on this data directory."""
+    """Return the URL of the embedded PostgreSQL that a server runs on this data directory."""
     return make_conninfo(host=str(data_dir / "postgres"), user="palaver", dbname="postgres")
 
 
 def postmaster_pid(data_dir: Path) -> int:
-    """The process id of that PostgreSQL, as its lock file has it."""
+    """Return the process id of the embedded PostgreSQL from its lock file."""
     return int((data_dir / "postgres" / "postmaster.pid").read_text().splitlines()[0])
 
 
 def _environment(data_home: Path, variables: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a Palaver: without settings from outside, and without the user's data."""
+    """Return an environment without outside settings and the user's data directory."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PALAVER_")}
     stubs = str(ROOT / "generated" / "python")
     defaults = {"PALAVER_LOG_FORMAT": "text", "PALAVER_EMBEDDER": "none"}
@@ -94,7 +94,7 @@ def _environment(data_home: Path, variables: Mapping[str, str]) -> dict[str, str
 
 
 class PalaverProcess:
-    """`palaver` with these arguments; what it prints goes to a file in `directory`."""
+    """`palaver` with these arguments; its output goes to a file in `directory`."""
 
     def __init__(
         self, arguments: Sequence[str], directory: Path, variables: Mapping[str, str]
@@ -114,11 +114,11 @@ class PalaverProcess:
 
     @property
     def output(self) -> str:
-        """What it has printed so far."""
+        """The output so far."""
         return self._log.read_text()
 
     def prints(self, pattern: str) -> re.Match[str]:
-        """Waits until it has printed this, and gives the match."""
+        """Wait until it has printed this, and return the match."""
 
         def printed() -> re.Match[str] | None:
             ended = self.process.poll() is not None
@@ -129,15 +129,15 @@ class PalaverProcess:
         return eventually(printed, f"it prints {pattern!r}", within=_SECONDS_TO_END)
 
     def wait(self, *, within: float = _SECONDS_TO_END) -> int:
-        """Waits until it ends, and gives the exit status."""
+        """Wait until it ends, and return the exit status."""
         return self.process.wait(within)
 
     def stop(self, way: signal.Signals = signal.SIGTERM) -> int:
-        """Sends a signal, waits until it ends, and gives the exit status."""
+        """Send a signal, wait until it ends, and return the exit status."""
         self.process.send_signal(way)
         return self.wait()
 
     def kill(self) -> None:
-        """Ends it, whatever it is at."""
+        """Kill it."""
         self.process.kill()
         self.process.wait()

@@ -1,4 +1,4 @@
-"""What Prometheus would find: the metrics of a running server."""
+"""The metrics of a running server, as Prometheus scrapes them."""
 
 import re
 import urllib.request
@@ -11,25 +11,25 @@ from prometheus_client.samples import Sample
 
 @dataclass(frozen=True)
 class Scrape:
-    """All samples, as they were at one time, and the text in which they came."""
+    """The samples of one scrape, and their text."""
 
     samples: list[Sample]
     text: str
 
     def matching(self, name: str, **labels: str) -> list[Sample]:
-        """Gives the samples of this name with these labels, among others."""
+        """Return the samples with this name and these labels, among others."""
         wanted = labels.items()
         return [one for one in self.samples if one.name == name and wanted <= one.labels.items()]
 
     def value(self, name: str, **labels: str) -> float:
-        """Adds up the samples of this name with these labels, of which there must be one."""
+        """Return the sum of the samples with this name and these labels; there must be one."""
         samples = self.matching(name, **labels)
-        assert samples, f"nothing is named {name} with {labels}"
+        assert samples, f"no sample is named {name} with {labels}"
         return sum(sample.value for sample in samples)
 
 
 def scraped(url: str) -> Scrape:
-    """Scrapes once."""
+    """Scrape once."""
     with urllib.request.urlopen(url, timeout=20) as response:
         text = response.read().decode()
     return Scrape(list(_samples(text)), text)
@@ -41,7 +41,7 @@ def _samples(text: str) -> Iterator[Sample]:
 
 
 def metrics_url(log: str) -> str:
-    """Finds in a log where the metrics are."""
+    """Return the URL of the metrics from a log."""
     found = re.findall(r"metrics on (http://[\w.:\[\]]+/metrics)", log)
     assert found, f"no metrics are served:\n{log}"
     return str(found[-1])

@@ -1,4 +1,4 @@
-"""Searches, as tests ask them."""
+"""Searches, and the messages they search."""
 
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -24,18 +24,18 @@ def snapshot(
 
 
 def search(palaver: Client, text: str = "", **fields: Any) -> SearchMemoryResponse:
-    """Searches by words, unless `mode` says otherwise."""
+    """Search by keywords, unless `mode` says otherwise."""
     return palaver.memory.SearchMemory(
         SearchMemoryRequest(**{"text": text, "mode": KEYWORD, **fields})
     )
 
 
 def found(palaver: Client, text: str = "", **fields: Any) -> list[str]:
-    """The contents that a search finds, in order."""
+    """Return the contents that a search finds, in order."""
     return [result.message.content for result in search(palaver, text, **fields).results]
 
 
 def say(palaver: Client, session_id: str, *turns: tuple[str, str], user_id: str = "") -> None:
-    """Adds messages, each of a role and a content, with their contents as ids."""
+    """Add messages, each with a role and a content, which is its id too."""
     messages = [Message(message_id=content, role=role, content=content) for role, content in turns]
     palaver.add_memory(session_id, messages, user_id=user_id)

@@ -14,7 +14,7 @@ from jwt.algorithms import ECAlgorithm, HMACAlgorithm, RSAAlgorithm
 
 ISSUER, AUDIENCE = "https://issuer.example", "palaver"
 
-# Making one takes long.
+# Generating one is slow.
 _RSA_KEY = rsa.generate_private_key(65537, 2048)
 
 
@@ -39,12 +39,12 @@ class SigningKey:
         self.jwk: dict[str, Any] = {**public, "kid": self.key_id}
 
     def sign(self, headers: dict[str, Any] | None = None, **claims: Any) -> str:
-        """Signs a good token, changed by these claims; one that is None is left out."""
+        """Return a valid token with these claims; claims that are None are left out."""
         return signed(self.key, self.algorithm, {"kid": self.key_id, **(headers or {})}, **claims)
 
 
 def signed(key: Any, algorithm: str, headers: dict[str, Any], **claims: Any) -> str:
-    """Signs a token with whatever key."""
+    """Return a token signed with this key."""
     good = {"iss": ISSUER, "aud": AUDIENCE, "sub": "somebody", "role": "writer"}
     everything = {**good, "exp": int(time.time()) + 600, **claims}
     payload = {name: value for name, value in everything.items() if value is not None}
@@ -52,16 +52,16 @@ def signed(key: Any, algorithm: str, headers: dict[str, Any], **claims: Any) -> 
 
 
 def key_set(*keys: SigningKey) -> bytes:
-    """The JWKS of keys."""
+    """Return a JWKS of these keys."""
     return json.dumps({"keys": [key.jwk for key in keys]}).encode()
 
 
 class Publisher:
-    """Publishes keys on a port of this machine.
+    """A web server on this machine that publishes keys.
 
     Attributes:
-        content: What it answers with; None: 503.
-        count: How many times it was asked.
+        content: The body of its answers; None: status 503.
+        count: The number of requests so far.
     """
 
     def __init__(self, content: bytes) -> None:
@@ -88,7 +88,7 @@ class Publisher:
 
     @contextmanager
     def serving(self) -> Iterator["Publisher"]:
-        """Serves in the block."""
+        """Serve during the block."""
         thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
         thread.start()
         try:

@@ -1,4 +1,4 @@
-"""Messages with vectors: what searches by vectors find."""
+"""Messages with vectors, for tests of vector search."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -25,17 +25,17 @@ QUEUE = EmbeddingQueue(is_used=True)
 
 
 def embed(text: str) -> list[float]:
-    """The vector of a text."""
+    """Return the vector of a text."""
     return normalized(vector_of(text))
 
 
 def of_user(content: str) -> str:
-    """What is embedded of a message of the role `user`."""
+    """Return the text that is embedded for a message of the role `user`."""
     return f"user: {content}"
 
 
 class Vectors:
-    """The stores of a database, and one who embeds what waits, when a test says so."""
+    """The stores of a database, and an embedder that runs when a test asks for it."""
 
     def __init__(self, pool: Pool, run: Run, *, model: str = "test") -> None:
         self._run = run
@@ -46,7 +46,7 @@ class Vectors:
         self.backlog = EmbeddingBacklog(pool, self.space, max_characters=100)
 
     def add(self, session_id: str, *contents: str, user_id: str | None = None, **ids: str) -> None:
-        """Adds messages; those with ids by their names."""
+        """Add messages; the names of keyword arguments are their ids."""
         given = [(None, content) for content in contents] + list(ids.items())
         messages = [NewMessage(name, "user", text, 0, "{}", None) for name, text in given]
         self._run(
@@ -56,7 +56,7 @@ class Vectors:
         )
 
     def update(self, session_id: str, message_id: str, content: str) -> None:
-        """Changes the content of a message."""
+        """Change the content of a message."""
         self._run(
             self.messages.update_message(
                 EVERYTHING, session_id, message_id, lambda row: row._replace(content=content)
@@ -64,7 +64,7 @@ class Vectors:
         )
 
     def delete(self, session_id: str, *message_ids: str) -> None:
-        """Deletes messages."""
+        """Delete messages."""
         self._run(
             self.messages.delete_messages(
                 EVERYTHING, session_id, lambda _: None, message_ids=message_ids
@@ -72,7 +72,7 @@ class Vectors:
         )
 
     def embed_all(self) -> int:
-        """Embeds until nothing waits; gives how many messages it embedded."""
+        """Embed until no message is queued; return how many were embedded."""
         return self._run(self._embed_all())
 
     async def _embed_all(self) -> int:
@@ -84,7 +84,7 @@ class Vectors:
                     return count
 
     def find(self, text: str, *, access: Access = EVERYTHING, **narrowed: Any) -> list[str]:
-        """The contents nearest to a text that a user says, the nearest first."""
+        """Return the contents nearest to a text of the role `user`, the nearest first."""
         similarities = self.neighbours(text, access=access, **narrowed)
         hits = [Hit(key, near) for key, near in similarities.items()]
 
@@ -104,7 +104,7 @@ class Vectors:
         scope: Scope = ALL_MESSAGES,
         **narrowed: Any,
     ) -> Similarities:
-        """How near messages are to a text that a user says, the nearest first."""
+        """Return the similarities of messages to a text of the role `user`, the nearest first."""
         vector = embed(of_user(text))
 
         async def nearest() -> Similarities:
@@ -115,7 +115,7 @@ class Vectors:
         return self._run(nearest())
 
     def similarities(self, text: str, keys: Sequence[Key]) -> Similarities:
-        """How near some messages are to a text that a user says."""
+        """Return the similarities of some messages to a text of the role `user`."""
         vector = embed(of_user(text))
 
         async def get() -> Similarities:
@@ -126,7 +126,7 @@ class Vectors:
         return self._run(get())
 
     def count(self, table: str) -> int:
-        """Counts the rows of a table."""
+        """Count the rows of a table."""
 
         async def count() -> int:
             async with self.pool.connection() as connection:

@@ -1,4 +1,4 @@
-"""Waiting for what comes about by itself: conditions, and the health that a server reports."""
+"""Waits for conditions, and for the health that a server reports."""
 
 import threading
 import time
@@ -18,7 +18,7 @@ NOT_SERVING = HealthCheckResponse.NOT_SERVING
 
 
 def eventually(condition: Callable[[], T | None], what: str, *, within: float = 30) -> T:
-    """Asks for the condition until it is true, and gives its value."""
+    """Evaluate the condition until it is true, and return its value."""
     deadline = time.monotonic() + within
     while not (value := condition()):
         assert time.monotonic() < deadline, f"not within {within} seconds: {what}"
@@ -27,14 +27,14 @@ def eventually(condition: Callable[[], T | None], what: str, *, within: float = 
 
 
 class WatchedHealth:
-    """What a `Watch` has told of a service's health so far, the newest last."""
+    """The health that a `Watch` has reported so far, the newest last."""
 
     def __init__(self) -> None:
         self.statuses: list[int] = []
         self.error: grpc.RpcError | None = None
 
     def turns(self, status: int, *, within: float = 30) -> None:
-        """Waits until this is the newest status."""
+        """Wait until this is the newest status."""
 
         def turned() -> bool:
             assert self.error is None, f"the watch ended: {self.error}"
@@ -45,7 +45,7 @@ class WatchedHealth:
 
 @contextmanager
 def watched_health(client: Client, service: str = "") -> Iterator[WatchedHealth]:
-    """Watches the health of a service that serves."""
+    """Watch the health of a service that serves, during the block."""
     health = WatchedHealth()
     responses = watch_health(client, service)
 
@@ -66,16 +66,16 @@ def watched_health(client: Client, service: str = "") -> Iterator[WatchedHealth]
         thread.join()
 
 
-# The type checker's description of this stub has no methods.
+# The types of this stub have no methods.
 
 
 def watch_health(client: Client, service: str = "") -> Any:
-    """Begins to watch the health of a service, and gives the call."""
+    """Start to watch the health of a service, and return the call."""
     stub: Any = client.health
     return stub.Watch(HealthCheckRequest(service=service))
 
 
 def health_of(client: Client, service: str = "") -> int:
-    """Asks for the health of a service."""
+    """Return the health of a service."""
     stub: Any = client.health
     return int(stub.Check(HealthCheckRequest(service=service)).status)

@@ -1,4 +1,4 @@
-"""Callers that add memory through thick and thin, and what must be there afterwards."""
+"""Callers that add memory through outages, and the check of what must be stored."""
 
 import threading
 from collections import Counter
@@ -14,7 +14,7 @@ from tests.support.watching import eventually
 
 _BATCH = 3
 
-# A server that comes back is found again at once.
+# Reconnect at once to a server that is restarted.
 _CHANNEL_OPTIONS = (
     ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.initial_reconnect_backoff_ms", 50),
@@ -23,7 +23,7 @@ _CHANNEL_OPTIONS = (
 
 
 class Writer(threading.Thread):
-    """Adds batches to a session, each with ids, and again until it is acknowledged."""
+    """Add batches with ids to a session; retry each until it is acknowledged."""
 
     def __init__(
         self, address: str, session_id: str, name: str, *, service_config: str = "{}"
@@ -44,12 +44,12 @@ class Writer(threading.Thread):
                 self._add(client, len(self.acknowledged))
 
     def stop(self) -> None:
-        """Ends when the batch that it is at is acknowledged."""
+        """Stop when the current batch is acknowledged."""
         self._stopped.set()
         self.join()
 
     def give_up(self) -> None:
-        """Ends at once."""
+        """Stop at once."""
         self._given_up.set()
         self.stop()
 
@@ -57,7 +57,7 @@ class Writer(threading.Thread):
         ids = [f"{self.name} {number}" for number in range(start, start + _BATCH)]
         messages = [Message(message_id=id_, role="user", content=f"by {id_}") for id_ in ids]
         request = AddMemoryRequest(session_id=self.session_id, messages=messages)
-        while not self._given_up.wait(0.03):  # as a caller with manners would
+        while not self._given_up.wait(0.03):  # as a well-behaved client does
             try:
                 response = client.memory.AddMemory(request, timeout=20)
             except grpc.RpcError as error:
@@ -73,7 +73,7 @@ class Writer(threading.Thread):
 def writing(
     address: str, session_id: str, *, service_config: str = "{}"
 ) -> Iterator[Sequence[Writer]]:
-    """Four writers at work, two to a session; the sessions are named after `session_id`."""
+    """Run four writers, two on each of two sessions named after `session_id`."""
     writers = [
         Writer(address, f"{session_id}-{n % 2}", f"w{n}", service_config=service_config)
         for n in range(4)
@@ -91,7 +91,7 @@ def writing(
 
 
 def progress(writers: Sequence[Writer]) -> None:
-    """Waits until each of them has had five more batches acknowledged."""
+    """Wait until five more batches of each writer are acknowledged."""
     goals = {writer: len(writer.acknowledged) + 5 * _BATCH for writer in writers}
     eventually(
         lambda: all(len(writer.acknowledged) >= goal for writer, goal in goals.items()),
@@ -101,7 +101,7 @@ def progress(writers: Sequence[Writer]) -> None:
 
 
 def check_history(client: Client, writers: Sequence[Writer]) -> None:
-    """Checks that every acknowledged message is there once, where it was said to be."""
+    """Check that every acknowledged message is stored once, under its sequence."""
     for session_id in {writer.session_id for writer in writers}:
         pages = client.memory.StreamMessages(StreamMessagesRequest(session_id=session_id))
         history = [message for page in pages for message in page.messages]

@@ -1,4 +1,4 @@
-"""Batches, apart from any database."""
+"""The batcher, without a database."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -13,7 +13,7 @@ Work = Callable[[str, Sequence[int]], Awaitable[Sequence[int]]]
 
 
 class Broken(Exception):
-    """What a batch raises."""
+    """The error of a batch."""
 
 
 def submitting(work: Work, *, max_size: int) -> Callable[[int], Coroutine[Any, Any, int]]:
@@ -54,7 +54,7 @@ def test_batcher_runs_single_call_at_once_and_batches_later_ones() -> None:
         await submit(1)
         counting = asyncio.create_task(count_turns())
         await submit(2)
-        assert len(turns) == 1, "the turn that the work itself takes"
+        assert len(turns) == 1, "the loop turn of the work itself"
         counting.cancel()
         return await asyncio.gather(*map(submit, (3, 4, 5)))
 

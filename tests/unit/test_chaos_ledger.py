@@ -1,4 +1,4 @@
-"""The ledger of the chaos run: it finds what is wrong, and leaves alone what may be."""
+"""The ledger of the chaos run: it detects errors, and accepts every allowed outcome."""
 
 import time
 from itertools import islice
@@ -20,7 +20,7 @@ CANCELLED = grpc.StatusCode.CANCELLED
 
 @pytest.fixture
 def book() -> Book:
-    """A session to which a and b were added, and then c, whose answer was lost."""
+    """A session to which a and b were added, and c, whose answer was lost."""
     book = Book("s")
     above = book.will_send(["a", "b"])
     book.added({"a": Place("a", 1), "b": Place("b", 2)}, above=above)
@@ -70,7 +70,7 @@ def test_ledger_page_holds_only_its_range(book: Book) -> None:
 
 def test_ledger_restored_deleted_message_is_detected(book: Book) -> None:
     book.will_delete(["a"])
-    Reading(book, "R").lists(found(("a", 1), ("b", 2)))  # until that is acknowledged
+    Reading(book, "R").lists(found(("a", 1), ("b", 2)))  # until the delete is acknowledged
     book.deleted(["a"])
 
     with pytest.raises(BrokenPromise, match="the deleted message a is back"):
@@ -89,7 +89,7 @@ def test_ledger_message_deleted_during_read_may_be_present_or_absent(book: Book)
 def test_ledger_restored_deleted_session_is_detected(book: Book) -> None:
     book.will_delete_all()
     book.all_deleted()
-    assert book.retired, "c may bring it back"
+    assert book.retired, "c may restore it"
     Reading(book, "R").lists(found(("c", 3)))
     with pytest.raises(BrokenPromise, match="the deleted message b is back"):
         Reading(book, "R").lists(found(("b", 2)))

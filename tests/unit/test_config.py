@@ -1,4 +1,4 @@
-"""The settings: where they come from, what they are, and what is refused."""
+"""Settings: flags, variables, defaults, and refused values."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +12,7 @@ from palaver_server.config import OLD_NAMES, Settings
 
 @pytest.fixture(autouse=True)
 def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keeps variables of the machine out."""
+    """Remove the machine's own variables."""
     for name in Settings.model_fields:
         monkeypatch.delenv(f"PALAVER_{name.upper()}", raising=False)
     for old_name in OLD_NAMES.values():
@@ -160,7 +160,7 @@ def test_settings_invalid_database_url_is_not_quoted() -> None:
 
 @pytest.fixture
 def paths(tmp_path: Path) -> dict[str, Path]:
-    """Files for the settings that name some."""
+    """Files for the settings that name files."""
     names = ("tls_certificate", "tls_key", "tls_client_ca", "credentials", "jwt_keys")
     paths = {name: tmp_path / name for name in names}
     for path in paths.values():

@@ -1,4 +1,4 @@
-"""Rows to messages and back."""
+"""Conversion between protobuf messages and rows."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -35,7 +35,7 @@ AT_NOON = at(NOON)
 A_SECOND_LATER = at(NOON + timedelta(seconds=1))
 
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
-# JSON has no negative zero that a database would keep.
+# jsonb does not store negative zero.
 numbers = st.floats(allow_nan=False, allow_infinity=False).map(lambda number: number + 0.0)
 values = st.recursive(
     st.none() | st.booleans() | numbers | texts,

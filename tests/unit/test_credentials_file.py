@@ -1,4 +1,4 @@
-"""The credentials file: what is read from it, what is refused, and what `palaver keys` writes."""
+"""The credentials file: accepted and refused entries, and those that `palaver keys` writes."""
 
 import re
 

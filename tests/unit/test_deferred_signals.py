@@ -1,4 +1,4 @@
-"""Signals that come at a bad moment."""
+"""Signals during a block that must not be interrupted."""
 
 import signal
 import threading
@@ -13,7 +13,7 @@ WAYS = (signal.SIGTERM, signal.SIGINT)
 
 @pytest.fixture(autouse=True)
 def raising_handler() -> Iterator[None]:
-    """Has the signals raise, whatever those who run the tests do with them."""
+    """Let the signals raise, independent of the handlers of the test run."""
     before = {way: signal.signal(way, signal.default_int_handler) for way in WAYS}
     yield
     for way, handler in before.items():

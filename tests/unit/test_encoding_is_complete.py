@@ -130,7 +130,7 @@ def test_encoding_test_messages_set_every_field(message: Message) -> None:
 
 
 def assert_full(message: Message) -> None:
-    """Checks that each field is set, in messages inside too; of metadata, each kind of value."""
+    """Check that each field is set, also in nested messages, and each kind of metadata value."""
     for field in message.DESCRIPTOR.fields:
         value: Any = getattr(message, field.name)
         if isinstance(message, Struct):

@@ -1,4 +1,4 @@
-"""The embedder of an HTTP endpoint, against one on this machine."""
+"""The embedder of an HTTP endpoint, against an endpoint on this machine."""
 
 import logging
 import math
@@ -127,7 +127,7 @@ def test_endpoint_errors_and_logs_show_no_key_text_or_url(
 
 
 def test_endpoint_is_asked_for_base64(run: Run, endpoint: Endpoint) -> None:
-    """The answer is read on the event loop, and numbers that are written out take long."""
+    """Base64 is parsed faster than decimal numbers, and the event loop waits for it."""
     run(endpoint.embedder().embed(["text"]))
 
     assert endpoint.requests[0]["encoding_format"] == "base64"

@@ -1,4 +1,4 @@
-"""Values that follow a source: taken when it settles and is good."""
+"""Hot reload: a value follows its source once the source is valid and unchanged for a look."""
 
 import asyncio
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ class EndOfTest(Exception):
 
 
 def reloaded_after(*contents: bytes | OSError, settle_seconds: float = 0) -> list[str]:
-    """Gives the value after each reload, of a source that has these contents one by one."""
+    """Yield the value after each reload of a source with these contents one by one."""
     coming: Iterator[bytes | Exception] = iter([*contents, EndOfTest()])
 
     def read() -> tuple[bytes, ...]:
@@ -48,7 +48,7 @@ def test_hot_reload_keeps_newest_valid_content() -> None:
 
 
 def test_hot_reload_takes_content_read_twice_the_same() -> None:
-    # The second look at what is new finds more of it; the next one finds it whole.
+    # The second look at new content finds more of it, and the third finds it complete.
     assert reloaded_after(
         b"a", b"whole"[:2], b"whole", b"whole", b"whole", settle_seconds=1e-6
     ) == [

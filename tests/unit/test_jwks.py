@@ -1,4 +1,4 @@
-"""Key sets: which keys are taken, for which algorithm, and what is refused."""
+"""JWKS: accepted keys, their algorithms, and refused keys."""
 
 import json
 from typing import Any

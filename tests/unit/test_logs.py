@@ -1,4 +1,4 @@
-"""The log's handler: what is written when, and in which order."""
+"""The log handler: order and time of writes."""
 
 import asyncio
 import io
@@ -12,11 +12,11 @@ from palaver_server.process.logging_setup import BurstHandler, JsonFormatter, sh
 
 
 class ExecuteBatchError(Exception):
-    """What gRPC raises, in a module without types."""
+    """An error that gRPC raises, from a module without types."""
 
 
 class Stream(io.StringIO):
-    """Notes each write."""
+    """A stream that records each write."""
 
     def __init__(self) -> None:
         super().__init__()

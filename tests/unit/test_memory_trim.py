@@ -1,4 +1,4 @@
-"""Memory that is not in use goes back to the operating system."""
+"""Free memory is returned to the operating system."""
 
 import asyncio
 import ctypes

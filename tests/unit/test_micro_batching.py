@@ -20,7 +20,7 @@ async def echo(request: bytes, _: Context) -> bytes:
 
 
 def passes_at_once(call: Call) -> bool:
-    """Tells whether a call goes through without a wait."""
+    """Tell whether a call passes without waiting."""
     coroutine: Any = call(b"", CONTEXT)
     try:
         coroutine.send(None)
@@ -31,7 +31,7 @@ def passes_at_once(call: Call) -> bool:
 
 
 async def one_after_the_other(call: Call, count: int) -> int:
-    """Makes calls, waits for those that wait, and counts these."""
+    """Make calls, await those that wait, and count them."""
     waited = 0
     for _ in range(count):
         task = asyncio.create_task(call(b"", CONTEXT))
@@ -70,7 +70,7 @@ def test_micro_batching_of_many_calls_starts_them_together() -> None:
         together.clear()
         calls = [asyncio.create_task(call(bytes([n]), CONTEXT)) for n in range(20)]
         await asyncio.sleep(0)
-        assert running == 0, "they are held"
+        assert running == 0, "the calls wait"
         await all_run.wait()
         together.set()
         return await asyncio.gather(*calls)
@@ -111,7 +111,7 @@ def test_micro_batching_after_load_drops_lets_calls_pass() -> None:
         await one_after_the_other(call, 64)
         await asyncio.gather(*(call(b"", CONTEXT) for _ in range(20)))
         pass_at_once = []
-        for _ in range(4):  # windows of few, the first of which may be chance
+        for _ in range(4):  # windows with few calls; the first one may be chance
             pass_at_once.append(passes_at_once(call))
             await asyncio.gather(*(call(b"", CONTEXT) for _ in range(2)))
         return [*pass_at_once, passes_at_once(call)]

@@ -1,4 +1,4 @@
-"""What a call that was cancelled is taken for, and how calls are reported."""
+"""The code of a cancelled call, and reports of calls."""
 
 import asyncio
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from palaver_server.interceptors.observation import Observation
 
 
 class Context:
-    """As much of a call's context as is asked for, with so many seconds until its deadline."""
+    """A call's context with this many seconds until its deadline."""
 
     def __init__(self, remaining: float | None = None) -> None:
         self._remaining = remaining
@@ -38,7 +38,7 @@ class Context:
         (None, "CANCELLED"),
         (30.0, "CANCELLED"),
         (0.0, "DEADLINE_EXCEEDED"),
-        (0.01, "DEADLINE_EXCEEDED"),  # by the caller's clock it has passed
+        (0.01, "DEADLINE_EXCEEDED"),  # passed by the caller's clock
     ],
 )
 def test_observation_cancelled_call_has_code_of_caller(remaining: float | None, code: str) -> None:

@@ -1,4 +1,4 @@
-"""`palaver purge` on the client's side: what it asks of the server, and what it shows."""
+"""`palaver purge` on the client's side: its request and its output."""
 
 import io
 import re
@@ -24,7 +24,7 @@ METHOD = SERVICE.methods_by_name["PurgeDeleted"]
 def progress(
     messages: tuple[int, int], sessions: tuple[int, int], users: tuple[int, int]
 ) -> PurgeDeletedResponse:
-    """A response: what is done of what was estimated."""
+    """Return a response with these numbers of done and estimated rows."""
     return PurgeDeletedResponse(
         messages=PurgeProgress(done=messages[0], estimated=messages[1]),
         sessions=PurgeProgress(done=sessions[0], estimated=sessions[1]),
@@ -40,7 +40,7 @@ RESPONSES = (
 
 
 class Purge:
-    """`purge` at work in a thread, against a server that the test plays."""
+    """`purge` in a thread, against a server that the test plays."""
 
     def __init__(self, executor: ThreadPoolExecutor) -> None:
         self.channel = grpc_testing.channel([SERVICE], grpc_testing.strict_real_time())
@@ -49,11 +49,11 @@ class Purge:
 
     @property
     def shown(self) -> str:
-        """What is on the screen by now, without colours and movements."""
+        """The text on the screen, without control sequences."""
         return re.sub(r"\x1b\[[^A-Za-z]*[A-Za-z]", "", self.screen.getvalue())
 
     def start(self, older_than: timedelta | None = None, *, terminal: bool = False) -> Any:
-        """Begins; gives the call as the server sees it."""
+        """Start the command; return the call as the server sees it."""
         console = Console(file=self.screen, force_terminal=terminal, width=80)
         self.ended: Future[None] = self._executor.submit(
             purge_with_progress, self.channel, older_than, console
@@ -63,7 +63,7 @@ class Purge:
         return call
 
     def answer(self, call: Any, responses: Sequence[PurgeDeletedResponse] = RESPONSES) -> str:
-        """Answers the call to its end; gives what was shown."""
+        """Answer the call to its end; return the output."""
         for response in responses:
             call.send_response(response)
         call.terminate((), grpc.StatusCode.OK, "")

@@ -1,4 +1,4 @@
-"""The text of a search, as a search box reads it."""
+"""The text of a search, parsed like in a search box."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Snippets: the part of a content that shows why it was found."""
+"""Snippets: the part of a content that shows why it matched."""
 
 from hypothesis import given
 from hypothesis import strategies as st

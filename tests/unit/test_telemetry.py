@@ -1,4 +1,4 @@
-"""What is not asked for is not there, and costs nothing."""
+"""Telemetry that is off is not imported and costs nothing."""
 
 import logging
 import subprocess
@@ -15,7 +15,7 @@ HEAVY = ("prometheus_client", "opentelemetry")
 
 @pytest.fixture(autouse=True)
 def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keeps variables of the machine out."""
+    """Remove the machine's own variables."""
     for name in ("TRACES_EXPORTER", "EXPORTER_OTLP_ENDPOINT", "EXPORTER_OTLP_TRACES_ENDPOINT"):
         monkeypatch.delenv(f"OTEL_{name}", raising=False)
 

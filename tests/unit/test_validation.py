@@ -1,4 +1,4 @@
-"""The rules for fields, and how what breaks them is named."""
+"""Rules for fields, and the violations of those that break them."""
 
 import math
 from collections.abc import Callable
@@ -17,14 +17,14 @@ from tests.support.client import struct
 
 
 def invalid(check: Callable[[Fields], object]) -> InvalidRequest:
-    """What the block raises in which a check rejects fields."""
+    """Return the error of a block in which a check rejects fields."""
     with pytest.raises(InvalidRequest) as raised, Fields() as fields:
         check(fields)
     return raised.value
 
 
 def violations(check: Callable[[Fields], object]) -> list[str]:
-    """The paths of the fields that a check rejects."""
+    """Return the paths of the fields that a check rejects."""
     return [violation.field for violation in invalid(check).violations]
 
 

@@ -1,4 +1,4 @@
-"""The embedder wordllama, with its real model."""
+"""The wordllama embedder with its real model."""
 
 import math
 import subprocess
@@ -47,7 +47,7 @@ def test_wordllama_vector_is_independent_of_batch(run: Run, embedder: WordLlamaE
 
 
 def test_wordllama_construction_imports_nothing_slow() -> None:
-    """Its model must not hold up the start of a server."""
+    """Loading the model must not delay the start of a server."""
     code = (
         "import sys; from palaver_server.embedding.embedders.wordllama import WordLlamaEmbedder;"
         "WordLlamaEmbedder(); from palaver_server.bootstrap import server;"

@@ -19,7 +19,7 @@ from tests.support.rows import age_deleted_rows, count_sessions_and_messages
 
 
 def progress(*, sessions: int, messages: int) -> PurgeDeletedResponse:
-    """The progress when all of so many are done."""
+    """Return the progress when all rows of these numbers are removed."""
     return PurgeDeletedResponse(
         sessions=PurgeProgress(done=sessions, estimated=sessions),
         messages=PurgeProgress(done=messages, estimated=messages),
@@ -31,7 +31,7 @@ NOW = Duration()
 
 
 def start_purge(palaver: Client, older_than: Duration | None = NOW) -> Any:
-    """Begins a purge, which may not wait for its turn for ever."""
+    """Start a purge, with a deadline for its wait for the turn."""
     return palaver.admin.PurgeDeleted(PurgeDeletedRequest(older_than=older_than), timeout=20)
 
 
@@ -221,7 +221,7 @@ ASKED_FOR_A_TURN = """
         AND query LIKE '%pg_try_advisory_lock%'
 """
 
-# As another server would.
+# The turn as another server takes it.
 TAKE_TURN = PurgeStore.TAKE_TURN.sql.replace("pg_try_advisory_lock", "pg_advisory_lock")
 
 
@@ -293,7 +293,7 @@ def test_purge_deleted_cancelled_call_stops_and_next_continues(
     cancelled.cancel()
     with psycopg.connect(database_url, autocommit=True) as other:
         other.execute("SET lock_timeout = '20s'")
-        other.execute(TAKE_TURN)  # once the cancelled purge has ended
+        other.execute(TAKE_TURN)  # waits until the cancelled purge has ended
         sessions, messages = count_sessions_and_messages(database)
 
     assert sessions == 1

@@ -190,7 +190,7 @@ def removed(responses: list[PurgeDeletedResponse]) -> tuple[int, int]:
 
 
 def tries(database: Connection) -> set[object]:
-    """Gives the times at which somebody tried to take the turn, and has done nothing since."""
+    """Return when the waiting purgers last tried to take the turn."""
     attempts = database.execute(
         "SELECT query_start FROM pg_stat_activity WHERE datname = current_database()"
         " AND query LIKE '%pg_try_advisory_lock%' AND pid <> pg_backend_pid()"
@@ -220,7 +220,7 @@ def test_purge_deleted_waits_for_purge_on_another_server(
         assert removed(first.result(PATIENCE)) == (2, 1)
         responses = second.result(PATIENCE)
     assert removed(responses) == (2, 1)
-    assert responses[0].messages.estimated == 2, "it looked before the other had ended"
+    assert responses[0].messages.estimated == 2, "it tried before the other had ended"
 
 
 def test_purge_deleted_simultaneous_calls_share_the_work(
@@ -241,7 +241,7 @@ EVERYTHING = PurgeDeletedRequest(older_than=Duration())
 
 
 def turns(database: Connection) -> int:
-    """Counts the purgers that have their turn."""
+    """Count the purgers that hold the turn."""
     row = database.execute(
         "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted"
         " AND mode = 'ExclusiveLock' AND objid <> %s"

@@ -22,7 +22,7 @@ def said(message_id: str, content: str = "hello", **fields: Any) -> Message:
 
 
 def state(palaver: Client, session_id: str = "s") -> tuple[Session, Memory]:
-    """All that can be seen of the session and its messages, times included."""
+    """Return the session and its memory, times included."""
     session = palaver.get_session(session_id)
     return session, palaver.get_memory(session_id)
 
@@ -345,7 +345,7 @@ def test_add_memory_ids_of_deleted_session_append_new_messages(palaver: Client) 
 
 
 def prepare_session(palaver: Client, session: str) -> int:
-    """Brings about a session that is new, live or deleted, and gives its last sequence."""
+    """Prepare a new, live or deleted session, and return its last sequence."""
     if session == "new":
         return 0
     messages = [Message(role="user", message_id="known"), Message(role="user")]
@@ -367,7 +367,7 @@ def test_add_memory_matching_expected_last_sequence_is_added(palaver: Client, se
 
 
 def visible_state(palaver: Client) -> Any:
-    """All that can be seen of the session, or None if it is not there."""
+    """Return the session and its memory, or None if it does not exist."""
     try:
         return (
             palaver.get_session("s"),
@@ -417,7 +417,7 @@ def test_add_memory_refused_expected_last_sequence_creates_no_session(palaver: C
     assert palaver.add_ids("s", "a", expected_last_sequence=0).session_created
 
 
-# How memory comes to a session: in one statement if it can, and under a lock.
+# Messages without ids are added in one statement, messages with ids under a row lock.
 WAYS = {
     "without ids": AddMemoryRequest(messages=[Message(role="user", content="new")]),
     "with ids": AddMemoryRequest(messages=[Message(message_id="m", role="user", content="new")]),
@@ -546,7 +546,7 @@ def test_add_memory_thousand_invalid_messages_fit_the_status(palaver: Client) ->
 
     bad = refusal.detail(BadRequest).field_violations
     assert bad[0].field == "messages[0].role"
-    assert refusal.status.ByteSize() < 6000  # in base64, that is the 8 KiB of a client
+    assert refusal.status.ByteSize() < 6000  # in base64, 8 KiB: the limit of clients for metadata
 
 
 # --- Access ------------------------------------------------------------------------------------

@@ -163,7 +163,7 @@ def test_add_memory_simultaneous_batches_are_contiguous_without_gaps(callers: li
         acknowledged = []
         for batch in range(3):
             contents = [f"{number}/{batch}/{index}" for index in range(1 + (number + batch) % 5)]
-            # Every other caller gives ids: both ways of adding meet in one session.
+            # Every other caller sets ids: both statements run on one session.
             messages = [
                 Message(role="user", content=content, message_id=content if number % 2 else "")
                 for content in contents
@@ -191,7 +191,7 @@ ROUNDS = 2
 def add_from_everybody(
     callers: list[Client], session_id: str, *, way: str
 ) -> Outcomes[AddMemoryResponse]:
-    """Has each caller add a message of its own."""
+    """Let each caller add a message of its own."""
     calls: list[Callable[[], AddMemoryResponse]] = [
         partial(caller.add_ids, session_id, f"of caller {number}")
         if way == "with ids"
@@ -249,7 +249,7 @@ def test_add_memory_simultaneous_retries_store_batch_once(
         session_id = f"s{number}"
         if before == "live":
             callers[0].add(session_id, "one that was there")
-        elif before == "deleted":  # with the very ids that are sent now
+        elif before == "deleted":  # with the same ids
             callers[0].add_ids(session_id, "m0", "m1", "m2")
             callers[0].delete_session(session_id)
 
@@ -259,7 +259,7 @@ def test_add_memory_simultaneous_retries_store_batch_once(
 
         assert all(ids_and_sequences(response) == expected for response in responses)
         created_at = {str(response.messages[0].created_at) for response in responses}
-        assert len(created_at) == 1, "all were told of one message"
+        assert len(created_at) == 1, "all calls returned the same message"
         assert [m.message_id for m in callers[0].messages(session_id)][-3:] == ["m0", "m1", "m2"]
         assert callers[0].get_session(session_id).last_sequence == first + 2
         callers[0].add(session_id, "next")
@@ -281,13 +281,13 @@ def test_add_memory_overlapping_batches_store_each_message_once(callers: list[Cl
         told = {pair for response in responses for pair in ids_and_sequences(response)}
         messages = callers[0].messages(session_id)
         assert {(m.message_id, m.sequence) for m in messages} == told
-        assert len(told) == 11, "somebody was told another sequence of a message"
+        assert len(told) == 11, "calls returned different sequences of a message"
         assert [m.sequence for m in messages] == list(range(1, 12))
         assert callers[0].get_session(session_id).last_sequence == 11
 
 
 def test_add_memory_same_expected_last_sequence_succeeds_once(callers: list[Client]) -> None:
-    for expected in range(ROUNDS):  # the first round: no session, and so 0
+    for expected in range(ROUNDS):  # in the first round there is no session: 0
         outcomes = at_once(
             [
                 partial(caller.add, "s", f"{number}", expected_last_sequence=expected)
@@ -353,7 +353,7 @@ def test_add_memory_races_with_updates_and_deletes_of_one_message_keep_its_count
 
     left = [message.sequence for message in callers[0].messages("s")]
     assert sorted(deleted + left) == sorted(created), "each was created once and deleted once"
-    assert created == set(range(1, len(created) + 1)), "a sequence was burnt"
+    assert created == set(range(1, len(created) + 1)), "a sequence was skipped"
     assert callers[0].get_session("s").last_sequence == len(created)
     if not left:
         with refused(grpc.StatusCode.NOT_FOUND):

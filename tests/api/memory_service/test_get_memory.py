@@ -64,7 +64,7 @@ def test_get_memory_deleted_messages_are_left_out(palaver: Client) -> None:
 
 
 def add_counted(palaver: Client, *token_counts: int) -> None:
-    """Adds messages of these token counts, with contents that would count for more."""
+    """Add messages with these token counts, whose contents would count for more."""
     messages = [
         Message(role="user", content=str(count).ljust(4000), token_count=count)
         for count in token_counts
@@ -137,8 +137,8 @@ def test_get_memory_unknown_token_count_is_a_quarter_of_characters(
 ) -> None:
     for characters, max_tokens, fitting in (
         (4, 3, 3),
-        (1, 1, 4),  # a quarter each
-        (3, 1, 1),  # three quarters each
+        (1, 1, 4),  # a quarter of a token each
+        (3, 1, 1),  # three quarters of a token each
         (3, 3, 4),
         (5, 1, 0),
         (0, 1, 5),

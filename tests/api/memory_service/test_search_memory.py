@@ -23,7 +23,7 @@ from tests.support.endpoint import Endpoint
 from tests.support.searching import found, say, search
 from tests.support.vectors import embed, of_user
 
-TEXTS = ["", "word"]  # without text the filter alone decides
+TEXTS = ["", "word"]  # without text only the filter decides
 
 
 # --- Contract ----------------------------------------------------------------------------------
@@ -38,7 +38,7 @@ def test_search_memory_hybrid_merges_keyword_and_semantic_results(
     start_server: StartServer, endpoint: Endpoint
 ) -> None:
     palaver = start_server(**endpoint.settings)
-    # Texts that the endpoint takes for alike, though they share no word.
+    # The endpoint embeds similar vectors for texts that share no word.
     akin = next(
         word
         for word in map("word{}".format, count())
@@ -60,7 +60,7 @@ def test_search_memory_hybrid_merges_keyword_and_semantic_results(
 
 @pytest.fixture
 def talks(palaver: Client) -> Client:
-    """A client of a server with four sessions, of two users and of none."""
+    """A client of a server with four sessions: of two users, and of no user."""
     say(palaver, "a1", ("user", "word a1"), user_id="ada")
     say(palaver, "a2", ("user", "word a2"), user_id="ada")
     say(palaver, "b1", ("user", "word b1"), user_id="bob")
@@ -115,7 +115,7 @@ SCOPES: list[dict[str, str]] = [{}, {"session_id": "s"}, {"user_id": "u"}]
 
 @pytest.fixture
 def dated(palaver: Client, database: Connection) -> Client:
-    """A client of a server with a message of each of the first three days of a year."""
+    """A client of a server with one message on each of the first three days of a year."""
     turns = [("user", "word 1"), ("assistant", "word 2"), ("tool", "word 3")]
     say(palaver, "s", *turns, user_id="u")
     database.execute(
@@ -225,7 +225,7 @@ def test_search_memory_any_text_is_a_valid_query(palaver: Client, content: str, 
 @any_times
 @given(st.text(st.characters(categories=["Lu", "Ll", "Lo", "Nd"]), min_size=1, max_size=30))
 def test_search_memory_content_is_found_by_itself(palaver: Client, word: str) -> None:
-    """But for what is a common word of the language, which `x` is not."""
+    """The prefix `x` keeps the word from being a stop word."""
     palaver.add("s", f"x{word}")
 
     assert f"x{word}" in found(palaver, f"x{word}", session_id="s", limit=100)

@@ -11,7 +11,7 @@ GROUP = "I went to a LGBTQ support group yesterday and it was so powerful."
 
 @pytest.fixture
 def talk(palaver: Client) -> Client:
-    """A client of a server that knows two conversations of a user."""
+    """A client of a server with two conversations of a user."""
     say(
         palaver,
         "s1",
@@ -90,7 +90,7 @@ def test_search_memory_message_without_any_word_is_not_found(talk: Client) -> No
 
 
 def test_search_memory_role_named_in_text_counts_as_word(talk: Client) -> None:
-    """Neither of the two says the name: who says it does."""
+    """No content holds the name; only the role does."""
     contents = found(talk, "Melanie sunrise camping")
 
     assert set(contents[:2]) == {
@@ -100,7 +100,7 @@ def test_search_memory_role_named_in_text_counts_as_word(talk: Client) -> None:
     assert set(found(talk, "what did Caroline say of the sunrise")) >= {
         "It looks lovely.",
         "The stories were inspiring.",
-    }, "and makes found what stands beside a word"
+    }, "the neighbour of a match is found"
 
 
 def test_search_memory_role_alone_finds_nothing(talk: Client) -> None:
@@ -246,7 +246,7 @@ def test_search_memory_diversity_ranks_new_before_similar(palaver: Client) -> No
 
 
 def test_search_memory_over_1000_matches_are_ranked_by_the_best(palaver: Client) -> None:
-    """More than the 1,000 that are looked at closely."""
+    """More messages match than the 1,000 that are ranked."""
     for start in range(0, 1_500, 500):
         palaver.add("s", *(f"dog {number}" for number in range(start, start + 500)))
     palaver.add("t", "dog and zebra")

@@ -24,7 +24,7 @@ def numbers(chunks: Iterable[ListAllSessionsResponse]) -> list[int]:
     return [int(session_id) for chunk in chunks for session_id in ids(chunk)]
 
 
-# More than a stream sends ahead of its reader.
+# More than gRPC buffers for a reader.
 SESSIONS = 1000
 
 ADD_LARGE_SESSIONS = f"""
@@ -114,7 +114,7 @@ def test_list_all_sessions_chunks_over_response_size_are_cut_without_loss(
 # --- Concurrency -------------------------------------------------------------------------------
 
 
-# Connections of the server that list sessions, or did until a moment ago.
+# Connections of the server that list sessions, or did within the last 300 ms.
 BUSY = """
     SELECT count(*) FROM pg_stat_activity
     WHERE datname = current_database() AND query LIKE '%FROM sessions%'
@@ -145,7 +145,7 @@ def test_list_all_sessions_paused_reader_holds_no_transaction_or_connection(
     wait_until(lambda: value(database, BUSY) == 0)
 
     assert value(database, IN_TRANSACTION) == 0
-    got = palaver.get_session("1")  # by the one connection
+    got = palaver.get_session("1")  # over the only connection
     assert got == first.sessions[0]
     assert numbers([first, *stream]) == list(range(1, SESSIONS + 1))
 
@@ -158,7 +158,7 @@ def test_list_all_sessions_paused_reader_pauses_stream(
     first = next(stream)
     wait_until(lambda: value(database, BUSY) == 0)
 
-    # Whoever read on would have these sessions already.
+    # A stream that is not paused would have read these sessions already.
     database.execute("UPDATE sessions SET deleted_at = now() WHERE session_id::integer > 900")
 
     assert numbers([first, *stream]) == list(range(1, 901))
@@ -189,7 +189,7 @@ WRITERS = 2
 
 @contextmanager
 def busy_writers(palaver: Client, sessions: int) -> Iterator[list[str]]:
-    """Adds sessions and deletes some of the old ones in the block; gives the deleted so far."""
+    """Add sessions and delete old ones during the block; yield the ids deleted so far."""
     stop = Event()
     deleted: list[str] = []
 
@@ -238,7 +238,7 @@ def test_list_all_sessions_broken_streams_during_writes_return_each_session_once
         for chunk in palaver.sessions.ListAllSessions(request):
             seen.update(session.session_id for session in chunk.sessions)
 
-    assert deleted, "nobody wrote meanwhile"
+    assert deleted, "nothing was written during the stream"
     assert {str(number) for number in range(1, sessions + 1)} - set(deleted) <= set(seen)
     assert [session_id for session_id, count in seen.items() if count > 1] == []
     assert gone.isdisjoint(seen)

@@ -24,7 +24,7 @@ def add(palaver: Client, session_id: str, *, user_id: str = "", **metadata: Any)
 
 
 def listed(palaver: Client, narrowed: SessionFilter) -> list[str]:
-    """Lists the ids of the sessions, which page and stream must agree upon, both ways."""
+    """Return the ids of the sessions; page and stream must agree, in both orders."""
     page = palaver.list_sessions(filter=narrowed)
     reverse = palaver.list_sessions(filter=narrowed, newest_first=True)
     stream = palaver.sessions.ListAllSessions(ListAllSessionsRequest(filter=narrowed))
@@ -47,7 +47,7 @@ def test_session_filter_user_id_keeps_sessions_of_user(palaver: Client) -> None:
 
 @pytest.fixture
 def created_on_days(palaver: Client, database: Connection) -> Client:
-    """A client of a server whose sessions 1, 2 and 3 were created on that day."""
+    """A client of a server whose sessions 1, 2 and 3 were created on days 1, 2 and 3."""
     database.execute(
         "INSERT INTO sessions (session_id, created_at)"
         " SELECT number, make_timestamptz(2024, 5, number, 0, 0, 0, 'UTC')"
@@ -96,7 +96,7 @@ def test_session_filter_metadata_is_a_path_predicate(
         '$.plan == "pro" && $.seats > 5': ["b"],
         '$.tags[*] == "x"': ["c"],
         "exists($.tags)": ["c"],
-        "$.seats.double() > 5": ["b"],  # no error where seats is none
+        "$.seats.double() > 5": ["b"],  # no error in sessions without seats
         "$.tags.a.b > 1 || $.plan[5] == 1": [],
         "$.plan": [],
     }.items():

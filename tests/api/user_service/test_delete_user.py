@@ -62,7 +62,7 @@ def test_delete_user_deletes_sessions_and_messages_at_returned_time(
     assert sorted(times) == [
         ("ada", True),
         ("another", True),
-        ("before", False),  # what was deleted before keeps its time
+        ("before", False),  # rows deleted before keep their time
         ("message of another", False),
         ("message of before", False),
         ("message of before", False),
@@ -163,7 +163,7 @@ FILL = [
 
 
 def calls_about_others(user_id: str) -> list[ProtobufMessage]:
-    """Every call that there is, about others than the large user, in an order that makes sense."""
+    """Return a request of every method about users other than the large one, in a working order."""
     message = Message(message_id="m", role="user")
     session_id = f"of {user_id}"
     return [
@@ -191,7 +191,7 @@ def calls_about_others(user_id: str) -> list[ProtobufMessage]:
 
 
 def make_calls_about_others(client: Client, user_id: str) -> None:
-    """Makes them all, and checks that the purge removed what they deleted."""
+    """Make all these calls, and check that the purge removed the rows they deleted."""
     for request in calls_about_others(user_id):
         responses = begin(lambda: client.send(request)).result(PATIENCE)  # noqa: B023
         if isinstance(request, PurgeDeletedRequest):
@@ -204,7 +204,7 @@ def test_delete_user_with_100000_sessions_does_not_block_other_calls(
 ) -> None:
     for statement in FILL:
         database.execute(statement)
-    # Two connections: one deletes, and the other has to do for all else.
+    # Two connections: one deletes, and the other serves all other calls.
     client = start_server(pool_max_size=2)
     request = DeleteUserRequest(user_id="large")
     with (

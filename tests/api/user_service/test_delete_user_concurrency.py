@@ -28,7 +28,7 @@ def memory(session_id: str, message: Message, user_id: str = "") -> AddMemoryReq
     return AddMemoryRequest(session_id=session_id, user_id=user_id, messages=[message])
 
 
-# What gives a session to ada, the session, and where the call has done so, but not yet ended.
+# Requests that give ada a session, the session, and the event at which the call has done so.
 GIVE: dict[str, tuple[ProtobufMessage, str, str]] = {
     "AddSession": (
         AddSessionRequest(session_id="new", user_id="ada"), "new", "BEFORE INSERT ON sessions",
@@ -67,7 +67,7 @@ def test_delete_user_takes_session_being_given_to_user(
     audit_tables(database)
 
 
-# DeleteUser stands there when it has all locks.
+# DeleteUser fires this event when it holds all locks.
 DELETING = "BEFORE UPDATE OF deleted_at ON users"
 
 
@@ -105,7 +105,7 @@ def test_delete_user_user_starting_over_is_created_after_delete_and_before_sessi
     rival.execute("SELECT FROM sessions WHERE session_id = 's' FOR UPDATE")
     deletion = begin(lambda: palaver.delete_user("ada"))
     wait_until_blocked(database)
-    giving = begin(lambda: palaver.send(request))  # begins before the instant of the delete
+    giving = begin(lambda: palaver.send(request))  # starts before the time of the delete
     wait_until_blocked(database, 2)
 
     rival.rollback()
@@ -118,7 +118,7 @@ def test_delete_user_user_starting_over_is_created_after_delete_and_before_sessi
         assert created_at <= palaver.get_session("new").created_at.ToNanoseconds()
 
 
-# What is about the session or the user itself, and what then becomes of it.
+# Requests about the session or the user, and their refusal; None: the call starts over.
 NOT_FOUND, ANEW = grpc.StatusCode.NOT_FOUND, None
 
 MEANWHILE: dict[str, tuple[ProtobufMessage, grpc.StatusCode | None]] = {

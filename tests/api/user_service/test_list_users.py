@@ -100,7 +100,7 @@ def test_list_users_pages_over_response_size_are_cut_without_loss(
 def test_list_users_page_of_1000_longest_users_fits_response(
     palaver: Client, database: Connection
 ) -> None:
-    # In bytes: 1,024 of an id, 320 of an address, 1,024 of each name. 1,000 are 3.2 MiB.
+    # Bytes: 1,024 for the id, 320 for the address, 1,024 for each name. 1,000 users: 3.2 MiB.
     database.execute(
         "INSERT INTO users (user_id, email, first_name, last_name)"
         " SELECT rpad(number::text, 1024, 'x'), repeat('x', 320), repeat('😀', 256),"

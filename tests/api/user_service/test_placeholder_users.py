@@ -24,7 +24,7 @@ from tests.support.ledger import audit_tables
 
 MESSAGE = Message(message_id="m", role="user")
 
-# The requests that may give a session to a user; the session "there" is there.
+# Requests that give a session to a user; the session "there" exists.
 GIVE: dict[str, Any] = {
     "AddSession": AddSessionRequest(session_id="new", user_id="u"),
     "UpdateSession": UpdateSessionRequest(session_id="there", user_id="u"),
