@@ -1,17 +1,15 @@
-"""Documents are right: code blocks are executed; commands, settings, paths and links exist.
+"""The code blocks of documents are executed.
 
-What happens to a code block depends on its info string:
+What happens to a block depends on its info string:
 
 - `console`: the commands run in order on an empty database, and must print what is shown.
 - `python`: the program runs twice on one server.
 - `sh`: the commands run in order in one directory, with `palaver` on the path.
-- `sh example`: not executed, since it needs a network or more time. As in every `sh` block, the
-  names of commands, flags, settings and make targets are checked.
-- `toml`: parsed as a credentials file.
-- `json`: parsed as a line of the log, whose logger must be a module.
+- `sh example`: not executed, since a command needs a network or much time.
+
+`tests/unit/test_document_references.py` checks the names in all of them.
 """
 
-import importlib
 import json
 import os
 import re
@@ -19,51 +17,18 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 
-from bench.__main__ import main as bench
-from chaos.__main__ import main as chaos
-from docs import settings_page
-from fuzz.__main__ import main as fuzz
-from palaver_server.auth.credentials_file import CredentialsFile
-from palaver_server.cli.main import main
-from palaver_server.config import NO_FLAG, OLD_NAMES, Settings, flag, variable
 from tests.support.client import Client
-from tests.support.documents import ADDRESS, DOCUMENTS, Command, Document
+from tests.support.documents import ADDRESS, DOCUMENTS, Document, having
 from tests.support.palaver_process import StartPalaver
 from tests.support.processes import ROOT
 
 # Values that differ between runs.
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
-
-# Read by commands other than `palaver serve`, by the tests, or by the shell.
-OTHER_VARIABLES = {
-    "PALAVER_ADDRESS",
-    "PALAVER_API_KEY",
-    "PALAVER_API_KEY_FILE",
-    "PALAVER_TEST_DATABASE_URL",
-    "PALAVER_TLS_CA",
-}
-
-# Besides make, palaver and pip.
-OTHER_PROGRAMS = {
-    ".venv/bin/pip",
-    ".venv/bin/pre-commit",
-    ".venv/bin/python",
-    "cd",
-    "git",
-    "go",
-    "grpcurl",
-    "openssl",
-}
-
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
 
 needs_grpcurl = pytest.mark.skipif(
     shutil.which("grpcurl") is None, reason="grpcurl is not installed"
@@ -71,13 +36,6 @@ needs_grpcurl = pytest.mark.skipif(
 needs_openssl = pytest.mark.skipif(
     shutil.which("openssl") is None, reason="openssl is not installed"
 )
-
-
-def having(info: str) -> list[Document]:
-    """Return the documents with blocks of this kind; there is at least one."""
-    documents = [document for document in DOCUMENTS if document.blocks(info)]
-    assert documents, info
-    return documents
 
 
 def comparable(output: str) -> list[Any]:
@@ -204,127 +162,3 @@ def test_shell_commands_succeed(
 
     if document.path.name == "security.md":
         assert '"session_id": "s"' in "".join(printed)
-
-
-@pytest.mark.parametrize("document", having("toml"), ids=str)
-def test_entries_of_the_credentials_file_are_valid(document: Document) -> None:
-    (entry,) = document.blocks("toml")
-
-    assert CredentialsFile.parse(entry.encode()).find_certificate("CN=ingest,O=Example")
-
-
-def subcommand(name: str) -> click.Command:
-    """Return the command `palaver NAME`."""
-    command = main.get_command(click.Context(main), name)
-    assert command, name
-    return command
-
-
-@pytest.mark.parametrize("document", having("json"), ids=str)
-def test_log_lines_come_from_a_module(document: Document) -> None:
-    for line in document.blocks("json"):
-        assert importlib.import_module(json.loads(line)["logger"])
-
-
-def check_command(command: Command) -> None:
-    """Check the names in a command: its program, subcommand, flags, settings, targets, extras."""
-    program, *words = command.words
-    settings: dict[str, Any] = {
-        name: command.variables[variable(name)]
-        for name in Settings.model_fields
-        if variable(name) in command.variables
-    }
-    match program:
-        case "make":
-            assert {word for word in words if "=" not in word} <= TARGETS
-            Settings(**settings)
-        case "palaver" | ".venv/bin/palaver":
-            name, *arguments = [word for word in words if word != "--help"]
-            with subcommand(name).make_context(name, arguments) as context:
-                given = {key: value for key, value in context.params.items() if value is not None}
-            if name in {"serve", "migrate"}:
-                Settings(**settings, **given)
-        case ".venv/bin/pip":
-            for extra in re.findall(r"\[(\w+)\]", " ".join(words)):
-                assert extra in PROJECT["optional-dependencies"]
-        case _:
-            assert program in OTHER_PROGRAMS
-
-
-@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
-def test_shell_commands_name_what_exists(
-    document: Document, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for command in document.shell_commands:
-        for word in command.words:
-            if re.fullmatch(r"[\w-]+\.(pem|key|toml)", word):
-                (tmp_path / word).touch()
-        if command.words:
-            check_command(command)
-
-
-def all_flags() -> set[str]:
-    """Return all flags of the project's programs."""
-    subcommands = map(subcommand, main.list_commands(click.Context(main)))
-    return {
-        spelling
-        for command in (*subcommands, main, bench, chaos, fuzz)
-        for option in command.get_params(click.Context(command))
-        if isinstance(option, click.Option)
-        for spelling in (*option.opts, *option.secondary_opts)
-    }
-
-
-@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
-def test_settings_in_the_text_exist(document: Document) -> None:
-    if document.path.name == "CHANGELOG.md":
-        return  # names settings of older versions
-    settings = {variable(name) for name in (*Settings.model_fields, *OLD_NAMES.values())}
-
-    named = set(re.findall(r"\bPALAVER_[A-Z_]+[A-Z]\b", document.text))
-    flags = {re.split(r"[ =]", code)[0] for code in document.inline_code if code.startswith("--")}
-
-    assert named <= settings | OTHER_VARIABLES
-    assert flags <= all_flags()
-
-
-@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
-def test_links_lead_somewhere(document: Document) -> None:
-    for link in document.links:
-        path, _, anchor = link.partition("#")
-        target = (document.path.parent / path).resolve() if path else document.path
-        assert target.exists(), link
-        if anchor:
-            assert anchor in Document(target).anchors, link
-
-
-# Where the path of a file or folder in backquotes may begin.
-PLACES = (ROOT, ROOT / "server" / "palaver_server")
-
-
-@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
-def test_paths_in_the_text_exist(document: Document) -> None:
-    if document.path.name == "CHANGELOG.md":
-        return
-    for code in document.inline_code:
-        if re.fullmatch(r"\.?[a-z_]\w*(/[\w.-]+)+/?|[\w/]+/|\w+\.(py|md)", code):
-            places = (*PLACES, document.path.parent)
-            assert any((place / code).exists() for place in places), code
-
-
-def test_readme_is_short() -> None:
-    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 250
-
-
-def test_settings_page_has_row_per_setting() -> None:
-    page = settings_page.page()
-
-    for name, field in Settings.model_fields.items():
-        shown = "" if name in NO_FLAG else f"`{flag(name)}`"
-        row = f"| {shown} | `{variable(name)}` | "
-        (line,) = [line for line in page.splitlines() if line.startswith(row)]
-        assert line.endswith(f" | {field.description} |")
-        if name != "data_dir":
-            default = "" if field.default in (None, "") else f"`{field.default}`"
-            assert f"| {default} |".lower() in line.lower()

@@ -96,3 +96,10 @@ def _anchor(heading: str) -> str:
 DOCUMENTS = [
     Document(path) for path in sorted((*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")))
 ]
+
+
+def having(info: str) -> list[Document]:
+    """Return the documents with blocks of this info string; there is at least one."""
+    documents = [document for document in DOCUMENTS if document.blocks(info)]
+    assert documents, info
+    return documents
