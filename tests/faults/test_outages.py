@@ -8,6 +8,7 @@ import psycopg
 import pytest
 from google.rpc.error_details_pb2 import RetryInfo
 
+from palaver_server.database import pool as pool_module
 from palaver_server.process.embedded_postgres import EmbeddedPostgres
 from tests.conftest import Run, StartServer
 from tests.support.client import Client, refused
@@ -169,3 +170,23 @@ def test_outage_of_silent_database_does_not_delay_stop_of_start(
     palaver.stop()
 
     assert "Traceback" not in palaver.output
+
+
+def test_outage_at_the_end_of_a_search_closes_its_connection(
+    network: Network, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The search returns before its transaction has ended; the pool waits for that only briefly."""
+    monkeypatch.setattr(pool_module, "_ROLLBACK_TIMEOUT_SECONDS", 0.2)
+
+    async def search_and_close() -> None:
+        pool = pool_module.Pool(network.url, min_size=0, max_size=1, timeout=20)
+        await pool.open()
+        async with pool.snapshot("SET LOCAL jit = off") as connection:
+            network.cut()
+        network.mend()
+        async with pool.connection() as other:  # the only one that the pool may have
+            assert other is not connection
+        await pool.close()
+        assert connection.closed
+
+    run(search_and_close())
