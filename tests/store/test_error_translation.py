@@ -6,7 +6,7 @@ import psycopg
 import pytest
 from psycopg import Rollback, sql
 
-from palaver_server.database.error_translation import loggable_reason, translated_errors
+from palaver_server.database.error_translation import domain_error, loggable_reason
 from palaver_server.database.pool import Pool
 from palaver_server.errors import DatabaseUnavailable
 from tests.conftest import Run
@@ -72,13 +72,19 @@ def test_error_that_is_permanent_is_a_bug(pool: Pool, run: Run) -> None:
 
 
 def test_error_of_connecting_becomes_unavailable() -> None:
-    with pytest.raises(DatabaseUnavailable), translated_errors():
+    with pytest.raises(psycopg.OperationalError) as raised:
         psycopg.connect("host=/nonexistent dbname=palaver")
 
+    assert isinstance(domain_error(raised.value), DatabaseUnavailable)
 
-def test_error_of_other_kind_passes_through() -> None:
-    with pytest.raises(KeyError), translated_errors():
-        raise KeyError
+
+def test_error_of_other_kind_passes_through(pool: Pool, run: Run) -> None:
+    async def fail() -> None:
+        async with pool.connection():
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        run(fail())
 
 
 def test_error_of_idle_timeout_is_no_bug(pool: Pool, run: Run, database: Connection) -> None:

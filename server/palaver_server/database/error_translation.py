@@ -1,8 +1,5 @@
 """Translates the database driver's errors into those of the domain."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import psycopg
 from psycopg import errors as sqlstate
 
@@ -46,22 +43,11 @@ def is_unavailable(error: psycopg.Error) -> bool:
     return error.sqlstate.startswith("08")
 
 
-@contextmanager
-def translated_errors() -> Iterator[None]:
-    """Raise a driver error of the block as the corresponding domain error.
-
-    Raises:
-        DatabaseUnavailable: The database is unreachable or temporarily refuses work.
-        DeadlineExceeded: A statement exceeded its timeout.
-    """
-    try:
-        yield
-    except sqlstate.QueryCanceled as error:
-        raise DeadlineExceeded from error
-    except psycopg.Error as error:
-        if is_unavailable(error):
-            raise DatabaseUnavailable from error
-        raise
+def domain_error(error: psycopg.Error) -> PalaverError | None:
+    """Return the domain error that a driver's error stands for; None if it is a bug."""
+    if isinstance(error, sqlstate.QueryCanceled):
+        return DeadlineExceeded()
+    return DatabaseUnavailable() if is_unavailable(error) else None
 
 
 def loggable_reason(error: Exception) -> str:

@@ -8,11 +8,11 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
-from psycopg import Error, Rollback
-from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
+from psycopg import Error, OperationalError, Rollback
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from palaver_server.database.connection import Connection, Trace, untraced
-from palaver_server.database.error_translation import translated_errors
+from palaver_server.database.error_translation import domain_error
 from palaver_server.database.statement import Statement
 from palaver_server.durations import milliseconds
 from palaver_server.errors import DatabaseUnavailable, NoConnectionInTime
@@ -114,23 +114,24 @@ class Pool:
             DeadlineExceeded: A statement exceeded its timeout.
         """
         pool = self._pool
-        with translated_errors():
-            connection = await self._acquire(pool)
-            self._in_use.add(connection)
-            try:
-                yield connection
-            except Error as error:
-                if connection.broken:  # the error's class does not always tell
-                    raise DatabaseUnavailable from error
-                raise
-            except Rollback as error:  # a transaction lets it out only if the connection was lost
+        connection = await self._acquire(pool)
+        self._in_use.add(connection)
+        try:
+            yield connection
+        except Error as error:
+            if connection.broken:  # the error's class does not always tell
                 raise DatabaseUnavailable from error
-            finally:
-                # In a task of its own: a caller cancelled during putconn would make psycopg_pool
-                # lose the connection and leave the next waiter without one.
-                returning = asyncio.create_task(self._return(pool, connection))
-                self._returning.add(returning)
-                returning.add_done_callback(self._returning.discard)
+            if (translated := domain_error(error)) is None:
+                raise
+            raise translated from error
+        except Rollback as error:  # a transaction lets it out only if the connection was lost
+            raise DatabaseUnavailable from error
+        finally:
+            # In a task of its own: a caller cancelled during putconn would make psycopg_pool
+            # lose the connection and leave the next waiter without one.
+            returning = asyncio.create_task(self._return(pool, connection))
+            self._returning.add(returning)
+            returning.add_done_callback(self._returning.discard)
 
     async def _acquire(self, pool: AsyncConnectionPool[Connection]) -> Connection:
         try:
@@ -139,7 +140,7 @@ class Pool:
             if self.connects:  # all connections were in use
                 raise NoConnectionInTime from error
             raise DatabaseUnavailable from error
-        except PoolClosed as error:  # by fail_all, reset, or the end of the shutdown's grace period
+        except OperationalError as error:  # by fail_all, reset or a shutdown; others
             raise DatabaseUnavailable from error
 
     async def _return(self, pool: AsyncConnectionPool[Connection], connection: Connection) -> None:
