@@ -22,7 +22,7 @@ from palaver_server.services.encoding.added_memory import added_memory_response
 from palaver_server.services.encoding.metadata import json_from_object, object_from_struct
 from palaver_server.services.encoding.sessions import session_response
 from palaver_server.store.memory import AddedMemory, AddedMessage
-from palaver_server.store.sessions import SessionRow, SessionStore
+from palaver_server.store.sessions import GET_SESSION, SessionRow
 from palaver_server.store.uuid7 import uuid7
 
 
@@ -45,7 +45,7 @@ class _BareMethods(grpc.GenericRpcHandler):
 
     async def _get_session(self, request: GetSessionRequest, _context: object) -> bytes:
         parameters = {"session_id": request.session_id, "bound_user": None}
-        row = await self._connection.fetch_one(SessionStore.GET_SESSION, parameters)
+        row = await self._connection.fetch_one(GET_SESSION, parameters)
         return session_response(SessionRow._make(row or ())).data
 
     async def _add_memory(self, request: AddMemoryRequest, _context: object) -> bytes:

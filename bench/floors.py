@@ -113,7 +113,9 @@ def _rows(session_ids: list[str], sequences: "count[int]", words: str) -> list[t
 
 def list_sessions(database: Database, seconds: float) -> Round:
     """Fetches all sessions by the pages that ListAllSessions fetches; a call is a page."""
-    statement = SessionStore.LIST_SESSIONS.fill(filters="", direction=KeyRange().direction)
+    statement = SessionStore.LIST_SESSIONS.fill(
+        condition="deleted_at IS NULL", direction=KeyRange().direction
+    )
     return _pages(database, statement.sql, {}, lambda row: SessionRow._make(row[1:]).id, seconds)
 
 

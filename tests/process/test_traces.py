@@ -22,7 +22,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import AddMemoryRequest, StreamMessagesRequest
 from palaver.v1.session_service_pb2 import AddSessionRequest, GetSessionRequest
-from palaver_server.store.sessions import SessionStore
+from palaver_server.store.sessions import GET_SESSION
 from tests.support.client import Client, refused, struct
 from tests.support.palaver_process import RunPalaver, Serve
 from tests.support.processes import PalaverProcess
@@ -111,7 +111,7 @@ def test_trace_spans_caller_call_and_statement(
     assert (call.kind, statement.kind) == (Span.SPAN_KIND_SERVER, Span.SPAN_KIND_CLIENT)
     assert attributes(call)["rpc.response.status_code"] == "OK"
     assert attributes(statement) == {
-        "db.system.name": "postgresql", "db.query.text": SessionStore.GET_SESSION.sql
+        "db.system.name": "postgresql", "db.query.text": GET_SESSION.sql
     }  # fmt: skip
     assert call.start_time_unix_nano <= statement.start_time_unix_nano
     assert statement.end_time_unix_nano <= call.end_time_unix_nano

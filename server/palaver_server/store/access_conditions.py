@@ -17,6 +17,16 @@ def accessible(user_id: str) -> str:
 
 ACCESSIBLE_SESSION = accessible("s.user_id")
 
+
+def accessible_if_bound(access: Access, user_id: str) -> list[str]:
+    """Return `accessible` for a bound caller, and no condition for any other.
+
+    For listings, which are planned for a bound caller each time: its user is a small part of the
+    table, and a generic plan of `accessible` would be bad for one of the two.
+    """
+    return [] if access.user_id is None else [accessible(user_id)]
+
+
 # A live message of such a session, for statements that read messages by key.
 ACCESSIBLE_MESSAGE = f"""
     m.deleted_at IS NULL AND (%(access_user_id)s::text IS NULL OR EXISTS (

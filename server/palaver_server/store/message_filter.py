@@ -1,4 +1,4 @@
-"""Which messages a search looks at: its scope, and what narrows it."""
+"""The messages that a search looks at: its scope and its filter."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from palaver_server.auth.access import Access
 from palaver_server.store.access_conditions import ACCESSIBLE_SESSION, narrowed
+from palaver_server.store.filters import comparisons, metadata_paths
 
 
 class ScopeSql(NamedTuple):
@@ -85,7 +86,7 @@ class AccessibleScope(NamedTuple):
 
 
 class MessageFilter(NamedTuple):
-    """Narrows a search; None and no roles do not. `metadata` is a SQL/JSON path predicate."""
+    """Narrows a search by the fields that are given. `metadata` is a SQL/JSON path predicate."""
 
     roles: Sequence[str] = ()
     created_after: datetime | None = None
@@ -94,7 +95,7 @@ class MessageFilter(NamedTuple):
 
     @property
     def given(self) -> dict[str, Any]:
-        """What narrows, by name."""
+        """The given fields, as parameters."""
         return {
             name: list(value) if name == "roles" else value
             for name, value in self._asdict().items()
@@ -111,17 +112,9 @@ class MessageFilter(NamedTuple):
             accessible: The condition that selects the messages to filter.
             supplied: The caller's other conditions; evaluated before the filter's path.
         """
-        comparisons = [_COMPARISONS[name] for name in self.given if name in _COMPARISONS]
-        paths = [] if self.metadata is None else [_PATH]
-        return narrowed(access, " AND ".join([accessible, *comparisons]), *supplied, *paths)
+        narrower = " AND ".join([accessible, *comparisons("m", self.given)])
+        return narrowed(access, narrower, *supplied, *metadata_paths("m", self.metadata))
 
 
 ALL_MESSAGES = Scope()
 EVERY_MESSAGE = MessageFilter()
-
-_COMPARISONS = {
-    "roles": "m.role = ANY(%(roles)s::text[])",
-    "created_after": "m.created_at >= %(created_after)s",
-    "created_before": "m.created_at < %(created_before)s",
-}
-_PATH = "m.metadata @@ %(metadata)s::jsonpath"

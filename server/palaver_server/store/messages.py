@@ -19,6 +19,7 @@ from palaver_server.database.timestamps import PgTimestamp
 from palaver_server.errors import FieldViolation, InvalidRequest, NotFound
 from palaver_server.store.access_conditions import ACCESSIBLE_SESSION
 from palaver_server.store.embedding_queue import NO_QUEUE, EmbeddingQueue
+from palaver_server.store.sessions import lock_session
 
 
 class Key(NamedTuple):
@@ -300,20 +301,9 @@ class MessageStore:
             raise NotFound("Message", message_id)
         return MessageRow._make(row)
 
-    LOCK_SESSION = Statement(
-        "messages.lock_session",
-        f"""
-        SELECT FROM sessions s
-        WHERE session_id = %(session_id)s AND deleted_at IS NULL AND {ACCESSIBLE_SESSION}
-        FOR NO KEY UPDATE
-    """,
-    )
-
     @asynccontextmanager
     async def _locked_session(self, access: Access, session_id: str) -> AsyncIterator[Connection]:
-        """Begins a transaction in which nobody else writes to the session."""
-        parameters = {"session_id": session_id, "access_user_id": access.user_id}
+        """Begin a transaction that holds the session's lock."""
         async with self._pool.connection() as connection, connection.transaction():
-            if await connection.fetch_one(self.LOCK_SESSION, parameters) is None:
-                raise NotFound("Session", session_id)
+            await lock_session(connection, access, session_id)
             yield connection

@@ -7,15 +7,21 @@ from typing import NamedTuple
 
 from palaver_server.auth.access import Access
 from palaver_server.database.batching import Batcher
-from palaver_server.database.connection import Row
+from palaver_server.database.connection import Connection, Row
 from palaver_server.database.metadata_path import checked_path
 from palaver_server.database.paging import KeyRange, Page, last_position, listing
 from palaver_server.database.pool import Pool
 from palaver_server.database.statement import Statement, StatementTemplate
 from palaver_server.database.timestamps import PgTimestamp
 from palaver_server.errors import AlreadyExists, NotFound
-from palaver_server.store.access_conditions import ACCESSIBLE_SESSION, guarded, narrowed
+from palaver_server.store.access_conditions import (
+    ACCESSIBLE_SESSION,
+    accessible_if_bound,
+    guarded,
+    narrowed,
+)
 from palaver_server.store.ensure_user import ensure_user
+from palaver_server.store.filters import comparisons, metadata_paths
 
 
 class SessionRow(NamedTuple):
@@ -64,13 +70,29 @@ SIZE = """
     + 4 * octet_length(metadata) + 100
 """
 
-COMPARISONS = {
-    "user_id": "user_id = %(user_id)s",
-    "created_after": "created_at >= %(created_after)s",
-    "created_before": "created_at < %(created_before)s",
-    "access_user_id": ACCESSIBLE_SESSION,
-}
-PATH = "metadata @@ %(metadata)s::jsonpath"
+
+GET_SESSION = Statement(
+    "sessions.get",
+    f"""
+    SELECT {COLUMNS} FROM sessions s
+    WHERE session_id = %(session_id)s AND deleted_at IS NULL AND {ACCESSIBLE_SESSION}
+""",
+)
+
+LOCK_SESSION = Statement("sessions.lock", GET_SESSION.sql + " FOR NO KEY UPDATE")
+
+
+async def lock_session(connection: Connection, access: Access, session_id: str) -> SessionRow:
+    """Return a live session, and lock its row until the transaction ends.
+
+    All writes to a session and its messages hold this lock. So one reads what the one before
+    wrote, and its time, that of a later statement, is after what it waited for.
+
+    Raises:
+        NotFound: There is no such live session in the access scope.
+    """
+    row = await connection.fetch_one(LOCK_SESSION, _named(access, session_id))
+    return _found(session_id, row)
 
 
 class SessionStore:
@@ -131,14 +153,6 @@ class SessionStore:
                 raise AlreadyExists("Session", session_id)
             return SessionRow._make(row)
 
-    GET_SESSION = Statement(
-        "sessions.get",
-        f"""
-        SELECT {COLUMNS} FROM sessions s
-        WHERE session_id = %(session_id)s AND deleted_at IS NULL AND {ACCESSIBLE_SESSION}
-    """,
-    )
-
     async def get_session(self, access: Access, session_id: str) -> SessionRow:
         """Gets a live session.
 
@@ -158,16 +172,11 @@ class SessionStore:
     async def _get_sessions(self, access: Access, session_ids: Sequence[str]) -> list[Row | None]:
         async with self._pool.connection() as connection:
             if len(session_ids) == 1:  # of this PostgreSQL keeps the plan
-                return [
-                    await connection.fetch_one(self.GET_SESSION, _named(access, session_ids[0]))
-                ]
+                return [await connection.fetch_one(GET_SESSION, _named(access, session_ids[0]))]
             parameters = {"session_ids": list(set(session_ids)), "access_user_id": access.user_id}
             rows = await connection.fetch(self.GET_SESSIONS, parameters)
         found = {row[0]: row for row in rows}
         return [found.get(session_id) for session_id in session_ids]
-
-    # The row lock is for concurrent merges: each reads what the one before it wrote.
-    LOCK_SESSION = Statement("sessions.lock", GET_SESSION.sql + " FOR NO KEY UPDATE")
 
     UPDATE_SESSION = Statement(
         "sessions.update",
@@ -200,8 +209,7 @@ class SessionStore:
         async with self._pool.connection() as connection, connection.transaction():
             if user_id is not None:
                 await ensure_user(connection, user_id)
-            locked = await connection.fetch_one(self.LOCK_SESSION, _named(access, session_id))
-            row = change(_found(session_id, locked))
+            row = change(await lock_session(connection, access, session_id))
             updated = await connection.fetch_one(self.UPDATE_SESSION, row._asdict())
             return _found(session_id, updated)
 
@@ -229,10 +237,9 @@ class SessionStore:
         Raises:
             NotFound: There is no such live session.
         """
-        parameters = _named(access, session_id)
         async with self._pool.connection() as connection, connection.transaction():
-            _found(session_id, await connection.fetch_one(self.LOCK_SESSION, parameters))
-            deleted = await connection.fetch_one(self.DELETE_SESSION, parameters)
+            await lock_session(connection, access, session_id)
+            deleted = await connection.fetch_one(self.DELETE_SESSION, {"session_id": session_id})
             return DeletedSession._make(deleted or ())
 
     LIST_SESSIONS = StatementTemplate("sessions.list", listing("sessions", COLUMNS, size=SIZE))
@@ -246,7 +253,7 @@ class SessionStore:
         listing(
             """(
             SELECT * FROM sessions s
-            WHERE id > %(after)s AND id < %(before)s AND {visible}
+            WHERE id > %(after)s AND id < %(before)s AND {accessible}
             ORDER BY id {direction}
             LIMIT 9223372036854775807
         )""",
@@ -268,23 +275,28 @@ class SessionStore:
         Raises:
             InvalidRequest: `filter.metadata` is not a SQL/JSON path.
         """
-        asked = {**filter._asdict(), "access_user_id": access.user_id}
-        given = {name: value for name, value in asked.items() if value is not None}
-        comparisons = [COMPARISONS[name] for name in given if name in COMPARISONS]
-        visible = " AND ".join(["deleted_at IS NULL", *comparisons])
-        if filter.metadata is None or access.user_id is None:
-            paths = [] if filter.metadata is None else [PATH]
-            template, condition = self.LIST_SESSIONS, narrowed(access, visible, *paths)
+        given = {name: value for name, value in filter._asdict().items() if value is not None}
+        in_scope = accessible_if_bound(access, "s.user_id")
+        accessible = " AND ".join(["s.deleted_at IS NULL", *in_scope, *comparisons("s", given)])
+        paths = metadata_paths("s", filter.metadata)
+        if paths and access.user_id is not None:
+            template, condition = self.LIST_SESSIONS_IN_ORDER, guarded(accessible, *paths)
         else:
-            template, condition = self.LIST_SESSIONS_IN_ORDER, guarded(visible, PATH)
-        # A generic plan is bad for most filters.
+            template, condition = self.LIST_SESSIONS, narrowed(access, accessible, *paths)
         statement = template.fill(
-            is_prepared=not given,
-            visible=visible,
+            # A generic plan is bad for most filters, and for a bound caller.
+            is_prepared=not given and access.user_id is None,
+            accessible=accessible,
             condition=condition,
             direction=key_range.direction,
         )
-        parameters = {"limit": limit, "after": key_range.after, "before": key_range.before, **given}
+        parameters = {
+            "limit": limit,
+            "after": key_range.after,
+            "before": key_range.before,
+            "access_user_id": access.user_id,
+            **given,
+        }
         async with (
             self._pool.connection() as connection,
             checked_path(connection, filter.metadata, access),

@@ -10,7 +10,7 @@ from palaver_server.database.pool import Pool
 from palaver_server.database.statement import DISABLE_TIMEOUT, Statement, StatementTemplate
 from palaver_server.database.timestamps import PgTimestamp, as_datetime
 from palaver_server.errors import AlreadyExists, NotFound
-from palaver_server.store.access_conditions import accessible
+from palaver_server.store.access_conditions import accessible, accessible_if_bound
 
 
 class UserRow(NamedTuple):
@@ -238,9 +238,10 @@ class UserStore:
     async def list_users(self, access: Access, key_range: KeyRange, *, limit: int) -> Page[UserRow]:
         """Lists live users by listing position."""
         statement = self.LIST_USERS.fill(
-            # A generic plan would read all users for a bound caller, who sees one.
             is_prepared=access.user_id is None,
-            condition=f"deleted_at IS NULL AND {accessible('user_id')}",
+            condition=" AND ".join(
+                ["s.deleted_at IS NULL", *accessible_if_bound(access, "s.user_id")]
+            ),
             direction=key_range.direction,
         )
         parameters = {

@@ -1,0 +1,25 @@
+"""The conditions that filters of listings and searches add to a statement."""
+
+from collections.abc import Iterable
+
+_COMPARISONS = {
+    "user_id": "{row}.user_id = %(user_id)s",
+    "roles": "{row}.role = ANY(%(roles)s::text[])",
+    "created_after": "{row}.created_at >= %(created_after)s",
+    "created_before": "{row}.created_at < %(created_before)s",
+}
+
+
+def comparisons(row: str, fields: Iterable[str]) -> list[str]:
+    """Return the conditions of the given fields of a filter, except that of its path.
+
+    Args:
+        row: The alias of the table that is filtered.
+        fields: Names of fields; also the names of the conditions' parameters.
+    """
+    return [_COMPARISONS[field].format(row=row) for field in fields if field in _COMPARISONS]
+
+
+def metadata_paths(row: str, path: str | None) -> list[str]:
+    """Return the condition of a filter's SQL/JSON path; none if there is no path."""
+    return [] if path is None else [f"{row}.metadata @@ %(metadata)s::jsonpath"]
