@@ -10,7 +10,7 @@ from palaver_server.auth.access import EVERYTHING, Access
 from palaver_server.database.pool import Pool
 from palaver_server.purge.purge_store import PurgeStore
 from palaver_server.store.message_filter import MessageFilter, Scope
-from palaver_server.store.messages import Key
+from palaver_server.store.messages import MessageKey
 from palaver_server.store.sessions import SessionStore
 from tests.conftest import Run
 from tests.support.vectors import Vectors
@@ -47,8 +47,8 @@ def test_vector_search_returns_nearest_first_with_similarity(
 
     found = vectors.neighbours("red blue", scope=scope)
 
-    assert list(found) == [Key("s", 2), Key("s", 1), Key("s", 3)]
-    assert found[Key("s", 2)] == pytest.approx(1, abs=1e-2)
+    assert list(found) == [MessageKey("s", 2), MessageKey("s", 1), MessageKey("s", 3)]
+    assert found[MessageKey("s", 2)] == pytest.approx(1, abs=1e-2)
     assert list(found.values()) == sorted(found.values(), reverse=True)
     assert vectors.find("red blue", scope=scope, limit=1) == ["red blue"]
 
@@ -58,11 +58,11 @@ def test_vector_similarities_are_of_live_unchanged_messages(vectors: Vectors, ru
     vectors.embed_all()
     vectors.delete("s", "m2")
     vectors.update("s", "m3", "otherwise")
-    keys = [Key("s", sequence) for sequence in (1, 2, 3, 4)]
+    keys = [MessageKey("s", sequence) for sequence in (1, 2, 3, 4)]
 
     found = vectors.similarities("red green", keys)
 
-    assert found == {Key("s", 1): pytest.approx(1, abs=1e-2)}
+    assert found == {MessageKey("s", 1): pytest.approx(1, abs=1e-2)}
 
 
 def test_vector_search_scope_finds_only_its_messages(vectors: Vectors) -> None:

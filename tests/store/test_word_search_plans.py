@@ -12,7 +12,7 @@ from palaver_server.auth.access import EVERYTHING
 from palaver_server.search.keyword_store import Hit, KeywordStore
 from palaver_server.search.result_store import ResultStore
 from palaver_server.store.message_filter import ALL_MESSAGES, EVERY_MESSAGE, MessageFilter, Scope
-from palaver_server.store.messages import Key
+from palaver_server.store.messages import MessageKey
 from tests.conftest import Run
 from tests.support.plans import Explained, Plan, explained
 from tests.support.searching import snapshot
@@ -120,7 +120,7 @@ def test_plan_of_search_without_text_uses_index_of_newest(
 
 
 def test_plan_of_reading_results_uses_keys(filled: Explained) -> None:
-    hits = [Hit(Key(f"s{number}", number), 1) for number in range(1, LIMIT + 1)]
+    hits = [Hit(MessageKey(f"s{number}", number), 1) for number in range(1, LIMIT + 1)]
 
     async def read() -> None:
         async with snapshot(filled.pool) as connection:

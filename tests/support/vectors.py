@@ -14,7 +14,7 @@ from palaver_server.search.result_store import ResultStore
 from palaver_server.store.embedding_queue import EmbeddingQueue
 from palaver_server.store.memory import MemoryStore, NewMessage
 from palaver_server.store.message_filter import ALL_MESSAGES, Scope
-from palaver_server.store.messages import Key, MessageStore
+from palaver_server.store.messages import MessageKey, MessageStore
 from tests.conftest import Run
 from tests.support.endpoint import DIMENSIONS, vector_of
 from tests.support.searching import snapshot
@@ -114,7 +114,7 @@ class Vectors:
 
         return self._run(nearest())
 
-    def similarities(self, text: str, keys: Sequence[Key]) -> Similarities:
+    def similarities(self, text: str, keys: Sequence[MessageKey]) -> Similarities:
         """Return the similarities of some messages to a text of the role `user`."""
         vector = embed(of_user(text))
 

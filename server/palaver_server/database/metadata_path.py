@@ -1,4 +1,4 @@
-"""SQL/JSON paths that callers give to filter by metadata: the only free-form part of a filter."""
+"""SQL/JSON paths in filters by metadata: the only part of a filter that is an expression."""
 
 import re
 from collections.abc import AsyncIterator
@@ -15,22 +15,22 @@ _FIELD = "filter.metadata"
 
 _PATH_ERRORS = (psycopg.DataError, psycopg.ProgrammingError, psycopg.NotSupportedError)
 
-# Many a bad path shows only when it is applied, and there may be no row for it.
-_TRY_PATH = Statement(
+# Applies the path to an empty object: some errors occur only when a path is applied, and the filter
+# may have no row to apply it to.
+_CHECK_PATH = Statement(
     "metadata_path.check",
     """
     SELECT %(metadata)s::jsonpath::text, '{}'::jsonb @@ %(metadata)s::jsonpath
 """,
 )
 
-# The database compiles the regular expressions of a path as it reads it, which may take
-# minutes, whatever the path is to be applied to.
-_BOUND = Statement(
+# PostgreSQL compiles the regular expressions of a path when it parses it, which may take minutes.
+_SET_TIMEOUT = Statement(
     "metadata_path.set_timeout", "SELECT set_config('statement_timeout', '2s', true)"
 )
 
-# In place of PostgreSQL's reason, which is that of the row that it comes by first, and depends
-# on the plan. A bound caller's answers must not: the plan depends on everybody's rows.
+# Replaces PostgreSQL's message for a bound caller. That message is about the first row that fails,
+# which depends on the plan, and the plan depends on all users' rows.
 _FAILS = "fails on some metadata, as a conversion of a time between time zones does"
 
 
@@ -38,20 +38,25 @@ _FAILS = "fails on some metadata, as a conversion of a time between time zones d
 async def checked_path(
     connection: Connection, path: str | None, access: Access
 ) -> AsyncIterator[None]:
-    """Tries a path, if one is given, before the block that filters by it.
+    """Check a path, if there is one, before the block that filters by it.
+
+    Args:
+        connection: A connection, in a transaction or not.
+        path: The path; None: there is nothing to check.
+        access: The caller's access scope.
 
     Raises:
-        InvalidRequest: It is no path, or the block shows that it cannot be applied.
-        QueryCanceled: It takes too long to read.
+        InvalidRequest: It is not a valid path, or it failed on a row in the block.
+        QueryCanceled: Parsing it took too long.
     """
     if path is None:
         yield
         return
     try:
-        # Rolled back, since the bound is not for the block.
+        # Rolled back: the timeout does not apply to the block.
         async with connection.transaction(force_rollback=True):
-            await connection.fetch(_BOUND)
-            tried = await connection.fetch_one(_TRY_PATH, {"metadata": path})
+            await connection.fetch(_SET_TIMEOUT)
+            tried = await connection.fetch_one(_CHECK_PATH, {"metadata": path})
             _refuse_variables(*(tried or ()))
     except _PATH_ERRORS as error:
         raise _refusal(_reason(error)) from error
@@ -69,10 +74,10 @@ def _refusal(reason: str) -> InvalidRequest:
     return InvalidRequest(FieldViolation(_FIELD, reason))
 
 
-def _refuse_variables(path: str, _: bool | None) -> None:  # noqa: FBT001 - the columns of _TRY_PATH
-    """Refuses a path with variables, which only some rows would show to have no values.
+def _refuse_variables(path: str, _: bool | None) -> None:  # noqa: FBT001 - the columns of _CHECK_PATH
+    """Refuse a path with variables: they have no values, and only some rows would show it.
 
-    PostgreSQL writes a path with each name and string in double quotes.
+    PostgreSQL prints a path with all names and strings in double quotes.
     """
     if '$""' in re.sub(r'"(?:[^"\\]|\\.)*"', '""', path):
-        raise _refusal("has a variable, without a value")
+        raise _refusal("must have no variables: there are no values for them")

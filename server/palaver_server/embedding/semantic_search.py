@@ -15,7 +15,7 @@ from palaver_server.errors import (
     TextsRefused,
 )
 from palaver_server.store.message_filter import ALL_MESSAGES, EVERY_MESSAGE, MessageFilter, Scope
-from palaver_server.store.messages import Key
+from palaver_server.store.messages import MessageKey
 
 
 class EmbeddedText:
@@ -33,7 +33,7 @@ class EmbeddedText:
         limit: int,
         scope: Scope = ALL_MESSAGES,
         filter: MessageFilter = EVERY_MESSAGE,
-        also: Sequence[Key] = (),
+        also: Sequence[MessageKey] = (),
     ) -> Similarities:
         """Return the similarities of the nearest messages, and of some others.
 

@@ -10,11 +10,11 @@ from palaver_server.database.statement import Statement, StatementTemplate
 from palaver_server.embedding.models import VectorSpace
 from palaver_server.store.access_conditions import ACCESSIBLE_MESSAGE
 from palaver_server.store.message_filter import ALL_MESSAGES, EVERY_MESSAGE, MessageFilter, Scope
-from palaver_server.store.messages import KEYS, Key, key_parameters
+from palaver_server.store.messages import KEYS, MessageKey, key_parameters
 
 # The similarities of messages, most similar first: from 1, the same direction, over 0, nothing in
 # common, to -1, the opposite direction.
-Similarities = dict[Key, float]
+Similarities = dict[MessageKey, float]
 
 
 class VectorStore:
@@ -96,7 +96,7 @@ class VectorStore:
         parameters = {**filter.given, **accessible.parameters, **_vector(vector), "limit": limit}
         await self._connection.fetch(self.CONFIGURE_SCAN)
         rows = await self._connection.fetch(statement, parameters)
-        return {Key(*row[:2]): row[2] for row in rows}
+        return {MessageKey(*row[:2]): row[2] for row in rows}
 
     GET_SIMILARITIES = StatementTemplate(
         "vectors.get_similarities",
@@ -110,7 +110,7 @@ class VectorStore:
     )
 
     async def get_similarities(
-        self, access: Access, vector: Sequence[float], keys: Sequence[Key]
+        self, access: Access, vector: Sequence[float], keys: Sequence[MessageKey]
     ) -> Similarities:
         """Return the similarities of those of the messages that are live and have their vector."""
         statement = self.GET_SIMILARITIES.fill(**self._space.names)
@@ -118,7 +118,7 @@ class VectorStore:
             **_vector(vector), **key_parameters(keys), "access_user_id": access.user_id
         }  # fmt: skip
         rows = await self._connection.fetch(statement, parameters)
-        return {Key(*row[:2]): row[2] for row in rows}
+        return {MessageKey(*row[:2]): row[2] for row in rows}
 
 
 def _vector(vector: Sequence[float]) -> dict[str, HalfVector]:

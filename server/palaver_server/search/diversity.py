@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 
 from palaver_server.search.keyword_store import Hit
-from palaver_server.store.messages import Key
+from palaver_server.store.messages import MessageKey
 
 
 def diverse(
-    hits: Sequence[Hit], words: Mapping[Key, frozenset[str]], *, diversity: float, limit: int
+    hits: Sequence[Hit], words: Mapping[MessageKey, frozenset[str]], *, diversity: float, limit: int
 ) -> list[Hit]:
     """Choose hits one by one, by their score and their likeness to those chosen before.
 

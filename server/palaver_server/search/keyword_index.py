@@ -13,11 +13,11 @@ from palaver_server.database.connection import Connection
 from palaver_server.database.pool import Pool
 from palaver_server.database.statement import Statement
 from palaver_server.errors import DatabaseUnusable
-from palaver_server.store.messages import COUNT_MESSAGES, Key
+from palaver_server.store.messages import COUNT_MESSAGES, MessageKey
 
 _LOGGER = logging.getLogger(__name__)
 
-_FIRST_KEY = Key("", 0)  # before the key of every message
+_FIRST_KEY = MessageKey("", 0)  # before the key of every message
 
 _LANGUAGES = Statement(
     "search_index.list_languages",
@@ -74,7 +74,7 @@ class ReindexedPage(NamedTuple):
     """A page of messages that a reindex has passed: how many, and the key of the last one."""
 
     messages: int
-    last: Key
+    last: MessageKey
 
 
 class KeywordIndex:
@@ -117,7 +117,7 @@ class KeywordIndex:
     """,
     )
 
-    async def reindex(self, *, limit: int, after: Key = _FIRST_KEY) -> ReindexedPage | None:
+    async def reindex(self, *, limit: int, after: MessageKey = _FIRST_KEY) -> ReindexedPage | None:
         """Compute the words of the next page of messages, in the language of the pool.
 
         Returns:
@@ -126,7 +126,7 @@ class KeywordIndex:
         parameters = {**after._asdict(), "limit": limit}
         async with self._pool.connection() as connection:
             row = await connection.fetch_one(self.REINDEX, parameters)
-            return ReindexedPage(row[0], Key(*row[1:])) if row else None
+            return ReindexedPage(row[0], MessageKey(*row[1:])) if row else None
 
     SET_LANGUAGE = Statement(
         "reindex.set_language",

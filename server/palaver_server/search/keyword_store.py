@@ -10,7 +10,7 @@ from palaver_server.search.keyword_ranking import ranking
 from palaver_server.search.search_text import SearchText
 from palaver_server.store.access_conditions import ACCESSIBLE_SESSION
 from palaver_server.store.message_filter import ALL_MESSAGES, EVERY_MESSAGE, MessageFilter, Scope
-from palaver_server.store.messages import Key
+from palaver_server.store.messages import MessageKey
 
 # Each term is compared with every matching message.
 MAX_TERMS = 32
@@ -19,7 +19,7 @@ MAX_TERMS = 32
 class Hit(NamedTuple):
     """A message that a search found, and its score from 0 to 1."""
 
-    key: Key
+    key: MessageKey
     score: float
 
 
@@ -101,7 +101,7 @@ class KeywordStore:
         accessible = scope.within(access)
         parameters = {**query._asdict(), **accessible.parameters, **filter.given, "limit": limit}
         rows = await self._connection.fetch(ranking(access, accessible, filter), parameters)
-        return [Hit(Key(*row[:2]), row[2]) for row in rows]
+        return [Hit(MessageKey(*row[:2]), row[2]) for row in rows]
 
 
 def _keyword_query(

@@ -11,7 +11,14 @@ from palaver_server.search.keyword_store import Hit, KeywordQuery
 from palaver_server.search.snippet import MATCH_END, MATCH_START, snippet
 from palaver_server.store.access_conditions import ACCESSIBLE_MESSAGE
 from palaver_server.store.message_filter import ALL_MESSAGES, EVERY_MESSAGE, MessageFilter, Scope
-from palaver_server.store.messages import COLUMNS, KEYS, SIZE, Key, MessageRow, key_parameters
+from palaver_server.store.messages import (
+    COLUMNS,
+    KEYS,
+    SIZE,
+    MessageKey,
+    MessageRow,
+    key_parameters,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +84,7 @@ class ResultStore:
         )
         parameters = {**accessible.parameters, **filter.given, "limit": limit}
         rows = await self._connection.fetch(statement, parameters)
-        return [Hit(Key._make(row), 1) for row in rows]
+        return [Hit(MessageKey._make(row), 1) for row in rows]
 
     GET_WORDS = Statement(
         "search.get_words",
@@ -88,11 +95,13 @@ class ResultStore:
     """,
     )
 
-    async def get_words(self, access: Access, keys: Sequence[Key]) -> dict[Key, frozenset[str]]:
+    async def get_words(
+        self, access: Access, keys: Sequence[MessageKey]
+    ) -> dict[MessageKey, frozenset[str]]:
         """Return the distinct words of those of the messages that are live."""
         parameters = {**key_parameters(keys), "access_user_id": access.user_id}
         rows = await self._connection.fetch(self.GET_WORDS, parameters)
-        return {Key(*row[:2]): frozenset(row[2]) for row in rows}
+        return {MessageKey(*row[:2]): frozenset(row[2]) for row in rows}
 
     # ts_headline gets what the keyword index gets, so that it finds the same words: the beginning
     # of the content, with a space in place of each separator.

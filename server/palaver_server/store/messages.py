@@ -1,9 +1,8 @@
-"""Messages: the SQL that lists, reads, changes and deletes them.
+"""Messages: lists, gets, updates and deletes them.
 
-Every write to a session's messages first takes the lock of the session's row, so
-writes to one session happen one after the other and never deadlock. The time of a write
-is that of a statement after the one that took the lock: it comes after what it waited for.
-A live message belongs to a live session: what deletes a session deletes its messages too.
+Every write to a session's messages first locks the session's row: writes to a session run one
+after the other, and do not deadlock. A live message belongs to a live session: deleting a session
+deletes its messages.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -22,8 +21,8 @@ from palaver_server.store.embedding_queue import NO_QUEUE, EmbeddingQueue
 from palaver_server.store.sessions import lock_session
 
 
-class Key(NamedTuple):
-    """Which message."""
+class MessageKey(NamedTuple):
+    """The primary key of a message."""
 
     session_id: str
     sequence: int
@@ -33,23 +32,23 @@ COUNT_MESSAGES = Statement(
     "messages.count", "SELECT count(*) FROM messages WHERE deleted_at IS NULL"
 )
 
-# Messages as a table, in the order in which they are given.
+# The keys of messages as a table, numbered in their order.
 KEYS = """
     unnest(%(session_ids)s::text[], %(sequences)s::bigint[])
     WITH ORDINALITY AS keys (session_id, sequence, number)
 """
 
 
-def key_parameters(keys: Sequence[Key]) -> dict[str, list[Any]]:
-    """The parameters of KEYS."""
+def key_parameters(keys: Sequence[MessageKey]) -> dict[str, list[Any]]:
+    """Return the parameters of KEYS."""
     return {
         "session_ids": [key.session_id for key in keys],
         "sequences": [key.sequence for key in keys],
     }
 
 
-# The live message, as a row, that one of `ids` names; looked up by its key. Where sessions are
-# short, a join or `= ANY` would read them whole, and the rare long one too.
+# The live message of an id in `ids`, as a row; looked up by the unique index. With a join or
+# `= ANY`, statistics of short sessions make PostgreSQL read whole sessions, also long ones.
 LIVE_BY_ID = """(
     SELECT m FROM messages m
     WHERE m.session_id = %(session_id)s AND m.message_id = ids.message_id
@@ -87,13 +86,13 @@ SIZE = """
 """
 
 
-# How much text may be read to find out whether it fits a response. Metadata can take
-# less room there than as JSON, but not by this much unless it is made to.
+# Maximum size of the text that is read to find out whether it fits a response of 4 MiB. Metadata
+# can be smaller there than as JSON, but not by this factor unless it is made up for it.
 _MAX_DELETED_BYTES = 64 * 1024 * 1024
 
 
 def too_many_to_delete(*, by_id: bool) -> FieldViolation:
-    """Says that messages to delete do not fit the response that is to return them."""
+    """Return the violation that the deleted messages do not fit the response."""
     return FieldViolation(
         "message_ids" if by_id else "last_n",
         "the deleted messages must fit a response of 4 MiB; delete fewer at once",
@@ -101,13 +100,13 @@ def too_many_to_delete(*, by_id: bool) -> FieldViolation:
 
 
 class MessageStore:
-    """Reads and changes messages. Each method is one transaction.
+    """Reads and writes messages. Each method is one transaction.
 
-    Every method raises NotFound if the session is not live, and DatabaseUnavailable
-    and NoConnectionInTime as the pool does.
+    Every method raises NotFound if the session is not live, and DatabaseUnavailable and
+    NoConnectionInTime as the pool does.
 
     Args:
-        queue: Where messages wait for a vector.
+        queue: The queue of messages that wait for a vector.
     """
 
     def __init__(self, pool: Pool, queue: EmbeddingQueue = NO_QUEUE) -> None:
@@ -115,7 +114,7 @@ class MessageStore:
         self._queue = queue
         self._update_message = self.UPDATE_MESSAGE.fill(enqueue=queue.enqueue_one)
 
-    # Joined to the session, so that no row means no session, and NULLs an empty page.
+    # Joined to the session: no row means no session, and a row of NULLs an empty page.
     LIST_MESSAGES = StatementTemplate(
         "messages.list",
         f"""
@@ -143,7 +142,7 @@ class MessageStore:
     async def list_messages(
         self, access: Access, session_id: str, key_range: KeyRange, *, limit: int
     ) -> Page[MessageRow]:
-        """Lists messages by sequence."""
+        """List messages by sequence."""
         statement = self.LIST_MESSAGES.fill(direction=key_range.direction)
         parameters = {
             "session_id": session_id,
@@ -171,7 +170,7 @@ class MessageStore:
     )
 
     async def get_message(self, access: Access, session_id: str, message_id: str) -> MessageRow:
-        """Gets a message.
+        """Return a message.
 
         Raises:
             NotFound: There is no such live session or message.
@@ -202,10 +201,10 @@ class MessageStore:
         message_id: str,
         change: Callable[[MessageRow], MessageRow],
     ) -> MessageRow:
-        """Replaces a message's role, content, token count and metadata by what `change` makes.
+        """Update a message's role, content, token count and metadata to those `change` returns.
 
-        Nobody else writes to the session between the read and the write. What `change`
-        raises undoes the update.
+        The session is locked between the read and the write. An exception from `change` rolls
+        back.
 
         Raises:
             NotFound: There is no such live session or message.
@@ -261,13 +260,13 @@ class MessageStore:
         message_ids: Sequence[str] = (),
         last_n: int = 0,
     ) -> None:
-        """Soft-deletes the messages of these ids, or else the newest `last_n`.
+        """Soft-delete the messages with these ids, or else the newest `last_n`.
 
-        `check` is given the messages, oldest first, and what it raises undoes the delete.
+        Calls `check` with the messages, oldest first; an exception from it rolls back.
 
         Raises:
             NotFound: There is no such live session.
-            InvalidRequest: The messages are too large to give, by far.
+            InvalidRequest: The messages are far too large for a response.
         """
         choose = self.CHOOSE_MESSAGES if message_ids else self.CHOOSE_NEWEST_MESSAGES
         parameters: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Sessions: the table and its SQL."""
+"""Sessions: adds, gets, updates, deletes and lists them."""
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -42,7 +42,7 @@ class SessionRow(NamedTuple):
 
 
 class SessionFilter(NamedTuple):
-    """Narrows a listing; None does not. `metadata` is a SQL/JSON path predicate."""
+    """Narrows a listing by the given fields. `metadata` is a SQL/JSON path predicate."""
 
     user_id: str | None = None
     created_after: datetime | None = None
@@ -51,14 +51,14 @@ class SessionFilter(NamedTuple):
 
 
 class DeletedSession(NamedTuple):
-    """What a delete did."""
+    """The time of a delete, and how many messages it deleted."""
 
     deleted_at: PgTimestamp
     messages_deleted: int
 
 
-# A session is up to 64 KiB.
-_MOST_READ_AT_ONCE = 64
+# A session has up to 64 KiB: this bounds the memory of a batch.
+_MAX_READS_PER_BATCH = 64
 
 EVERY_SESSION = SessionFilter()
 
@@ -85,8 +85,9 @@ LOCK_SESSION = Statement("sessions.lock", GET_SESSION.sql + " FOR NO KEY UPDATE"
 async def lock_session(connection: Connection, access: Access, session_id: str) -> SessionRow:
     """Return a live session, and lock its row until the transaction ends.
 
-    All writes to a session and its messages hold this lock. So one reads what the one before
-    wrote, and its time, that of a later statement, is after what it waited for.
+    All writes to a session and its messages hold this lock, so each reads what the one before it
+    wrote. The time of a write is that of a later statement, so it is after the writes it waited
+    for.
 
     Raises:
         NotFound: There is no such live session in the access scope.
@@ -103,10 +104,10 @@ class SessionStore:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._reads = Batcher(self._get_sessions, max_size=_MOST_READ_AT_ONCE)
+        self._reads = Batcher(self._get_sessions, max_size=_MAX_READS_PER_BATCH)
 
-    # A conflict with a live session updates nothing and so returns no row; nor does one with
-    # a session that is not the caller's, deleted though it may be.
+    # A conflict with a live session, or with any session outside the access scope, updates nothing
+    # and returns no row.
     ADD_SESSION = Statement(
         "sessions.add",
         f"""
@@ -131,10 +132,10 @@ class SessionStore:
     async def add_session(
         self, access: Access, session_id: str, *, user_id: str | None, metadata: str
     ) -> SessionRow:
-        """Creates a session, and its user if need be, or starts a deleted session anew.
+        """Create a session, or start a deleted one again; get or create its user.
 
         Raises:
-            AlreadyExists: The session is live, or another user's.
+            AlreadyExists: The session is live, or outside the access scope.
         """
         parameters = {
             "session_id": session_id,
@@ -154,10 +155,10 @@ class SessionStore:
             return SessionRow._make(row)
 
     async def get_session(self, access: Access, session_id: str) -> SessionRow:
-        """Gets a live session.
+        """Return a live session. Reads that start together share a statement.
 
         Raises:
-            NotFound: There is none.
+            NotFound: There is no such live session.
         """
         return _found(session_id, await self._reads.submit(access, session_id))
 
@@ -171,7 +172,7 @@ class SessionStore:
 
     async def _get_sessions(self, access: Access, session_ids: Sequence[str]) -> list[Row | None]:
         async with self._pool.connection() as connection:
-            if len(session_ids) == 1:  # of this PostgreSQL keeps the plan
+            if len(session_ids) == 1:  # PostgreSQL caches the plan of this one
                 return [await connection.fetch_one(GET_SESSION, _named(access, session_ids[0]))]
             parameters = {"session_ids": list(set(session_ids)), "access_user_id": access.user_id}
             rows = await connection.fetch(self.GET_SESSIONS, parameters)
@@ -197,11 +198,11 @@ class SessionStore:
         *,
         user_id: str | None = None,
     ) -> SessionRow:
-        """Replaces a session's user and metadata by what `change` makes of the session.
+        """Update a session's user and metadata to those that `change` returns.
 
-        Nobody else writes to the session between the read and the write. What `change`
-        raises undoes the update. The user that it gives to the session, if any, must be
-        given as `user_id` too, and is created if need be.
+        The session is locked between the read and the write. An exception from `change` rolls
+        back. The user that `change` gives to the session, if any, must also be passed as
+        `user_id`; it is created if it does not exist.
 
         Raises:
             NotFound: There is no such live session.
@@ -213,9 +214,8 @@ class SessionStore:
             updated = await connection.fetch_one(self.UPDATE_SESSION, row._asdict())
             return _found(session_id, updated)
 
-    # A statement after the one that takes the lock, and so are its time and what it
-    # sees: the delete comes after what it waited for, and takes the messages added
-    # meanwhile with it.
+    # A statement after the one that takes the lock: its time is after the writes that the lock
+    # waited for, and its snapshot contains the messages that they added.
     DELETE_SESSION = Statement(
         "sessions.delete",
         """
@@ -232,7 +232,7 @@ class SessionStore:
     )
 
     async def delete_session(self, access: Access, session_id: str) -> DeletedSession:
-        """Soft-deletes a session and all its messages, at one instant.
+        """Soft-delete a session and all its messages, with one timestamp.
 
         Raises:
             NotFound: There is no such live session.
@@ -244,10 +244,10 @@ class SessionStore:
 
     LIST_SESSIONS = StatementTemplate("sessions.list", listing("sessions", COLUMNS, size=SIZE))
 
-    # For a bound caller's path: sort first, and evaluate the path up to the end of the page. A plan
-    # that evaluates it before it sorts would fail on sessions beyond the page, and which plan
-    # PostgreSQL chooses depends on everybody's sessions. LIMIT, of all, keeps the path out of the
-    # subquery, and lets the planner prefer an index in this order, of which the page needs a part.
+    # For a bound caller's path: sorts first, then evaluates the path up to the end of the page. A
+    # plan that evaluates it before the sort could fail on sessions beyond the page, and the choice
+    # of the plan depends on all users' sessions. The LIMIT, of all rows, keeps PostgreSQL from
+    # moving the path into the subquery, and lets it use an index in this order for a page.
     LIST_SESSIONS_IN_ORDER = StatementTemplate(
         "sessions.list",
         listing(
@@ -270,7 +270,7 @@ class SessionStore:
         limit: int,
         filter: SessionFilter = EVERY_SESSION,
     ) -> Page[SessionRow]:
-        """Lists live sessions by listing position.
+        """List live sessions by listing position.
 
         Raises:
             InvalidRequest: `filter.metadata` is not a SQL/JSON path.
@@ -307,14 +307,14 @@ class SessionStore:
     LAST_ID = Statement("sessions.last_id", last_position("sessions"))
 
     async def last_id(self) -> int:
-        """Gets the last listing position in use, 0 if there is none."""
+        """Return the last listing position in use, 0 if there is none; of all users' sessions."""
         async with self._pool.connection() as connection:
             row = await connection.fetch_one(self.LAST_ID)
         return int(row[0]) if row else 0
 
 
 def _named(access: Access, session_id: str) -> dict[str, str | None]:
-    """Gives the parameters that find a session."""
+    """Return the parameters that find a session."""
     return {"session_id": session_id, "access_user_id": access.user_id}
 
 

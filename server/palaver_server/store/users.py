@@ -1,4 +1,4 @@
-"""Users: the table and its SQL. What holds a user for its sessions is in `held_user.py`."""
+"""Users: adds, gets, updates, deletes and lists them."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -32,7 +32,7 @@ class UserRow(NamedTuple):
 
 
 class DeletedUser(NamedTuple):
-    """What a delete did."""
+    """The time of a delete, and how many sessions and messages it deleted."""
 
     deleted_at: PgTimestamp
     sessions_deleted: int
@@ -59,7 +59,7 @@ class UserStore:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    # A conflict with a live user that is filled in updates nothing and so returns no row.
+    # A conflict with a complete live user updates nothing and returns no row.
     ADD_USER = Statement(
         "users.add",
         f"""
@@ -93,10 +93,10 @@ class UserStore:
         last_name: str,
         metadata: str,
     ) -> UserRow:
-        """Creates a user, fills in a bare one, or starts a deleted one anew.
+        """Create a user, complete a placeholder, or start a deleted user again.
 
         Raises:
-            AlreadyExists: The user is live and filled in.
+            AlreadyExists: The user is live and complete.
         """
         parameters = {
             "user_id": user_id,
@@ -121,16 +121,16 @@ class UserStore:
     )
 
     async def get_user(self, access: Access, user_id: str) -> UserRow:
-        """Gets a live user.
+        """Return a live user.
 
         Raises:
-            NotFound: There is none.
+            NotFound: There is no such live user.
         """
         async with self._pool.connection() as connection:
             row = await connection.fetch_one(self.GET_USER, _named(access, user_id))
             return _found(user_id, row)
 
-    # The row lock is for concurrent merges: each reads what the one before it wrote.
+    # Concurrent merges run one after the other: each reads what the one before it wrote.
     LOCK_USER = Statement("users.lock", GET_USER.sql + " FOR NO KEY UPDATE")
 
     UPDATE_USER = Statement(
@@ -148,10 +148,9 @@ class UserStore:
     async def update_user(
         self, access: Access, user_id: str, change: Callable[[UserRow], UserRow]
     ) -> UserRow:
-        """Replaces a user's email, names and metadata by what `change` makes; fills it in.
+        """Update a user's email, names and metadata to those `change` returns, and complete it.
 
-        Nobody else writes to the user between the read and the write. What `change`
-        raises undoes the update.
+        The user is locked between the read and the write. An exception from `change` rolls back.
 
         Raises:
             NotFound: There is no such live user.
@@ -162,17 +161,16 @@ class UserStore:
             updated = await connection.fetch_one(self.UPDATE_USER, row._asdict())
             return _found(user_id, updated)
 
-    # Excludes those who hold the user to give it a session.
-    LOCK_USER_ALONE = Statement("users.lock_for_delete", GET_USER.sql + " FOR UPDATE")
+    # Excludes transactions that give the user a session: they hold FOR KEY SHARE.
+    LOCK_FOR_DELETE = Statement("users.lock_for_delete", GET_USER.sql + " FOR UPDATE")
 
-    # Also the sessions that are deleted already: they must not come back with this user.
+    # Includes deleted sessions that are restorable: they must not be restored with this user.
     OF_USER = """
         user_id = %(user_id)s
         AND (deleted_at IS NULL OR deleted_at IS NOT NULL AND NOT forgotten)
     """
 
-    # The count is of what is there once the locks are taken, not of what was there when
-    # the statement began.
+    # Counts the locked row versions, not those of the statement's snapshot.
     LOCK_SESSIONS = Statement(
         "users.lock_sessions",
         f"""
@@ -184,7 +182,7 @@ class UserStore:
     """,
     )
 
-    # The instant of all: after whatever the locks had to wait for.
+    # The timestamp of the whole delete: after all writes that the locks waited for.
     DELETE_USER = Statement(
         "users.delete",
         """
@@ -205,7 +203,7 @@ class UserStore:
         is_prepared=False,
     )
 
-    FORGET_SESSIONS = Statement(
+    DELETE_SESSIONS = Statement(
         "users.delete_sessions",
         f"""
         UPDATE sessions SET deleted_at = coalesce(deleted_at, %(deleted_at)s), forgotten = true
@@ -214,10 +212,11 @@ class UserStore:
     )
 
     async def delete_user(self, access: Access, user_id: str) -> DeletedUser:
-        """Soft-deletes a user, all its sessions and all their messages, at one instant.
+        """Soft-delete a user, all its sessions and all their messages, with one timestamp.
 
-        Those of its sessions that were deleted before are forgotten with it. However long it
-        takes: who has very much must be forgotten too. The call's deadline bounds it.
+        Sessions of the user that were deleted before are no longer restorable. The statements
+        have no timeout, only the call's deadline: with one, a user with too many messages could
+        never be deleted.
 
         Raises:
             NotFound: There is no such live user.
@@ -225,18 +224,18 @@ class UserStore:
         parameters: dict[str, Any] = _named(access, user_id)
         async with self._pool.connection() as connection, connection.transaction():
             await connection.run(DISABLE_TIMEOUT)
-            _found(user_id, await connection.fetch_one(self.LOCK_USER_ALONE, parameters))
+            _found(user_id, await connection.fetch_one(self.LOCK_FOR_DELETE, parameters))
             (sessions_deleted,) = await connection.fetch_one(self.LOCK_SESSIONS, parameters) or ()
             (deleted_at,) = await connection.fetch_one(self.DELETE_USER, parameters) or ()
             parameters["deleted_at"] = as_datetime(deleted_at)
             messages_deleted = await connection.run(self.DELETE_MESSAGES, parameters)
-            await connection.fetch(self.FORGET_SESSIONS, parameters)
+            await connection.fetch(self.DELETE_SESSIONS, parameters)
         return DeletedUser(deleted_at, sessions_deleted, messages_deleted)
 
     LIST_USERS = StatementTemplate("users.list", listing("users", COLUMNS, size=SIZE))
 
     async def list_users(self, access: Access, key_range: KeyRange, *, limit: int) -> Page[UserRow]:
-        """Lists live users by listing position."""
+        """List live users by listing position."""
         statement = self.LIST_USERS.fill(
             is_prepared=access.user_id is None,
             condition=" AND ".join(
@@ -257,7 +256,7 @@ class UserStore:
     LAST_ID = Statement("users.last_id", last_position("users"))
 
     async def last_id(self) -> int:
-        """Gets the last listing position in use, 0 if there is none."""
+        """Return the last listing position in use, 0 if there is none; of all users."""
         async with self._pool.connection() as connection:
             row = await connection.fetch_one(self.LAST_ID)
         return int(row[0]) if row else 0

@@ -1,31 +1,30 @@
--- Keyword search: each message's words, as PostgreSQL's full text search keeps them.
+-- Keyword search: the words of each message, as a tsvector of PostgreSQL's full text search.
 --
--- They are stems of a language: the connection's default_text_search_config, which
--- server/store/pool.py sets. Whoever writes a content writes its words with it.
+-- They are stems in the language of the connection's default_text_search_config, which
+-- database/pool.py sets. A statement that writes a content writes its words too.
 
--- What stands between words: everything in ASCII but letters and digits, and beyond it
--- punctuation, symbols, private use and emoji. PostgreSQL's parser would take "red/blue"
--- for a file and "done.Next" for a host, and what it takes for a letter beyond ASCII
--- depends on the database's locale.
+-- The characters that separate words: in ASCII all but letters and digits, otherwise punctuation,
+-- symbols, private use and emoji. PostgreSQL's parser alone would read "red/blue" as a file and
+-- "done.Next" as a host, and its letters outside of ASCII depend on the database's locale.
 CREATE FUNCTION search_separators() RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN '[\u0001-\u001F!-/:-@[-`{-\u00A9\u00AB-\u00B4\u00B6-\u00B9\u00BB-\u00BF\u00D7\u00F7'
     '\u2000-\u20CF\u2190-\u2BFF\u2E00-\u2E7F\u3000-\u3004\u3008-\u3020\u3030\u303D-\u303F\u30FB'
     '\uE000-\uF8FF\uFE00-\uFE6F\uFF00-\uFF0F\uFF1A-\uFF20\uFF3B-\uFF40\uFF5B-\uFF65\uFFE0-\uFFFF'
     '\U0001F000-\U0001FBFF]';
 
--- The characters of scripts that put no spaces between words, or let words grow together:
--- Thai, Lao, Burmese, Khmer, Korean, Japanese and Chinese. No dictionary splits them.
+-- The characters of scripts without spaces between words, or with compound words:
+-- Thai, Lao, Burmese, Khmer, Korean, Japanese and Chinese. PostgreSQL has no dictionary for them.
 CREATE FUNCTION search_unspaced() RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN '[\u0E00-\u0EFF\u1000-\u109F\u1100-\u11FF\u1780-\u17FF\u3005-\u3007\u3031-\u303C'
     '\u3040-\u30FA\u30FC-\u318F\u31A0-\u31BF\u31F0-\u31FF\u3400-\u4DBF\u4E00-\u9FFF'
     '\uA960-\uA97F\uAC00-\uD7FF\uF900-\uFAFF\uFF66-\uFFDC\U00020000-\U0003FFFF]';
 
--- A text with a space for each character that stands between words.
+-- The text with each separator replaced by a space.
 CREATE FUNCTION search_spaced(content text) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN regexp_replace(content, search_separators(), ' ', 'g');
 
--- The same with one form for characters that mean the same: wide letters, ligatures,
--- accents apart. No more of it than tsvector, whose limit is 1 MiB, holds in any case.
+-- The same with equivalent characters in one form (NFKC): wide letters, ligatures, combining
+-- accents. Only the part that fits a tsvector, whose limit is 1 MiB, in any case.
 CREATE FUNCTION search_normalized(content text) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN search_spaced(
@@ -33,8 +32,8 @@ RETURN search_spaced(
     ELSE left(normalize(left(content, 65536), NFKC), 65536) END
 );
 
--- The words of unspaced scripts in a normalized text, with their places: each character
--- with the one after it, and the last one of a run alone.
+-- The words of unspaced scripts in a normalized text, with their positions: each character with
+-- the one after it (bigrams), and the last character of a run alone.
 CREATE FUNCTION search_grams(content text) RETURNS TABLE (gram text, place bigint)
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
@@ -46,7 +45,7 @@ BEGIN ATOMIC
     WHERE character ~ search_unspaced();
 END;
 
--- The words of a content or role. 16383 is the last place that a tsvector knows.
+-- The words of a content or role. 16383 is the last position that a tsvector has.
 CREATE FUNCTION search_words(content text) RETURNS tsvector LANGUAGE plpgsql STABLE PARALLEL SAFE
 AS $$
 BEGIN
@@ -60,8 +59,8 @@ BEGIN
     );
 END $$;
 
--- The words of a query, each as a tsquery, in their order. A character that stands alone
--- finds every word that begins with it; the last one of a run is in the word before it.
+-- The words of a query, each as a tsquery, in order. A single character matches every word that
+-- begins with it; the last character of a run is already part of the bigram before it.
 CREATE FUNCTION search_terms(content text) RETURNS TABLE (term text) LANGUAGE sql STABLE
 BEGIN ATOMIC
     SELECT quote_literal(lexeme) || CASE WHEN is_alone THEN ':*' ELSE '' END
@@ -77,7 +76,7 @@ BEGIN ATOMIC
     ORDER BY min(place);
 END;
 
--- A query for words that stand one after the other; each run of an unspaced script by itself.
+-- A query for consecutive words; each run of an unspaced script is a phrase of its own.
 CREATE FUNCTION search_phrase(content text) RETURNS tsquery LANGUAGE sql STABLE
 BEGIN ATOMIC
     SELECT phraseto_tsquery(
@@ -99,17 +98,17 @@ END;
 
 ALTER TABLE messages ADD COLUMN words tsvector NOT NULL DEFAULT '';
 
--- The language that the words of all messages are in, those aside that were written since a
--- server was set to another. One row.
+-- The language of the words of all messages, except those written since a server was configured
+-- with another one. One row.
 CREATE TABLE search_index (language text NOT NULL);
 INSERT INTO search_index VALUES ('pg_catalog.english');
 
 SET LOCAL default_text_search_config = 'pg_catalog.english';
 UPDATE messages SET words = search_words(content) WHERE deleted_at IS NULL;
 
--- SearchMemory over everything, in the modes KEYWORD and HYBRID. New words wait in the
--- index's pending list, so that a write does not look for the place of each.
+-- SearchMemory over all messages, in the modes KEYWORD and HYBRID. With fastupdate, the default,
+-- new words go to the index's pending list, so that a write does not update an entry per word.
 CREATE INDEX messages_words ON messages USING gin (words) WHERE deleted_at IS NULL;
 
--- SearchMemory over everything, without text.
+-- SearchMemory over all messages, without a text.
 CREATE INDEX messages_created_at ON messages (created_at) WHERE deleted_at IS NULL;

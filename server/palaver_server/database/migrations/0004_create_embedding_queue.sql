@@ -1,26 +1,25 @@
--- What embedding needs beside the vectors, whose table is made where the database has
--- pgvector (server/store/embedding_models.py).
+-- The tables of embedding, except that of the vectors, which is created if the database has
+-- pgvector (embedding/models.py).
 
--- The models that vectors were made with, and how far each is with the messages that
--- were there before it.
+-- The models of stored vectors, and the progress of each with the messages that are older than it:
+-- the backfill. (Its columns are called walk_*.)
 CREATE TABLE embedding_models (
     id         integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     name       text COLLATE "C" NOT NULL,
     dimensions integer NOT NULL,
-    -- Where the walk over all messages goes on, by their primary key; NULL: it is over.
+    -- The primary key of the last message that the backfill has visited; NULL: it is complete.
     walk_session_id text COLLATE "C" DEFAULT '',
     walk_sequence   bigint NOT NULL DEFAULT 0,
-    walk_count      bigint NOT NULL DEFAULT 0,          -- messages that it has come by
+    walk_count      bigint NOT NULL DEFAULT 0,          -- messages that it has visited
     created_at timestamptz NOT NULL DEFAULT now(),
     UNIQUE (name, dimensions)
 );
 
--- Messages that wait for a vector. Whoever writes a message's content appends a row in the
--- same transaction, and never looks at those that are there: no writer waits for another or
--- for the embedder. A message that is gone or has its vector when its turn comes is passed
--- over.
+-- Messages that wait for a vector. A statement that writes a content appends a row in the same
+-- transaction, and never reads the others: no writer waits for another one or for the embedder.
+-- A message that is deleted or has its vector when it is taken is skipped.
 CREATE TABLE embedding_queue (
-    id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, -- the order in which they are taken
+    id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, -- the order of processing
     session_id text COLLATE "C" NOT NULL,
     sequence   bigint NOT NULL
 );

@@ -1,2 +1,2 @@
--- For how long a message has waited for its vector, which the metrics tell.
+-- When the message was queued; the metrics report the age of the oldest.
 ALTER TABLE embedding_queue ADD COLUMN queued_at timestamptz NOT NULL DEFAULT now();
