@@ -7,6 +7,7 @@ import grpc
 import psycopg
 import pytest
 from google.protobuf.message import Message as ProtobufMessage
+from google.rpc.error_details_pb2 import BadRequest
 from psycopg.conninfo import make_conninfo
 
 from palaver.v1.memory_service_pb2 import MessageFilter, SearchMemoryRequest
@@ -23,7 +24,8 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 SESSIONS = 10_000
 USERS = 200
 
-# One of 200 sessions is Ada's. All other sessions, and her deleted ones, hold a secret.
+# One of 200 sessions is Ada's. All other sessions, and her deleted ones, hold a secret. Her last
+# live session is odd, and so are its messages, her oldest.
 FILL = f"""
     INSERT INTO sessions (session_id, user_id, metadata, last_sequence, deleted_at)
     SELECT 's' || i, CASE i % {USERS} WHEN 7 THEN 'ada' ELSE 'u' || i % {USERS} END,
@@ -32,10 +34,14 @@ FILL = f"""
         3, CASE WHEN i >= {SESSIONS} - {USERS} * 10 AND i % 2 = 1 THEN now() END
     FROM generate_series(1, {SESSIONS}) i;
 
+    UPDATE sessions SET metadata = metadata || '{{"odd": true}}'
+    WHERE id = (SELECT max(id) FROM sessions WHERE user_id = 'ada' AND deleted_at IS NULL);
+
     INSERT INTO messages
-        (session_id, sequence, message_id, role, content, words, metadata, deleted_at)
+        (session_id, sequence, message_id, role, content, words, metadata, created_at,
+        deleted_at)
     SELECT session_id, i, 'm' || i, 'user', 'hello', to_tsvector('english', 'hello'), metadata,
-        deleted_at
+        timestamptz '2026-01-01Z' - id * interval '1 minute', deleted_at
     FROM sessions, generate_series(1, 3) i;
 
     ANALYZE;
@@ -50,6 +56,7 @@ PLANS = {
         "enable_indexscan": "off", "enable_bitmapscan": "off", "enable_indexonlyscan": "off"
     },
     "bitmaps": {"enable_indexscan": "off", "enable_seqscan": "off"},
+    "no sort": {"enable_sort": "off"},
 }  # fmt: skip
 
 # `@@` does not suppress these errors.
@@ -109,6 +116,27 @@ def test_isolation_path_failing_on_rows_of_others_shows_nothing(
                 own = '$.plan starts with "p" && ' + failure
                 with refused(grpc.StatusCode.INVALID_ARGUMENT):
                     ada.send(request(own))
+
+
+def test_isolation_path_failing_on_own_rows_is_refused_in_every_plan_alike(ada: Client) -> None:
+    reasons = set()
+    for failure in FAILURES:
+        path = f"exists($.plan) && (!exists($.odd) || {failure})"
+        narrowed = SessionFilter(metadata=path)
+
+        page = ListSessionsRequest(filter=narrowed, limit=2)
+        assert size(ada.send(page)) == 2
+        searches = [
+            SearchMemoryRequest(
+                text=text, mode=KEYWORD, limit=1, filter=MessageFilter(metadata=path)
+            )
+            for text in ("hello", "")
+        ]
+        for request in (ListSessionsRequest(filter=narrowed, limit=100), *searches):
+            with refused(grpc.StatusCode.INVALID_ARGUMENT) as refusal:
+                ada.send(request)
+            reasons.add(refusal.detail(BadRequest).field_violations[0].description)
+    assert len(reasons) == 1
 
 
 def size(responses: list[Any]) -> int:
