@@ -15,7 +15,6 @@ from palaver.v1.session_service_pb2 import (
     ListAllSessionsRequest,
     UpdateSessionRequest,
 )
-from palaver.v1.user_service_pb2 import ListAllUsersRequest
 from tests.support import contract
 from tests.support.callers import OTHER_OWNERS, OTHER_USER, add_others_session
 from tests.support.client import Client, refused
@@ -195,15 +194,3 @@ def test_access_scope_refuses_giving_sessions_to_others(
 
     assert refusal.detail(ErrorInfo).reason == "BOUND_TO_ANOTHER_USER"
     assert rows(database) == before
-
-
-def test_access_scope_user_listings_return_only_the_user(admin: Client, scoped: Client) -> None:
-    for user_id in ("theirs", "ada", "ada "):
-        admin.add_user(user_id)
-
-    page = scoped.list_users(limit=1)
-    (chunk,) = scoped.users.ListAllUsers(ListAllUsersRequest(chunk_size=1))
-
-    assert [user.user_id for user in page.users] == ["ada"]
-    assert page.next_cursor == 0
-    assert chunk.users == page.users

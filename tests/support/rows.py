@@ -31,6 +31,16 @@ def insert_messages(database: Connection, count: int, *, size: int = 0) -> None:
     )
 
 
+def insert_large_users(database: Connection, count: int) -> None:
+    """Insert users with metadata of 64 KiB as JSON, and 352 KiB as a Struct."""
+    database.execute(
+        "INSERT INTO users (user_id, metadata)"
+        " SELECT number, jsonb_build_object('list', array_fill(1, ARRAY[32760]))"
+        " FROM generate_series(1, %s) AS number",
+        [count],
+    )
+
+
 def count_sessions_and_messages(database: Connection) -> tuple[int, int]:
     """Count the rows of sessions and of messages, deleted or not."""
     return count_rows(database, "sessions"), count_rows(database, "messages")

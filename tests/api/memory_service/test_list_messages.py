@@ -1,23 +1,21 @@
 """MemoryService.ListMessages: a session's history in pages."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 
-from palaver.v1.memory_service_pb2 import (
-    ListMessagesRequest,
-    ListMessagesResponse,
-    StreamMessagesRequest,
-    StreamMessagesResponse,
-)
+from palaver.v1.memory_service_pb2 import ListMessagesRequest, ListMessagesResponse
 from tests.support.client import MAX_RESPONSE_BYTES, Client
 from tests.support.concurrency import Connection
 from tests.support.rows import insert_messages
 
 
-def contents_by_page(
-    pages: Iterable[ListMessagesResponse | StreamMessagesResponse],
-) -> list[list[str]]:
+def pages_of(palaver: Client, **fields: Any) -> list[ListMessagesResponse]:
+    return list(palaver.pages(ListMessagesRequest(session_id="s", **fields)))
+
+
+def contents_by_page(pages: Iterable[ListMessagesResponse]) -> list[list[str]]:
     return [[message.content for message in page.messages] for page in pages]
 
 
@@ -28,7 +26,7 @@ def test_list_messages_pages_are_in_order_of_sequence(palaver: Client) -> None:
     palaver.add("s", "e", "a", "d", "b", "c")
     palaver.add("other", "x")
 
-    pages = list(palaver.pages(ListMessagesRequest(session_id="s", limit=2)))
+    pages = pages_of(palaver, limit=2)
 
     assert contents_by_page(pages) == [["e", "a"], ["d", "b"], ["c"]]
     assert [page.next_cursor for page in pages] == [2, 4, 0]
@@ -37,7 +35,7 @@ def test_list_messages_pages_are_in_order_of_sequence(palaver: Client) -> None:
 def test_list_messages_newest_first_reverses_order(palaver: Client) -> None:
     palaver.add("s", "e", "a", "d", "b", "c")
 
-    pages = list(palaver.pages(ListMessagesRequest(session_id="s", limit=2, newest_first=True)))
+    pages = pages_of(palaver, limit=2, newest_first=True)
 
     assert contents_by_page(pages) == [["c", "b"], ["d", "a"], ["e"]]
     assert [page.next_cursor for page in pages] == [4, 2, 0]
@@ -47,9 +45,7 @@ def test_list_messages_full_last_page_has_no_next_cursor(palaver: Client) -> Non
     palaver.add("s", "a", "b", "c", "d")
 
     for newest_first in (False, True):
-        pages = list(
-            palaver.pages(ListMessagesRequest(session_id="s", limit=2, newest_first=newest_first))
-        )
+        pages = pages_of(palaver, limit=2, newest_first=newest_first)
 
         assert [len(page.messages) for page in pages] == [2, 2]
 
@@ -68,11 +64,7 @@ def test_list_messages_cursor_starts_after_its_sequence(
         (1, True, []),
     ):
         with subtests.test(cursor=cursor, newest_first=newest_first):
-            pages = list(
-                palaver.pages(
-                    ListMessagesRequest(session_id="s", cursor=cursor, newest_first=newest_first)
-                )
-            )
+            pages = pages_of(palaver, cursor=cursor, newest_first=newest_first)
 
             assert contents_by_page(pages) == [expected]
 
@@ -81,17 +73,15 @@ def test_list_messages_returns_whole_messages(palaver: Client) -> None:
     added = palaver.add("s", "a")
     message = palaver.get_message("s", added.messages[0].message_id)
 
-    (page,) = palaver.pages(ListMessagesRequest(session_id="s"))
-    (chunk,) = palaver.memory.StreamMessages(StreamMessagesRequest(session_id="s"))
+    (page,) = pages_of(palaver)
 
-    assert list(page.messages) == list(chunk.messages) == [message]
+    assert list(page.messages) == [message]
 
 
 def test_list_messages_empty_session_has_empty_page(palaver: Client) -> None:
     palaver.add_session("s")
 
-    assert list(palaver.pages(ListMessagesRequest(session_id="s"))) == [ListMessagesResponse()]
-    assert palaver.stream_messages("s") == []
+    assert pages_of(palaver) == [ListMessagesResponse()]
 
 
 def test_list_messages_deleted_messages_are_left_out(palaver: Client) -> None:
@@ -99,15 +89,8 @@ def test_list_messages_deleted_messages_are_left_out(palaver: Client) -> None:
     ids = [message.message_id for message in added.messages]
     palaver.delete_messages("s", message_ids=[ids[0], ids[2]])
 
-    assert contents_by_page(palaver.pages(ListMessagesRequest(session_id="s", limit=2))) == [
-        ["b", "d"]
-    ]
-    assert contents_by_page(
-        palaver.pages(ListMessagesRequest(session_id="s", limit=2, newest_first=True))
-    ) == [["d", "b"]]
-    assert contents_by_page(
-        palaver.memory.StreamMessages(StreamMessagesRequest(session_id="s"))
-    ) == [["b", "d"]]
+    assert contents_by_page(pages_of(palaver, limit=2)) == [["b", "d"]]
+    assert contents_by_page(pages_of(palaver, limit=2, newest_first=True)) == [["d", "b"]]
 
 
 # --- Limits ------------------------------------------------------------------------------------
@@ -118,29 +101,14 @@ def test_list_messages_pages_default_to_100_and_reach_1000(
 ) -> None:
     insert_messages(database, 1001)
 
-    assert [len(page.messages) for page in palaver.pages(ListMessagesRequest(session_id="s"))] == [
-        100
-    ] * 10 + [1]
-    assert [
-        len(page.messages)
-        for page in palaver.pages(ListMessagesRequest(session_id="s", limit=1000))
-    ] == [1000, 1]
-    assert [
-        len(chunk.messages)
-        for chunk in palaver.memory.StreamMessages(StreamMessagesRequest(session_id="s"))
-    ] == [100] * 10 + [1]
-    assert [
-        len(chunk.messages)
-        for chunk in palaver.memory.StreamMessages(
-            StreamMessagesRequest(session_id="s", chunk_size=1000)
-        )
-    ] == [1000, 1]
+    assert [len(page.messages) for page in pages_of(palaver)] == [100] * 10 + [1]
+    assert [len(page.messages) for page in pages_of(palaver, limit=1000)] == [1000, 1]
 
 
 MIB = 1024 * 1024
 
 
-def letters(pages: Iterable[ListMessagesResponse | StreamMessagesResponse]) -> str:
+def letters(pages: Iterable[ListMessagesResponse]) -> str:
     return "".join(content[0] for page in contents_by_page(pages) for content in page)
 
 
@@ -150,7 +118,7 @@ def test_list_messages_pages_over_response_size_are_cut_without_loss(
     insert_messages(database, 8, size=MIB)
 
     for newest_first, expected in ((False, "ABCDEFGH"), (True, "HGFEDCBA")):
-        pages = list(palaver.pages(ListMessagesRequest(session_id="s", newest_first=newest_first)))
+        pages = pages_of(palaver, newest_first=newest_first)
 
         assert letters(pages) == expected
         assert max(page.ByteSize() for page in pages) < MAX_RESPONSE_BYTES

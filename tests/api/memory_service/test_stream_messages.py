@@ -4,28 +4,22 @@ from collections.abc import Iterable
 
 import grpc
 
-from palaver.v1.memory_service_pb2 import (
-    ListMessagesResponse,
-    StreamMessagesRequest,
-    StreamMessagesResponse,
-)
+from palaver.v1.memory_service_pb2 import StreamMessagesRequest, StreamMessagesResponse
 from tests.support.client import MAX_RESPONSE_BYTES, Client, refused
 from tests.support.concurrency import Connection
 from tests.support.rival import MOVE_SESSION
 from tests.support.rows import insert_messages
 
 
-def contents_by_page(
-    pages: Iterable[ListMessagesResponse | StreamMessagesResponse],
-) -> list[list[str]]:
-    return [[message.content for message in page.messages] for page in pages]
+def contents_by_chunk(chunks: Iterable[StreamMessagesResponse]) -> list[list[str]]:
+    return [[message.content for message in chunk.messages] for chunk in chunks]
 
 
 MIB = 1024 * 1024
 
 
-def letters(pages: Iterable[ListMessagesResponse | StreamMessagesResponse]) -> str:
-    return "".join(content[0] for page in contents_by_page(pages) for content in page)
+def letters(chunks: Iterable[StreamMessagesResponse]) -> str:
+    return "".join(content[0] for chunk in contents_by_chunk(chunks) for content in chunk)
 
 
 # --- Contract ----------------------------------------------------------------------------------
@@ -36,7 +30,7 @@ def test_stream_messages_chunks_hold_whole_history_and_next_cursor(palaver: Clie
 
     chunks = palaver.stream_messages("s", chunk_size=2)
 
-    assert contents_by_page(chunks) == [["a", "b"], ["c", "d"], ["e"]]
+    assert contents_by_chunk(chunks) == [["a", "b"], ["c", "d"], ["e"]]
     assert [chunk.next_cursor for chunk in chunks] == [2, 4, 5]
 
 
@@ -49,11 +43,45 @@ def test_stream_messages_cancelled_stream_resumes_from_any_cursor(palaver: Clien
     after_first = palaver.stream_messages("s", chunk_size=3, cursor=first.next_cursor)
     after_second = palaver.stream_messages("s", chunk_size=3, cursor=second.next_cursor)
 
-    assert contents_by_page(after_first) == [["c", "d", "e"], ["f", "g"]]
-    assert contents_by_page(after_second) == [["e", "f", "g"]]
+    assert contents_by_chunk(after_first) == [["c", "d", "e"], ["f", "g"]]
+    assert contents_by_chunk(after_second) == [["e", "f", "g"]]
+
+
+def test_stream_messages_returns_whole_messages(palaver: Client) -> None:
+    added = palaver.add("s", "a")
+    message = palaver.get_message("s", added.messages[0].message_id)
+
+    (chunk,) = palaver.stream_messages("s")
+
+    assert list(chunk.messages) == [message]
+
+
+def test_stream_messages_empty_session_has_no_chunk(palaver: Client) -> None:
+    palaver.add_session("s")
+
+    assert palaver.stream_messages("s") == []
+
+
+def test_stream_messages_deleted_messages_are_left_out(palaver: Client) -> None:
+    added = palaver.add("s", "a", "b", "c", "d")
+    ids = [message.message_id for message in added.messages]
+    palaver.delete_messages("s", message_ids=[ids[0], ids[2]])
+
+    assert contents_by_chunk(palaver.stream_messages("s")) == [["b", "d"]]
 
 
 # --- Limits ------------------------------------------------------------------------------------
+
+
+def test_stream_messages_chunks_default_to_100_and_reach_1000(
+    palaver: Client, database: Connection
+) -> None:
+    insert_messages(database, 1001)
+
+    default, largest = palaver.stream_messages("s"), palaver.stream_messages("s", chunk_size=1000)
+
+    assert [len(chunk.messages) for chunk in default] == [100] * 10 + [1]
+    assert [len(chunk.messages) for chunk in largest] == [1000, 1]
 
 
 def test_stream_messages_chunks_over_response_size_are_cut_without_loss(
