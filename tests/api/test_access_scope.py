@@ -20,6 +20,8 @@ from tests.support.callers import OTHER_OWNERS, OTHER_USER, add_others_session
 from tests.support.client import Client, refused
 from tests.support.concurrency import Connection
 
+NAMES = [contract.path(method) for method in contract.METHODS]
+
 # Session ids are unique in the deployment: AddSession has to refuse an id of another user.
 ELSE = {
     "/palaver.v1.SessionService/AddSession": grpc.StatusCode.ALREADY_EXISTS,
@@ -29,7 +31,13 @@ ELSE = {
     "/palaver.v1.AdminService/Reindex": grpc.StatusCode.PERMISSION_DENIED,
 }
 
-NAMES = [contract.path(method) for method in contract.METHODS]
+
+def rows(database: Connection) -> list[Any]:
+    """Return all rows of the database."""
+    sessions = database.execute("SELECT s::text FROM sessions s ORDER BY 1").fetchall()
+    users = database.execute("SELECT u::text FROM users u ORDER BY 1").fetchall()
+    messages = database.execute("SELECT m::text FROM messages m ORDER BY 1").fetchall()
+    return sessions + users + messages
 
 
 def refusal_of(
@@ -42,14 +50,6 @@ def refusal_of(
     call = cast("grpc.Call", raised.value)
     trailing = [item for item in call.trailing_metadata() or () if item[0] != "x-request-id"]
     return call.code(), f"{call.details()} {trailing}"
-
-
-def rows(database: Connection) -> list[Any]:
-    """Return all rows of the database."""
-    sessions = database.execute("SELECT s::text FROM sessions s ORDER BY 1").fetchall()
-    users = database.execute("SELECT u::text FROM users u ORDER BY 1").fetchall()
-    messages = database.execute("SELECT m::text FROM messages m ORDER BY 1").fetchall()
-    return sessions + users + messages
 
 
 @pytest.mark.parametrize("method", contract.METHODS, ids=NAMES)

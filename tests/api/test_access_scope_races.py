@@ -15,6 +15,34 @@ from tests.support.client import Client, refused
 from tests.support.concurrency import PATIENCE, Connection, begin, wait_until_blocked
 from tests.support.rival import MOVE_SESSION
 
+WRITES = [
+    method
+    for method in contract.METHODS
+    if contract.names_a_session(method) and POLICY[contract.path(method)] is Role.WRITER
+]
+
+
+def add(scoped: Client) -> None:
+    message = Message(message_id="m", role="user", content="one")
+    scoped.add_memory("s", [message])
+
+
+def rows(database: Connection) -> list[Any]:
+    sessions = database.execute("SELECT s::text FROM sessions s ORDER BY 1").fetchall()
+    return sessions + database.execute("SELECT m::text FROM messages m ORDER BY 1").fetchall()
+
+
+def requests_of(method: MethodDescriptor) -> list[Any]:
+    """Return one request for each statement that the method may run."""
+    request: Any = contract.request_about(method, session_id="s")
+    if method.name != "AddMemory":
+        return [request]
+    without_ids = AddMemoryRequest(session_id="s", messages=[Message(role="user")])
+    expecting = AddMemoryRequest(
+        session_id="s", messages=[Message(role="user")], expected_last_sequence=0
+    )
+    return [request, without_ids, expecting]
+
 
 class Case(NamedTuple):
     """A write of Ada's, and its refusal when the session belongs to another user."""
@@ -37,36 +65,7 @@ class Case(NamedTuple):
         return f"{self.method.name} {str(self.request)[:60]!r}"
 
 
-WRITES = [
-    method
-    for method in contract.METHODS
-    if contract.names_a_session(method) and POLICY[contract.path(method)] is Role.WRITER
-]
-
-
-def requests_of(method: MethodDescriptor) -> list[Any]:
-    """Return one request for each statement that the method may run."""
-    request: Any = contract.request_about(method, session_id="s")
-    if method.name != "AddMemory":
-        return [request]
-    without_ids = AddMemoryRequest(session_id="s", messages=[Message(role="user")])
-    expecting = AddMemoryRequest(
-        session_id="s", messages=[Message(role="user")], expected_last_sequence=0
-    )
-    return [request, without_ids, expecting]
-
-
 CASES = [Case(method, request) for method in WRITES for request in requests_of(method)]
-
-
-def add(scoped: Client) -> None:
-    message = Message(message_id="m", role="user", content="one")
-    scoped.add_memory("s", [message])
-
-
-def rows(database: Connection) -> list[Any]:
-    sessions = database.execute("SELECT s::text FROM sessions s ORDER BY 1").fetchall()
-    return sessions + database.execute("SELECT m::text FROM messages m ORDER BY 1").fetchall()
 
 
 def check_refused(scoped: Client, rival: Connection, database: Connection, case: Case) -> None:

@@ -24,9 +24,9 @@ from tests.support.client import refused, wait_until
 from tests.support.concurrency import Connection
 from tests.support.watching import SERVING, health_of
 
-NAMES = [contract.path(method) for method in contract.METHODS]
-
 pytestmark = pytest.mark.usefixtures("quick_looks")
+
+NAMES = [contract.path(method) for method in contract.METHODS]
 
 
 @pytest.mark.parametrize("method", contract.METHODS, ids=NAMES)

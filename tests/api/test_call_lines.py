@@ -17,17 +17,17 @@ from tests.support.callers import KeysFile, caller
 from tests.support.client import Client, wait_until
 
 
+def request_id_of(call: Any) -> str:
+    (request_id,) = [value for key, value in call.trailing_metadata() if key == "x-request-id"]
+    return str(request_id)
+
+
 def get(palaver: Client, *metadata: tuple[str, str]) -> Any:
     """Get a session that does not exist, and return the call."""
     request = GetSessionRequest(session_id="none")
     call = palaver.sessions.GetSession.future(request, metadata=metadata)
     assert call.code() is grpc.StatusCode.NOT_FOUND
     return call
-
-
-def request_id_of(call: Any) -> str:
-    (request_id,) = [value for key, value in call.trailing_metadata() if key == "x-request-id"]
-    return str(request_id)
 
 
 def test_request_id_of_caller_comes_back(palaver: Client) -> None:

@@ -21,15 +21,11 @@ def user_message(message_id: str, content: str) -> Message:
     return Message(message_id=message_id, role="user", content=content)
 
 
-ADD = AddMemoryRequest(session_id="s", messages=[user_message("", "another")])
-
-POP = DeleteMessagesRequest(session_id="s", last_n=1)
-
-UPDATE_MESSAGE = UpdateMessageRequest(session_id="s", message_id="a", content="changed")
-
 UPDATE_SESSION = UpdateSessionRequest(session_id="s", metadata=struct(mine=2))
-
+UPDATE_MESSAGE = UpdateMessageRequest(session_id="s", message_id="a", content="changed")
+POP = DeleteMessagesRequest(session_id="s", last_n=1)
 UPSERT = AddMemoryRequest(session_id="s", messages=[user_message("a", "changed")])
+ADD = AddMemoryRequest(session_id="s", messages=[user_message("", "another")])
 
 WRITERS: dict[str, Callable[[Client], object]] = {
     "AddMemory without ids": lambda client: client.memory.AddMemory(ADD),

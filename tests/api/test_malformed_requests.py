@@ -49,7 +49,6 @@ OF_GRPC = {
     "/grpc.health.v1.Health/Watch": "unary_stream",
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": "stream_stream",
 }
-
 OURS = {
     contract.path(method): "unary_stream" if method.server_streaming else "unary_unary"
     for method in contract.METHODS

@@ -17,13 +17,23 @@ from tests.support.client import Client
 from tests.support.concurrency import PATIENCE, Connection, at_once, begin, crowd
 from tests.support.ledger import Ledger, audit_tables, count_deleted_rows, read_all
 
+SESSIONS = ("s0", "s1", "s2")
+ROUNDS = 30
+
 Step = Callable[[Ledger, Client, random.Random], None]
 
-SESSIONS = ("s0", "s1", "s2")
+
+@pytest.fixture
+def callers(start_server: StartServer) -> Iterator[list[Client]]:
+    """12 callers, spread over two servers on one database, which purge in small batches."""
+    settings = {"pool_timeout_seconds": 60, "purge_batch_size": 3}
+    with crowd([start_server(**settings), start_server(**settings)], 12) as callers:
+        yield callers
 
 
-def add_session(ledger: Ledger, client: Client, choice: random.Random) -> None:
-    ledger.add_session(client, choice.choice(SESSIONS))
+def add_without_ids(ledger: Ledger, client: Client, choice: random.Random) -> None:
+    messages = [Message(role="user", content="without id") for _ in range(choice.randint(1, 3))]
+    ledger.add_memory(client, choice.choice(SESSIONS), messages)
 
 
 def add_with_ids(ledger: Ledger, client: Client, choice: random.Random) -> None:
@@ -32,18 +42,17 @@ def add_with_ids(ledger: Ledger, client: Client, choice: random.Random) -> None:
     ledger.add_memory(client, choice.choice(SESSIONS), messages)
 
 
-def add_without_ids(ledger: Ledger, client: Client, choice: random.Random) -> None:
-    messages = [Message(role="user", content="without id") for _ in range(choice.randint(1, 3))]
-    ledger.add_memory(client, choice.choice(SESSIONS), messages)
-
-
-def delete_by_id(ledger: Ledger, client: Client, choice: random.Random) -> None:
-    request = DeleteMessagesRequest(session_id=choice.choice(SESSIONS), message_ids=["m0", "m1"])
-    ledger.delete_messages(client, request)
+def add_session(ledger: Ledger, client: Client, choice: random.Random) -> None:
+    ledger.add_session(client, choice.choice(SESSIONS))
 
 
 def delete_newest(ledger: Ledger, client: Client, choice: random.Random) -> None:
     request = DeleteMessagesRequest(session_id=choice.choice(SESSIONS), last_n=choice.randint(1, 4))
+    ledger.delete_messages(client, request)
+
+
+def delete_by_id(ledger: Ledger, client: Client, choice: random.Random) -> None:
+    request = DeleteMessagesRequest(session_id=choice.choice(SESSIONS), message_ids=["m0", "m1"])
     ledger.delete_messages(client, request)
 
 
@@ -63,16 +72,6 @@ MIXES: dict[str, list[Step]] = {
     "sessions": [add_session, add_session, delete_session],
     "first writes": [add_without_ids, add_with_ids, delete_session, delete_session],
 }  # fmt: skip
-
-ROUNDS = 30
-
-
-@pytest.fixture
-def callers(start_server: StartServer) -> Iterator[list[Client]]:
-    """12 callers, spread over two servers on one database, which purge in small batches."""
-    settings = {"pool_timeout_seconds": 60, "purge_batch_size": 3}
-    with crowd([start_server(**settings), start_server(**settings)], 12) as callers:
-        yield callers
 
 
 @pytest.mark.parametrize("mix", MIXES)

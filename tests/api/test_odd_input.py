@@ -79,27 +79,23 @@ def test_odd_input_message_ids_come_back(palaver: Client) -> None:
         assert list(deleted.messages) == [message]
 
 
-generated = settings(
-    max_examples=60,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-
 # Texts that the contract allows: without NUL and surrogates.
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
-
 ids = texts.filter(lambda text: 1 <= len(text.encode()) <= 1024)
-
 # The service stores negative zero as zero.
 numbers = st.floats(allow_nan=False, allow_infinity=False).map(lambda number: number + 0.0)
-
 values = st.recursive(
     st.none() | st.booleans() | numbers | texts,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
     max_leaves=20,
 )
-
 metadata = st.dictionaries(texts, values, max_size=5).map(lambda fields: struct(**fields))
+
+generated = settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 
 
 @generated
@@ -199,6 +195,12 @@ def test_odd_input_first_and_last_times_come_back(palaver: Client) -> None:
     assert [message.created_at for message in got] == moments
 
 
+def put_session(palaver: Client, metadata: Struct) -> Session:
+    """Replace the metadata of a session, and return the session."""
+    palaver.update_session("s", metadata=metadata, replace_metadata=True)
+    return palaver.get_session("s")
+
+
 NUMBERS = [
     *(0.0, 1.0, -1.5, 0.1, 1e308, -1e308, 1.7976931348623157e308, 5e-324, 2.2250738585072014e-308),
     *(
@@ -216,12 +218,6 @@ NUMBERS = [
     ),
     *(123456789012345680.0, 9007199254740993.0, 1 / 3, math.pi, 1e-7, 123456.789),
 ]
-
-
-def put_session(palaver: Client, metadata: Struct) -> Session:
-    """Replace the metadata of a session, and return the session."""
-    palaver.update_session("s", metadata=metadata, replace_metadata=True)
-    return palaver.get_session("s")
 
 
 def test_odd_input_numbers_come_back_exactly(palaver: Client) -> None:

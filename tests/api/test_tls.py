@@ -20,6 +20,8 @@ from tests.support.certificates import Authority, Identity
 from tests.support.client import Client, wait_until
 from tests.support.watching import SERVING, health_of
 
+pytestmark = pytest.mark.usefixtures("quick_looks")
+
 
 class ServerFiles:
     """The server's certificate files, and the authority that issued them."""
@@ -45,9 +47,6 @@ class ServerFiles:
 @pytest.fixture
 def files(tmp_path: Path) -> ServerFiles:
     return ServerFiles(tmp_path)
-
-
-pytestmark = pytest.mark.usefixtures("quick_looks")
 
 
 def test_tls_server_refuses_plaintext(start_server: StartServer, files: ServerFiles) -> None:
@@ -94,14 +93,6 @@ def test_tls_client_certificates_of_other_authorities_are_refused(
     assert code_with(strangers.issue(("CN", "friend"))) == "UNAVAILABLE"
 
 
-@pytest.fixture
-def served(start_server: StartServer, files: ServerFiles) -> Iterator[Client]:
-    """A client on a connection of its own."""
-    address = start_server(**files.settings).address
-    with caller(address, authority=files.authority) as client:
-        yield client
-
-
 def shown_serial(address: str, files: ServerFiles) -> int:
     """Return the serial number of the certificate that a new connection gets."""
     context = ssl.create_default_context(cadata=files.authority.certificate.decode())
@@ -113,6 +104,14 @@ def shown_serial(address: str, files: ServerFiles) -> int:
         certificate = tls.getpeercert(binary_form=True)
     assert certificate
     return x509.load_der_x509_certificate(certificate).serial_number
+
+
+@pytest.fixture
+def served(start_server: StartServer, files: ServerFiles) -> Iterator[Client]:
+    """A client on a connection of its own."""
+    address = start_server(**files.settings).address
+    with caller(address, authority=files.authority) as client:
+        yield client
 
 
 def test_tls_renewed_certificate_is_served_without_dropping_calls(

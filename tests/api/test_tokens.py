@@ -23,14 +23,9 @@ from tests.support.callers import caller, code_of
 from tests.support.client import Client, refused, wait_until
 from tests.support.tokens import AUDIENCE, ISSUER, Publisher, SigningKey, key_set, signed
 
-RSA, EC, SECRET = (SigningKey(algorithm) for algorithm in ("RS256", "ES256", "HS256"))
-
-
-def code_with(client: Client, token: str) -> str:
-    return code_of(client, ("authorization", f"Bearer {token}"))
-
-
 RULES: dict[str, Any] = {"jwt_issuer": ISSUER, "jwt_audience": AUDIENCE}
+
+RSA, EC, SECRET = (SigningKey(algorithm) for algorithm in ("RS256", "ES256", "HS256"))
 
 
 @pytest.fixture
@@ -45,6 +40,10 @@ def keys_path(tmp_path: Path) -> Path:
 def palaver(start_server: StartServer, keys_path: Path) -> Client:
     """A client without a credential, of a server that accepts tokens."""
     return start_server(jwt_keys=str(keys_path), **RULES)
+
+
+def code_with(client: Client, token: str) -> str:
+    return code_of(client, ("authorization", f"Bearer {token}"))
 
 
 @pytest.mark.parametrize("key", [RSA, EC, SECRET], ids=lambda key: key.algorithm)
@@ -97,15 +96,6 @@ def test_token_is_not_cached_beyond_expiry(start_server: StartServer, keys_path:
     wait_until(lambda: code_with(client, token) == "UNAUTHENTICATED")
 
 
-HEAD, BODY, SIGNATURE = EC.sign().split(".")
-
-INFO = PublicFormat.SubjectPublicKeyInfo
-
-MINE = ec.generate_private_key(ec.SECP256R1())
-
-PUBLIC = RSA.key.public_key()
-
-
 def encoded(part: bytes) -> str:
     return base64.urlsafe_b64encode(part).rstrip(b"=").decode()
 
@@ -117,6 +107,11 @@ def signed_as_if_secret(public: bytes) -> str:
     signature = hmac.digest(public, f"{head}.{body}".encode(), "sha256")
     return f"{head}.{body}.{encoded(signature)}"
 
+
+PUBLIC = RSA.key.public_key()
+INFO = PublicFormat.SubjectPublicKeyInfo
+MINE = ec.generate_private_key(ec.SECP256R1())
+HEAD, BODY, SIGNATURE = EC.sign().split(".")
 
 # Forged with the public keys, or with other private keys.
 FORGED = {

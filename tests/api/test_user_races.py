@@ -29,11 +29,19 @@ from tests.support.client import Client, struct
 from tests.support.concurrency import PATIENCE, Connection, at_once, begin, crowd, unless_refused
 from tests.support.ledger import audit_tables, read_all
 
+SESSIONS = ("s0", "s1", "s2", "s3")
+USERS = ("u0", "u1")
+ROUNDS = 40
+
 NOT_FOUND, ALREADY_EXISTS = grpc.StatusCode.NOT_FOUND, grpc.StatusCode.ALREADY_EXISTS
 
-SESSIONS = ("s0", "s1", "s2", "s3")
 
-USERS = ("u0", "u1")
+@pytest.fixture
+def callers(start_server: StartServer) -> Iterator[list[Client]]:
+    """12 callers, spread over two servers on one database, which purge in small batches."""
+    settings = {"pool_timeout_seconds": 60, "purge_batch_size": 3}
+    with crowd([start_server(**settings), start_server(**settings)], 12) as callers:
+        yield callers
 
 
 class Books:
@@ -75,17 +83,6 @@ class Books:
         last_delete = max(self._deletes_began[session.user_id], default=0)
         for message in read_all(client, session_id):
             assert self._said_by[message.content] >= last_delete, "a message outlived its user"
-
-
-ROUNDS = 40
-
-
-@pytest.fixture
-def callers(start_server: StartServer) -> Iterator[list[Client]]:
-    """12 callers, spread over two servers on one database, which purge in small batches."""
-    settings = {"pool_timeout_seconds": 60, "purge_batch_size": 3}
-    with crowd([start_server(**settings), start_server(**settings)], 12) as callers:
-        yield callers
 
 
 def request_of(choice: random.Random) -> tuple[ProtobufMessage, grpc.StatusCode]:

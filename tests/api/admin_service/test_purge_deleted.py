@@ -17,6 +17,13 @@ from tests.support.client import Client, refused, wait_until
 from tests.support.concurrency import Connection
 from tests.support.rows import age_deleted_rows, count_sessions_and_messages
 
+NOW = Duration()
+
+
+def start_purge(palaver: Client, older_than: Duration | None = NOW) -> Any:
+    """Start a purge, with a deadline for its wait for the turn."""
+    return palaver.admin.PurgeDeleted(PurgeDeletedRequest(older_than=older_than), timeout=20)
+
 
 def progress(*, sessions: int, messages: int) -> PurgeDeletedResponse:
     """Return the progress when all rows of these numbers are removed."""
@@ -25,14 +32,6 @@ def progress(*, sessions: int, messages: int) -> PurgeDeletedResponse:
         messages=PurgeProgress(done=messages, estimated=messages),
         users=PurgeProgress(),
     )
-
-
-NOW = Duration()
-
-
-def start_purge(palaver: Client, older_than: Duration | None = NOW) -> Any:
-    """Start a purge, with a deadline for its wait for the turn."""
-    return palaver.admin.PurgeDeleted(PurgeDeletedRequest(older_than=older_than), timeout=20)
 
 
 # --- Contract ----------------------------------------------------------------------------------
@@ -215,14 +214,13 @@ def test_purge_deleted_negative_older_than_is_refused(
 # --- Concurrency -------------------------------------------------------------------------------
 
 
+# The turn as another server takes it.
+TAKE_TURN = PurgeStore.TAKE_TURN.sql.replace("pg_try_advisory_lock", "pg_advisory_lock")
 ASKED_FOR_A_TURN = """
     SELECT count(*) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid()
         AND query LIKE '%pg_try_advisory_lock%'
 """
-
-# The turn as another server takes it.
-TAKE_TURN = PurgeStore.TAKE_TURN.sql.replace("pg_try_advisory_lock", "pg_advisory_lock")
 
 
 def test_purge_deleted_second_call_waits_for_its_turn(

@@ -17,14 +17,14 @@ from tests.support.client import Client, refused, struct, violations
 from tests.support.concurrency import Connection
 
 
-def said(message_id: str, content: str = "hello", **fields: Any) -> Message:
-    return Message(message_id=message_id, role="user", content=content, **fields)
-
-
 def state(palaver: Client, session_id: str = "s") -> tuple[Session, Memory]:
     """Return the session and its memory, times included."""
     session = palaver.get_session(session_id)
     return session, palaver.get_memory(session_id)
+
+
+def said(message_id: str, content: str = "hello", **fields: Any) -> Message:
+    return Message(message_id=message_id, role="user", content=content, **fields)
 
 
 # --- Contract ----------------------------------------------------------------------------------

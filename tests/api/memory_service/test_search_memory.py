@@ -99,20 +99,6 @@ def day(number: int) -> Timestamp:
     return moment
 
 
-NARROWED: list[tuple[MessageFilter, set[str]]] = [
-    (MessageFilter(), {"word 1", "word 2", "word 3"}),
-    (MessageFilter(roles=["user", "tool"]), {"word 1", "word 3"}),
-    (MessageFilter(roles=["nobody"]), set()),
-    (MessageFilter(created_after=day(2)), {"word 2", "word 3"}),
-    (MessageFilter(created_before=day(2)), {"word 1"}),
-    (MessageFilter(metadata="$.n > 1"), {"word 2", "word 3"}),
-    (MessageFilter(metadata="$.n > 1", created_before=day(3)), {"word 2"}),
-    (MessageFilter(roles=["user"], created_after=day(2)), set()),
-]
-
-SCOPES: list[dict[str, str]] = [{}, {"session_id": "s"}, {"user_id": "u"}]
-
-
 @pytest.fixture
 def dated(palaver: Client, database: Connection) -> Client:
     """A client of a server with one message on each of the first three days of a year."""
@@ -126,6 +112,19 @@ def dated(palaver: Client, database: Connection) -> Client:
         """
     )
     return palaver
+
+
+NARROWED: list[tuple[MessageFilter, set[str]]] = [
+    (MessageFilter(), {"word 1", "word 2", "word 3"}),
+    (MessageFilter(roles=["user", "tool"]), {"word 1", "word 3"}),
+    (MessageFilter(roles=["nobody"]), set()),
+    (MessageFilter(created_after=day(2)), {"word 2", "word 3"}),
+    (MessageFilter(created_before=day(2)), {"word 1"}),
+    (MessageFilter(metadata="$.n > 1"), {"word 2", "word 3"}),
+    (MessageFilter(metadata="$.n > 1", created_before=day(3)), {"word 2"}),
+    (MessageFilter(roles=["user"], created_after=day(2)), set()),
+]
+SCOPES: list[dict[str, str]] = [{}, {"session_id": "s"}, {"user_id": "u"}]
 
 
 def test_search_memory_filter_narrows_results(dated: Client) -> None:
@@ -198,14 +197,14 @@ def test_search_memory_semantic_mode_without_embedder_is_refused(palaver: Client
 # --- Limits ------------------------------------------------------------------------------------
 
 
-any_times = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-
 contents = st.text(
     st.sampled_from(" ab'\"\\-:*&|!<>()东京กิ😀é\u0301\u2028\x01\x02\x7f")
     | st.characters(codec="utf-8", exclude_characters="\0"),
     max_size=60,
+)
+
+any_times = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 

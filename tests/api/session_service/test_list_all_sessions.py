@@ -15,6 +15,14 @@ from tests.conftest import StartServer
 from tests.support.client import MAX_RESPONSE_BYTES, Client, wait_until
 from tests.support.concurrency import Connection
 
+# More than gRPC buffers for a reader.
+SESSIONS = 1000
+ADD_LARGE_SESSIONS = f"""
+    INSERT INTO sessions (session_id, metadata)
+    SELECT number, jsonb_build_object('text', repeat('x', 20000))
+    FROM generate_series(1, {SESSIONS}) AS number
+"""
+
 
 def ids(chunk: ListAllSessionsResponse) -> list[str]:
     return [session.session_id for session in chunk.sessions]
@@ -22,16 +30,6 @@ def ids(chunk: ListAllSessionsResponse) -> list[str]:
 
 def numbers(chunks: Iterable[ListAllSessionsResponse]) -> list[int]:
     return [int(session_id) for chunk in chunks for session_id in ids(chunk)]
-
-
-# More than gRPC buffers for a reader.
-SESSIONS = 1000
-
-ADD_LARGE_SESSIONS = f"""
-    INSERT INTO sessions (session_id, metadata)
-    SELECT number, jsonb_build_object('text', repeat('x', 20000))
-    FROM generate_series(1, {SESSIONS}) AS number
-"""
 
 
 # --- Contract ----------------------------------------------------------------------------------
@@ -121,7 +119,6 @@ BUSY = """
         AND pid <> pg_backend_pid()
         AND (state <> 'idle' OR state_change > clock_timestamp() - interval '300 ms')
 """
-
 IN_TRANSACTION = """
     SELECT count(*) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS NOT NULL

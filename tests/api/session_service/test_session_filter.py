@@ -45,6 +45,13 @@ def test_session_filter_user_id_keeps_sessions_of_user(palaver: Client) -> None:
     assert listed(palaver, SessionFilter()) == ["a", "b", "c", "d"]
 
 
+def day(number: int, *, nanos: int = 0) -> Timestamp:
+    moment = Timestamp()
+    moment.FromDatetime(datetime(2024, 5, number, tzinfo=UTC))
+    moment.nanos = nanos
+    return moment
+
+
 @pytest.fixture
 def created_on_days(palaver: Client, database: Connection) -> Client:
     """A client of a server whose sessions 1, 2 and 3 were created on days 1, 2 and 3."""
@@ -54,13 +61,6 @@ def created_on_days(palaver: Client, database: Connection) -> Client:
         " FROM generate_series(1, 3) AS number"
     )
     return palaver
-
-
-def day(number: int, *, nanos: int = 0) -> Timestamp:
-    moment = Timestamp()
-    moment.FromDatetime(datetime(2024, 5, number, tzinfo=UTC))
-    moment.nanos = nanos
-    return moment
 
 
 def test_session_filter_created_after_is_inclusive(created_on_days: Client) -> None:

@@ -120,7 +120,6 @@ def test_delete_user_user_starting_over_is_created_after_delete_and_before_sessi
 
 # Requests about the session or the user, and their refusal; None: the call starts over.
 NOT_FOUND, ANEW = grpc.StatusCode.NOT_FOUND, None
-
 MEANWHILE: dict[str, tuple[ProtobufMessage, grpc.StatusCode | None]] = {
     "AddMemory": (memory("s", WITHOUT_ID), ANEW),
     "AddMemory with ids": (memory("s", WITH_ID), ANEW),

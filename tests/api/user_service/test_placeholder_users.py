@@ -22,6 +22,10 @@ from tests.support.ledger import audit_tables
 # --- Contract ----------------------------------------------------------------------------------
 
 
+def is_placeholder(user: User) -> bool:
+    return not (user.email or user.first_name or user.last_name or user.metadata.fields)
+
+
 MESSAGE = Message(message_id="m", role="user")
 
 # Requests that give a session to a user; the session "there" exists.
@@ -34,10 +38,6 @@ GIVE: dict[str, Any] = {
         session_id="new", user_id="u", messages=[Message(role="user")], expected_last_sequence=0
     ),
 }
-
-
-def is_placeholder(user: User) -> bool:
-    return not (user.email or user.first_name or user.last_name or user.metadata.fields)
 
 
 @pytest.mark.parametrize("way", GIVE)
@@ -62,6 +62,10 @@ def test_placeholder_user_does_not_replace_known_user(palaver: Client, way: str)
     palaver.send(GIVE[way])
 
     assert palaver.get_user("u") == added
+
+
+def user_ids(palaver: Client) -> list[str]:
+    return [user.user_id for user in palaver.list_users().users]
 
 
 IN_VAIN: dict[str, tuple[Any, grpc.StatusCode | None]] = {
@@ -100,10 +104,6 @@ IN_VAIN: dict[str, tuple[Any, grpc.StatusCode | None]] = {
         None,
     ),
 }
-
-
-def user_ids(palaver: Client) -> list[str]:
-    return [user.user_id for user in palaver.list_users().users]
 
 
 @pytest.mark.parametrize("way", IN_VAIN)
