@@ -1,21 +1,19 @@
 """Micro-batching, without a server."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any, cast
+from typing import Any
 
-from palaver_server.interceptors.chain import Context
 from palaver_server.interceptors.micro_batching import MicroBatching
+from tests.support.interceptors import Call, intercepted
 
-CONTEXT = cast("Context", None)
-Call = Callable[[bytes, Context], Coroutine[Any, Any, bytes]]
+CONTEXT: Any = None
 
 
 def batched(call: Call) -> Call:
-    return cast("Call", MicroBatching().unary("/method", call))
+    return intercepted(MicroBatching(), call)
 
 
-async def echo(request: bytes, _: Context) -> bytes:
+async def echo(request: bytes, _: Any) -> bytes:
     return request
 
 
@@ -53,7 +51,7 @@ def test_micro_batching_of_many_calls_starts_them_together() -> None:
     running, most = 0, 0
     together, all_run = asyncio.Event(), asyncio.Event()
 
-    async def work(request: bytes, _: Context) -> bytes:
+    async def work(request: bytes, _: Any) -> bytes:
         nonlocal running, most
         running += 1
         most = max(most, running)

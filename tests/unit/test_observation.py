@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import Sequence
+from itertools import cycle, islice
 from typing import Any
 
 import pytest
 
 from palaver_server.call_context import Call
 from palaver_server.interceptors.observation import Observation
+from tests.support.interceptors import UNARY_METHODS, intercepted
 
 
 class Context:
@@ -51,7 +53,7 @@ def test_observation_cancelled_call_has_code_of_caller(remaining: float | None, 
     async def call() -> None:
         context: Any = Context(remaining)
         with pytest.raises(asyncio.CancelledError):
-            await observation.unary("/palaver.v1.S/M", cancelled)(b"", context)
+            await intercepted(observation, cancelled)(b"", context)
         observation.report()
 
     asyncio.run(call())
@@ -60,6 +62,7 @@ def test_observation_cancelled_call_has_code_of_caller(remaining: float | None, 
 
 
 def test_observation_reports_calls_in_batches_once_each() -> None:
+    names = list(islice(cycle(UNARY_METHODS), 100))
     reports: list[Sequence[Call]] = []
     observation = Observation([], [reports.append])
 
@@ -68,9 +71,8 @@ def test_observation_reports_calls_in_batches_once_each() -> None:
 
     async def calls() -> None:
         context: Any = Context()
-        for number in range(100):
-            call = observation.unary(f"/palaver.v1.S/M{number}", answer)
-            await call(b"", context)
+        for name in names:
+            await intercepted(observation, answer, method=name)(b"", context)
             await asyncio.sleep(0)
         observation.report()
         observation.report()
@@ -78,6 +80,6 @@ def test_observation_reports_calls_in_batches_once_each() -> None:
     asyncio.run(calls())
 
     assert [one.method for report in reports for one in report] == [
-        f"/palaver.v1.S/M{number}" for number in range(100)
+        f"/palaver.v1.SessionService/{name}" for name in names
     ]
     assert len(reports) == 4

@@ -15,7 +15,7 @@ from palaver_server.auth.sources import file_source, url_source
 from palaver_server.config import Settings
 from palaver_server.interceptors.authentication import Authentication
 from palaver_server.interceptors.authorization import Authorization
-from palaver_server.interceptors.chain import Interceptor
+from palaver_server.interceptors.interceptor import Interceptor
 from palaver_server.transport.tls import server_credentials
 
 # Imported at run time only where they are used: their libraries take long to load.

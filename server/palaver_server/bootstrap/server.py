@@ -21,10 +21,11 @@ from palaver_server.config import Settings
 from palaver_server.database.migrate import migrate
 from palaver_server.database.pool import Pool
 from palaver_server.database.url import with_timeouts
-from palaver_server.interceptors.chain import Interceptor, InterceptorChain
+from palaver_server.interceptors.chain import InterceptorChain
 from palaver_server.interceptors.concurrency_limit import ConcurrencyLimit
 from palaver_server.interceptors.deadlines import Deadlines
 from palaver_server.interceptors.error_mapping import ErrorMapping
+from palaver_server.interceptors.interceptor import Interceptor
 from palaver_server.interceptors.micro_batching import MicroBatching
 from palaver_server.interceptors.running_calls import RunningCalls
 from palaver_server.interceptors.stream_send_timeout import StreamSendTimeout

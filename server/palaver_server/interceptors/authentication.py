@@ -1,13 +1,12 @@
 """Authentication: sets the principal of each call, and refuses calls without a valid credential."""
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from google.protobuf.descriptor import MethodDescriptor
 
 from palaver_server.auth.authenticator import Authenticator
 from palaver_server.auth.principal import PRINCIPAL, Principal
 from palaver_server.call_context import running_call
 from palaver_server.errors import Unauthenticated
-from palaver_server.interceptors.chain import Context, StreamCall, UnaryCall
+from palaver_server.interceptors.interceptor import Context, StartCall
 
 
 class Authentication:
@@ -20,27 +19,11 @@ class Authentication:
     def __init__(self, authenticator: Authenticator) -> None:
         self._authenticator = authenticator
 
-    def unary(self, _method: str, call: UnaryCall) -> UnaryCall:
-        """Wrap a method with one response."""
+    def intercept(self, _method: MethodDescriptor) -> StartCall:
+        """Return a function that authenticates a call."""
+        return self._authenticate
 
-        async def authenticated(request: bytes, context: Context) -> bytes:
-            await self._authenticate(context)
-            return await call(request, context)
-
-        return authenticated
-
-    def stream(self, _method: str, call: StreamCall) -> StreamCall:
-        """Wrap a method with a stream of responses."""
-
-        async def authenticated(request: bytes, context: Context) -> AsyncGenerator[bytes, None]:
-            await self._authenticate(context)
-            async with aclosing(call(request, context)) as responses:
-                async for response in responses:
-                    yield response
-
-        return authenticated
-
-    async def _authenticate(self, context: Context) -> None:
+    async def _authenticate(self, _request: bytes, context: Context) -> None:
         principal = await self._principal(context)
         PRINCIPAL.set(principal)
         running_call.get().principal = principal.name

@@ -1,12 +1,13 @@
 """The chain of interceptors: one ordered list, applied once to each method.
 
-Interceptors see requests and responses as bytes. The innermost call decodes the request, runs
-the servicer's handler, and encodes its responses.
+The chain starts the interceptors, decodes the request, runs the servicer's handler, and encodes
+and sends its responses. When the call ends, the interceptors' hooks run in reverse order.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from asyncio import CancelledError
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor
@@ -14,32 +15,21 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
 from palaver_server.errors import FieldViolation, InvalidRequest
+from palaver_server.interceptors.error_mapping import StatusError, send_status
+from palaver_server.interceptors.interceptor import (
+    CallHooks,
+    Context,
+    Interceptor,
+    StartCall,
+    full_name,
+)
 from palaver_server.services.encoding.encoded import Encoded
 
 # The method of a servicer: takes a request and the context.
 Handler: TypeAlias = Callable[[Any, Any], Any]
 
-# Strings: at run time these classes are not generic.
+# A string: at run time this class is not generic.
 GrpcHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
-
-UnaryCall: TypeAlias = Callable[[bytes, Context], Awaitable[bytes]]
-StreamCall: TypeAlias = Callable[[bytes, Context], AsyncGenerator[bytes, None]]
-
-
-class Interceptor(Protocol):
-    """One concern of every call.
-
-    Methods are given by their full names, such as `/palaver.v1.SessionService/GetSession`.
-    """
-
-    def unary(self, method: str, call: UnaryCall) -> UnaryCall:
-        """Wrap a method with one response."""
-        ...
-
-    def stream(self, method: str, call: StreamCall) -> StreamCall:
-        """Wrap a method with a stream of responses."""
-        ...
 
 
 class InterceptorChain:
@@ -50,27 +40,105 @@ class InterceptorChain:
     """
 
     def __init__(self, interceptors: Sequence[Interceptor]) -> None:
-        self._interceptors = tuple(reversed(interceptors))
+        self._interceptors = tuple(interceptors)
 
     def wrap(self, method: MethodDescriptor, handler: Handler) -> GrpcHandler:
         """Return gRPC's handler of a method, which runs the servicer's behind the interceptors."""
-        name = full_name(method)
         if method.client_streaming:
-            raise NotImplementedError(name)
+            raise NotImplementedError(full_name(method))
+        starts = [interceptor.intercept(method) for interceptor in self._interceptors]
+        given = tuple(start for start in starts if start is not None)
         if method.server_streaming:
-            stream = _stream(method, handler)
-            for interceptor in self._interceptors:
-                stream = interceptor.stream(name, stream)
-            return grpc.unary_stream_rpc_method_handler(_writing(stream))
-        call = _unary(method, handler)
-        for interceptor in self._interceptors:
-            call = interceptor.unary(name, call)
-        return grpc.unary_unary_rpc_method_handler(call)
+            return grpc.unary_stream_rpc_method_handler(_stream(method, handler, given))
+        return grpc.unary_unary_rpc_method_handler(_unary(method, handler, given))
 
 
-def full_name(method: MethodDescriptor) -> str:
-    """Return the name of a method in requests."""
-    return f"/{method.containing_service.full_name}/{method.name}"
+def _unary(
+    method: MethodDescriptor, handler: Handler, starts: Sequence[StartCall]
+) -> Callable[[bytes, Context], Awaitable[bytes]]:
+    decode = request_decoder(method)
+
+    async def call(request: bytes, context: Context) -> bytes:
+        hooks: list[CallHooks] = []
+        try:
+            await _start(starts, hooks, request, context)
+            response = _encode(await handler(decode(request), context))
+            for hook in hooks:
+                hook.before_send(response)
+        except BaseException as error:  # noqa: BLE001 - the hooks decide what the call ends with
+            await _end_with(error, hooks, context)
+        for hook in reversed(hooks):
+            hook.end(None)
+        return response
+
+    return call
+
+
+def _stream(
+    method: MethodDescriptor, handler: Handler, starts: Sequence[StartCall]
+) -> Callable[[bytes, Context], Awaitable[None]]:
+    decode = request_decoder(method)
+
+    async def call(request: bytes, context: Context) -> None:
+        hooks: list[CallHooks] = []
+        is_first = True
+        try:
+            await _start(starts, hooks, request, context)
+            async with aclosing(handler(decode(request), context)) as responses:
+                async for message in responses:
+                    response = _encode(message)
+                    for hook in hooks:
+                        hook.before_send(response)
+                    await _write(response, context, is_first=is_first)
+                    is_first = False
+                    for hook in hooks:
+                        hook.after_send()
+        except BaseException as error:  # noqa: BLE001 - the hooks decide what the call ends with
+            await _end_with(error, hooks, context)
+        for hook in reversed(hooks):
+            hook.end(None)
+
+    return call
+
+
+async def _write(response: bytes, context: Context, *, is_first: bool) -> None:
+    """Write a response of a stream.
+
+    Raises:
+        CancelledError: The client has left.
+    """
+    try:
+        if is_first:
+            # gRPC sends no status after a first response that the client does not take, unless
+            # the initial metadata went before.
+            await context.send_initial_metadata(())
+        await context.write(response)
+    except Exception as error:  # gRPC does not export the class: a batch of its core failed
+        raise CancelledError from error
+
+
+async def _start(
+    starts: Sequence[StartCall], hooks: list[CallHooks], request: bytes, context: Context
+) -> None:
+    """Start the interceptors in order, and collect their hooks, even if one refuses the call."""
+    for start in starts:
+        started = start(request, context)
+        if started is not None and not isinstance(started, CallHooks):
+            started = await started
+        if started is not None:
+            hooks.append(started)
+
+
+async def _end_with(
+    raised: BaseException, hooks: Sequence[CallHooks], context: Context
+) -> NoReturn:
+    """End a call with the error that the hooks make of the raised one."""
+    error = raised
+    for hook in reversed(hooks):
+        error = hook.end(error) or error
+    if isinstance(error, StatusError):
+        await send_status(context, error)
+    raise error
 
 
 def request_decoder(method: MethodDescriptor) -> Callable[[bytes], Message]:
@@ -92,40 +160,3 @@ def request_decoder(method: MethodDescriptor) -> Callable[[bytes], Message]:
 
 def _encode(response: Message | Encoded[Any]) -> bytes:
     return response.data if isinstance(response, Encoded) else response.SerializeToString()
-
-
-def _unary(method: MethodDescriptor, handler: Handler) -> UnaryCall:
-    decode = request_decoder(method)
-
-    async def unary(request: bytes, context: Context) -> bytes:
-        return _encode(await handler(decode(request), context))
-
-    return unary
-
-
-def _stream(method: MethodDescriptor, handler: Handler) -> StreamCall:
-    decode = request_decoder(method)
-
-    async def stream(request: bytes, context: Context) -> AsyncGenerator[bytes, None]:
-        async with aclosing(handler(decode(request), context)) as responses:
-            async for response in responses:
-                yield _encode(response)
-
-    return stream
-
-
-def _writing(stream: StreamCall) -> Callable[[bytes, Context], Awaitable[None]]:
-    async def write_responses(request: bytes, context: Context) -> None:
-        has_started = False
-        # `aclosing`: a call cancelled during a write closes the interceptors' generators here,
-        # so that the error they raise becomes the status.
-        async with aclosing(stream(request, context)) as responses:
-            async for response in responses:
-                if not has_started:
-                    # gRPC sends no status after a first response that the client does not
-                    # take, unless the initial metadata went before.
-                    await context.send_initial_metadata(())
-                    has_started = True
-                await context.write(response)
-
-    return write_responses

@@ -3,12 +3,13 @@
 import asyncio
 from asyncio import CancelledError
 from collections import deque
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import Awaitable
 from typing import Any
 
+from google.protobuf.descriptor import MethodDescriptor
+
 from palaver_server.errors import TooManyCalls
-from palaver_server.interceptors.chain import Context, StreamCall, UnaryCall
+from palaver_server.interceptors.interceptor import CallHooks, Context, StartCall
 
 
 class ConcurrencyLimit:
@@ -24,40 +25,28 @@ class ConcurrencyLimit:
         self._unary_slots = _Slots(running, max_waiting=waiting)
         self._stream_slots = _Slots(streams, max_waiting=0)
 
-    def unary(self, _method: str, call: UnaryCall) -> UnaryCall:
-        """Wrap a method with one response."""
+    def intercept(self, method: MethodDescriptor) -> StartCall:
+        """Return a function that takes a slot for a call."""
+        return self._start_stream if method.server_streaming else self._start_unary
+
+    def _start_unary(
+        self, _request: bytes, _context: Context
+    ) -> CallHooks | Awaitable[CallHooks | None]:
         slots = self._unary_slots
+        return slots if slots.try_acquire() else slots.wait()
 
-        async def limited(request: bytes, context: Context) -> bytes:
-            if not slots.try_acquire():
-                await slots.wait()
-            try:
-                return await call(request, context)
-            finally:
-                slots.release()
-
-        return limited
-
-    def stream(self, _method: str, call: StreamCall) -> StreamCall:
-        """Wrap a method with a stream of responses."""
+    async def _start_stream(self, _request: bytes, context: Context) -> None:
         slots = self._stream_slots
-
-        async def limited(request: bytes, context: Context) -> AsyncGenerator[bytes, None]:
-            if not slots.try_acquire():
-                await slots.wait()
-            # Release the slot when gRPC has sent the last chunk, not when the generator ends:
-            # the limit bounds the memory of chunks that wait for slow clients.
-            release: Any = lambda _context: slots.release()  # noqa: E731 - the stubs mistype it
-            context.add_done_callback(release)
-            async with aclosing(call(request, context)) as responses:
-                async for response in responses:
-                    yield response
-
-        return limited
+        if not slots.try_acquire():
+            await slots.wait()
+        # Release the slot when gRPC has sent the last chunk, not when the handler ends: the
+        # limit bounds the memory of chunks that wait for slow clients.
+        release: Any = lambda _context: slots.release()  # noqa: E731 - the stubs mistype it
+        context.add_done_callback(release)
 
 
-class _Slots:
-    """A semaphore whose queue of waiters has a maximum length."""
+class _Slots(CallHooks):
+    """A semaphore whose queue of waiters has a maximum length. As hooks, it releases a slot."""
 
     def __init__(self, count: int, *, max_waiting: int) -> None:
         self._free = count
@@ -71,8 +60,13 @@ class _Slots:
             return True
         return False
 
-    async def wait(self) -> None:
-        """Wait for a slot, and take it.
+    def end(self, error: BaseException | None) -> BaseException | None:
+        """Release the slot of a call."""
+        self.release()
+        return error
+
+    async def wait(self) -> CallHooks:
+        """Wait for a slot, take it, and return its hooks.
 
         Raises:
             TooManyCalls: The queue is full.
@@ -89,6 +83,7 @@ class _Slots:
             else:  # the slot was handed over just before the cancellation
                 self.release()
             raise
+        return self
 
     def release(self) -> None:
         """Hand a slot to the call that has waited longest, or free it."""

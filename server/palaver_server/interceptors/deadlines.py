@@ -4,8 +4,10 @@ gRPC itself cancels a call whose client set a deadline. Streams have no default 
 statement timeout limits each page, and the stream send timeout limits each chunk.
 """
 
+from google.protobuf.descriptor import MethodDescriptor
+
 from palaver_server.errors import DeadlineExceeded
-from palaver_server.interceptors.chain import Context, StreamCall, UnaryCall
+from palaver_server.interceptors.interceptor import CallHooks, Context, StartCall
 from palaver_server.interceptors.running_calls import RunningCalls
 
 
@@ -21,17 +23,12 @@ class Deadlines:
         self._running_calls = running_calls
         self._default_seconds = default_seconds
 
-    def unary(self, _method: str, call: UnaryCall) -> UnaryCall:
-        """Wrap a method with one response."""
+    def intercept(self, method: MethodDescriptor) -> StartCall | None:
+        """Return a function that starts the deadline; None for streams."""
+        return None if method.server_streaming else self._start
 
-        async def limited(request: bytes, context: Context) -> bytes:
-            with self._running_calls.start() as running:
-                if context.time_remaining() is None:
-                    running.cancel_after(self._default_seconds, DeadlineExceeded)
-                return await call(request, context)
-
-        return limited
-
-    def stream(self, _method: str, call: StreamCall) -> StreamCall:
-        """Return a method with a stream of responses unchanged."""
-        return call
+    def _start(self, _request: bytes, context: Context) -> CallHooks:
+        running = self._running_calls.start()
+        if context.time_remaining() is None:
+            running.cancel_after(self._default_seconds, DeadlineExceeded)
+        return running

@@ -14,8 +14,9 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from palaver_server.errors import InvalidRequest
-from palaver_server.interceptors.chain import Context, GrpcHandler, Handler, request_decoder
-from palaver_server.interceptors.error_mapping import abort
+from palaver_server.interceptors.chain import GrpcHandler, Handler, request_decoder
+from palaver_server.interceptors.error_mapping import send_status, status_error
+from palaver_server.interceptors.interceptor import Context
 
 
 def decode_requests(method: MethodDescriptor, handler: Handler) -> GrpcHandler:
@@ -61,4 +62,4 @@ class _DecodedCall:
         try:
             return self._decode(request)
         except InvalidRequest as error:
-            return await abort(context, error)
+            return await send_status(context, status_error(error))

@@ -3,10 +3,10 @@
 import logging
 import traceback
 import uuid
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import NoReturn
 
+import grpc
+from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2
@@ -14,7 +14,7 @@ from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
 from palaver_server import errors
-from palaver_server.interceptors.chain import Context, StreamCall, UnaryCall
+from palaver_server.interceptors.interceptor import CallHooks, Context, StartCall
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -28,37 +28,38 @@ _MAX_DETAIL_BYTES = 2048
 _MAX_MESSAGE_CHARACTERS = 500
 
 
-class ErrorMapping:
-    """Ends a call that raises an error with the status of the error."""
+class StatusError(Exception):
+    """The status that a call ends with.
 
-    def unary(self, _method: str, call: UnaryCall) -> UnaryCall:
-        """Wrap a method with one response."""
+    Attributes:
+        status: The code, the message and the trailing metadata with the details.
+    """
 
-        async def mapped(request: bytes, context: Context) -> bytes:
-            try:
-                return await call(request, context)
-            except Exception as error:  # noqa: BLE001 - every error becomes a status here
-                return await abort(context, error)
-
-        return mapped
-
-    def stream(self, _method: str, call: StreamCall) -> StreamCall:
-        """Wrap a method with a stream of responses."""
-
-        async def mapped(request: bytes, context: Context) -> AsyncGenerator[bytes, None]:
-            try:
-                async with aclosing(call(request, context)) as responses:
-                    async for response in responses:
-                        yield response
-            except Exception as error:  # noqa: BLE001 - every error becomes a status here
-                await abort(context, error)
-
-        return mapped
+    def __init__(self, status: grpc.Status) -> None:
+        super().__init__(status.details)
+        self.status = status
 
 
-async def abort(context: Context, error: Exception) -> NoReturn:
-    """End a call with the status of an error."""
-    status = rpc_status.to_status(status_of(error))
+class ErrorMapping(CallHooks):
+    """Makes the status of an error that a call raises. It needs no state per call."""
+
+    def intercept(self, _method: MethodDescriptor) -> StartCall:
+        """Return a function that returns these hooks."""
+        return lambda _request, _context: self
+
+    def end(self, error: BaseException | None) -> BaseException | None:
+        """Replace an error by its status. A cancellation passes: the client has left."""
+        return status_error(error) if isinstance(error, Exception) else error
+
+
+def status_error(error: Exception) -> StatusError:
+    """Return the status of an error."""
+    return StatusError(rpc_status.to_status(status_of(error)))
+
+
+async def send_status(context: Context, error: StatusError) -> NoReturn:
+    """End a call with a status."""
+    status = error.status
     trailing_metadata = (*context.trailing_metadata(), *status.trailing_metadata)
     await context.abort(status.code, status.details, trailing_metadata)
 

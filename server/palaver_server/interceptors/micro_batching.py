@@ -15,8 +15,11 @@ here, and at low concurrency calls must not be delayed:
 """
 
 import asyncio
+from collections.abc import Awaitable
 
-from palaver_server.interceptors.chain import Context, StreamCall, UnaryCall
+from google.protobuf.descriptor import MethodDescriptor
+
+from palaver_server.interceptors.interceptor import CallHooks, Context, StartCall
 
 _MAX_IDLE_SECONDS = 0.003  # since the last call
 _MAX_HELD_SECONDS = 0.01  # of the first call
@@ -28,8 +31,11 @@ _MIN_PROBE_INTERVAL = 64  # calls
 _MAX_PROBE_INTERVAL = 1024
 
 
-class MicroBatching:
-    """Holds calls with one response until their batch is released."""
+class MicroBatching(CallHooks):
+    """Holds calls with one response until their batch is released.
+
+    As hooks, it counts the running calls.
+    """
 
     def __init__(self) -> None:
         self._held: list[asyncio.Future[None]] = []
@@ -43,27 +49,23 @@ class MicroBatching:
         self._window: asyncio.TimerHandle | None = None
         self._first_call_at = self._last_call_at = 0.0  # by the event loop's clock
 
-    def unary(self, _method: str, call: UnaryCall) -> UnaryCall:
-        """Wrap a method with one response."""
+    def intercept(self, method: MethodDescriptor) -> StartCall | None:
+        """Return a function that holds a call until its release; None for streams."""
+        return None if method.server_streaming else self._start
 
-        async def batched(request: bytes, context: Context) -> bytes:
-            if self._estimated_concurrency or self._held or not self._calls_until_probe:
-                await self._released()
-            else:
-                self._calls_until_probe -= 1
-            self._running += 1
-            try:
-                return await call(request, context)
-            finally:
-                self._running -= 1
+    def _start(self, _request: bytes, _context: Context) -> CallHooks | Awaitable[CallHooks | None]:
+        if self._estimated_concurrency or self._held or not self._calls_until_probe:
+            return self._released()
+        self._calls_until_probe -= 1
+        self._running += 1
+        return self
 
-        return batched
+    def end(self, error: BaseException | None) -> BaseException | None:
+        """Count a call that has ended."""
+        self._running -= 1
+        return error
 
-    def stream(self, _method: str, call: StreamCall) -> StreamCall:
-        """Return a method with a stream of responses unchanged."""
-        return call
-
-    async def _released(self) -> None:
+    async def _released(self) -> CallHooks:
         """Join the current batch, and wait for its release."""
         loop = asyncio.get_running_loop()
         release = loop.create_future()
@@ -80,6 +82,8 @@ class MicroBatching:
                 self._low_windows = 0
                 self._release()
         await release
+        self._running += 1
+        return self
 
     def _check_window(self, loop: asyncio.AbstractEventLoop) -> None:
         end = min(self._last_call_at + _MAX_IDLE_SECONDS, self._first_call_at + _MAX_HELD_SECONDS)

@@ -3,13 +3,15 @@
 import asyncio
 import random
 import re
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Sequence
 from time import perf_counter, time
 from typing import TypeAlias, cast
 
+from google.protobuf.descriptor import MethodDescriptor
+
 from palaver_server.call_context import Call, Metadata, running_call
-from palaver_server.interceptors.chain import Context, StreamCall, UnaryCall
+from palaver_server.interceptors.error_mapping import StatusError
+from palaver_server.interceptors.interceptor import CallHooks, Context, StartCall, full_name
 
 # Called when a call starts, with the metadata that the client sent.
 OnStart: TypeAlias = Callable[[Call, Metadata], None]
@@ -41,42 +43,14 @@ class Observation:
         self._on_end = tuple(on_end)
         self._ended: list[Call] = []
 
-    def unary(self, method: str, call: UnaryCall) -> UnaryCall:
-        """Wrap a method with one response."""
+    def intercept(self, method: MethodDescriptor) -> StartCall:
+        """Return a function that starts the record of a call."""
+        name = full_name(method)
 
-        async def observed(request: bytes, context: Context) -> bytes:
-            record = self._start(method, request, context)
-            try:
-                response = await call(request, context)
-                record.responses = 1
-                record.response_bytes = len(response)
-                return response
-            except BaseException as error:
-                record.code = _code(record, context, error)
-                raise
-            finally:
-                self._end(record)
+        def start(request: bytes, context: Context) -> CallHooks:
+            return _ObservedCall(self, self._start(name, request, context), context)
 
-        return observed
-
-    def stream(self, method: str, call: StreamCall) -> StreamCall:
-        """Wrap a method with a stream of responses."""
-
-        async def observed(request: bytes, context: Context) -> AsyncGenerator[bytes, None]:
-            record = self._start(method, request, context)
-            try:
-                async with aclosing(call(request, context)) as responses:
-                    async for response in responses:
-                        record.responses += 1
-                        record.response_bytes += len(response)
-                        yield response
-            except BaseException as error:
-                record.code = _code(record, context, error)
-                raise
-            finally:
-                self._end(record)
-
-        return observed
+        return start
 
     def report(self) -> None:
         """Report the calls that have ended."""
@@ -95,7 +69,8 @@ class Observation:
             on_start(call, metadata)
         return call
 
-    def _end(self, call: Call) -> None:
+    def end(self, call: Call) -> None:
+        """Complete the record of a call, and report it soon."""
         call.seconds = perf_counter() - call.started
         call.ended = time()
         self._ended.append(call)
@@ -105,13 +80,34 @@ class Observation:
             asyncio.get_running_loop().call_soon(self.report)  # after this call's response
 
 
+class _ObservedCall(CallHooks):
+    """A call and its record."""
+
+    __slots__ = ("_call", "_context", "_observation")
+
+    def __init__(self, observation: Observation, call: Call, context: Context) -> None:
+        self._observation = observation
+        self._call = call
+        self._context = context
+
+    def before_send(self, response: bytes) -> None:
+        """Count a response."""
+        self._call.responses += 1
+        self._call.response_bytes += len(response)
+
+    def end(self, error: BaseException | None) -> BaseException | None:
+        """Record the status."""
+        if error is not None:
+            self._call.code = _code(self._call, self._context, error)
+        self._observation.end(self._call)
+        return error
+
+
 def _code(call: Call, context: Context, error: BaseException) -> str:
-    """Return the name of the status of a call that raised an error."""
-    code = context.code()
-    if code is not None:
-        return code.name
-    # GeneratorExit: gRPC closes a stream whose client left while a response was being sent.
-    if isinstance(error, asyncio.CancelledError | GeneratorExit):
+    """Return the name of the status of a call that ended with an error."""
+    if isinstance(error, StatusError):
+        return error.status.code.name
+    if isinstance(error, asyncio.CancelledError):
         return "DEADLINE_EXCEEDED" if _is_overdue(call, context) else "CANCELLED"
     return "UNKNOWN"
 

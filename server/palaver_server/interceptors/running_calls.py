@@ -2,10 +2,9 @@
 
 import asyncio
 from asyncio import CancelledError
-from types import TracebackType
-from typing import Self
 
 from palaver_server.errors import CallCancelled, ServerStopping
+from palaver_server.interceptors.interceptor import CallHooks
 
 # A cancelled call first cancels its statement on the database. If the database is silent,
 # only a second cancellation makes the driver give up the connection.
@@ -24,9 +23,11 @@ class RunningCalls:
         self._calls: set[RunningCall] = set()
 
     def start(self) -> "RunningCall":
-        """Count a call of the current task, and return the block in which it runs."""
+        """Count a call of the current task, and return its hooks."""
         self.started += 1
-        return RunningCall(self._calls)
+        call = RunningCall(self._calls)
+        self._calls.add(call)
+        return call
 
     def cancel_all(self) -> None:
         """Cancel all calls because the server is stopping."""
@@ -34,8 +35,8 @@ class RunningCalls:
             call.cancel(ServerStopping)
 
 
-class RunningCall:
-    """A block around a call of the current task; a cancelled one raises the reason."""
+class RunningCall(CallHooks):
+    """A call of the current task. If the server cancels it, it ends with the reason."""
 
     __slots__ = ("_calls", "_loop", "_reason", "_task", "_timer")
 
@@ -46,21 +47,13 @@ class RunningCall:
         self._reason: type[CallCancelled] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
-    def __enter__(self) -> Self:
-        self._calls.add(self)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def end(self, error: BaseException | None) -> BaseException | None:
+        """Replace a cancellation by the server with its reason."""
         self._calls.discard(self)
         self.clear()
-        # GeneratorExit: a stream that is cancelled while it sends a response is closed.
-        if self._reason is not None and isinstance(error, CancelledError | GeneratorExit):
-            raise self._reason from None
+        if self._reason is not None and isinstance(error, CancelledError):
+            return self._reason()
+        return error
 
     def cancel_after(self, seconds: float, reason: type[CallCancelled]) -> None:
         """Cancel the call after a delay, unless `clear` is called first."""
@@ -72,7 +65,7 @@ class RunningCall:
             self._timer.cancel()
 
     def cancel(self, reason: type[CallCancelled]) -> None:
-        """Cancel the call: the block raises this reason."""
+        """Cancel the call, which ends with this reason."""
         self._reason = reason
         if self._task is not None:
             self._task.cancel()

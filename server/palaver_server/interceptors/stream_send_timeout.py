@@ -1,14 +1,13 @@
 """The stream send timeout: how long a chunk of a stream waits for a slow client."""
 
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import Callable
 
-from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
 from palaver_server.errors import CallCancelled, ReaderTooSlow
-from palaver_server.interceptors.chain import Context, StreamCall, UnaryCall
-from palaver_server.interceptors.running_calls import RunningCalls
+from palaver_server.interceptors.interceptor import CallHooks, Context, StartCall
+from palaver_server.interceptors.running_calls import RunningCall, RunningCalls
 
 
 class StreamSendTimeout:
@@ -25,34 +24,51 @@ class StreamSendTimeout:
         self._running_calls = running_calls
         self._seconds = seconds
 
-    def unary(self, _method: str, call: UnaryCall) -> UnaryCall:
-        """Return a method with one response unchanged."""
-        return call
-
-    def stream(self, method: str, call: StreamCall) -> StreamCall:
-        """Wrap a method with a stream of responses."""
+    def intercept(self, method: MethodDescriptor) -> StartCall | None:
+        """Return a function that starts a stream; None for methods with one response."""
+        if not method.server_streaming:
+            return None
         next_cursor = _next_cursor_reader(method)
 
-        async def limited(request: bytes, context: Context) -> AsyncGenerator[bytes, None]:
-            response = b""
-            try:
-                with self._running_calls.start() as running:
-                    async with aclosing(call(request, context)) as responses:
-                        async for response in responses:
-                            running.cancel_after(self._seconds, ReaderTooSlow)
-                            yield response
-                            running.clear()
-            except CallCancelled as error:
-                error.next_cursor = next_cursor(response)
-                raise
+        def start(_request: bytes, _context: Context) -> CallHooks:
+            return _Stream(self._running_calls.start(), self._seconds, next_cursor)
 
-        return limited
+        return start
 
 
-def _next_cursor_reader(method: str) -> Callable[[bytes], int]:
+class _Stream(CallHooks):
+    """A running stream, which the server cancels if a chunk waits for too long."""
+
+    __slots__ = ("_next_cursor", "_response", "_running", "_seconds")
+
+    def __init__(
+        self, running: RunningCall, seconds: float, next_cursor: Callable[[bytes], int]
+    ) -> None:
+        self._running = running
+        self._seconds = seconds
+        self._next_cursor = next_cursor
+        self._response = b""
+
+    def before_send(self, response: bytes) -> None:
+        """Start the timeout of a chunk."""
+        self._response = response
+        self._running.cancel_after(self._seconds, ReaderTooSlow)
+
+    def after_send(self) -> None:
+        """End the timeout of a chunk."""
+        self._running.clear()
+
+    def end(self, error: BaseException | None) -> BaseException | None:
+        """Add the cursor that resumes the stream to the reason of a cancellation."""
+        error = self._running.end(error)
+        if isinstance(error, CallCancelled):
+            error.next_cursor = self._next_cursor(self._response)
+        return error
+
+
+def _next_cursor_reader(method: MethodDescriptor) -> Callable[[bytes], int]:
     """Return a function that reads a response's `next_cursor`; it gives 0 where there is none."""
-    descriptor = descriptor_pool.Default().FindMethodByName(method.lstrip("/").replace("/", "."))
-    response_class = GetMessageClass(descriptor.output_type)
+    response_class = GetMessageClass(method.output_type)
 
     def next_cursor(response: bytes) -> int:
         return int(getattr(response_class.FromString(response), "next_cursor", 0))

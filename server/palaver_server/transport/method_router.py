@@ -5,7 +5,8 @@ from collections.abc import Callable
 import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
-from palaver_server.interceptors.chain import GrpcHandler, Handler, full_name
+from palaver_server.interceptors.chain import GrpcHandler, Handler
+from palaver_server.interceptors.interceptor import full_name
 
 
 class MethodRouter(grpc.GenericRpcHandler):
