@@ -15,7 +15,7 @@ import pytest
 from palaver_server.process import embedded_postgres as embedded
 from palaver_server.process.embedded_postgres import EmbeddedPostgres
 from tests.support.clusters import FAST, read, write
-from tests.support.processes import ROOT, postmaster_pid, processes_in
+from tests.support.processes import ROOT, embedded_url, postmaster_pid, processes_in
 from tests.support.watching import eventually
 
 
@@ -27,6 +27,14 @@ def reads(postgres: EmbeddedPostgres) -> list[str]:
         return []
 
 
+def accepts_connections(url: str) -> bool:
+    try:
+        psycopg.connect(url).close()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
 def sleeping_postgres(directory: Path, cwd: Path) -> subprocess.Popen[bytes]:
     """Start another program under the name `postgres`."""
     program = directory / "postgres"
@@ -34,14 +42,21 @@ def sleeping_postgres(directory: Path, cwd: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen([program, "600"], cwd=cwd)
 
 
-def killed_start(data_dir: Path, when: str) -> None:
-    """Let another process start PostgreSQL on the directory, and kill it when a file appears."""
+def killed_start(data_dir: Path, when: str, *, watched: bool = True) -> None:
+    """Let another process start PostgreSQL on the directory, and kill it when a file appears.
+
+    If it is not `watched`, its watchdog is killed first, so that PostgreSQL stays behind.
+    """
     code = "import sys, pathlib, time\n"
     code += "from palaver_server.process.embedded_postgres import EmbeddedPostgres\n"
     code += "with EmbeddedPostgres(pathlib.Path(sys.argv[1])): time.sleep(600)"
     with subprocess.Popen([sys.executable, "-c", code, data_dir], cwd=ROOT) as other:
         try:
             eventually(lambda: any(data_dir.glob(when)), f"{when} is there")
+            if not watched:
+                children = psutil.Process(other.pid).children()
+                (watchdog,) = [each for each in children if "while read" in str(each.cmdline())]
+                watchdog.kill()
         finally:
             other.kill()
 
@@ -82,14 +97,57 @@ def test_embedded_postgres_left_running_by_killed_server_is_stopped(
 ) -> None:
     link = directory / "link"
     link.symlink_to(data_dir)
-    killed_start(link, when="postgres/.s.PGSQL.5432")
+    killed_start(link, when="postgres/.s.PGSQL.5432", watched=False)
     left = psutil.Process(postmaster_pid(data_dir))
     assert left.is_running()
 
     with EmbeddedPostgres(data_dir, FAST) as postgres:
         assert "first" in read(postgres)
-        assert not left.is_running()
+        assert not left.is_running() or left.status() == psutil.STATUS_ZOMBIE
         assert postgres.pid == postmaster_pid(data_dir)
+
+
+def test_embedded_postgres_ends_in_order_with_its_killed_server(data_dir: Path) -> None:
+    log = data_dir / "postgres.log"
+    log.unlink()
+
+    killed_start(data_dir, when="postgres/.s.PGSQL.5432")
+
+    eventually(lambda: not processes_in(data_dir), "PostgreSQL has ended")
+    with EmbeddedPostgres(data_dir, FAST) as postgres:
+        assert "first" in read(postgres)
+    assert "not properly shut down" not in log.read_text()
+
+
+def test_embedded_postgres_initdb_ends_with_its_killed_server(directory: Path) -> None:
+    killed_start(directory, when="postgres.unfinished*/PG_VERSION")
+
+    eventually(lambda: not processes_in(directory), "initdb and its server have ended")
+
+
+def test_embedded_postgres_leftover_of_a_deleted_directory_spoils_no_new_cluster(
+    data_dir: Path, directory: Path
+) -> None:
+    deleted = directory / "deleted"
+    subprocess.run(["cp", "-a", data_dir, deleted], check=True)  # with owners
+    killed_start(deleted, when="postgres/.s.PGSQL.5432", watched=False)
+    eventually(lambda: accepts_connections(embedded_url(deleted)), "it runs")
+    shutil.rmtree(deleted)
+
+    for _ in ("new", "again"):
+        with EmbeddedPostgres(deleted, FAST) as postgres:
+            write(postgres, "new")
+    assert "PANIC" not in (deleted / "postgres.log").read_text()
+
+
+def test_embedded_postgres_in_a_deleted_directory_is_not_restarted_in_the_next_one(
+    data_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with EmbeddedPostgres(data_dir, FAST) as postgres:
+        (data_dir / "lock").unlink()
+        os.kill(postgres.pid, signal.SIGKILL)
+
+        eventually(lambda: "was deleted" in caplog.text, "the restart is refused")
 
 
 def test_embedded_postgres_leftovers_that_exit_are_ignored(
@@ -138,8 +196,7 @@ def test_embedded_postgres_stale_lock_file_leaves_other_processes_alone(
 
 
 def test_embedded_postgres_unfinished_cluster_is_created_again(directory: Path) -> None:
-    # Its initdb is not killed, and continues.
-    killed_start(directory, when="postgres.unfinished*/PG_VERSION")
+    killed_start(directory, when="postgres.unfinished*/PG_VERSION", watched=False)
 
     with EmbeddedPostgres(directory, FAST) as postgres:
         write(postgres, "first")

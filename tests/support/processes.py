@@ -27,6 +27,7 @@ _SECONDS_TO_END = 60
 def scratch_directory() -> Iterator[Path]:
     """Yield a directory; remove it after the block, and end every process in it."""
     directory = Path(tempfile.mkdtemp(prefix="palaver-test-", dir=_place()))
+    directory.chmod(0o711)  # root's PostgreSQL runs as another user, which has to pass through
     try:
         yield directory
     finally:

@@ -38,10 +38,16 @@ OTHER_PROGRAMS = {
     ".venv/bin/pre-commit",
     ".venv/bin/python",
     "cd",
+    "export",
     "git",
     "go",
     "grpcurl",
+    "mv",
     "openssl",
+    "pg_ctl",
+    "pg_dump",
+    "pg_restore",
+    "pip",
 }
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]

@@ -20,15 +20,20 @@ def open_database(settings: DatabaseSettings) -> Iterator[str]:
         _LOGGER.info("database: %s", without_password(url))
         yield url
         return
-    _LOGGER.info("database: embedded PostgreSQL, data in %s", settings.data_dir.absolute())
+    # Imported here: commands on a configured database start faster without them, and their
+    # libraries are an extra.
+    from palaver_server.process.embedded_postgres import EmbeddedPostgres  # noqa: PLC0415
+    from palaver_server.process.service_account import default_data_dir  # noqa: PLC0415
+
+    data_dir = settings.data_dir
+    if "data_dir" not in settings.model_fields_set:
+        data_dir = default_data_dir(data_dir)
+    _LOGGER.info("database: embedded PostgreSQL, data in %s", data_dir.absolute())
     # SystemExit unwinds the block, which stops PostgreSQL. The service's event loop installs its
     # own handler once it runs.
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     try:
-        # Imported here: commands on a configured database start faster without it.
-        from palaver_server.process.embedded_postgres import EmbeddedPostgres  # noqa: PLC0415
-
-        with EmbeddedPostgres(settings.data_dir) as postgres:
+        with EmbeddedPostgres(data_dir) as postgres:
             yield postgres.url
     finally:
         signal.signal(signal.SIGTERM, before)

