@@ -12,7 +12,7 @@ from palaver.v1.memory_service_pb2 import AddMemoryRequest
 from palaver_server.auth.roles import POLICY, Role
 from tests.support import contract
 from tests.support.client import Client, refused
-from tests.support.concurrency import PATIENCE, Connection, begin, wait_until_blocked
+from tests.support.concurrency import MAX_WAIT_SECONDS, Connection, begin, wait_until_blocked
 from tests.support.rival import MOVE_SESSION
 
 WRITES = [
@@ -76,7 +76,7 @@ def check_refused(scoped: Client, rival: Connection, database: Connection, case:
     before = rows(database)
 
     with refused(case.refusal):
-        call.result(PATIENCE)
+        call.result(MAX_WAIT_SECONDS)
 
     assert rows(database) == before
 
@@ -125,4 +125,4 @@ def test_access_scope_session_moved_to_user_during_wait_is_written(
 
     rival.commit()
 
-    assert call.result(PATIENCE).user_id == "ada"
+    assert call.result(MAX_WAIT_SECONDS).user_id == "ada"

@@ -14,7 +14,7 @@ from palaver.v1.session_service_pb2 import GetSessionRequest
 from tests.conftest import StartServer
 from tests.support.client import Client, refused
 from tests.support.concurrency import (
-    PATIENCE,
+    MAX_WAIT_SECONDS,
     Connection,
     begin,
     count_blocked,
@@ -159,7 +159,7 @@ def test_deadline_exceeded_write_is_whole_or_absent(palaver: Client, *, with_ids
 
     calls = [begin(partial(add, number, choose.random() / 10)) for number in range(100)]
     for call in calls:
-        call.result(PATIENCE)
+        call.result(MAX_WAIT_SECONDS)
 
     chunks = palaver.memory.StreamMessages(StreamMessagesRequest(session_id="s", chunk_size=1000))
     messages = [message for chunk in chunks for message in chunk.messages]

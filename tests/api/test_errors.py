@@ -30,7 +30,7 @@ from tests.support.client import Client, refused, struct, violations, wait_until
 from tests.support.concurrency import Connection
 
 # Every RPC that requires a session that exists.
-OF_A_SESSION: list[tuple[Any, dict[str, Any]]] = [
+ABOUT_SESSION: list[tuple[Any, dict[str, Any]]] = [
     (UpdateSessionRequest, {"metadata": struct(a=1)}),
     (GetSessionRequest, {}),
     (DeleteSessionRequest, {}),
@@ -53,7 +53,7 @@ def test_error_missing_or_deleted_session_is_not_found(
     palaver.add_memory("deleted", [message])
     palaver.delete_memory("deleted")
 
-    for request_type, fields in OF_A_SESSION:
+    for request_type, fields in ABOUT_SESSION:
         with subtests.test(request_type.__name__, **fields):
             with refused(grpc.StatusCode.NOT_FOUND) as refusal:
                 palaver.send(request_type(session_id=session_id, **fields))

@@ -13,7 +13,7 @@ from palaver.v1.memory_service_pb2 import (
 )
 from palaver.v1.session_service_pb2 import UpdateSessionRequest
 from tests.support.client import Client, struct
-from tests.support.concurrency import PATIENCE, Connection, Gate, begin, wait_until_blocked
+from tests.support.concurrency import MAX_WAIT_SECONDS, Connection, Gate, begin, wait_until_blocked
 from tests.support.rival import LOCK_SESSION, clock
 
 
@@ -49,7 +49,7 @@ def test_lock_wait_of_writer_does_not_move_updated_at_back(
 
     rival.commit()
 
-    call.result(PATIENCE)
+    call.result(MAX_WAIT_SECONDS)
     assert palaver.get_session("s").updated_at.ToDatetime(tzinfo=UTC) >= changed_at
 
 
@@ -58,13 +58,13 @@ def test_lock_wait_overtaken_by_another_call_does_not_move_updated_at_back(
 ) -> None:
     palaver.add_memory("s", [user_message("a", "first")])
     with Gate(database_url, "BEFORE INSERT ON sessions") as gate:
-        slow = begin(lambda: palaver.memory.AddMemory(ADD, timeout=PATIENCE))
+        slow = begin(lambda: palaver.memory.AddMemory(ADD, timeout=MAX_WAIT_SECONDS))
         gate.wait_until_reached()
         quick = palaver.sessions.UpdateSession(UPDATE_SESSION)
 
         gate.open()
 
-        slow.result(PATIENCE)
+        slow.result(MAX_WAIT_SECONDS)
     updated_at = palaver.get_session("s").updated_at
     assert updated_at.ToNanoseconds() >= quick.updated_at.ToNanoseconds()
 
@@ -90,12 +90,12 @@ def test_lock_wait_of_updates_merges_into_committed_metadata(
     rival.execute("UPDATE sessions SET metadata = '{\"theirs\": 1}', user_id = 'their user'")
     rival.execute("UPDATE messages SET metadata = '{\"theirs\": 1}', content = 'theirs'")
     request = UpdateSessionRequest(session_id="s", metadata=struct(mine=2))
-    session_call = begin(lambda: palaver.sessions.UpdateSession(request, timeout=PATIENCE))
+    session_call = begin(lambda: palaver.sessions.UpdateSession(request, timeout=MAX_WAIT_SECONDS))
     message_call = begin(lambda: palaver.update_message("s", "c", metadata=struct(mine=2)))
     wait_until_blocked(database, 2)
 
     rival.commit()
 
-    session, message = session_call.result(PATIENCE), message_call.result(PATIENCE)
+    session, message = session_call.result(MAX_WAIT_SECONDS), message_call.result(MAX_WAIT_SECONDS)
     assert (session.metadata, session.user_id) == (struct(theirs=1, mine=2), "their user")
     assert (message.metadata, message.content) == (struct(theirs=1, mine=2), "theirs")

@@ -14,7 +14,7 @@ from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import DeleteMessagesRequest
 from tests.conftest import StartServer
 from tests.support.client import Client
-from tests.support.concurrency import PATIENCE, Connection, at_once, begin, crowd
+from tests.support.concurrency import MAX_WAIT_SECONDS, Connection, at_once, begin, crowd
 from tests.support.ledger import Ledger, audit_tables, count_deleted_rows, read_all
 
 SESSIONS = ("s0", "s1", "s2")
@@ -107,8 +107,10 @@ def test_memory_races_of_adds_deletes_and_purges_keep_the_ledger(
         at_once([partial(work, number) for number in range(len(callers))]).all_succeeded()
     finally:
         done.set()
-    audit.result(PATIENCE)
-    assert sum(purge.result(PATIENCE) for purge in purges) > 0, "the purge had nothing to do"
+    audit.result(MAX_WAIT_SECONDS)
+    assert sum(purge.result(MAX_WAIT_SECONDS) for purge in purges) > 0, (
+        "the purge had nothing to do"
+    )
 
     audit_tables(database)
     before = {session_id: ledger.audit(callers[0], session_id) for session_id in SESSIONS}

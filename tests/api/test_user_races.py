@@ -26,7 +26,14 @@ from palaver.v1.session_service_pb2 import (
 from palaver.v1.user_service_pb2 import AddUserRequest, DeleteUserRequest, UpdateUserRequest
 from tests.conftest import StartServer
 from tests.support.client import Client, struct
-from tests.support.concurrency import PATIENCE, Connection, at_once, begin, crowd, unless_refused
+from tests.support.concurrency import (
+    MAX_WAIT_SECONDS,
+    Connection,
+    at_once,
+    begin,
+    crowd,
+    unless_refused,
+)
 from tests.support.ledger import audit_tables, read_all
 
 SESSIONS = ("s0", "s1", "s2", "s3")
@@ -148,8 +155,8 @@ def test_user_races_of_user_and_session_calls_leave_nothing_of_deleted_users(
         at_once([partial(work, number) for number in range(len(callers))]).all_succeeded()
     finally:
         done.set()
-    audit.result(PATIENCE)
-    assert purge.result(PATIENCE) > 0, "the purge had nothing to do"
+    audit.result(MAX_WAIT_SECONDS)
+    assert purge.result(MAX_WAIT_SECONDS) > 0, "the purge had nothing to do"
     audit_tables(database)
     if mix == "without moves":
         for session_id in SESSIONS:

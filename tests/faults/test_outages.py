@@ -98,7 +98,7 @@ def test_outage_of_silent_database_ends_hanging_calls_and_refuses_more(
         hanging.result(SECONDS_TO_NOTICE)
     eventually(lambda: health_of(client) == NOT_SERVING, "the silence is told")
     with refused(grpc.StatusCode.UNAVAILABLE) as refusal:
-        client.add(session_id, "in vain", timeout=5)
+        client.add(session_id, "never answered", timeout=5)
     network.mend()
 
     assert refusal.detail(RetryInfo).retry_delay.ToMilliseconds() > 0

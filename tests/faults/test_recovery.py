@@ -18,7 +18,7 @@ from palaver_server.process.embedded_postgres import EmbeddedPostgres
 from tests.conftest import StartServer
 from tests.support.client import Client, refused
 from tests.support.clusters import FAST
-from tests.support.concurrency import PATIENCE, begin, wait_until_blocked
+from tests.support.concurrency import MAX_WAIT_SECONDS, begin, wait_until_blocked
 from tests.support.locks import locked
 from tests.support.watching import NOT_SERVING, SERVING, eventually, health_of, watched_health
 
@@ -158,7 +158,7 @@ def test_recovery_database_out_of_connections_is_reported_and_used(
             health.turns(SERVING)
             client.get_session(session_id)
 
-        assert waiting.result(PATIENCE).messages[0].sequence == 2
+        assert waiting.result(MAX_WAIT_SECONDS).messages[0].sequence == 2
     assert refusal.detail(RetryInfo).retry_delay.ToMilliseconds() > 0
 
 
@@ -183,4 +183,4 @@ def test_recovery_one_lost_connection_affects_no_other_call(
         client.get_session(session_id)
         assert not waiting.done()
 
-    assert waiting.result(PATIENCE).messages[0].sequence == 2
+    assert waiting.result(MAX_WAIT_SECONDS).messages[0].sequence == 2

@@ -13,7 +13,7 @@ from google.protobuf.descriptor_pb2 import MethodOptions
 from palaver.v1.session_service_pb2 import DeleteSessionRequest
 from tests.conftest import StartServer
 from tests.support.client import Client, wait_until
-from tests.support.concurrency import PATIENCE, Connection, begin, wait_until_blocked
+from tests.support.concurrency import MAX_WAIT_SECONDS, Connection, begin, wait_until_blocked
 from tests.support.contract import SERVICE_CONFIG
 from tests.support.flaky_network import FlakyNetwork, flaky_network_to
 from tests.support.locks import locked
@@ -53,7 +53,7 @@ def connected_through(network: FlakyNetwork) -> Iterator[Client]:
     """Yield a client with the config, connected over the network."""
     options = [("grpc.service_config", SERVICE_CONFIG)]
     with grpc.insecure_channel(network.address, options) as channel:
-        grpc.channel_ready_future(channel).result(PATIENCE)
+        grpc.channel_ready_future(channel).result(MAX_WAIT_SECONDS)
         yield Client(channel, network.address)
 
 
@@ -97,6 +97,6 @@ def test_retry_policy_repeats_any_call_a_busy_server_refused(
             adding = begin(lambda: caller.add("other", "hello"))
             wait_until(lambda: network.carried > carried)
         assert running.result().messages_deleted == 1
-        assert adding.result(PATIENCE).session_created
+        assert adding.result(MAX_WAIT_SECONDS).session_created
 
     assert count_messages(palaver, "other") == 1

@@ -18,8 +18,8 @@ T = TypeVar("T")
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
-# Seconds after which a wait is taken for endless, on a busy machine too.
-PATIENCE = 20.0
+# After this long a wait is taken for endless, on a busy machine too.
+MAX_WAIT_SECONDS = 20.0
 
 
 @dataclass
@@ -40,13 +40,13 @@ def at_once(calls: Sequence[Callable[[], T]]) -> Outcomes[T]:
     barrier = threading.Barrier(len(calls))
 
     def call_when_all_are_there(call: Callable[[], T]) -> T:
-        barrier.wait(PATIENCE)
+        barrier.wait(MAX_WAIT_SECONDS)
         return call()
 
     outcomes: Outcomes[T] = Outcomes([], Counter())
     for future in [begin(partial(call_when_all_are_there, call)) for call in calls]:
         try:
-            outcomes.results.append(future.result(2 * PATIENCE))
+            outcomes.results.append(future.result(2 * MAX_WAIT_SECONDS))
         except grpc.RpcError as error:
             outcomes.refusals[cast("grpc.Call", error).code()] += 1
     return outcomes
@@ -88,7 +88,7 @@ def crowd(clients: Sequence[Client], size: int, *, connections: int = 8) -> Iter
             channel = grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)])
             connected.append(Client(stack.enter_context(channel), address))
         for client in connected:
-            grpc.channel_ready_future(client.channel).result(PATIENCE)
+            grpc.channel_ready_future(client.channel).result(MAX_WAIT_SECONDS)
         yield [connected[number % connections] for number in range(size)]
 
 

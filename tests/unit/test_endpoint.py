@@ -98,9 +98,9 @@ def test_endpoint_malformed_answer_is_refused(run: Run, endpoint: Endpoint, answ
 def test_endpoint_unreachable_or_silent_is_unavailable(run: Run, endpoint: Endpoint) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/v1"
-    nobody = EndpointEmbedder(url=url, model="m", key="", dimensions=8, timeout=5)
+    unreachable = EndpointEmbedder(url=url, model="m", key="", dimensions=8, timeout=5)
     with pytest.raises(EmbedderUnavailable):
-        run(nobody.embed(["text"]))
+        run(unreachable.embed(["text"]))
 
     endpoint.hold()
     with pytest.raises(EmbedderUnavailable):

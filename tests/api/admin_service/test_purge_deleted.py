@@ -127,14 +127,14 @@ def test_purge_deleted_many_rows_take_several_batches(
 
 def test_purge_deleted_live_rows_are_kept(palaver: Client) -> None:
     palaver.add("live", "1", "2")
-    palaver.add("back", "1", "2")
-    palaver.add("anew", "1")
-    for session_id in ("back", "anew"):
+    palaver.add("restored", "1", "2")
+    palaver.add("recreated", "1")
+    for session_id in ("restored", "recreated"):
         palaver.delete_memory(session_id)
-    palaver.add("back", "3")
-    palaver.add_session("anew")
+    palaver.add("restored", "3")
+    palaver.add_session("recreated")
     sessions = palaver.list_sessions()
-    names = ("live", "back", "anew")
+    names = ("live", "restored", "recreated")
     memories = [palaver.get_memory(name) for name in names]
 
     last = palaver.purge()

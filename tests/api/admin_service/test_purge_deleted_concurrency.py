@@ -17,7 +17,7 @@ from palaver.v1.memory_service_pb2 import (
 from palaver.v1.session_service_pb2 import AddSessionRequest
 from tests.conftest import StartServer
 from tests.support.client import Client, refused, wait_until
-from tests.support.concurrency import PATIENCE, Connection, Gate, begin, wait_until_blocked
+from tests.support.concurrency import MAX_WAIT_SECONDS, Connection, Gate, begin, wait_until_blocked
 from tests.support.rows import count_rows
 
 # --- Concurrency -------------------------------------------------------------------------------
@@ -26,7 +26,7 @@ from tests.support.rows import count_rows
 def add_ids(client: Client, session_id: str, *message_ids: str) -> AddMemoryResponse:
     messages = [Message(message_id=name, role="user", content="new") for name in message_ids]
     request = AddMemoryRequest(session_id=session_id, messages=messages)
-    return client.memory.AddMemory(request, timeout=PATIENCE)
+    return client.memory.AddMemory(request, timeout=MAX_WAIT_SECONDS)
 
 
 def delete(client: Client, session_id: str, *message_ids: str) -> None:
@@ -52,7 +52,7 @@ def test_purge_deleted_skips_message_being_restored(palaver: Client, database_ur
         assert removed(palaver.purge_deleted()) == (1, 0)
 
         gate.open()
-        assert addition.result(PATIENCE).messages[0].sequence == 4
+        assert addition.result(MAX_WAIT_SECONDS).messages[0].sequence == 4
     assert stored_ids(palaver, "s") == [(3, "c"), (4, "a")]
 
 
@@ -69,7 +69,7 @@ def test_purge_deleted_skips_session_being_restored(
         assert removed(palaver.purge_deleted()) == (1, 0)
 
         gate.open()
-        response = addition.result(PATIENCE)
+        response = addition.result(MAX_WAIT_SECONDS)
     assert (response.session_created, response.session_undeleted) == (False, True)
     assert stored_ids(palaver, "s") == [(2, response.messages[0].message_id)]
 
@@ -86,8 +86,12 @@ def test_purge_deleted_message_added_during_purge_of_old_row_is_kept(
         wait_until_blocked(database, 2)
         gate.open()
 
-        assert purging.result(PATIENCE) == (2, 0)
-        assert [message.sequence for message in addition.result(PATIENCE).messages] == [3, 4, 5]
+        assert purging.result(MAX_WAIT_SECONDS) == (2, 0)
+        assert [message.sequence for message in addition.result(MAX_WAIT_SECONDS).messages] == [
+            3,
+            4,
+            5,
+        ]
     assert stored_ids(palaver, "s") == [(3, "b"), (4, "c"), (5, "a")]
     assert removed(palaver.purge_deleted()) == (0, 0)
     assert stored_ids(palaver, "s") == [(3, "b"), (4, "c"), (5, "a")]
@@ -106,16 +110,18 @@ def test_purge_deleted_message_added_during_purge_of_session_is_kept(
         without_ids = begin(lambda: palaver.add("without ids", "new"))
         with_ids = begin(lambda: add_ids(palaver, "with ids", "a"))
         request = AddSessionRequest(session_id="by AddSession", user_id="u")
-        by_add_session = begin(lambda: palaver.sessions.AddSession(request, timeout=PATIENCE))
+        by_add_session = begin(
+            lambda: palaver.sessions.AddSession(request, timeout=MAX_WAIT_SECONDS)
+        )
         wait_until_blocked(database, 4)
         gate.open()
 
-        assert purging.result(PATIENCE) == (3, 3)
+        assert purging.result(MAX_WAIT_SECONDS) == (3, 3)
         for call in (without_ids, with_ids):
-            response = call.result(PATIENCE)
+            response = call.result(MAX_WAIT_SECONDS)
             assert (response.session_created, response.session_undeleted) == (True, False)
             assert response.messages[0].sequence == 1
-        assert by_add_session.result(PATIENCE).last_sequence == 0
+        assert by_add_session.result(MAX_WAIT_SECONDS).last_sequence == 0
     for session_id in sessions:
         session = palaver.get_session(session_id)
         assert session.last_sequence == len(stored_ids(palaver, session_id))
@@ -154,7 +160,7 @@ def test_purge_deleted_rows_deleted_during_purge_are_left_to_next(
         delete(palaver, "live", "a")
         gate.open()
 
-        assert purging.result(PATIENCE) == (2, 1)
+        assert purging.result(MAX_WAIT_SECONDS) == (2, 1)
     assert (count_rows(database, "messages"), count_rows(database, "sessions")) == (4, 2)
     assert removed(palaver.purge_deleted()) == (3, 1)
     assert (count_rows(database, "messages"), count_rows(database, "sessions")) == (1, 1)
@@ -174,10 +180,10 @@ def test_purge_deleted_rows_of_waiting_delete_are_left_to_next(
         purging = begin(lambda: removed(palaver.purge_deleted()))
         gate.wait_until_reached()
         rival.rollback()
-        deletion.result(PATIENCE)
+        deletion.result(MAX_WAIT_SECONDS)
         gate.open()
 
-        assert purging.result(PATIENCE) == (2, 1)
+        assert purging.result(MAX_WAIT_SECONDS) == (2, 1)
 
 
 def add_and_delete(client: Client, session_id: str) -> None:
@@ -217,8 +223,8 @@ def test_purge_deleted_waits_for_purge_on_another_server(
         wait_until(has_tried_again)
         gate.open()
 
-        assert removed(first.result(PATIENCE)) == (2, 1)
-        responses = second.result(PATIENCE)
+        assert removed(first.result(MAX_WAIT_SECONDS)) == (2, 1)
+        responses = second.result(MAX_WAIT_SECONDS)
     assert removed(responses) == (2, 1)
     assert responses[0].messages.estimated == 2, "it tried before the other had ended"
 
@@ -232,7 +238,7 @@ def test_purge_deleted_simultaneous_calls_share_the_work(
 
     purges = [begin(partial(client.purge_deleted)) for client in clients]
 
-    counts = [removed(call.result(PATIENCE)) for call in purges]
+    counts = [removed(call.result(MAX_WAIT_SECONDS)) for call in purges]
     assert (sum(m for m, _ in counts), sum(s for _, s in counts)) == (40, 20)
     assert count_rows(database, "messages") == 0
 
@@ -280,6 +286,6 @@ def test_purge_deleted_lost_connection_releases_turn(
         )
 
         with refused(grpc.StatusCode.UNAVAILABLE):
-            purging.result(PATIENCE)
+            purging.result(MAX_WAIT_SECONDS)
         assert count_rows(database, "messages") == 2
     assert removed(palaver.purge_deleted()) == (2, 1)

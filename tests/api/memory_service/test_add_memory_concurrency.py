@@ -18,7 +18,7 @@ from palaver.v1.memory_service_pb2 import (
 from tests.conftest import StartServer
 from tests.support.client import Client, refused, struct, wait_until
 from tests.support.concurrency import (
-    PATIENCE,
+    MAX_WAIT_SECONDS,
     Connection,
     Outcomes,
     at_once,
@@ -48,7 +48,7 @@ def test_add_memory_ids_added_during_lock_wait_keep_their_sequences(
 
     rival.commit()
 
-    assert [m.sequence for m in call.result(PATIENCE).messages] == [3, 2, 4]
+    assert [m.sequence for m in call.result(MAX_WAIT_SECONDS).messages] == [3, 2, 4]
     assert stored(palaver) == [
         (1, "first", "new"),
         (2, "a", "new"),
@@ -68,7 +68,7 @@ def test_add_memory_wait_for_first_write_reports_session_created(
 
     getattr(rival, end)()
 
-    response = call.result(PATIENCE)
+    response = call.result(MAX_WAIT_SECONDS)
     assert response.session_created is (end == "rollback")
     assert [message.sequence for message in response.messages] == [1, 2]
     assert stored(palaver) == [(1, "a", "new"), (2, "b", "new")]
@@ -86,7 +86,7 @@ def test_add_memory_id_deleted_during_lock_wait_appends_new_message(
 
     rival.commit()
 
-    assert [message.sequence for message in call.result(PATIENCE).messages] == [3, 2]
+    assert [message.sequence for message in call.result(MAX_WAIT_SECONDS).messages] == [3, 2]
     assert stored(palaver) == [(2, "b", "new"), (3, "a", "new")]
 
 
@@ -109,7 +109,7 @@ def test_add_memory_wait_for_delete_restores_session(
 
     rival.commit()
 
-    response = call.result(PATIENCE)
+    response = call.result(MAX_WAIT_SECONDS)
     assert (response.session_created, response.session_undeleted) == (False, True)
     assert [sequence for sequence, _, _ in stored(palaver)] == [3]
     session = palaver.get_session("s")
@@ -129,7 +129,7 @@ def test_add_memory_wait_for_purge_reports_created_or_restored(
 
     getattr(rival, end)()
 
-    response = call.result(PATIENCE)
+    response = call.result(MAX_WAIT_SECONDS)
     purged = end == "commit"
     assert (response.session_created, response.session_undeleted) == (purged, not purged)
     assert [sequence for sequence, _, _ in stored(palaver)] == [1 if purged else 3]
@@ -148,10 +148,10 @@ def test_add_memory_expected_last_sequence_is_compared_after_lock_wait(
     rival.commit()
 
     if holds:
-        assert call.result(PATIENCE).messages[0].sequence == 3
+        assert call.result(MAX_WAIT_SECONDS).messages[0].sequence == 3
         return
     with refused(grpc.StatusCode.ABORTED) as refusal:
-        call.result(PATIENCE)
+        call.result(MAX_WAIT_SECONDS)
     assert refusal.detail(ErrorInfo).metadata["last_sequence"] == "2"
     assert [message_id for _, message_id, _ in stored(palaver)] == ["a", "b"]
     assert palaver.get_session("s").last_sequence == 2

@@ -11,7 +11,13 @@ from google.rpc.error_details_pb2 import BadRequest
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import DeleteMessagesRequest, DeleteMessagesResponse
 from tests.support.client import Client, refused, struct, violations
-from tests.support.concurrency import PATIENCE, Connection, at_once, begin, wait_until_blocked
+from tests.support.concurrency import (
+    MAX_WAIT_SECONDS,
+    Connection,
+    at_once,
+    begin,
+    wait_until_blocked,
+)
 from tests.support.rival import ADD_MESSAGE, DELETE_MESSAGES, LOCK_SESSION
 
 
@@ -210,7 +216,7 @@ def test_delete_messages_simultaneous_deletes_by_id_return_each_message_once(
 
 def delete_and_name(client: Client, *message_ids: str, last_n: int = 0) -> list[str]:
     request = DeleteMessagesRequest(session_id="s", message_ids=message_ids, last_n=last_n)
-    deleted = client.memory.DeleteMessages(request, timeout=PATIENCE)
+    deleted = client.memory.DeleteMessages(request, timeout=MAX_WAIT_SECONDS)
     return [f"{message.message_id}{message.sequence}" for message in deleted.messages]
 
 
@@ -222,14 +228,14 @@ def test_delete_messages_last_n_takes_newest_after_lock_wait(
     call = begin(lambda: delete_and_name(palaver, last_n=1))
     wait_until_blocked(database)
     rival.commit()
-    assert call.result(PATIENCE) == ["d4"]
+    assert call.result(MAX_WAIT_SECONDS) == ["d4"]
 
     rival.execute(LOCK_SESSION)
     rival.execute(DELETE_MESSAGES + " AND message_id = 'c'")
     call = begin(lambda: delete_and_name(palaver, last_n=1))
     wait_until_blocked(database)
     rival.commit()
-    assert call.result(PATIENCE) == ["b2"]
+    assert call.result(MAX_WAIT_SECONDS) == ["b2"]
 
 
 @pytest.mark.usefixtures("abc")
@@ -244,7 +250,7 @@ def test_delete_messages_by_id_takes_message_with_id_after_lock_wait(
 
     rival.commit()
 
-    assert call.result(PATIENCE) == ["c3", "a4"]
+    assert call.result(MAX_WAIT_SECONDS) == ["c3", "a4"]
 
 
 def test_delete_messages_overlapping_pops_return_different_messages(palaver: Client) -> None:

@@ -9,7 +9,13 @@ from google.rpc.error_details_pb2 import BadRequest, ResourceInfo
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import UpdateMessageRequest
 from tests.support.client import Client, refused, struct, violations
-from tests.support.concurrency import PATIENCE, Connection, at_once, begin, wait_until_blocked
+from tests.support.concurrency import (
+    MAX_WAIT_SECONDS,
+    Connection,
+    at_once,
+    begin,
+    wait_until_blocked,
+)
 from tests.support.rival import DELETE_MESSAGES, DELETE_SESSION, LOCK_SESSION
 from tests.support.rows import count_rows
 
@@ -157,7 +163,7 @@ def test_update_message_deleted_during_lock_wait_is_not_found(
     rival.commit()
 
     with refused(grpc.StatusCode.NOT_FOUND) as refusal:
-        call.result(PATIENCE)
+        call.result(MAX_WAIT_SECONDS)
     assert refusal.detail(ResourceInfo).resource_type == missing
     assert count_rows(database, "messages WHERE deleted_at IS NULL") == (
         2 if missing == "palaver.v1.Message" else 0

@@ -9,7 +9,14 @@ from google.rpc.error_details_pb2 import ResourceInfo
 from palaver.v1.session_service_pb2 import AddSessionRequest
 from palaver.v1.user_pb2 import User
 from tests.support.client import Client, refused, struct, violations
-from tests.support.concurrency import PATIENCE, Connection, Gate, at_once, begin, wait_until_blocked
+from tests.support.concurrency import (
+    MAX_WAIT_SECONDS,
+    Connection,
+    Gate,
+    at_once,
+    begin,
+    wait_until_blocked,
+)
 from tests.support.rival import ADD_MESSAGE, DELETE_EVERYTHING
 
 # --- Contract ----------------------------------------------------------------------------------
@@ -65,24 +72,24 @@ def test_add_session_deleted_id_starts_over_with_fields_of_request(palaver: Clie
     between = palaver.add_session("between")
     palaver.delete_session("s")
 
-    anew = palaver.add_session("s", user_id="new", metadata=struct(new=True))
+    recreated = palaver.add_session("s", user_id="new", metadata=struct(new=True))
 
-    assert anew.user_id == "new"
-    assert anew.metadata == struct(new=True)
-    assert anew.created_at.ToNanoseconds() > old.created_at.ToNanoseconds()
-    assert anew.updated_at == anew.created_at
-    assert anew.id > between.id
-    assert palaver.get_session("s") == anew
+    assert recreated.user_id == "new"
+    assert recreated.metadata == struct(new=True)
+    assert recreated.created_at.ToNanoseconds() > old.created_at.ToNanoseconds()
+    assert recreated.updated_at == recreated.created_at
+    assert recreated.id > between.id
+    assert palaver.get_session("s") == recreated
 
 
 def test_add_session_deleted_id_starts_over_without_old_user_and_metadata(palaver: Client) -> None:
     palaver.add_session("s", user_id="old", metadata=struct(old=True))
     palaver.delete_session("s")
 
-    anew = palaver.add_session("s")
+    recreated = palaver.add_session("s")
 
-    assert anew.user_id == ""
-    assert anew.metadata == struct()
+    assert recreated.user_id == ""
+    assert recreated.metadata == struct()
 
 
 def test_add_session_deleted_id_starts_over_without_old_messages(palaver: Client) -> None:
@@ -101,10 +108,10 @@ def test_add_session_deleted_id_continues_sequences(palaver: Client) -> None:
     palaver.add("s", "one", "two")
     palaver.delete_session("s")
 
-    anew = palaver.add_session("s")
+    recreated = palaver.add_session("s")
     added = palaver.add("s", "three")
 
-    assert anew.last_sequence == 2
+    assert recreated.last_sequence == 2
     assert added.messages[0].sequence == 3
     assert palaver.get_session("s").last_sequence == 3
 
@@ -112,9 +119,9 @@ def test_add_session_deleted_id_continues_sequences(palaver: Client) -> None:
 def test_add_session_deleted_with_user_starts_over(palaver: Client, ada: User) -> None:
     palaver.delete_user("ada")
 
-    anew = palaver.add_session("s", user_id="bob")
+    recreated = palaver.add_session("s", user_id="bob")
 
-    assert (anew.user_id, anew.metadata, anew.last_sequence) == ("bob", struct(), 2)
+    assert (recreated.user_id, recreated.metadata, recreated.last_sequence) == ("bob", struct(), 2)
     assert palaver.contents("s") == []
 
 
@@ -138,16 +145,16 @@ def test_add_session_wait_for_first_write_succeeds_only_after_rollback(
 ) -> None:
     rival.execute(ADD_MESSAGE, ["a"])
     request = AddSessionRequest(session_id="s", user_id="u")
-    call = begin(lambda: palaver.sessions.AddSession(request, timeout=PATIENCE))
+    call = begin(lambda: palaver.sessions.AddSession(request, timeout=MAX_WAIT_SECONDS))
     wait_until_blocked(database)
 
     getattr(rival, end)()
 
     if end == "rollback":
-        assert call.result(PATIENCE).user_id == "u"
+        assert call.result(MAX_WAIT_SECONDS).user_id == "u"
         return
     with refused(grpc.StatusCode.ALREADY_EXISTS):
-        call.result(PATIENCE)
+        call.result(MAX_WAIT_SECONDS)
     assert palaver.get_session("s").last_sequence == 1
 
 
@@ -158,12 +165,12 @@ def test_add_session_wait_for_delete_starts_over(
     before = palaver.get_session("s")
     rival.execute(DELETE_EVERYTHING)
     request = AddSessionRequest(session_id="s", user_id="u", metadata=struct(new=True))
-    call = begin(lambda: palaver.sessions.AddSession(request, timeout=PATIENCE))
+    call = begin(lambda: palaver.sessions.AddSession(request, timeout=MAX_WAIT_SECONDS))
     wait_until_blocked(database)
 
     rival.commit()
 
-    session = call.result(PATIENCE)
+    session = call.result(MAX_WAIT_SECONDS)
     assert (session.user_id, session.metadata) == ("u", struct(new=True))
     assert session.id > before.id
     assert session.last_sequence == 2
@@ -201,14 +208,14 @@ def test_add_session_during_delete_starts_over_with_later_created_at(
     palaver: Client, rival: Connection, database_url: str
 ) -> None:
     palaver.add("s", "first")
-    anew = AddSessionRequest(session_id="s")
+    recreated = AddSessionRequest(session_id="s")
     with Gate(database_url, "BEFORE INSERT ON sessions") as gate:
-        addition = begin(lambda: palaver.sessions.AddSession(anew, timeout=PATIENCE))
+        addition = begin(lambda: palaver.sessions.AddSession(recreated, timeout=MAX_WAIT_SECONDS))
         gate.wait_until_reached()
         deletion = palaver.delete_session("s")
 
         gate.open()
 
-        session = addition.result(PATIENCE)
+        session = addition.result(MAX_WAIT_SECONDS)
     assert session.created_at.ToNanoseconds() >= deletion.deleted_at.ToNanoseconds()
     assert session.updated_at == session.created_at

@@ -9,7 +9,14 @@ import pytest
 from palaver.v1.memory_service_pb2 import AddMemoryRequest, DeleteMemoryRequest
 from palaver.v1.session_service_pb2 import DeleteSessionRequest
 from tests.support.client import Client, refused
-from tests.support.concurrency import PATIENCE, Connection, Gate, at_once, begin, wait_until_blocked
+from tests.support.concurrency import (
+    MAX_WAIT_SECONDS,
+    Connection,
+    Gate,
+    at_once,
+    begin,
+    wait_until_blocked,
+)
 from tests.support.rival import ADD_MESSAGE, LOCK_SESSION, clock
 from tests.support.rows import count_rows
 
@@ -100,13 +107,13 @@ def test_delete_session_after_lock_wait_deleted_at_is_later(
     palaver.add("s", "first")
     rival.execute(LOCK_SESSION)
     request = DeleteSessionRequest(session_id="s")
-    call = begin(lambda: palaver.sessions.DeleteSession(request, timeout=PATIENCE))
+    call = begin(lambda: palaver.sessions.DeleteSession(request, timeout=MAX_WAIT_SECONDS))
     wait_until_blocked(database)
     still_waiting_at = clock(database)
 
     rival.rollback()
 
-    assert call.result(PATIENCE).deleted_at.ToDatetime(tzinfo=UTC) >= still_waiting_at
+    assert call.result(MAX_WAIT_SECONDS).deleted_at.ToDatetime(tzinfo=UTC) >= still_waiting_at
 
 
 @pytest.mark.usefixtures("abc")
@@ -119,7 +126,7 @@ def test_delete_session_takes_messages_added_during_lock_wait(
 
     rival.commit()
 
-    assert call.result(PATIENCE).messages_deleted == 4
+    assert call.result(MAX_WAIT_SECONDS).messages_deleted == 4
     assert count_rows(database, "messages WHERE deleted_at IS NULL") == 0
 
 
@@ -131,13 +138,13 @@ def test_delete_session_waits_for_running_add_memory(
     request = AddMemoryRequest(session_id="s")
     request.messages.add(role="user", content="d", message_id=message_id)
     with Gate(database_url, "BEFORE INSERT ON messages") as gate:
-        addition = begin(lambda: palaver.memory.AddMemory(request, timeout=PATIENCE))
+        addition = begin(lambda: palaver.memory.AddMemory(request, timeout=MAX_WAIT_SECONDS))
         gate.wait_until_reached()
         deletion = begin(lambda: palaver.delete_session("s"))
         wait_until_blocked(database, 2)
 
         gate.open()
 
-        assert addition.result(PATIENCE).messages[0].sequence == 4
-        assert deletion.result(PATIENCE).messages_deleted == 4
+        assert addition.result(MAX_WAIT_SECONDS).messages[0].sequence == 4
+        assert deletion.result(MAX_WAIT_SECONDS).messages_deleted == 4
     assert count_rows(database, "messages WHERE deleted_at IS NULL") == 0

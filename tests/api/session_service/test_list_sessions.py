@@ -91,15 +91,15 @@ def test_list_sessions_deleted_sessions_are_left_out(palaver: Client) -> None:
 def test_list_sessions_restored_session_keeps_place_and_new_one_is_last(
     palaver: Client,
 ) -> None:
-    palaver.add_sessions("brought back", "anew", "c")
-    palaver.delete_session("brought back")
-    palaver.delete_session("anew")
+    palaver.add_sessions("restored", "recreated", "c")
+    palaver.delete_session("restored")
+    palaver.delete_session("recreated")
 
-    palaver.add("brought back", "hello")
-    palaver.add_sessions("anew")
+    palaver.add("restored", "hello")
+    palaver.add_sessions("recreated")
 
     page = palaver.list_sessions()
-    assert ids(page) == ["brought back", "c", "anew"]
+    assert ids(page) == ["restored", "c", "recreated"]
 
 
 # --- Limits ------------------------------------------------------------------------------------

@@ -11,7 +11,13 @@ from palaver.v1.session_pb2 import Session
 from palaver.v1.session_service_pb2 import UpdateSessionRequest
 from tests.support.callers import OTHER_USER, add_others_session
 from tests.support.client import Client, refused, struct
-from tests.support.concurrency import PATIENCE, Connection, at_once, begin, wait_until_blocked
+from tests.support.concurrency import (
+    MAX_WAIT_SECONDS,
+    Connection,
+    at_once,
+    begin,
+    wait_until_blocked,
+)
 from tests.support.rival import DELETE_SESSION
 
 
@@ -211,13 +217,13 @@ def test_update_session_deleted_during_lock_wait_is_not_found(
 ) -> None:
     rival.execute(DELETE_SESSION.encode())
     request = UpdateSessionRequest(session_id="s", metadata=struct(mine=2))
-    call = begin(lambda: palaver.sessions.UpdateSession(request, timeout=PATIENCE))
+    call = begin(lambda: palaver.sessions.UpdateSession(request, timeout=MAX_WAIT_SECONDS))
     wait_until_blocked(database)
 
     rival.commit()
 
     with refused(grpc.StatusCode.NOT_FOUND):
-        call.result(PATIENCE)
+        call.result(MAX_WAIT_SECONDS)
     with refused(grpc.StatusCode.NOT_FOUND):
         palaver.get_session("s")
 

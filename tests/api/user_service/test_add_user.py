@@ -68,14 +68,14 @@ def test_add_user_complete_user_already_exists(palaver: Client, fields: dict[str
 
 def test_add_user_placeholder_is_completed_once(palaver: Client) -> None:
     palaver.add_session("s", user_id="ada")
-    bare = palaver.get_user("ada")
+    placeholder = palaver.get_user("ada")
 
-    filled_in = palaver.users.AddUser(ADA)
+    completed = palaver.users.AddUser(ADA)
 
-    assert (filled_in.id, filled_in.created_at) == (bare.id, bare.created_at)
-    assert filled_in.updated_at.ToNanoseconds() > bare.updated_at.ToNanoseconds()
-    assert (filled_in.email, filled_in.metadata) == (ADA.email, ADA.metadata)
-    assert palaver.get_user("ada") == filled_in
+    assert (completed.id, completed.created_at) == (placeholder.id, placeholder.created_at)
+    assert completed.updated_at.ToNanoseconds() > placeholder.updated_at.ToNanoseconds()
+    assert (completed.email, completed.metadata) == (ADA.email, ADA.metadata)
+    assert palaver.get_user("ada") == completed
     with refused(grpc.StatusCode.ALREADY_EXISTS):
         palaver.users.AddUser(ADA)
 
@@ -96,12 +96,12 @@ def test_add_user_deleted_id_starts_over(palaver: Client, ada: User, *, purged: 
     if purged:
         palaver.purge()
 
-    anew = palaver.add_user("ada", first_name="Ada")
+    recreated = palaver.add_user("ada", first_name="Ada")
 
-    assert anew.id > ada.id
-    assert anew.created_at.ToNanoseconds() >= deleted.deleted_at.ToNanoseconds()
-    assert anew.updated_at == anew.created_at
-    assert (anew.email, anew.first_name, anew.metadata) == ("", "Ada", struct())
+    assert recreated.id > ada.id
+    assert recreated.created_at.ToNanoseconds() >= deleted.deleted_at.ToNanoseconds()
+    assert recreated.updated_at == recreated.created_at
+    assert (recreated.email, recreated.first_name, recreated.metadata) == ("", "Ada", struct())
     assert palaver.session_ids(user_id="ada") == []
     assert palaver.delete_user("ada").sessions_deleted == 0
 
@@ -112,7 +112,7 @@ def test_add_user_deleted_id_starts_over(palaver: Client, ada: User, *, purged: 
 NOT_FOUND, ALREADY_EXISTS = grpc.StatusCode.NOT_FOUND, grpc.StatusCode.ALREADY_EXISTS
 
 
-@pytest.mark.parametrize("before", ["unknown", "bare", "deleted"])
+@pytest.mark.parametrize("before", ["unknown", "placeholder", "deleted"])
 def test_add_user_simultaneous_calls_succeed_once(callers: list[Client], before: str) -> None:
     for number in range(8):
         user_id = f"u{number}"

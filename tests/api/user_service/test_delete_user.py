@@ -38,7 +38,14 @@ from palaver.v1.user_service_pb2 import (
 )
 from tests.conftest import StartServer
 from tests.support.client import Client, refused, struct
-from tests.support.concurrency import PATIENCE, Connection, Gate, at_once, begin, wait_until_blocked
+from tests.support.concurrency import (
+    MAX_WAIT_SECONDS,
+    Connection,
+    Gate,
+    at_once,
+    begin,
+    wait_until_blocked,
+)
 
 # --- Contract ----------------------------------------------------------------------------------
 
@@ -193,7 +200,7 @@ def calls_about_others(user_id: str) -> list[ProtobufMessage]:
 def make_calls_about_others(client: Client, user_id: str) -> None:
     """Make all these calls, and check that the purge removed the rows they deleted."""
     for request in calls_about_others(user_id):
-        responses = begin(lambda: client.send(request)).result(PATIENCE)  # noqa: B023
+        responses = begin(lambda: client.send(request)).result(MAX_WAIT_SECONDS)  # noqa: B023
         if isinstance(request, PurgeDeletedRequest):
             last = responses[-1]
             assert (last.users.done, last.sessions.done, last.messages.done) == (1, 2, 2)  # type: ignore[attr-defined]

@@ -15,7 +15,7 @@ from palaver.v1.user_pb2 import User
 from palaver.v1.user_service_pb2 import AddUserRequest, DeleteUserRequest, UpdateUserRequest
 from palaver_server.store.ensure_user import ENSURE_USER
 from tests.support.client import Client, refused, struct
-from tests.support.concurrency import PATIENCE, Connection, Gate, begin, wait_until_blocked
+from tests.support.concurrency import MAX_WAIT_SECONDS, Connection, Gate, begin, wait_until_blocked
 from tests.support.ledger import audit_tables
 
 # --- Concurrency -------------------------------------------------------------------------------
@@ -60,8 +60,8 @@ def test_delete_user_takes_session_being_given_to_user(
 
         gate.open()
 
-        giving.result(PATIENCE)
-        assert deletion.result(PATIENCE).sessions_deleted == 2
+        giving.result(MAX_WAIT_SECONDS)
+        assert deletion.result(MAX_WAIT_SECONDS).sessions_deleted == 2
     with refused(grpc.StatusCode.NOT_FOUND):
         palaver.get_session(session_id)
     audit_tables(database)
@@ -84,16 +84,16 @@ def test_delete_user_session_given_during_delete_belongs_to_new_user(
 
         gate.open()
 
-        deleted = deletion.result(PATIENCE)
-        giving.result(PATIENCE)
+        deleted = deletion.result(MAX_WAIT_SECONDS)
+        giving.result(MAX_WAIT_SECONDS)
     assert (deleted.sessions_deleted, deleted.messages_deleted) == (1, 2)
-    anew = palaver.get_user("ada")
-    assert (anew.email, anew.id > ada.id) == ("", True)
-    assert anew.created_at.ToNanoseconds() >= deleted.deleted_at.ToNanoseconds()
+    recreated = palaver.get_user("ada")
+    assert (recreated.email, recreated.id > ada.id) == ("", True)
+    assert recreated.created_at.ToNanoseconds() >= deleted.deleted_at.ToNanoseconds()
     assert palaver.session_ids(user_id="ada") == [session_id]
     if session_id == "new":
         session = palaver.get_session("new")
-        assert session.created_at.ToNanoseconds() >= anew.created_at.ToNanoseconds()
+        assert session.created_at.ToNanoseconds() >= recreated.created_at.ToNanoseconds()
     audit_tables(database)
 
 
@@ -110,8 +110,8 @@ def test_delete_user_user_starting_over_is_created_after_delete_and_before_sessi
 
     rival.rollback()
 
-    giving.result(PATIENCE)
-    deleted_at = deletion.result(PATIENCE).deleted_at.ToNanoseconds()
+    giving.result(MAX_WAIT_SECONDS)
+    deleted_at = deletion.result(MAX_WAIT_SECONDS).deleted_at.ToNanoseconds()
     created_at = palaver.get_user("ada").created_at.ToNanoseconds()
     assert deleted_at <= created_at
     if session_id == "new":
@@ -152,12 +152,12 @@ def test_delete_user_waiting_calls_find_nothing_of_deleted_user(
 
         gate.open()
 
-        assert deletion.result(PATIENCE).messages_deleted == 2
+        assert deletion.result(MAX_WAIT_SECONDS).messages_deleted == 2
         if code:
             with refused(code):
-                waiting.result(PATIENCE)
+                waiting.result(MAX_WAIT_SECONDS)
         else:
-            waiting.result(PATIENCE)
+            waiting.result(MAX_WAIT_SECONDS)
     audit_tables(database)
     if isinstance(request, AddMemoryRequest):
         session = palaver.get_session(request.session_id)
@@ -178,7 +178,7 @@ def test_delete_user_uncommitted_delete_is_invisible_to_readers(
         assert palaver.session_ids(user_id="ada") == ["s"]
 
         gate.open()
-        deletion.result(PATIENCE)
+        deletion.result(MAX_WAIT_SECONDS)
 
 
 def test_delete_user_session_moved_during_lock_wait_is_kept(
@@ -190,7 +190,7 @@ def test_delete_user_session_moved_during_lock_wait_is_kept(
 
     rival.commit()
 
-    deleted = deletion.result(PATIENCE)
+    deleted = deletion.result(MAX_WAIT_SECONDS)
     assert (deleted.sessions_deleted, deleted.messages_deleted) == (0, 0)
     assert palaver.contents("s") == ["one", "two"]
     assert palaver.add("before", "three").session_undeleted
@@ -209,8 +209,8 @@ def test_delete_user_takes_session_being_restored(
 
         gate.open()
 
-        addition.result(PATIENCE)
-        deleted = deletion.result(PATIENCE)
+        addition.result(MAX_WAIT_SECONDS)
+        deleted = deletion.result(MAX_WAIT_SECONDS)
     assert (deleted.sessions_deleted, deleted.messages_deleted) == (2, 3)
     with refused(grpc.StatusCode.NOT_FOUND):
         palaver.get_session("before")
@@ -222,15 +222,15 @@ def test_delete_user_session_being_deleted_is_not_restorable(
 ) -> None:
     with Gate(database_url, "BEFORE UPDATE ON messages") as gate:
         request = DeleteSessionRequest(session_id="s")
-        first = begin(lambda: palaver.sessions.DeleteSession(request, timeout=PATIENCE))
+        first = begin(lambda: palaver.sessions.DeleteSession(request, timeout=MAX_WAIT_SECONDS))
         gate.wait_until_reached()
         second = begin(lambda: palaver.delete_user("ada"))
         wait_until_blocked(database, 2)
 
         gate.open()
 
-        assert first.result(PATIENCE).messages_deleted == 2
-        assert second.result(PATIENCE).sessions_deleted == 0
+        assert first.result(MAX_WAIT_SECONDS).messages_deleted == 2
+        assert second.result(MAX_WAIT_SECONDS).sessions_deleted == 0
     assert palaver.add("s", "new").session_created
     session = palaver.get_session("s")
     assert (session.user_id, session.metadata) == ("", struct())
@@ -247,7 +247,7 @@ def test_add_memory_racing_for_new_session_creates_user_only_if_it_wins(
 
     getattr(rival, end)()
 
-    call.result(PATIENCE)
+    call.result(MAX_WAIT_SECONDS)
     gets_it = end == "rollback"
     assert palaver.get_session("new").user_id == ("carol" if gets_it else "")
     assert palaver.contents("new") == [message.content]
@@ -266,7 +266,7 @@ def test_add_memory_during_purge_of_session_creates_user(
 
     rival.commit()
 
-    call.result(PATIENCE)
+    call.result(MAX_WAIT_SECONDS)
     assert palaver.get_session("before").user_id == "carol"
     audit_tables(database)
 
@@ -277,15 +277,15 @@ def test_add_session_and_add_memory_of_same_new_user_do_not_deadlock(
 ) -> None:
     with Gate(database_url, "BEFORE INSERT ON sessions") as gate:
         session = AddSessionRequest(session_id="new", user_id="carol")
-        first = begin(lambda: palaver.sessions.AddSession(session, timeout=PATIENCE))
+        first = begin(lambda: palaver.sessions.AddSession(session, timeout=MAX_WAIT_SECONDS))
         gate.wait_until_reached()
         second = begin(lambda: palaver.send(memory("new", message, "carol")))
         wait_until_blocked(database, 2)
 
         gate.open()
 
-        assert first.result(PATIENCE).user_id == "carol"
-        second.result(PATIENCE)
+        assert first.result(MAX_WAIT_SECONDS).user_id == "carol"
+        second.result(MAX_WAIT_SECONDS)
     assert palaver.get_session("new").last_sequence == 1
 
 
@@ -296,7 +296,9 @@ def test_ensure_user_lock_blocks_only_delete_user(
     rival.execute(ENSURE_USER.sql.encode(), {"user_id": "ada"})
     update = UpdateUserRequest(user_id="ada", email="new")
 
-    begin(lambda: palaver.send(update if way == "UpdateUser" else GIVE[way][0])).result(PATIENCE)
+    begin(lambda: palaver.send(update if way == "UpdateUser" else GIVE[way][0])).result(
+        MAX_WAIT_SECONDS
+    )
 
 
 @pytest.mark.parametrize("way", GIVE)
@@ -305,7 +307,7 @@ def test_update_user_lock_does_not_block_giving_sessions(
 ) -> None:
     rival.execute("UPDATE users SET email = 'new' WHERE user_id = 'ada'")
 
-    begin(lambda: palaver.send(GIVE[way][0])).result(PATIENCE)
+    begin(lambda: palaver.send(GIVE[way][0])).result(MAX_WAIT_SECONDS)
 
 
 def test_purge_deleted_user_named_during_purge_starts_over(
@@ -320,8 +322,8 @@ def test_purge_deleted_user_named_during_purge_starts_over(
 
         gate.open()
 
-        assert purging.result(PATIENCE) == 1
-        giving.result(PATIENCE)
+        assert purging.result(MAX_WAIT_SECONDS) == 1
+        giving.result(MAX_WAIT_SECONDS)
     assert palaver.get_user("ada").email == ""
     audit_tables(database)
 
@@ -337,6 +339,6 @@ def test_purge_deleted_skips_user_starting_over(
         assert palaver.purge().users.done == 0
 
         gate.open()
-        giving.result(PATIENCE)
+        giving.result(MAX_WAIT_SECONDS)
     assert palaver.session_ids(user_id="ada") == ["new"]
     audit_tables(database)

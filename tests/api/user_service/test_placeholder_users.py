@@ -68,7 +68,7 @@ def user_ids(palaver: Client) -> list[str]:
     return [user.user_id for user in palaver.list_users().users]
 
 
-IN_VAIN: dict[str, tuple[Any, grpc.StatusCode | None]] = {
+WITHOUT_EFFECT: dict[str, tuple[Any, grpc.StatusCode | None]] = {
     "AddSession of one that is there": (
         AddSessionRequest(session_id="there", user_id="u"),
         grpc.StatusCode.ALREADY_EXISTS,
@@ -106,12 +106,12 @@ IN_VAIN: dict[str, tuple[Any, grpc.StatusCode | None]] = {
 }
 
 
-@pytest.mark.parametrize("way", IN_VAIN)
+@pytest.mark.parametrize("way", WITHOUT_EFFECT)
 def test_placeholder_user_is_not_created_by_call_without_effect(palaver: Client, way: str) -> None:
     palaver.add_session("there", metadata=struct(a="x" * 40_000))
     palaver.add_session("deleted", user_id="its user")
     palaver.delete_session("deleted")
-    request, code = IN_VAIN[way]
+    request, code = WITHOUT_EFFECT[way]
 
     if code:
         with refused(code):
@@ -144,14 +144,14 @@ def test_placeholder_user_is_created_for_deleted_id(
 
     palaver.add_session("new", user_id="ada")
 
-    anew = palaver.get_user("ada")
-    assert anew.id > between.id
-    assert anew.created_at.ToNanoseconds() >= deleted.deleted_at.ToNanoseconds()
-    assert anew.updated_at == anew.created_at
-    assert (anew.email, anew.metadata) == ("", struct())
+    recreated = palaver.get_user("ada")
+    assert recreated.id > between.id
+    assert recreated.created_at.ToNanoseconds() >= deleted.deleted_at.ToNanoseconds()
+    assert recreated.updated_at == recreated.created_at
+    assert (recreated.email, recreated.metadata) == ("", struct())
     assert palaver.session_ids(user_id="ada") == ["new"]
-    filled_in = palaver.add_user("ada", email="new")
-    assert (filled_in.id, filled_in.email) == (anew.id, "new")
+    completed = palaver.add_user("ada", email="new")
+    assert (completed.id, completed.email) == (recreated.id, "new")
 
 
 # --- Concurrency -------------------------------------------------------------------------------
