@@ -4,6 +4,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -12,7 +13,8 @@ import pytest
 import yaml
 
 from tests.conftest import StartServer
-from tests.support.client import Client, refused, wait_until
+from tests.support.callers import KeysFile, caller
+from tests.support.client import refused, wait_until
 from tests.support.endpoint import Endpoint
 from tests.support.processes import ROOT
 from tests.support.scrapes import Scrape, metrics_url, scraped
@@ -44,14 +46,20 @@ def expressions() -> Iterator[tuple[str, str]]:
 
 @pytest.fixture
 def scrape(
-    start_server: StartServer, endpoint: Endpoint, caplog: pytest.LogCaptureFixture
+    start_server: StartServer,
+    endpoint: Endpoint,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> Scrape:
     """The metrics of a server that has served one call, and refused one."""
     caplog.set_level(logging.INFO)
-    palaver: Client = start_server(metrics_listen="127.0.0.1:0", **endpoint.settings)
-    palaver.add("s", "hello")
-    with refused(grpc.StatusCode.NOT_FOUND):
-        palaver.get_session("none")
+    keys = KeysFile(tmp_path / "credentials.toml")
+    key = keys.add()
+    server = start_server(metrics_listen="127.0.0.1:0", credentials=keys.path, **endpoint.settings)
+    with caller(server.address, key) as palaver:
+        palaver.add("s", "hello")
+        with refused(grpc.StatusCode.NOT_FOUND):
+            palaver.get_session("none")
     url = metrics_url(caplog.text)
     wait_until(lambda: bool(scraped(url).matching("palaver_backlog_rows", work="embedding")))
     wait_until(lambda: scraped(url).value("palaver_calls_in_flight") == 0)

@@ -296,6 +296,11 @@ class Settings(DatabaseSettings):
     credentials: FilePath | None = Field(
         None, description="TOML file with the accepted API keys and client certificates."
     )
+    credentials_grace_seconds: PositiveSeconds = Field(
+        3600,
+        description="Time for which the last valid credentials and JWT keys stay in use while their"
+        " file or URL is unreadable or invalid; then all are refused.",
+    )
     jwt_keys: Annotated[str, AfterValidator(_check_jwt_keys)] | None = Field(
         None, description="JWKS file or URL with the keys that verify tokens."
     )

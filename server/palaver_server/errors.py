@@ -83,6 +83,13 @@ class PermissionDenied(PalaverError):
         self.reason = reason
 
 
+class CredentialsExpired(PalaverError):
+    """The server's credentials or keys have been unusable for longer than the grace period."""
+
+    def __init__(self) -> None:
+        super().__init__("the server cannot read its credentials; try again later")
+
+
 class DatabaseUnavailable(PalaverError):
     """The database is unreachable, restarting, or temporarily refuses work."""
 

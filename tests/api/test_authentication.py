@@ -107,7 +107,7 @@ def test_api_key_rotation_takes_effect_while_running(
 
 
 @pytest.mark.parametrize(
-    "broken", ["", "[[key]\n", '[[key]]\nname = "x"\nrole = "god"\n', "\x00", None]
+    "broken", ["[[key]\n", '[[key]]\nname = "x"\nrole = "god"\n', "\x00", None]
 )
 def test_credentials_file_that_is_invalid_keeps_previous_keys(
     start_server: StartServer,
@@ -125,6 +125,36 @@ def test_credentials_file_that_is_invalid_keeps_previous_keys(
     wait_until(lambda: "the previous content stays in use" in caplog.text)
 
     assert code_with(address, key) == "NOT_FOUND"
+
+
+@pytest.mark.parametrize("emptied", ["", "# revoked\n"])
+def test_credentials_file_that_is_emptied_revokes_all_keys(
+    start_server: StartServer, keys_file: KeysFile, emptied: str
+) -> None:
+    key = keys_file.add()
+    address = start_server(credentials=keys_file.path).address
+    assert code_with(address, key) == "NOT_FOUND"
+
+    keys_file.path.write_text(emptied)
+
+    wait_until(lambda: code_with(address, key) == "UNAUTHENTICATED")
+    address = start_server(credentials=keys_file.path).address
+    assert code_with(address, key) == "UNAUTHENTICATED"
+    assert code_with(address) == "UNAUTHENTICATED"
+
+
+def test_credentials_file_that_is_invalid_beyond_grace_denies_all_keys(
+    start_server: StartServer, keys_file: KeysFile
+) -> None:
+    key = keys_file.add()
+    valid = keys_file.path.read_text()
+    address = start_server(credentials=keys_file.path, credentials_grace_seconds=0.2).address
+
+    keys_file.path.write_text("[[key]")
+    wait_until(lambda: code_with(address, key) == "UNAVAILABLE")
+
+    keys_file.path.write_text(valid)
+    wait_until(lambda: code_with(address, key) == "NOT_FOUND")
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -12,10 +13,12 @@ import pytest
 from palaver.v1.memory_service_pb2 import StreamMessagesRequest
 from palaver.v1.session_service_pb2 import AddSessionRequest, DeleteSessionRequest
 from tests.conftest import StartServer
+from tests.support.callers import KeysFile
 from tests.support.client import Client, refused, wait_until
 from tests.support.concurrency import Connection, begin, wait_until_blocked
 from tests.support.endpoint import Endpoint
 from tests.support.scrapes import Scrape, metrics_url, scraped
+from tests.support.tokens import AUDIENCE, ISSUER, SigningKey, key_set
 
 SESSIONS = "palaver.v1.SessionService"
 
@@ -235,6 +238,32 @@ def test_metrics_show_database_outage(
         admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
 
     wait_until(lambda: scrape().value("palaver_serving") == 1)
+
+
+@pytest.mark.usefixtures("quick_looks")
+def test_metrics_show_unusable_credentials_and_jwt_keys(
+    start_measured: StartMeasured, keys_file: KeysFile, tmp_path: Path
+) -> None:
+    keys_file.add()
+    good = SigningKey("ES256")
+    jwks = tmp_path / "jwks.json"
+    jwks.write_bytes(key_set(good))
+    _, scrape = start_measured(
+        credentials=keys_file.path, jwt_keys=str(jwks), jwt_issuer=ISSUER, jwt_audience=AUDIENCE
+    )
+
+    def succeeded(source: str) -> float:
+        return scrape().value("palaver_reload_succeeded", source=source)
+
+    assert (succeeded("credentials"), succeeded("jwt_keys")) == (1, 1)
+    assert scrape().value("palaver_jwt_keys_ignored") == 0
+
+    keys_file.path.write_text("[[key]")
+    jwks.write_bytes(key_set(good, good))
+
+    wait_until(lambda: succeeded("credentials") == 0)
+    wait_until(lambda: scrape().value("palaver_jwt_keys_ignored") == 1)
+    assert succeeded("jwt_keys") == 1
 
 
 def test_metrics_are_off_without_address(

@@ -2,6 +2,7 @@
 
 import base64
 import hmac
+import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from google.rpc.error_details_pb2 import ErrorInfo
 
+from palaver.v1.session_service_pb2 import GetSessionRequest
 from palaver_server.auth import jwt_tokens, sources
 from palaver_server.bootstrap.security import Security
 from palaver_server.config import Settings
@@ -255,8 +257,78 @@ def test_token_of_withdrawn_key_is_refused(
 
 
 @pytest.mark.parametrize(
+    "bad",
+    [{"kty": "RSA", "n": "AQAB"}, {**EC.jwk, "d": "AQAB"}, {**RSA.jwk, "kid": "new"}, 7],
+    ids=["malformed", "private", "duplicate", "no object"],
+)
+def test_token_of_withdrawn_key_is_refused_next_to_an_invalid_key(
+    of_publisher: Client, publisher: Publisher, bad: Any
+) -> None:
+    old, new = EC.sign(), SigningKey("ES256", "new")
+    assert code_with(of_publisher, old) == "NOT_FOUND"
+
+    publisher.content = json.dumps({"keys": [new.jwk, bad]}).encode()
+
+    assert code_with(of_publisher, new.sign()) == "NOT_FOUND"
+    assert code_with(of_publisher, old) == "UNAUTHENTICATED"
+
+
+def test_token_is_refused_when_all_keys_are_withdrawn(
+    of_publisher: Client, publisher: Publisher
+) -> None:
+    publisher.content = key_set()
+
+    assert code_with(of_publisher, EC.sign({"kid": "new"})) == "UNAUTHENTICATED"
+    assert code_with(of_publisher, EC.sign()) == "UNAUTHENTICATED"
+
+
+def test_token_key_refetch_is_not_repeated_by_callers_that_cancel(
+    of_publisher: Client, publisher: Publisher
+) -> None:
+    asked = publisher.count
+    publisher.hold()
+
+    for number in range(5):
+        call = of_publisher.sessions.GetSession.future(
+            GetSessionRequest(session_id="s"),
+            metadata=(("authorization", f"Bearer {EC.sign({'kid': f'made up {number}'})}"),),
+        )
+        wait_until(lambda: publisher.count > asked)
+        call.cancel()
+    assert code_with(of_publisher, EC.sign()) == "NOT_FOUND"  # it waits for no fetch
+    publisher.release()
+
+    assert code_with(of_publisher, EC.sign({"kid": "made up"})) == "UNAUTHENTICATED"
+    assert publisher.count == asked + 1
+
+
+def test_token_key_fetch_from_dripping_publisher_ends(
+    of_publisher: Client, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "_FETCH_TIMEOUT_SECONDS", 0.3)
+    publisher.drip = True
+
+    assert code_with(of_publisher, EC.sign({"kid": "new"})) == "UNAUTHENTICATED"
+    assert code_with(of_publisher, EC.sign()) == "NOT_FOUND"
+
+
+def test_token_is_unavailable_when_keys_are_unreadable_beyond_grace(
+    start_server: StartServer, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "URL_POLL_INTERVAL_SECONDS", 0.05)
+    client = start_server(jwt_keys=publisher.url, credentials_grace_seconds=0.2, **RULES)
+    assert code_with(client, EC.sign()) == "NOT_FOUND"
+
+    publisher.status = 503
+    wait_until(lambda: code_with(client, EC.sign()) == "UNAVAILABLE")
+
+    publisher.status = 200
+    wait_until(lambda: code_with(client, EC.sign()) == "NOT_FOUND")
+
+
+@pytest.mark.parametrize(
     ("status", "content"),
-    [(503, b""), (200, b"<html>"), (200, b'{"keys": []}'), (200, key_set(EC) + b" " * 2**20)],
+    [(503, b""), (200, b"<html>"), (200, key_set(EC) + b" " * 2**20)],
 )
 def test_token_keys_survive_failing_publisher(
     of_publisher: Client,

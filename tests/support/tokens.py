@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -62,6 +62,7 @@ class Publisher:
     Attributes:
         content: The body of its answers; None: status 503.
         count: The number of requests so far.
+        drip: Whether to answer a byte at a time, without an end.
     """
 
     def __init__(self, content: bytes) -> None:
@@ -69,22 +70,38 @@ class Publisher:
         self.headers: dict[str, str] = {}
         self.status = 200
         self.count = 0
+        self.drip = False
+        self._may_answer = threading.Event()
+        self._may_answer.set()
         publisher = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 publisher.count += 1
+                publisher._may_answer.wait()
                 self.send_response(publisher.status)
                 for name, value in publisher.headers.items():
                     self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(publisher.content or b"")
+                with suppress(ConnectionError):
+                    while publisher.drip:
+                        self.wfile.write(b" ")
+                        time.sleep(0.02)
+                    self.wfile.write(publisher.content or b"")
 
             def log_message(self, *_: Any) -> None:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}/jwks.json"
+
+    def hold(self) -> None:
+        """Hold back answers until `release`."""
+        self._may_answer.clear()
+
+    def release(self) -> None:
+        """Send the answers held back."""
+        self._may_answer.set()
 
     @contextmanager
     def serving(self) -> Iterator["Publisher"]:
@@ -94,6 +111,8 @@ class Publisher:
         try:
             yield self
         finally:
+            self.drip = False
+            self.release()
             self._server.shutdown()
             thread.join()
             self._server.server_close()

@@ -74,7 +74,6 @@ ENTRY = f'[[key]]\nname = "k"\nrole = "reader"\nsha256 = "{HASH}"\n'
 CERTIFICATE = '[[certificate]]\nsubject = "{}"\nrole = "reader"\n'
 
 BAD = {
-    "nothing": ("", "at least one"),
     "no TOML": ("[[key]", "line 1"),
     "no UTF-8": ("\udcff", "utf-8"),
     "an unknown table": (f"{ENTRY}[[keys]]\n", "keys"),

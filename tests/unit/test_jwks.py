@@ -51,52 +51,63 @@ LEFT_OUT = {
 
 @pytest.mark.parametrize("jwk", LEFT_OUT.values(), ids=LEFT_OUT)
 def test_jwks_key_of_other_use_is_left_out(jwk: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="must have a usable key"):
-        parsed({**jwk, "kid": "other"})
+    keys = parsed({**jwk, "kid": "other"}, EC.jwk)
 
-    assert algorithm(parsed({**jwk, "kid": "other"}, EC.jwk), None) == "ES256"
+    assert (len(keys), keys.ignored) == (1, 0)
+    assert algorithm(keys, None) == "ES256"
 
 
 def test_jwks_secrets_are_accepted_only_where_allowed() -> None:
-    with pytest.raises(ValueError, match="must have a usable key"):
-        parsed(SECRET.jwk, with_secrets=False)
+    assert len(parsed(SECRET.jwk)) == 1
+    assert len(parsed(SECRET.jwk, with_secrets=False)) == 0
 
 
-REFUSED = {
+IGNORED = {
     "a private key": (
         {**RSAAlgorithm.to_jwk(RSA.key, as_dict=True), "kid": "secret stuff"},
         "must not have a private key",
     ),
     "a short RSA key": (
         RSAAlgorithm.to_jwk(rsa.generate_private_key(65537, 1024).public_key(), as_dict=True),
-        "at least 2,048 bits; got 1,024",
+        "must have at least 2,048 bits; got 1,024",
     ),
-    "a short secret": ({"kty": "oct", "k": "c2VjcmV0IHN0dWZm"}, "at least 32 bytes; got 12"),
-    "half a key": ({"kty": "RSA", "n": RSA.jwk["n"]}, "a key is malformed"),
-    "an odd key": ({"kty": "EC", "crv": "P-256", "x": 7, "y": 8}, "a key is malformed"),
-    "an odd kid": ({**EC.jwk, "kid": ["secret stuff"]}, "a kid must be a string"),
+    "a short secret": (
+        {"kty": "oct", "k": "c2VjcmV0IHN0dWZm"},
+        "must have at least 32 bytes; got 12",
+    ),
+    "half a key": ({"kty": "RSA", "n": RSA.jwk["n"]}, "is malformed"),
+    "an odd key": ({"kty": "EC", "crv": "P-256", "x": 7, "y": 8}, "is malformed"),
+    "a point off the curve": ({**EC.jwk, "kid": "x", "x": EC.jwk["y"]}, "is malformed"),
+    "a huge exponent": ({**RSA.jwk, "kid": "x", "e": RSA.jwk["n"]}, "is malformed"),
+    "an odd kid": ({**EC.jwk, "kid": ["secret stuff"]}, "kid must be a string"),
+    "a duplicate kid": ({**RSA.jwk, "kid": EC.key_id}, "must not have the kid of an earlier key"),
+    "no object": ("secret stuff", "must be an object"),
 }
 
 
-@pytest.mark.parametrize(("jwk", "problem"), REFUSED.values(), ids=REFUSED)
-def test_jwks_invalid_key_is_refused_unquoted(jwk: dict[str, Any], problem: str) -> None:
-    jwk = {name: value for name, value in jwk.items() if name != "key_ops"}
+@pytest.mark.parametrize(("jwk", "problem"), IGNORED.values(), ids=IGNORED)
+def test_jwks_invalid_key_is_ignored_and_logged_unquoted(
+    jwk: Any, problem: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    if isinstance(jwk, dict):
+        jwk = {name: value for name, value in jwk.items() if name != "key_ops"}
 
-    with pytest.raises(ValueError, match=problem) as raised:
-        parsed(EC.jwk, jwk)
+    keys = parsed(EC.jwk, jwk, SECRET.jwk)
 
-    assert "c2VjcmV0IHN0dWZm" not in str(raised.value)
-    assert "secret stuff" not in str(raised.value)
-
-
-def test_jwks_duplicate_ids_are_refused() -> None:
-    with pytest.raises(ValueError, match="same kid"):
-        parsed(EC.jwk, {**RSA.jwk, "kid": EC.key_id})
+    assert (len(keys), keys.ignored) == (2, 1)
+    assert algorithm(keys, EC.key_id) == "ES256"
+    assert algorithm(keys, SECRET.key_id) == "HS256"
+    assert f"ignored 1 of the JWT keys: keys[1]: {problem}" in caplog.text
+    assert "c2VjcmV0IHN0dWZm" not in caplog.text
+    assert "secret stuff" not in caplog.text
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"[]", b"{}", b'{"keys": {}}', b'{"keys": [1]}', b"[" * 99999, b"\xff"]
-)
+def test_jwks_many_invalid_keys_are_logged_briefly(caplog: pytest.LogCaptureFixture) -> None:
+    assert parsed(*[{"kty": "RSA"}] * 1000).ignored == 1000
+    assert len(caplog.text) < 1000
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"keys": {}}', b"[" * 99999, b"\xff"])
 def test_jwks_that_is_no_key_set_is_refused(content: bytes) -> None:
     with pytest.raises(ValueError, match="JSON Web Key Set"):
         KeySet.parse(content, with_secrets=True)

@@ -1,6 +1,7 @@
 """The credentials file: API keys and client certificates, and their principals."""
 
 import json
+import logging
 import tomllib
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Literal, TypeVar
@@ -11,6 +12,8 @@ from palaver_server.auth.api_keys import ApiKeys
 from palaver_server.auth.principal import Principal
 from palaver_server.auth.roles import Role
 from palaver_server.auth.subjects import Subject, parse_subject
+
+_LOGGER = logging.getLogger(__name__)
 
 ValueT = TypeVar("ValueT")
 
@@ -66,7 +69,7 @@ class CredentialsFile:
 
     @classmethod
     def parse(cls, content: bytes) -> "CredentialsFile":
-        """Parse the TOML of a credentials file.
+        """Parse the TOML of a credentials file. An empty file revokes all keys and certificates.
 
         Raises:
             ValueError: It is invalid. The text names the place, and quotes no content.
@@ -76,7 +79,9 @@ class CredentialsFile:
         except ValidationError as error:
             raise ValueError("; ".join(_problems(error))) from None
         if not file.key and not file.certificate:
-            raise ValueError("must have at least one [[key]] or [[certificate]]")
+            _LOGGER.warning(
+                "the credentials file has no [[key]] and no [[certificate]]: all are refused"
+            )
         return cls(
             ApiKeys(_unique("sha256", ((k.sha256, k.principal(k.name)) for k in file.key))),
             _unique(

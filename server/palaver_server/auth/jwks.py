@@ -1,10 +1,13 @@
 """JSON Web Key Sets (JWKS, RFC 7517): the keys that verify JWTs."""
 
 import json
+import logging
 from dataclasses import dataclass
 from typing import Any
 
-from jwt import PyJWK, PyJWTError
+from jwt import PyJWK
+
+_LOGGER = logging.getLogger(__name__)
 
 # The one algorithm for each type of key. Keys of other types are ignored; the algorithm
 # `none` has no key at all.
@@ -12,6 +15,9 @@ _ALGORITHMS = {"RSA": "RS256", "EC": "ES256", "oct": "HS256"}
 
 _MIN_RSA_BITS = 2048
 _MIN_SECRET_BYTES = 32
+
+# Bounds the log line about ignored keys.
+_MAX_LOGGED_KEYS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +29,28 @@ class VerificationKey:
 
 
 class KeySet:
-    """Verification keys by their key IDs."""
+    """Verification keys by their key IDs.
 
-    def __init__(self, keys: dict[str | None, VerificationKey]) -> None:
+    Args:
+        keys: The keys.
+        ignored: The number of keys that were ignored because they are invalid or weak.
+    """
+
+    def __init__(self, keys: dict[str | None, VerificationKey], *, ignored: int = 0) -> None:
         self._keys = keys
+        self.ignored = ignored
+
+    def __len__(self) -> int:
+        """Return the number of keys that can be used."""
+        return len(self._keys)
 
     @classmethod
     def parse(cls, content: bytes, *, with_secrets: bool) -> "KeySet":
-        """Parse the JSON of a key set. Keys for other uses and algorithms are ignored.
+        """Parse the JSON of a key set.
+
+        Keys for other uses and algorithms are left out. A key that is malformed, weak, or has the
+        ID of an earlier key is ignored and logged, as RFC 7517, section 5 asks: the other keys
+        take effect, so that a key withdrawn at the same time ends.
 
         Args:
             content: The JSON.
@@ -38,20 +58,29 @@ class KeySet:
                 with it, so they must not come from a URL.
 
         Raises:
-            ValueError: The JSON is no key set, or has no usable key. The text contains
-                nothing of the keys.
+            ValueError: The JSON is no key set. The text contains nothing of the keys.
         """
         keys: dict[str | None, VerificationKey] = {}
-        for fields in _key_fields(content):
-            algorithm = _algorithm(fields)
-            if algorithm is None or (algorithm == "HS256" and not with_secrets):
-                continue
-            key = VerificationKey(algorithm, _key(fields, algorithm))
-            if keys.setdefault(fields.get("kid"), key) is not key:
-                raise ValueError("two keys have the same kid")
-        if not keys:
-            raise ValueError("must have a usable key for RS256, ES256 or HS256")
-        return cls(keys)
+        problems: list[str] = []
+        for position, fields in enumerate(_keys_of(content)):
+            try:
+                algorithm = _algorithm(fields)
+                if algorithm is None or (algorithm == "HS256" and not with_secrets):
+                    continue
+                key = VerificationKey(algorithm, _key(fields, algorithm))
+                if keys.setdefault(fields.get("kid"), key) is not key:
+                    raise ValueError("must not have the kid of an earlier key")
+            except ValueError as error:
+                problems.append(f"keys[{position}]: {error}")
+        if problems:
+            unlogged = len(problems) - _MAX_LOGGED_KEYS
+            rest = [f"and {unlogged:,} more"] if unlogged > 0 else []
+            _LOGGER.warning(
+                "ignored %d of the JWT keys: %s",
+                len(problems),
+                "; ".join([*problems[:_MAX_LOGGED_KEYS], *rest]),
+            )
+        return cls(keys, ignored=len(problems))
 
     def find(self, key_id: object) -> VerificationKey | None:
         """Return the key with this ID, or the only key for a token without a key ID."""
@@ -61,18 +90,24 @@ class KeySet:
         return self._keys.get(key_id) if isinstance(key_id, str) else None
 
 
-def _key_fields(content: bytes) -> list[dict[str, Any]]:
+def _keys_of(content: bytes) -> list[Any]:
     try:
         keys = json.loads(content)["keys"]
     except (ValueError, TypeError, KeyError, RecursionError):
         raise ValueError("must be a JSON Web Key Set") from None
-    if not isinstance(keys, list) or not all(isinstance(fields, dict) for fields in keys):
+    if not isinstance(keys, list):
         raise ValueError("must be a JSON Web Key Set")
     return keys
 
 
-def _algorithm(fields: dict[str, Any]) -> str | None:
-    """Return the algorithm of a key; None if the key has another use or algorithm."""
+def _algorithm(fields: Any) -> str | None:
+    """Return the algorithm of a key; None if the key has another use or algorithm.
+
+    Raises:
+        ValueError: The key is not a JSON object.
+    """
+    if not isinstance(fields, dict):
+        raise ValueError("must be an object")
     algorithm = _ALGORITHMS.get(str(fields.get("kty")))
     fits = (
         fields.get("use", "sig") == "sig"
@@ -84,18 +119,16 @@ def _algorithm(fields: dict[str, Any]) -> str | None:
 
 def _key(fields: dict[str, Any], algorithm: str) -> Any:
     if not isinstance(fields.get("kid", ""), str):
-        raise ValueError("a kid must be a string")
+        raise ValueError("kid must be a string")
     if algorithm != "HS256" and "d" in fields:
         raise ValueError("must not have a private key: only the issuer may hold it")
     try:
         key: Any = PyJWK(fields, algorithm).key
-    except (PyJWTError, ValueError, TypeError, KeyError):
+    except Exception:  # noqa: BLE001 - PyJWT and cryptography raise errors of many kinds
         # `from None`: the library's error quotes the key.
-        raise ValueError("a key is malformed") from None
+        raise ValueError("is malformed") from None
     if algorithm == "RS256" and key.key_size < _MIN_RSA_BITS:
-        raise ValueError(
-            f"an RSA key must have at least {_MIN_RSA_BITS:,} bits; got {key.key_size:,}"
-        )
+        raise ValueError(f"must have at least {_MIN_RSA_BITS:,} bits; got {key.key_size:,}")
     if algorithm == "HS256" and len(key) < _MIN_SECRET_BYTES:
-        raise ValueError(f"a secret must have at least {_MIN_SECRET_BYTES} bytes; got {len(key)}")
+        raise ValueError(f"must have at least {_MIN_SECRET_BYTES} bytes; got {len(key)}")
     return key

@@ -49,7 +49,7 @@ class TokenVerifier:
         self._rules = rules
         self._cache: dict[bytes, tuple[float, Principal]] = {}
         self._cache_keys: KeySet = keys.value
-        self._refresh = asyncio.Lock()
+        self._refresh: asyncio.Task[None] | None = None
         self._refreshed_at = float("-inf")
 
     async def verify(self, token: str) -> Principal:
@@ -93,10 +93,16 @@ class TokenVerifier:
         return key
 
     async def _refresh_keys(self) -> None:
-        async with self._refresh:  # concurrent calls wait for the same reload
-            if time.monotonic() - self._refreshed_at >= MIN_KEY_REFRESH_INTERVAL_SECONDS:
-                await self._keys.reload()
-                self._refreshed_at = time.monotonic()
+        """Reload the keys, or wait for the reload that runs, unless the last one is too recent."""
+        # A task of its own: the callers that wait for it may be cancelled, and a cancelled reload
+        # would not count against the limit.
+        is_running = self._refresh is not None and not self._refresh.done()
+        elapsed = time.monotonic() - self._refreshed_at
+        if not is_running and elapsed >= MIN_KEY_REFRESH_INTERVAL_SECONDS:
+            self._refreshed_at = time.monotonic()
+            self._refresh = asyncio.create_task(self._keys.reload())
+        if self._refresh is not None:
+            await asyncio.shield(self._refresh)
 
 
 def _verified_claims(token: str, key: VerificationKey, rules: TokenRules) -> dict[str, Any]:

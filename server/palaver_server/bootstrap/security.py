@@ -1,6 +1,6 @@
 """TLS, authentication and authorization, built from the settings."""
 
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from palaver_server.auth.credentials_file import CredentialsFile
 from palaver_server.auth.hot_reload import HotReloaded
 from palaver_server.auth.sources import file_source, url_source
 from palaver_server.config import Settings
+from palaver_server.errors import CredentialsUnusable
 from palaver_server.interceptors.authentication import Authentication
 from palaver_server.interceptors.authorization import Authorization
 from palaver_server.interceptors.interceptor import Interceptor
@@ -34,8 +35,9 @@ class Security:
     """
 
     interceptors: tuple[Interceptor, ...]
-    _reloaded: tuple[HotReloaded[Any], ...]
     _identity: "HotReloaded[ServerIdentity] | None"
+    _credentials: HotReloaded[CredentialsFile] | None
+    _keys: "HotReloaded[KeySet] | None"
 
     @classmethod
     async def load(cls, settings: Settings) -> "Security":
@@ -51,13 +53,24 @@ class Security:
         if credentials or keys:
             tokens = _tokens(keys, settings) if keys else None
             interceptors = (Authentication(Authenticator(credentials, tokens)), Authorization())
-        reloaded = tuple(each for each in (identity, credentials, keys) if each)
-        return cls(interceptors, reloaded, identity)
+        return cls(interceptors, identity, credentials, keys)
 
     def watch(self) -> Iterator[Coroutine[Any, Any, None]]:
         """Yield the background tasks that reload changed files and URLs."""
-        for each in self._reloaded:
+        for each in self._reloaded().values():
             yield each.watch()
+
+    def reload_status(self) -> Mapping[str, bool]:
+        """Return whether the last reload succeeded, by what is reloaded."""
+        return {name: each.is_current for name, each in self._reloaded().items()}
+
+    def ignored_jwt_keys(self) -> int:
+        """Return the number of keys in the JWKS that are ignored because they are invalid."""
+        return self._keys.latest.ignored if self._keys else 0
+
+    def _reloaded(self) -> dict[str, HotReloaded[Any]]:
+        named = {"tls": self._identity, "credentials": self._credentials, "jwt_keys": self._keys}
+        return {name: each for name, each in named.items() if each}
 
     def add_port(self, server: grpc.aio.Server, address: str) -> int:
         """Have a server listen on an address, with TLS if configured, and return the port.
@@ -84,7 +97,12 @@ async def _credentials(settings: Settings) -> HotReloaded[CredentialsFile] | Non
     if settings.credentials is None:
         return None
     return await HotReloaded.load(
-        file_source("credentials", settings.credentials), CredentialsFile.parse
+        file_source(
+            "credentials",
+            settings.credentials,
+            grace_seconds=settings.credentials_grace_seconds,
+        ),
+        CredentialsFile.parse,
     )
 
 
@@ -94,12 +112,18 @@ async def _key_set(settings: Settings) -> "HotReloaded[KeySet] | None":
     from palaver_server.auth.jwks import KeySet  # noqa: PLC0415
 
     is_url = "://" in settings.jwt_keys
+    grace_seconds = settings.credentials_grace_seconds
     source = (
-        url_source("JWT keys", settings.jwt_keys)
+        url_source("JWT keys", settings.jwt_keys, grace_seconds=grace_seconds)
         if is_url
-        else file_source("JWT keys", Path(settings.jwt_keys))
+        else file_source("JWT keys", Path(settings.jwt_keys), grace_seconds=grace_seconds)
     )
-    return await HotReloaded.load(source, partial(KeySet.parse, with_secrets=not is_url))
+    keys = await HotReloaded.load(source, partial(KeySet.parse, with_secrets=not is_url))
+    if not keys.value:  # later it means that the issuer has withdrawn all keys
+        raise CredentialsUnusable(
+            f"{source.name}: must have a usable key for RS256, ES256 or HS256"
+        )
+    return keys
 
 
 def _tokens(keys: "HotReloaded[KeySet]", settings: Settings) -> "TokenVerifier":

@@ -107,7 +107,7 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
             open_database_health(settings, database_url, pools, health_servicer)
         )
         purger = build_purger(settings, pool)
-        add_metrics(telemetry, settings, pool, purger, embedding, database_health)
+        add_metrics(telemetry, settings, pool, purger, embedding, database_health, security)
         running_calls = RunningCalls()
         chain = InterceptorChain(interceptors(settings, telemetry, security, running_calls))
         server = grpc.aio.server(options=connection_options(settings))

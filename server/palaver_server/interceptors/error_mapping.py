@@ -81,7 +81,11 @@ def status_of(error: Exception) -> Status:  # noqa: C901 - a case for each kind 
             code, detail = code_pb2.PERMISSION_DENIED, _reason(error.reason)
         case errors.SemanticSearchUnavailable():
             code, detail = code_pb2.FAILED_PRECONDITION, _precondition_failure(error)
-        case errors.DatabaseUnavailable() | errors.EmbedderUnavailable():
+        case (
+            errors.DatabaseUnavailable()
+            | errors.EmbedderUnavailable()
+            | errors.CredentialsExpired()
+        ):
             code, detail = code_pb2.UNAVAILABLE, _RETRY_INFO
         case errors.NoConnectionInTime() | errors.TooManyCalls():
             code, detail = code_pb2.RESOURCE_EXHAUSTED, _RETRY_INFO

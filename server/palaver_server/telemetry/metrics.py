@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import platform
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -12,10 +13,10 @@ from google.protobuf.descriptor import ServiceDescriptor
 from prometheus_client import CollectorRegistry, Gauge, Info
 
 from palaver_server.addresses import split
-from palaver_server.database.backlog import MeasureBacklog
 from palaver_server.telemetry.backlog_metrics import BacklogMetrics
 from palaver_server.telemetry.call_metrics import CallMetrics
 from palaver_server.telemetry.pool_metrics import PoolCollector
+from palaver_server.telemetry.readings import Readings
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -29,19 +30,11 @@ class Metrics:
     Args:
         listen: HOST:PORT; port 0 picks a free port.
         services: The services whose calls are counted.
-        pool_stats: Returns the statistics of the connection pool.
-        is_serving: Returns whether the database answers.
-        backlogs: Functions that measure a backlog, by the name of the work.
+        readings: The state of the server.
     """
 
     def __init__(
-        self,
-        listen: str,
-        *,
-        services: Iterable[ServiceDescriptor],
-        pool_stats: Callable[[], Mapping[str, int]],
-        is_serving: Callable[[], bool],
-        backlogs: Mapping[str, MeasureBacklog],
+        self, listen: str, *, services: Iterable[ServiceDescriptor], readings: Readings
     ) -> None:
         self._listen = listen
         self._registry = registry = CollectorRegistry()
@@ -50,10 +43,11 @@ class Metrics:
         prometheus_client.GCCollector(registry=registry)
         _show_build(registry)
         serving = Gauge("palaver_serving", "1 if the database answers, else 0.", registry=registry)
-        serving.set_function(is_serving)
-        registry.register(PoolCollector(pool_stats))
+        serving.set_function(readings.is_serving)
+        _show_credentials(registry, readings)
+        registry.register(PoolCollector(readings.pool_stats))
         self.calls = CallMetrics(registry, services)
-        self._backlogs = BacklogMetrics(registry, backlogs)
+        self._backlogs = BacklogMetrics(registry, readings.backlogs)
 
     def start(self) -> Coroutine[Any, Any, None]:
         """Start to serve, in a thread that answers even while the event loop is blocked.
@@ -85,6 +79,27 @@ class Metrics:
         """Stop serving."""
         if self._close:
             await asyncio.to_thread(self._close)
+
+
+def _show_credentials(registry: CollectorRegistry, readings: Readings) -> None:
+    succeeded = Gauge(
+        "palaver_reload_succeeded",
+        "1 if the last reload of certificates, credentials or JWT keys succeeded, else 0.",
+        ["source"],
+        registry=registry,
+    )
+    for source in readings.reload_status():
+        succeeded.labels(source).set_function(partial(_succeeded, readings, source))
+    ignored = Gauge(
+        "palaver_jwt_keys_ignored",
+        "Keys of the JWKS that are ignored because they are malformed, weak or duplicates.",
+        registry=registry,
+    )
+    ignored.set_function(readings.ignored_jwt_keys)
+
+
+def _succeeded(readings: Readings, source: str) -> bool:
+    return readings.reload_status()[source]
 
 
 def _show_build(registry: CollectorRegistry) -> None:

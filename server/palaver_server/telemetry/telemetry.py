@@ -2,16 +2,16 @@
 
 import logging
 import os
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.descriptor import ServiceDescriptor
 
-from palaver_server.database.backlog import MeasureBacklog
 from palaver_server.database.connection import Trace, untraced
 from palaver_server.interceptors.observation import Observation
 from palaver_server.telemetry.call_log import log_calls
+from palaver_server.telemetry.readings import Readings
 
 # Imported at run time only if configured: they take long to load.
 if TYPE_CHECKING:
@@ -41,28 +41,18 @@ class Telemetry:
         listen: str,
         *,
         services: Iterable[ServiceDescriptor],
-        pool_stats: Callable[[], Mapping[str, int]],
-        is_serving: Callable[[], bool],
-        backlogs: Mapping[str, MeasureBacklog],
+        readings: Readings,
     ) -> None:
         """Add metrics, to be served from `start` on. Call this before reading `observation`.
 
         Args:
             listen: HOST:PORT to serve them on; port 0 picks a free port.
             services: The services whose calls are counted.
-            pool_stats: Returns the statistics of the connection pool.
-            is_serving: Returns whether the database answers.
-            backlogs: Functions that measure a backlog, by the name of the work.
+            readings: The state of the server.
         """
         from palaver_server.telemetry.metrics import Metrics  # noqa: PLC0415
 
-        self._metrics = Metrics(
-            listen,
-            services=services,
-            pool_stats=pool_stats,
-            is_serving=is_serving,
-            backlogs=backlogs,
-        )
+        self._metrics = Metrics(listen, services=services, readings=readings)
 
     @property
     def trace_statement(self) -> Trace:

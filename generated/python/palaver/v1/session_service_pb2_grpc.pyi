@@ -45,7 +45,8 @@ class SessionServiceStub:
     - `UNAVAILABLE`: `RetryInfo`. The database is unreachable, restarting,
       read-only or out of connections, or the server is stopping. A write may or
       may not have taken effect. If the server ended a stream, `ErrorInfo`
-      follows, with the `next_cursor` that resumes the stream.
+      follows, with the `next_cursor` that resumes the stream. Or the server has
+      been unable to read its credentials for too long; nothing was done then.
     - `RESOURCE_EXHAUSTED`: `RetryInfo`. The server has reached its limit of
       calls or streams, or no database connection became free in time. Nothing
       was written. (Without details, the error comes from gRPC: the request
@@ -162,7 +163,8 @@ class SessionServiceAsyncStub(SessionServiceStub):
     - `UNAVAILABLE`: `RetryInfo`. The database is unreachable, restarting,
       read-only or out of connections, or the server is stopping. A write may or
       may not have taken effect. If the server ended a stream, `ErrorInfo`
-      follows, with the `next_cursor` that resumes the stream.
+      follows, with the `next_cursor` that resumes the stream. Or the server has
+      been unable to read its credentials for too long; nothing was done then.
     - `RESOURCE_EXHAUSTED`: `RetryInfo`. The server has reached its limit of
       calls or streams, or no database connection became free in time. Nothing
       was written. (Without details, the error comes from gRPC: the request
@@ -275,7 +277,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     - `UNAVAILABLE`: `RetryInfo`. The database is unreachable, restarting,
       read-only or out of connections, or the server is stopping. A write may or
       may not have taken effect. If the server ended a stream, `ErrorInfo`
-      follows, with the `next_cursor` that resumes the stream.
+      follows, with the `next_cursor` that resumes the stream. Or the server has
+      been unable to read its credentials for too long; nothing was done then.
     - `RESOURCE_EXHAUSTED`: `RetryInfo`. The server has reached its limit of
       calls or streams, or no database connection became free in time. Nothing
       was written. (Without details, the error comes from gRPC: the request

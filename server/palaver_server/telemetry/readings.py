@@ -1,0 +1,25 @@
+"""The state of a server that its metrics show besides calls."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from palaver_server.database.backlog import MeasureBacklog
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Readings:
+    """Functions that read the state of a server.
+
+    Attributes:
+        pool_stats: Returns the statistics of the connection pool.
+        is_serving: Returns whether the database answers.
+        reload_status: Returns whether the last reload of credentials succeeded, by their kind.
+        ignored_jwt_keys: Returns the number of keys in the JWKS that are ignored.
+        backlogs: Functions that measure a backlog, by the name of the work.
+    """
+
+    pool_stats: Callable[[], Mapping[str, int]]
+    is_serving: Callable[[], bool]
+    reload_status: Callable[[], Mapping[str, bool]]
+    ignored_jwt_keys: Callable[[], int]
+    backlogs: Mapping[str, MeasureBacklog]
