@@ -81,7 +81,7 @@ def test_add_memory_restored_session_keeps_old_messages_deleted(palaver: Client)
 
     palaver.add("s", "three")
 
-    assert [message.content for message in palaver.get_memory("s").messages] == ["three"]
+    assert palaver.contents("s") == ["three"]
     with refused(grpc.StatusCode.NOT_FOUND):
         palaver.get_message("s", old.messages[0].message_id)
 
@@ -179,7 +179,7 @@ def test_add_memory_created_at_does_not_change_order(palaver: Client) -> None:
 
     palaver.add_memory("s", [Message(role="user", content="old", created_at=moment())])
 
-    assert [message.content for message in palaver.get_memory("s").messages] == ["new", "old"]
+    assert palaver.contents("s") == ["new", "old"]
 
 
 OLD = Timestamp(seconds=1_000_000_000)
@@ -251,11 +251,11 @@ def test_add_memory_retry_with_ids_writes_no_message_row(
     palaver: Client, database: Connection
 ) -> None:
     messages = [said("a"), said("b")]
-    palaver.add_memory("s", [*messages])
+    palaver.add_memory("s", messages)
     written = "SELECT message_id, ctid, xmin FROM messages ORDER BY sequence"
     before = database.execute(written).fetchall()
 
-    palaver.add_memory("s", [*messages])
+    palaver.add_memory("s", messages)
 
     assert database.execute(written).fetchall() == before
 
@@ -267,7 +267,7 @@ def test_add_memory_retry_of_longer_request_adds_only_missing_messages(palaver: 
     added = palaver.add_memory("s", [said("a"), said("b"), said("c")])
 
     assert [message.sequence for message in added.messages] == [1, 2, 3]
-    assert list(palaver.get_memory("s").messages)[:2] == before
+    assert palaver.get_memory("s").messages[:2] == before
 
 
 def test_add_memory_known_and_new_ids_mix_in_one_request(palaver: Client) -> None:
@@ -301,7 +301,7 @@ def test_add_memory_same_id_in_another_session_is_another_message(palaver: Clien
 
     other = palaver.get_memory("other")
     assert [message.content for message in other.messages] == ["other"]
-    assert [message.content for message in palaver.get_memory("s").messages] == ["mine"]
+    assert palaver.contents("s") == ["mine"]
 
 
 OLDER = Timestamp(seconds=900_000_000)
@@ -526,7 +526,7 @@ def test_add_memory_all_invalid_fields_are_named_by_path(palaver: Client) -> Non
         Message(role="", content="\0", metadata=struct(a="\0")),
     ]
 
-    fields = violations(lambda: palaver.add_memory("s", [*messages], expected_last_sequence=-1))
+    fields = violations(lambda: palaver.add_memory("s", messages, expected_last_sequence=-1))
 
     assert fields == [
         "messages[1].role",
@@ -542,7 +542,7 @@ def test_add_memory_thousand_invalid_messages_fit_the_status(palaver: Client) ->
     messages = [Message(role="", content="\0", token_count=-1) for _ in range(1000)]
 
     with refused(grpc.StatusCode.INVALID_ARGUMENT) as refusal:
-        palaver.add_memory("s", [*messages])
+        palaver.add_memory("s", messages)
 
     bad = refusal.detail(BadRequest).field_violations
     assert bad[0].field == "messages[0].role"

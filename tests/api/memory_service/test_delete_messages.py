@@ -51,7 +51,7 @@ def test_delete_messages_last_n_returns_deleted_oldest_first(
 ) -> None:
     after = palaver.get_message("s", "after")
 
-    deleted = list(palaver.delete_messages("s", last_n=2).messages)
+    deleted = palaver.delete_messages("s", last_n=2).messages
 
     assert deleted == [message, after]
     assert remaining(palaver) == ["before"]
@@ -60,7 +60,7 @@ def test_delete_messages_last_n_returns_deleted_oldest_first(
 def test_delete_messages_repeated_pops_return_one_message_each(
     palaver: Client, message: Message
 ) -> None:
-    popped = [list(palaver.delete_messages("s", last_n=1).messages) for _ in range(4)]
+    popped = [palaver.delete_messages("s", last_n=1).messages for _ in range(4)]
 
     ids = [[message.message_id for message in messages] for messages in popped]
     assert ids == [["after"], ["m"], ["before"], []]
@@ -70,14 +70,14 @@ def test_delete_messages_unknown_ids_delete_nothing(palaver: Client, message: Me
     palaver.delete_messages("s", message_ids=["after"])
     before = palaver.get_session("s")
 
-    assert list(palaver.delete_messages("s", message_ids=["after", "unknown"]).messages) == []
+    assert palaver.delete_messages("s", message_ids=["after", "unknown"]).messages == []
     assert palaver.get_session("s") == before
 
 
 def test_delete_messages_last_n_above_message_count_deletes_all(
     palaver: Client, message: Message
 ) -> None:
-    deleted = list(palaver.delete_messages("s", last_n=1000).messages)
+    deleted = palaver.delete_messages("s", last_n=1000).messages
 
     assert len(deleted) == 3
     assert remaining(palaver) == []
@@ -130,7 +130,7 @@ def test_delete_messages_messages_over_response_size_are_refused_and_kept(
     (violation,) = refusal.detail(BadRequest).field_violations
     assert violation.field == ("message_ids" if by_ids else "last_n")
     assert palaver.get_session("s") == before
-    assert len(list(palaver.delete_messages("s", last_n=3).messages)) == 3
+    assert len(palaver.delete_messages("s", last_n=3).messages) == 3
 
 
 @pytest.mark.parametrize("metadata", ["text", "numbers"])
@@ -140,9 +140,9 @@ def test_delete_messages_large_metadata_within_response_size_is_deleted(
     # In each case about 2 MiB as protobuf.
     value = struct(a="x" * 60_000) if metadata == "text" else struct(a=[1e308] * 5000)
     messages = [Message(role="user", metadata=value) for _ in range(35)]
-    palaver.add_memory("s", [*messages])
+    palaver.add_memory("s", messages)
 
-    deleted = list(palaver.delete_messages("s", last_n=35).messages)
+    deleted = palaver.delete_messages("s", last_n=35).messages
 
     assert len(deleted) == 35
 

@@ -1,10 +1,6 @@
 """SessionService.ListSessions: pages, their order, and their size."""
 
-from palaver.v1.session_service_pb2 import (
-    AddSessionRequest,
-    ListSessionsRequest,
-    ListSessionsResponse,
-)
+from palaver.v1.session_service_pb2 import ListSessionsRequest, ListSessionsResponse
 from tests.support.client import MAX_RESPONSE_BYTES, Client, struct
 from tests.support.concurrency import Connection
 
@@ -43,8 +39,7 @@ def test_list_sessions_full_last_page_has_no_next_cursor(palaver: Client) -> Non
 
 
 def test_list_sessions_returns_whole_sessions(palaver: Client) -> None:
-    request = AddSessionRequest(session_id="s", user_id="u", metadata=struct(plan="pro"))
-    added = palaver.sessions.AddSession(request)
+    added = palaver.add_session("s", user_id="u", metadata=struct(plan="pro"))
 
     page = palaver.list_sessions()
 

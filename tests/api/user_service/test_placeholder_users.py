@@ -8,12 +8,7 @@ import pytest
 
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import AddMemoryRequest
-from palaver.v1.session_pb2 import SessionFilter
-from palaver.v1.session_service_pb2 import (
-    AddSessionRequest,
-    ListSessionsRequest,
-    UpdateSessionRequest,
-)
+from palaver.v1.session_service_pb2 import AddSessionRequest, UpdateSessionRequest
 from palaver.v1.user_pb2 import User
 from tests.support.client import Client, refused, struct
 from tests.support.concurrency import Connection, at_once
@@ -49,9 +44,7 @@ def test_placeholder_user_is_created_for_unknown_user_of_session(palaver: Client
     user = palaver.get_user("u")
     assert is_placeholder(user)
     assert user.created_at == user.updated_at
-    of_user = ListSessionsRequest(filter=SessionFilter(user_id="u"))
-    (session,) = palaver.sessions.ListSessions(of_user).sessions
-    assert session.session_id == GIVE[way].session_id
+    assert palaver.session_ids(user_id="u") == [GIVE[way].session_id]
 
 
 @pytest.mark.parametrize("way", GIVE)
