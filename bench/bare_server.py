@@ -44,7 +44,7 @@ class _BareMethods(grpc.GenericRpcHandler):
         return self._handlers.get(handler_call_details.method)
 
     async def _get_session(self, request: GetSessionRequest, _context: object) -> bytes:
-        parameters = {"session_id": request.session_id, "bound_user": None}
+        parameters = {"session_id": request.session_id, "access_user_id": None}
         row = await self._connection.fetch_one(GET_SESSION, parameters)
         return session_response(SessionRow._make(row or ())).data
 
@@ -52,7 +52,7 @@ class _BareMethods(grpc.GenericRpcHandler):
         (message,) = request.messages
         metadata = json_from_object(object_from_struct(message.metadata, max_levels=9))
         parameters = {
-            "session_id": request.session_id, "user_id": None, "bound_user": None,
+            "session_id": request.session_id, "user_id": None, "access_user_id": None,
             "message_ids": [uuid7()], "roles": [message.role], "contents": [message.content],
             "token_counts": [message.token_count], "metadatas": [metadata], "created_ats": [None],
         }  # fmt: skip

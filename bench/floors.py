@@ -69,7 +69,7 @@ def _added_memory(
 
         def add() -> int:
             parameters = {
-                "session_id": next(session_ids), "user_id": None, "bound_user": None,
+                "session_id": next(session_ids), "user_id": None, "access_user_id": None,
                 "message_ids": [str(uuid4())], "roles": [calls.ROLE],
                 "contents": [calls.CONTENT], "token_counts": [0],
                 "metadatas": ['{"lang":"en"}'], "created_ats": [None],
@@ -122,7 +122,7 @@ def list_sessions(database: Database, seconds: float) -> Round:
 def list_messages(database: Database, seconds: float) -> Round:
     """Fetches the messages of a long session by the pages that StreamMessages fetches."""
     statement = MessageStore.LIST_MESSAGES.fill(direction=KeyRange().direction)
-    parameters = {"session_id": LONGS[0], "bound_user": None}
+    parameters = {"session_id": LONGS[0], "access_user_id": None}
     return _pages(
         database, statement.sql, parameters, lambda row: MessageRow._make(row[1:]).sequence, seconds
     )
