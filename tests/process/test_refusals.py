@@ -103,18 +103,20 @@ def test_start_with_invalid_settings_names_flags_and_variables(
     assert set(Settings.model_fields) - set(BAD_SETTINGS) == NEVER_BAD
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize("name", ["--listen", "--metrics-listen"])
-def test_start_on_port_in_use_is_refused(
-    name: str, run_palaver: RunPalaver, database_url: str
+def test_start_on_port_in_use_is_refused_in_one_line_before_anything_is_created(
+    name: str, workers: str, run_palaver: RunPalaver, directory: Path
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"
-        addresses = {"--listen": "127.0.0.1:0", name: address}
+        addresses = {"--listen": "127.0.0.1:0", name: address, "--workers": workers}
         flags = [part for pair in addresses.items() for part in pair]
 
-        ended = run_palaver("serve", *flags, "--database-url", database_url)
+        ended = run_palaver("serve", *flags)
 
-        assert address in refusal(ended)
+    assert refusal(ended) == f"cannot listen on {address}: Address already in use\n"
+    assert list(directory.iterdir()) == []
 
 
 def test_start_on_data_directory_in_use_is_refused(run_palaver: RunPalaver, data_dir: Path) -> None:

@@ -9,18 +9,17 @@ import logging
 import multiprocessing
 import os
 import signal
-import socket
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any, TypeAlias
 
 import uvloop
 
-from palaver_server.addresses import split, with_port
+from palaver_server.bootstrap.ports import metrics_address, reserved
 from palaver_server.config import Settings
 from palaver_server.errors import PalaverError
 from palaver_server.process import logging_setup as logs
@@ -45,7 +44,7 @@ async def run_workers(serve: Serve, settings: Settings, database_url: str) -> No
     Raises:
         RuntimeError: The address is in use, or a worker exited by itself after logging the reason.
     """
-    with _reserved(settings.listen) as address:
+    with reserved(settings.listen) as address:
         workers = [
             _Worker(_settings_of(settings.model_copy(update={"listen": address}), number))
             for number in range(settings.workers)
@@ -68,30 +67,8 @@ async def run_workers(serve: Serve, settings: Settings, database_url: str) -> No
 def _settings_of(settings: Settings, number: int) -> Settings:
     """Return the settings of one worker: only the first purges, each has its own metrics port."""
     update: dict[str, object] = {} if number == 0 else {"purge_interval_seconds": 0}
-    if settings.metrics_listen:
-        port = split(settings.metrics_listen)[1]
-        update["metrics_listen"] = with_port(settings.metrics_listen, port and port + number)
+    update["metrics_listen"] = metrics_address(settings, number)
     return settings.model_copy(update=update)
-
-
-@contextmanager
-def _reserved(address: str) -> Iterator[str]:
-    """Reserve a port during the block without listening, and yield the address with the port."""
-    host, port = split(address)
-    try:
-        family, *_, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        # Bound without SO_REUSEPORT first: with it, a port that other servers use would be shared.
-        with socket.socket(family) as exclusive:
-            exclusive.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            exclusive.bind(place)
-            place = exclusive.getsockname()
-        reserved = socket.socket(family)
-        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        reserved.bind(place)
-    except OSError as error:
-        raise RuntimeError(f"cannot listen on {address}: {error.strerror}") from error
-    with reserved:
-        yield with_port(address, place[1])
 
 
 class _Worker:

@@ -4,6 +4,7 @@ import click
 import uvloop
 
 from palaver_server.bootstrap import server, workers
+from palaver_server.bootstrap.ports import check_ports
 from palaver_server.cli.database import open_database
 from palaver_server.cli.error_reporting import reported_errors
 from palaver_server.cli.settings_options import read_settings, settings_options
@@ -15,8 +16,10 @@ from palaver_server.config import Settings
 def serve(**flags: str | None) -> None:
     """Run the service until SIGTERM or Ctrl-C."""
     settings = read_settings(Settings, flags)
-    with reported_errors(), open_database(settings) as url:
-        if settings.workers > 1:
-            uvloop.run(workers.run_workers(server.serve, settings, url))
-        else:
-            uvloop.run(server.serve(settings, url))
+    with reported_errors():
+        check_ports(settings)
+        with open_database(settings) as url:
+            if settings.workers > 1:
+                uvloop.run(workers.run_workers(server.serve, settings, url))
+            else:
+                uvloop.run(server.serve(settings, url))
