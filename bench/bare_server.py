@@ -46,7 +46,7 @@ class _BareMethods(grpc.GenericRpcHandler):
     async def _get_session(self, request: GetSessionRequest, _context: object) -> bytes:
         parameters = {"session_id": request.session_id, "access_user_id": None}
         row = await self._connection.fetch_one(GET_SESSION, parameters)
-        return session_response(SessionRow._make(row or ())).data
+        return session_response(SessionRow._make(row or ())).encode()
 
     async def _add_memory(self, request: AddMemoryRequest, _context: object) -> bytes:
         (message,) = request.messages
@@ -57,7 +57,8 @@ class _BareMethods(grpc.GenericRpcHandler):
             "token_counts": [message.token_count], "metadatas": [metadata], "created_ats": [None],
         }  # fmt: skip
         created, *added = await self._connection.fetch_one(ADD_MEMORY, parameters) or ()
-        return added_memory_response(AddedMemory(created, False, [AddedMessage._make(added)])).data  # noqa: FBT003
+        memory = AddedMemory(created, False, [AddedMessage._make(added)])  # noqa: FBT003
+        return added_memory_response(memory).encode()
 
 
 async def main(port: int, database_url: str) -> None:

@@ -26,11 +26,15 @@ class FieldViolation:
 
 
 class InvalidRequest(PalaverError):
-    """One or more fields of the request are invalid."""
+    """One or more fields of the request are invalid.
 
-    def __init__(self, *violations: FieldViolation) -> None:
+    `is_complete` tells whether all fields were checked.
+    """
+
+    def __init__(self, *violations: FieldViolation, is_complete: bool = True) -> None:
         super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
         self.violations = violations
+        self.is_complete = is_complete
 
 
 class NotFound(PalaverError):

@@ -18,6 +18,7 @@ from palaver_server.store.sessions import SessionFilter, SessionStore
 from palaver_server.store.users import UserStore
 from tests.conftest import Run
 from tests.support.plans import Explained, Plan, explained
+from tests.support.rows import accept
 
 LIMIT = 5
 SESSIONS = 50_000  # 10,000 pages
@@ -178,7 +179,7 @@ READS_OF_WHAT_IS_LEFT: dict[str, Callable[[Explained], Coroutine[Any, Any, Any]]
         EVERYTHING, "s2", KeyRange(newest_first=True), limit=LIMIT
     ),
     "DeleteMessages": lambda filled: MessageStore(filled.pool).delete_messages(
-        EVERYTHING, "s2", lambda _: None, last_n=1
+        EVERYTHING, "s2", accept, last_n=1
     ),
 }
 
@@ -199,7 +200,7 @@ WRITES: dict[str, Callable[[Explained], Coroutine[Any, Any, Any]]] = {
         EVERYTHING, "s1", "m77777", lambda row: row._replace(content="changed")
     ),
     "DeleteMessages": lambda filled: MessageStore(filled.pool).delete_messages(
-        EVERYTHING, "s1", lambda _: None, message_ids=["m88888", "m99999", "unknown"]
+        EVERYTHING, "s1", accept, message_ids=["m88888", "m99999", "unknown"]
     ),
 }
 

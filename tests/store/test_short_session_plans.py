@@ -15,6 +15,7 @@ from palaver_server.store.memory import MemoryStore, NewMessage
 from palaver_server.store.messages import MessageStore
 from tests.conftest import Run
 from tests.support.plans import Explained, explained
+from tests.support.rows import accept
 
 NAMED = 20
 
@@ -54,7 +55,7 @@ def add_memory(filled: Explained) -> Coroutine[Any, Any, Any]:
 def delete_messages(filled: Explained) -> Coroutine[Any, Any, Any]:
     message_ids = [f"m{7 * i}" for i in range(NAMED)]
     return MessageStore(filled.pool).delete_messages(
-        EVERYTHING, "long", lambda _: None, message_ids=message_ids
+        EVERYTHING, "long", accept, message_ids=message_ids
     )
 
 

@@ -25,7 +25,8 @@ def intercepted(interceptor: Interceptor, call: Call, *, method: str = "GetSessi
     """
 
     async def handler(request: Any, context: Any) -> Encoded[Any]:
-        return Encoded(await call(request.session_id.encode("latin-1"), context))
+        response = await call(request.session_id.encode("latin-1"), context)
+        return Encoded(lambda: response, metadata_bytes=0)
 
     handle: Any = InterceptorChain([interceptor]).wrap(METHODS[method], handler)
 

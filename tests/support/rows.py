@@ -56,3 +56,7 @@ def wait_until_embedded(database: Connection, messages: int) -> None:
     """Wait until no message is queued, and this many have a vector."""
     wait_until(lambda: count_rows(database, "embedding_queue") == 0)
     wait_until(lambda: count_rows(database, "embeddings") == messages)
+
+
+async def accept(_deleted: object) -> None:
+    """Let DeleteMessages delete the messages that it gives."""

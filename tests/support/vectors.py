@@ -17,6 +17,7 @@ from palaver_server.store.message_filter import ALL_MESSAGES, Scope
 from palaver_server.store.messages import MessageKey, MessageStore
 from tests.conftest import Run
 from tests.support.endpoint import DIMENSIONS, vector_of
+from tests.support.rows import accept
 from tests.support.searching import snapshot
 
 NO_KEYWORDS = KeywordQuery(terms=[], match="", is_plain=True, grams=[])
@@ -66,9 +67,7 @@ class Vectors:
     def delete(self, session_id: str, *message_ids: str) -> None:
         """Delete messages."""
         self._run(
-            self.messages.delete_messages(
-                EVERYTHING, session_id, lambda _: None, message_ids=message_ids
-            )
+            self.messages.delete_messages(EVERYTHING, session_id, accept, message_ids=message_ids)
         )
 
     def embed_all(self) -> int:

@@ -18,7 +18,7 @@ from palaver_server.services.encoding.metadata import encode_metadata
 from palaver_server.services.encoding.search_results import search_response
 from palaver_server.services.encoding.sessions import session_response
 from palaver_server.services.encoding.timestamps import timestamp_message
-from palaver_server.services.encoding.users import user_message
+from palaver_server.services.encoding.users import encode_user
 from palaver_server.store.memory import AddedMemory, AddedMessage
 from palaver_server.store.messages import MessageRow
 from palaver_server.store.sessions import SessionRow
@@ -77,32 +77,30 @@ ADDED = memory_service_pb2.AddMemoryResponse(
 
 # Each message that the encoding writes: every field set, and what the encoding makes of it.
 WRITTEN: dict[str, tuple[Message, Callable[[], bytes]]] = {
-    "Message": (MESSAGE, lambda: message_response(MESSAGE_ROW).data),
-    "Session": (SESSION, lambda: session_response(SESSION_ROW).data),
-    "User": (USER, lambda: user_message(USER_ROW).SerializeToString()),
+    "Message": (MESSAGE, lambda: message_response(MESSAGE_ROW).encode()),
+    "Session": (SESSION, lambda: session_response(SESSION_ROW).encode()),
+    "User": (USER, lambda: encode_user(USER_ROW)),
     "SearchMemoryResponse": (
         SEARCH,
-        lambda: search_response(Results([Result("s", MESSAGE_ROW, 0.5, "he")], Mode.HYBRID)).data,
+        lambda: search_response(
+            Results([Result("s", MESSAGE_ROW, 0.5, "he")], Mode.HYBRID)
+        ).encode(),
     ),
     "AddMemoryResponse": (
         ADDED,
-        lambda: (
-            added_memory_response(
-                AddedMemory(
-                    session_created=True,
-                    session_undeleted=True,
-                    messages=[AddedMessage("m", 70_000, CREATED)],
-                )
-            ).data
-        ),
+        lambda: added_memory_response(
+            AddedMemory(
+                session_created=True,
+                session_undeleted=True,
+                messages=[AddedMessage("m", 70_000, CREATED)],
+            )
+        ).encode(),
     ),
     "ListMessagesResponse": (
         memory_service_pb2.ListMessagesResponse(messages=[MESSAGE, MESSAGE], next_cursor=7),
-        lambda: (
-            with_messages(
-                memory_service_pb2.ListMessagesResponse(next_cursor=7), [MESSAGE_ROW, MESSAGE_ROW]
-            ).data
-        ),
+        lambda: with_messages(
+            memory_service_pb2.ListMessagesResponse(next_cursor=7), [MESSAGE_ROW, MESSAGE_ROW]
+        ).encode(),
     ),
     "Struct": (METADATA, lambda: encode_metadata(JSON)),
     "Timestamp": (CREATED_AT, lambda: timestamp_message(CREATED).SerializeToString()),
@@ -154,10 +152,12 @@ def test_encoding_without_the_optional_fields_is_what_protobuf_writes() -> None:
     message = MessageRow("m", 1, "user", "", 0, "{}", CREATED, CREATED)
     session = SessionRow("s", 1, None, "{}", 0, CREATED, CREATED)
 
-    assert memory_pb2.Message.FromString(message_response(message).data) == memory_pb2.Message(
+    assert memory_pb2.Message.FromString(message_response(message).encode()) == memory_pb2.Message(
         message_id="m", role="user", sequence=1, metadata=Struct(),
         created_at=CREATED_AT, updated_at=CREATED_AT,
     )  # fmt: skip
-    assert session_pb2.Session.FromString(session_response(session).data) == session_pb2.Session(
+    assert session_pb2.Session.FromString(
+        session_response(session).encode()
+    ) == session_pb2.Session(
         session_id="s", id=1, metadata=Struct(), created_at=CREATED_AT, updated_at=CREATED_AT
     )

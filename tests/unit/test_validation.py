@@ -52,6 +52,24 @@ def test_validation_raises_all_violations_in_order() -> None:
     assert all(violation.field in str(error) for violation in error.violations)
 
 
+def test_validation_ends_after_twenty_violations() -> None:
+    def check(fields: Fields) -> None:
+        fields.ids("ids", [""] * 1000)
+
+    error = invalid(check)
+
+    assert len(error.violations) == 20
+    assert not error.is_complete
+
+
+def test_validation_does_not_check_items_of_list_over_limit() -> None:
+    def check(fields: Fields) -> None:
+        fields.ids("ids", [""] * 1001)
+        fields.roles("roles", [""] * 101)
+
+    assert violations(check) == ["ids", "roles"]
+
+
 def test_validation_names_nested_fields_by_path() -> None:
     def check(fields: Fields) -> None:
         message = fields.at("messages[2]")

@@ -11,10 +11,8 @@ from typing import Any, NoReturn, TypeAlias
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor
-from google.protobuf.message import DecodeError, Message
-from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.message import Message
 
-from palaver_server.errors import FieldViolation, InvalidRequest
 from palaver_server.interceptors.error_mapping import StatusError, send_status
 from palaver_server.interceptors.interceptor import (
     CallHooks,
@@ -23,7 +21,13 @@ from palaver_server.interceptors.interceptor import (
     StartCall,
     full_name,
 )
-from palaver_server.services.encoding.encoded import Encoded
+from palaver_server.interceptors.large_requests import (
+    LargeRequest,
+    LargeRequestDecoder,
+    message_decoder,
+)
+from palaver_server.offload import MAX_INLINE_BYTES
+from palaver_server.services.encoding.encoded import Encoded, encoded
 
 # The method of a servicer: takes a request and the context.
 Handler: TypeAlias = Callable[[Any, Any], Any]
@@ -56,13 +60,13 @@ class InterceptorChain:
 def _unary(
     method: MethodDescriptor, handler: Handler, starts: Sequence[StartCall]
 ) -> Callable[[bytes, Context], Awaitable[bytes]]:
-    decode = request_decoder(method)
+    decode = _request_decoder(method)
 
     async def call(request: bytes, context: Context) -> bytes:
         hooks: list[CallHooks] = []
         try:
             await _start(starts, hooks, request, context)
-            response = _encode(await handler(decode(request), context))
+            response = await _encode(await handler(decode(request), context))
             for hook in hooks:
                 hook.before_send(response)
         except BaseException as error:  # noqa: BLE001 - the hooks decide what the call ends with
@@ -77,7 +81,7 @@ def _unary(
 def _stream(
     method: MethodDescriptor, handler: Handler, starts: Sequence[StartCall]
 ) -> Callable[[bytes, Context], Awaitable[None]]:
-    decode = request_decoder(method)
+    decode = _request_decoder(method)
 
     async def call(request: bytes, context: Context) -> None:
         hooks: list[CallHooks] = []
@@ -86,7 +90,7 @@ def _stream(
             await _start(starts, hooks, request, context)
             async with aclosing(handler(decode(request), context)) as responses:
                 async for message in responses:
-                    response = _encode(message)
+                    response = await _encode(message)
                     for hook in hooks:
                         hook.before_send(response)
                     await _write(response, context, is_first=is_first)
@@ -141,22 +145,20 @@ async def _end_with(
     raise error
 
 
-def request_decoder(method: MethodDescriptor) -> Callable[[bytes], Message]:
-    """Return a function that decodes the requests of a method.
+def _request_decoder(method: MethodDescriptor) -> Callable[[bytes], Message | LargeRequest]:
+    """Return a function that decodes the requests of a method; it raises InvalidRequest."""
+    decode = message_decoder(method.input_type)
+    large_requests = LargeRequestDecoder(method.input_type)
 
-    It raises InvalidRequest for bytes that are no message of the method's type.
-    """
-    decode = GetMessageClass(method.input_type).FromString
-
-    def decode_request(request: bytes) -> Message:
-        try:
-            return decode(request)
-        except DecodeError as error:
-            description = "must be a message of the method's type, nested at most 100 levels deep"
-            raise InvalidRequest(FieldViolation("request", description)) from error
+    def decode_request(request: bytes) -> Message | LargeRequest:
+        if len(request) > MAX_INLINE_BYTES:
+            return large_requests.decode(request)
+        return decode(request)
 
     return decode_request
 
 
-def _encode(response: Message | Encoded[Any]) -> bytes:
-    return response.data if isinstance(response, Encoded) else response.SerializeToString()
+async def _encode(response: Message | Encoded[Any]) -> bytes:
+    if isinstance(response, Encoded):
+        return await encoded(response)
+    return response.SerializeToString()

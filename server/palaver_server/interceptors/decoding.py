@@ -13,10 +13,15 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from palaver_server.errors import InvalidRequest
-from palaver_server.interceptors.chain import GrpcHandler, Handler, request_decoder
+from palaver_server.errors import FieldViolation, InvalidRequest
+from palaver_server.interceptors.chain import GrpcHandler, Handler
 from palaver_server.interceptors.error_mapping import send_status, status_error
 from palaver_server.interceptors.interceptor import Context
+from palaver_server.interceptors.large_requests import message_decoder
+
+# The requests have a name. Anyone who can reach the port may send them, and reflection returns
+# its request.
+_MAX_REQUEST_BYTES = 4096
 
 
 def decode_requests(method: MethodDescriptor, handler: Handler) -> GrpcHandler:
@@ -38,7 +43,7 @@ class _DecodedCall:
     """A handler of messages as a handler of bytes."""
 
     def __init__(self, method: MethodDescriptor, handler: Handler) -> None:
-        self._decode = request_decoder(method)
+        self._decode = message_decoder(method.input_type)
         self._handler = handler
 
     async def with_one(self, request: bytes, context: Context) -> Any:
@@ -60,6 +65,13 @@ class _DecodedCall:
 
     async def _message(self, request: bytes, context: Context) -> Message:
         try:
+            _check_size(request)
             return self._decode(request)
         except InvalidRequest as error:
             return await send_status(context, status_error(error))
+
+
+def _check_size(request: bytes) -> None:
+    if len(request) > _MAX_REQUEST_BYTES:
+        description = f"must have at most {_MAX_REQUEST_BYTES} bytes; got {len(request)}"
+        raise InvalidRequest(FieldViolation("request", description))

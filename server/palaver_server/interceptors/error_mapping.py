@@ -110,8 +110,13 @@ def _bad_request(error: errors.InvalidRequest) -> error_details_pb2.BadRequest:
         if detail.ByteSize() > _MAX_DETAIL_BYTES:
             left_out = len(error.violations) - count
             detail.field_violations[-1].field = violation.field.partition("[")[0]
-            detail.field_violations[-1].description = f"{left_out:,} more violations"
-            break
+            at_least = "" if error.is_complete else "at least "
+            detail.field_violations[-1].description = f"{at_least}{left_out:,} more violations"
+            return detail
+    if not error.is_complete:
+        detail.field_violations.add(
+            field="request", description="possibly more violations: further fields are not checked"
+        )
     return detail
 
 

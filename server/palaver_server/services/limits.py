@@ -25,4 +25,6 @@ MAX_SEARCH_LIMIT = 100
 
 MAX_DURATION_SECONDS = 315_576_000_000  # 10,000 years, protobuf's own limit
 
+MAX_VIOLATIONS = 20  # reported for a request
+
 MAX_RESPONSE_BYTES = 4 * 1024 * 1024  # gRPC clients accept as much by default

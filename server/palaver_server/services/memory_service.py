@@ -1,16 +1,17 @@
 """The servicer of MemoryService; `memory_service.proto` documents its methods."""
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 
 from palaver.v1 import memory_pb2
 from palaver.v1 import memory_service_pb2 as pb
 from palaver_server.database.paging import KeyRange
 from palaver_server.errors import InvalidRequest
+from palaver_server.offload import offload
 from palaver_server.search.searcher import Searcher
 from palaver_server.services.context import Context, caller_access
 from palaver_server.services.encoding.added_memory import added_memory_response
-from palaver_server.services.encoding.encoded import Encoded
+from palaver_server.services.encoding.encoded import Encoded, encoded
 from palaver_server.services.encoding.messages import message_response, with_messages
 from palaver_server.services.encoding.metadata import struct_from_json
 from palaver_server.services.encoding.search_results import search_response
@@ -52,7 +53,7 @@ class MemoryService:
     ) -> Encoded[pb.AddMemoryResponse]:
         with Fields() as fields:
             session_id = fields.id("session_id", request.session_id)
-            messages = _new_messages(fields, request.messages)
+            messages = await offload(request.ByteSize(), _new_messages, fields, request.messages)
             user_id = fields.optional_id("user_id", request.user_id)
             expected = fields.not_negative("expected_last_sequence", request.expected_last_sequence)
         access = caller_access()
@@ -143,7 +144,9 @@ class MemoryService:
                 fields.role("role", request.role)
             fields.content("content", request.content)
             fields.not_negative("token_count", request.token_count)
-            patch = fields.metadata_patch("metadata", request)
+            patch = await offload(
+                request.metadata.ByteSize(), fields.metadata_patch, "metadata", request
+            )
 
         def change(row: MessageRow) -> MessageRow:
             return row._replace(
@@ -166,22 +169,20 @@ class MemoryService:
             message_ids = fields.ids("message_ids", request.message_ids)
             if message_ids and request.last_n:
                 fields.reject("last_n", "must be 0 if message_ids are given")
-            elif message_ids:
-                fields.item_count("message_ids", len(message_ids))
-            else:
+            elif not request.message_ids:
                 fields.count("last_n", request.last_n)
-        response = Encoded[pb.DeleteMessagesResponse](b"")
+        data = b""
 
-        def check(rows: list[MessageRow]) -> None:
-            nonlocal response
-            response = with_messages(pb.DeleteMessagesResponse(), rows)
-            if len(response.data) > MAX_RESPONSE_BYTES:
+        async def check(rows: list[MessageRow]) -> None:
+            nonlocal data
+            data += await encoded(with_messages(pb.DeleteMessagesResponse(), rows))
+            if len(data) > MAX_RESPONSE_BYTES:
                 raise InvalidRequest(too_many_to_delete(by_id=bool(message_ids)))
 
         await self._messages.delete_messages(
             caller_access(), session_id, check, message_ids=message_ids, last_n=request.last_n
         )
-        return response
+        return Encoded(lambda: data, metadata_bytes=0)
 
     async def SearchMemory(
         self, request: pb.SearchMemoryRequest, context: Context
@@ -191,7 +192,10 @@ class MemoryService:
         return search_response(await self._searcher.search(caller_access(), search))
 
 
-def _new_messages(fields: Fields, messages: Iterable[memory_pb2.Message]) -> list[NewMessage]:
+def _new_messages(fields: Fields, messages: Sequence[memory_pb2.Message]) -> list[NewMessage]:
+    fields.item_count("messages", len(messages))
+    if len(messages) > MAX_ITEMS:
+        return []
     new_messages: list[NewMessage] = []
     first_index: dict[str, int] = {}
     for index, message in enumerate(messages):
@@ -201,7 +205,6 @@ def _new_messages(fields: Fields, messages: Iterable[memory_pb2.Message]) -> lis
                 f"messages[{index}].message_id",
                 f"must be unique; messages[{first_index[message.message_id]}] has the same",
             )
-    fields.item_count("messages", len(new_messages))
     return new_messages
 
 

@@ -6,6 +6,7 @@ from functools import partial
 from palaver.v1 import session_pb2
 from palaver.v1 import session_service_pb2 as pb
 from palaver_server.database.paging import KeyRange
+from palaver_server.offload import offload
 from palaver_server.services.context import Context, caller_access
 from palaver_server.services.encoding.encoded import Encoded
 from palaver_server.services.encoding.sessions import session_response, with_sessions
@@ -28,7 +29,9 @@ class SessionService:
         with Fields() as fields:
             session_id = fields.id("session_id", request.session_id)
             user_id = fields.optional_id("user_id", request.user_id)
-            metadata = fields.metadata("metadata", request)
+            metadata = await offload(
+                request.metadata.ByteSize(), fields.metadata, "metadata", request
+            )
         access = caller_access()
         row = await self._sessions.add_session(
             access, session_id, user_id=access.new_owner(user_id), metadata=metadata
@@ -41,7 +44,9 @@ class SessionService:
         with Fields() as fields:
             session_id = fields.id("session_id", request.session_id)
             user_id = fields.optional_id("user_id", request.user_id)
-            patch = fields.metadata_patch("metadata", request)
+            patch = await offload(
+                request.metadata.ByteSize(), fields.metadata_patch, "metadata", request
+            )
         access = caller_access()
         if request.HasField("user_id"):
             access.check_owner(user_id)

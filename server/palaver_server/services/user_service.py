@@ -6,9 +6,11 @@ from functools import partial
 from palaver.v1 import user_pb2
 from palaver.v1 import user_service_pb2 as pb
 from palaver_server.database.paging import KeyRange
+from palaver_server.offload import offload
 from palaver_server.services.context import Context, caller_access
+from palaver_server.services.encoding.encoded import Encoded
 from palaver_server.services.encoding.timestamps import timestamp_message
-from palaver_server.services.encoding.users import user_message
+from palaver_server.services.encoding.users import user_response, with_users
 from palaver_server.services.merge_patch import patched_metadata
 from palaver_server.services.streaming import pages
 from palaver_server.services.validation import Fields
@@ -21,13 +23,15 @@ class UserService:
     def __init__(self, users: UserStore) -> None:
         self._users = users
 
-    async def AddUser(self, request: pb.AddUserRequest, context: Context) -> user_pb2.User:
+    async def AddUser(self, request: pb.AddUserRequest, context: Context) -> Encoded[user_pb2.User]:
         with Fields() as fields:
             user_id = fields.id("user_id", request.user_id)
             email = fields.email("email", request.email)
             first_name = fields.name("first_name", request.first_name)
             last_name = fields.name("last_name", request.last_name)
-            metadata = fields.metadata("metadata", request)
+            metadata = await offload(
+                request.metadata.ByteSize(), fields.metadata, "metadata", request
+            )
         access = caller_access()
         access.check_owner(user_id)
         row = await self._users.add_user(
@@ -38,20 +42,24 @@ class UserService:
             last_name=last_name,
             metadata=metadata,
         )
-        return user_message(row)
+        return user_response(row)
 
-    async def GetUser(self, request: pb.GetUserRequest, context: Context) -> user_pb2.User:
+    async def GetUser(self, request: pb.GetUserRequest, context: Context) -> Encoded[user_pb2.User]:
         with Fields() as fields:
             user_id = fields.id("user_id", request.user_id)
-        return user_message(await self._users.get_user(caller_access(), user_id))
+        return user_response(await self._users.get_user(caller_access(), user_id))
 
-    async def UpdateUser(self, request: pb.UpdateUserRequest, context: Context) -> user_pb2.User:
+    async def UpdateUser(
+        self, request: pb.UpdateUserRequest, context: Context
+    ) -> Encoded[user_pb2.User]:
         with Fields() as fields:
             user_id = fields.id("user_id", request.user_id)
             fields.email("email", request.email)
             fields.name("first_name", request.first_name)
             fields.name("last_name", request.last_name)
-            patch = fields.metadata_patch("metadata", request)
+            patch = await offload(
+                request.metadata.ByteSize(), fields.metadata_patch, "metadata", request
+            )
 
         def change(row: UserRow) -> UserRow:
             return row._replace(
@@ -63,7 +71,7 @@ class UserService:
                 metadata=patched_metadata(row.metadata, patch, replace=request.replace_metadata),
             )
 
-        return user_message(await self._users.update_user(caller_access(), user_id, change))
+        return user_response(await self._users.update_user(caller_access(), user_id, change))
 
     async def DeleteUser(
         self, request: pb.DeleteUserRequest, context: Context
@@ -79,19 +87,17 @@ class UserService:
 
     async def ListUsers(
         self, request: pb.ListUsersRequest, context: Context
-    ) -> pb.ListUsersResponse:
+    ) -> Encoded[pb.ListUsersResponse]:
         with Fields() as fields:
             limit = fields.limit("limit", request.limit)
             cursor = fields.not_negative("cursor", request.cursor)
         key_range = KeyRange.from_cursor(cursor, newest_first=request.newest_first)
         page = await self._users.list_users(caller_access(), key_range, limit=limit)
-        return pb.ListUsersResponse(
-            users=map(user_message, page.rows), next_cursor=page.next_cursor
-        )
+        return with_users(pb.ListUsersResponse(next_cursor=page.next_cursor), page.rows)
 
     async def ListAllUsers(
         self, request: pb.ListAllUsersRequest, context: Context
-    ) -> AsyncIterator[pb.ListAllUsersResponse]:
+    ) -> AsyncIterator[Encoded[pb.ListAllUsersResponse]]:
         with Fields() as fields:
             limit = fields.limit("chunk_size", request.chunk_size)
             cursor = fields.not_negative("cursor", request.cursor)
@@ -101,6 +107,5 @@ class UserService:
         async for page in pages(
             partial(self._users.list_users, caller_access(), limit=limit), key_range
         ):
-            yield pb.ListAllUsersResponse(
-                users=map(user_message, page.rows), next_cursor=page.rows[-1].position
-            )
+            chunk = pb.ListAllUsersResponse(next_cursor=page.rows[-1].position)
+            yield with_users(chunk, page.rows)

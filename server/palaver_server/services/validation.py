@@ -1,6 +1,6 @@
 """Validation of request fields by the rules of the `.proto` files."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
@@ -27,6 +27,7 @@ from palaver_server.services.limits import (
     MAX_PATH_BYTES,
     MAX_ROLE_CHARACTERS,
     MAX_ROLES,
+    MAX_VIOLATIONS,
 )
 
 
@@ -35,7 +36,7 @@ class Fields:
 
     Use it as a context manager. Each method checks one field and returns its value in the form
     that the stores take; the value of an invalid field is unspecified. The end of the block
-    raises InvalidRequest if there were violations.
+    raises InvalidRequest if there were violations. The first 20 violations end the checks.
 
     Args:
         path: Prefix of the fields' names, such as `messages[2].`.
@@ -58,8 +59,14 @@ class Fields:
             raise InvalidRequest(*self._violations)
 
     def reject(self, field: str, description: str) -> None:
-        """Add a violation."""
+        """Add a violation.
+
+        Raises:
+            InvalidRequest: It is the last one to report; the fields after it are not checked.
+        """
         self._violations.append(FieldViolation(self._path + field, description))
+        if len(self._violations) == MAX_VIOLATIONS:
+            raise InvalidRequest(*self._violations, is_complete=False)
 
     def at(self, path: str) -> "Fields":
         """Return a checker for a nested message, which adds its violations to these."""
@@ -77,8 +84,11 @@ class Fields:
         """Check an optional ID; return None if it is empty."""
         return self.id(field, value) if value else None
 
-    def ids(self, field: str, values: Iterable[str]) -> list[str]:
+    def ids(self, field: str, values: Sequence[str]) -> list[str]:
         """Check a list of IDs."""
+        if len(values) > MAX_ITEMS:
+            self.item_count(field, len(values))
+            return []
         return [self.id(f"{field}[{index}]", value) for index, value in enumerate(values)]
 
     def role(self, field: str, value: str) -> str:

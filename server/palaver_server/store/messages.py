@@ -5,12 +5,12 @@ after the other, and do not deadlock. A live message belongs to a live session: 
 deletes its messages.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 from palaver_server.auth.access import Access
-from palaver_server.database.connection import Connection
+from palaver_server.database.connection import Connection, Row
 from palaver_server.database.paging import MAX_PAGE_BYTES, KeyRange, Page
 from palaver_server.database.pool import Pool
 from palaver_server.database.statement import Statement, StatementTemplate
@@ -86,9 +86,11 @@ SIZE = """
 """
 
 
-# Maximum size of the text that is read to find out whether it fits a response of 4 MiB. Metadata
-# can be smaller there than as JSON, but not by this factor unless it is made up for it.
+# Maximum size of the text that is read to find out whether it fits a response of 4 MiB, in total
+# and by one statement. Metadata can be smaller there than as JSON, but not by this factor unless
+# it is made up for it.
 _MAX_DELETED_BYTES = 64 * 1024 * 1024
+_MAX_DELETED_BYTES_PER_STATEMENT = 4 * 1024 * 1024
 
 
 def too_many_to_delete(*, by_id: bool) -> FieldViolation:
@@ -255,14 +257,14 @@ class MessageStore:
         self,
         access: Access,
         session_id: str,
-        check: Callable[[list[MessageRow]], None],
+        check: Callable[[list[MessageRow]], Awaitable[None]],
         *,
         message_ids: Sequence[str] = (),
         last_n: int = 0,
     ) -> None:
         """Soft-delete the messages with these ids, or else the newest `last_n`.
 
-        Calls `check` with the messages, oldest first; an exception from it rolls back.
+        Calls `check` with the messages in portions, oldest first; an exception from it rolls back.
 
         Raises:
             NotFound: There is no such live session.
@@ -280,10 +282,11 @@ class MessageStore:
                 return
             if sum(size for _, size in chosen) > _MAX_DELETED_BYTES:
                 raise InvalidRequest(too_many_to_delete(by_id=bool(message_ids)))
-            parameters["sequences"] = [sequence for sequence, _ in chosen]
-            rows = await connection.fetch(self.DELETE_MESSAGES, parameters)
-            deleted = [MessageRow._make(row) for row in rows]
-            check(sorted(deleted, key=lambda message: message.sequence))
+            for sequences in _portions(sorted(chosen)):
+                parameters["sequences"] = sequences
+                rows = await connection.fetch(self.DELETE_MESSAGES, parameters)
+                deleted = [MessageRow._make(row) for row in rows]
+                await check(sorted(deleted, key=lambda message: message.sequence))
 
     async def _get_message(
         self, connection: Connection, access: Access, session_id: str, message_id: str
@@ -306,3 +309,16 @@ class MessageStore:
         async with self._pool.connection() as connection, connection.transaction():
             await lock_session(connection, access, session_id)
             yield connection
+
+
+def _portions(chosen: Sequence[Row]) -> Iterator[list[int]]:
+    """Split sequences, which come with the sizes of their messages, between statements."""
+    portion: list[int] = []
+    portion_size = 0
+    for sequence, size in chosen:
+        if portion and portion_size + size > _MAX_DELETED_BYTES_PER_STATEMENT:
+            yield portion
+            portion, portion_size = [], 0
+        portion.append(sequence)
+        portion_size += size
+    yield portion

@@ -35,7 +35,10 @@ class SessionServiceStub:
 
     Errors carry `google.rpc` details, the same for every RPC of every service:
 
-    - `INVALID_ARGUMENT`: `BadRequest`, with a violation for each invalid field.
+    - `INVALID_ARGUMENT`: `BadRequest`, with a violation for each invalid field,
+    up to 20. A request of more than 16 KiB is refused at the first list, text
+    or metadata over its limit, before other fields are checked. Encoded,
+    metadata may take up to six times its limit as JSON.
     - `NOT_FOUND` and `ALREADY_EXISTS`: `ResourceInfo`, whose `resource_type` is
     the name of a message in this package.
     - `ABORTED`: `ErrorInfo`, with the current value in its metadata.
@@ -121,7 +124,10 @@ class SessionServiceServicer:
 
     Errors carry `google.rpc` details, the same for every RPC of every service:
 
-    - `INVALID_ARGUMENT`: `BadRequest`, with a violation for each invalid field.
+    - `INVALID_ARGUMENT`: `BadRequest`, with a violation for each invalid field,
+    up to 20. A request of more than 16 KiB is refused at the first list, text
+    or metadata over its limit, before other fields are checked. Encoded,
+    metadata may take up to six times its limit as JSON.
     - `NOT_FOUND` and `ALREADY_EXISTS`: `ResourceInfo`, whose `resource_type` is
     the name of a message in this package.
     - `ABORTED`: `ErrorInfo`, with the current value in its metadata.
@@ -298,7 +304,10 @@ class SessionService:
 
     Errors carry `google.rpc` details, the same for every RPC of every service:
 
-    - `INVALID_ARGUMENT`: `BadRequest`, with a violation for each invalid field.
+    - `INVALID_ARGUMENT`: `BadRequest`, with a violation for each invalid field,
+    up to 20. A request of more than 16 KiB is refused at the first list, text
+    or metadata over its limit, before other fields are checked. Encoded,
+    metadata may take up to six times its limit as JSON.
     - `NOT_FOUND` and `ALREADY_EXISTS`: `ResourceInfo`, whose `resource_type` is
     the name of a message in this package.
     - `ABORTED`: `ErrorInfo`, with the current value in its metadata.

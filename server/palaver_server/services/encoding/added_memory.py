@@ -30,4 +30,4 @@ def added_memory_response(added: AddedMemory) -> Encoded[AddMemoryResponse]:
     response = AddMemoryResponse(
         session_created=added.session_created, session_undeleted=added.session_undeleted
     )
-    return with_items(response, "messages", map(encode_added_message, added.messages))
+    return with_items(response, "messages", encode_added_message, added.messages, metadata_bytes=0)

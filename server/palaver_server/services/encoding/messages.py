@@ -1,6 +1,7 @@
 """Encoding of messages."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from functools import partial
 
 from palaver.v1.memory_pb2 import Message
 from palaver_server.services.encoding import wire
@@ -42,9 +43,10 @@ def encode_message(row: MessageRow) -> bytes:
 
 def message_response(row: MessageRow) -> Encoded[Message]:
     """Return the response that is a message."""
-    return Encoded(encode_message(row))
+    return Encoded(partial(encode_message, row), metadata_bytes=len(row.metadata))
 
 
-def with_messages(response: MessageT, rows: Iterable[MessageRow]) -> Encoded[MessageT]:
+def with_messages(response: MessageT, rows: Sequence[MessageRow]) -> Encoded[MessageT]:
     """Append messages to the `messages` of a response."""
-    return with_items(response, "messages", map(encode_message, rows))
+    metadata_bytes = sum([len(row.metadata) for row in rows])
+    return with_items(response, "messages", encode_message, rows, metadata_bytes=metadata_bytes)

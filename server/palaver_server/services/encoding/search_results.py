@@ -21,4 +21,10 @@ def search_response(results: Results) -> Encoded[SearchMemoryResponse]:
     """Return the response of SearchMemory."""
     mode = SearchMemoryRequest.Mode.Value(results.mode.name if results.mode else "MODE_UNSPECIFIED")
     response = SearchMemoryResponse(mode=mode)
-    return with_items(response, "results", map(encode_search_result, results.results))
+    return with_items(
+        response,
+        "results",
+        encode_search_result,
+        results.results,
+        metadata_bytes=sum(len(result.message.metadata) for result in results.results),
+    )

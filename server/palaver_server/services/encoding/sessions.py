@@ -1,6 +1,7 @@
 """Encoding of sessions."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from functools import partial
 
 from palaver.v1.session_pb2 import Session
 from palaver_server.services.encoding import wire
@@ -40,9 +41,10 @@ def encode_session(row: SessionRow) -> bytes:
 
 def session_response(row: SessionRow) -> Encoded[Session]:
     """Return the response that is a session."""
-    return Encoded(encode_session(row))
+    return Encoded(partial(encode_session, row), metadata_bytes=len(row.metadata))
 
 
-def with_sessions(response: MessageT, rows: Iterable[SessionRow]) -> Encoded[MessageT]:
+def with_sessions(response: MessageT, rows: Sequence[SessionRow]) -> Encoded[MessageT]:
     """Append sessions to the `sessions` of a response."""
-    return with_items(response, "sessions", map(encode_session, rows))
+    metadata_bytes = sum([len(row.metadata) for row in rows])
+    return with_items(response, "sessions", encode_session, rows, metadata_bytes=metadata_bytes)

@@ -1,14 +1,18 @@
 """Encoding of users."""
 
+from collections.abc import Sequence
+from functools import partial
+
 from palaver.v1.user_pb2 import User
+from palaver_server.services.encoding.encoded import Encoded, MessageT, with_items
 from palaver_server.services.encoding.metadata import struct_from_json
 from palaver_server.services.encoding.timestamps import timestamp_message
 from palaver_server.store.users import UserRow
 
 
-def user_message(row: UserRow) -> User:
-    """Return the `User` of a row."""
-    return User(
+def encode_user(row: UserRow) -> bytes:
+    """Return the bytes of a `User`."""
+    user = User(
         user_id=row.user_id,
         email=row.email,
         first_name=row.first_name,
@@ -18,3 +22,15 @@ def user_message(row: UserRow) -> User:
         updated_at=timestamp_message(row.updated_at),
         id=row.id,
     )
+    return user.SerializeToString()
+
+
+def user_response(row: UserRow) -> Encoded[User]:
+    """Return the response that is a user."""
+    return Encoded(partial(encode_user, row), metadata_bytes=len(row.metadata))
+
+
+def with_users(response: MessageT, rows: Sequence[UserRow]) -> Encoded[MessageT]:
+    """Append users to the `users` of a response."""
+    metadata_bytes = sum([len(row.metadata) for row in rows])
+    return with_items(response, "users", encode_user, rows, metadata_bytes=metadata_bytes)

@@ -1,0 +1,50 @@
+"""Work that takes long if a request or response is large: it runs beside the event loop.
+
+A server serves all calls on one event loop, so that a computation of a second would delay every
+call by a second. In a thread, Python interrupts it every few milliseconds to let the event loop
+continue. Only single calls of C functions are not interrupted: their input has to be small.
+"""
+
+import asyncio
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar, TypeVarTuple, Unpack
+
+ResultT = TypeVar("ResultT")
+ArgumentTs = TypeVarTuple("ArgumentTs")
+
+# The slowest inputs, metadata of empty lists, take about a microsecond per byte.
+MAX_INLINE_BYTES = 16 * 1024
+
+# The event loop lets go of Python's lock for each system call, and then waits this long for it.
+# A call has some ten of them, so that Python's default of 5 ms would add 50 ms to every call.
+_SWITCH_INTERVAL_SECONDS = 0.0005
+
+# One thread: threads do not run Python in parallel, and each takes its share from the event loop.
+# Not asyncio's default executor: this work would delay name resolution.
+_EXECUTOR = ThreadPoolExecutor(
+    max_workers=1,
+    thread_name_prefix="large-work",
+    initializer=sys.setswitchinterval,
+    initargs=(_SWITCH_INTERVAL_SECONDS,),
+)
+
+
+async def offload(
+    size: int, work: Callable[[Unpack[ArgumentTs]], ResultT], *arguments: *ArgumentTs
+) -> ResultT:
+    """Return the result of work: directly if its input is small, else from the thread.
+
+    A caller that is cancelled does not stop work that has begun.
+
+    Args:
+        size: Size of the input that determines the duration, in bytes.
+        work: Must not touch the event loop.
+        arguments: Of the work.
+    """
+    if size <= MAX_INLINE_BYTES:
+        return work(*arguments)
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(_EXECUTOR, partial(work, *arguments))

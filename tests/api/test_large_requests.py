@@ -1,0 +1,184 @@
+"""Large requests and responses: refused before they are parsed, or worked on beside the loop."""
+
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.struct_pb2 import Struct
+from google.rpc.error_details_pb2 import BadRequest
+
+from palaver.v1.memory_pb2 import Message
+from tests.api.test_malformed_requests import send
+from tests.conftest import Run
+from tests.support.client import Client, refused, struct
+from tests.support.loop_holds import longest_hold
+
+MIB = 1024 * 1024
+
+# Ten times what the server promises. Without the limits and the thread, each of the requests and
+# responses here holds the loop for longer than that.
+MAX_HOLD_SECONDS = 0.5
+
+MESSAGES, METADATA, MESSAGE_IDS, FILTER = b"\x12", b"\x12", b"\x12", b"\x32"
+
+
+def with_size(content: bytes) -> bytes:
+    """Encode the length of a field of 16 KiB to 256 MiB, and its content."""
+    size = len(content)
+    return bytes((size & 127 | 128, size >> 7 & 127 | 128, size >> 14 & 127 | 128, size >> 21)) + (
+        content
+    )
+
+
+def list_of(item: bytes, count: int) -> bytes:
+    """Encode metadata with a list of values."""
+    values = with_size((b"\x0a" + bytes([len(item)]) + item) * count)
+    return b"\x0a" + with_size(b"\x0a\x01a\x12" + with_size(b"\x32" + values))
+
+
+EMPTY_LIST = b"\x32\x00"
+EMPTY_OBJECT = b"\x2a\x00"
+
+
+def call(palaver: Client, method: str, request: bytes, **options: Any) -> None:
+    method_call: Any = palaver.channel.unary_unary(f"/palaver.v1.{method}")
+    method_call(request, timeout=60, **options)
+
+
+SESSION = b"\x0a\x01s"
+
+OVER_A_LIMIT: dict[str, tuple[str, bytes, str]] = {
+    "messages": ("MemoryService/AddMemory", SESSION + b"\x12\x00" * MIB, "messages"),
+    "metadata of a message": (
+        "MemoryService/AddMemory",
+        SESSION + MESSAGES + with_size(b"\x22" + with_size(list_of(EMPTY_LIST, MIB))),
+        "messages[0].metadata",
+    ),
+    "metadata of a session": (
+        "SessionService/UpdateSession",
+        SESSION + METADATA + with_size(list_of(EMPTY_OBJECT, MIB)),
+        "metadata",
+    ),
+    "metadata in pieces": (
+        "SessionService/UpdateSession",
+        SESSION + (METADATA + with_size(list_of(EMPTY_LIST, 90_000))) * 12,
+        "metadata",
+    ),
+    "ids": ("MemoryService/DeleteMessages", SESSION + b"\x12\x01a" * 5 * MIB, "message_ids"),
+    "roles": (
+        "MemoryService/SearchMemory",
+        FILTER + with_size(b"\x0a\x01a" * 5 * MIB),
+        "filter",
+    ),
+    "an id, repeated": ("MemoryService/AddMemory", b"\x0a\x00" * 7 * MIB, "request"),
+    "fields of a message": (
+        "MemoryService/AddMemory",
+        SESSION + MESSAGES + with_size(b"\x0a\x00" * 7 * MIB),
+        "messages[0]",
+    ),
+}
+
+
+@pytest.mark.parametrize("compression", [None, grpc.Compression.Gzip], ids=["plain", "gzip"])
+@pytest.mark.parametrize(("method", "request_", "field"), OVER_A_LIMIT.values(), ids=OVER_A_LIMIT)
+def test_large_request_over_a_limit_is_refused_unparsed(
+    palaver: Client,
+    run: Run,
+    *,
+    method: str,
+    request_: bytes,
+    field: str,
+    compression: Any,
+) -> None:
+    with (
+        longest_hold(run) as hold,
+        refused(grpc.StatusCode.INVALID_ARGUMENT) as refusal,
+    ):
+        call(palaver, method, request_, compression=compression)
+
+    (violation,) = refusal.detail(BadRequest).field_violations
+    assert violation.field == field
+    assert hold.seconds < MAX_HOLD_SECONDS
+
+
+# Metadata of almost 64 KiB as JSON, in the form that takes longest.
+LISTS = Struct.FromString(list_of(EMPTY_LIST, 21_000))
+
+
+def test_large_metadata_of_messages_holds_no_loop(palaver: Client, run: Run) -> None:
+    with longest_hold(run) as hold:
+        palaver.add_memory("s", [Message(role="user", metadata=LISTS) for _ in range(25)])
+        listed = palaver.messages("s")
+        deleted = palaver.delete_messages("s", last_n=25).messages
+
+    assert hold.seconds < MAX_HOLD_SECONDS / 2
+    assert [*deleted] == listed
+    assert all(message.metadata == LISTS for message in listed)
+
+
+def test_large_metadata_of_users_holds_no_loop(palaver: Client, run: Run) -> None:
+    for number in range(15):
+        palaver.add_user(f"u{number}", metadata=LISTS)
+
+    with longest_hold(run) as hold:
+        users = palaver.list_users(limit=1000).users
+
+    assert hold.seconds < MAX_HOLD_SECONDS / 5
+    assert all(user.metadata == LISTS for user in users)
+
+
+def test_large_request_with_all_fields_is_stored(palaver: Client) -> None:
+    messages = [
+        Message(
+            message_id=f"m{number}", role="user", content="x" * 1000, token_count=number,
+            metadata=struct(number=number),
+        )
+        for number in range(1000)
+    ]  # fmt: skip
+
+    palaver.add_memory("s", messages, user_id="u", expected_last_sequence=0)
+
+    stored = palaver.list_messages("s", limit=1000).messages
+    assert [
+        Message(
+            message_id=message.message_id, role=message.role, content=message.content,
+            token_count=message.token_count, metadata=message.metadata,
+        )
+        for message in stored
+    ] == messages  # fmt: skip
+    assert palaver.get_session("s").user_id == "u"
+
+
+TRUNCATED = b"\x0a" + with_size(b"s" * 20_000)[:-1]
+GROUP = b"\x0b" + b"\x10\x01" * 10_000 + b"\x0c"
+BAD_UTF8_IN_A_MESSAGE = (
+    SESSION
+    + b"\x12\x03\x12\x01\xff"
+    + b"\x12\x00" * 10
+    + b"\xa2\x06"
+    + (with_size(b"unknown" * 4000))
+)
+
+
+@pytest.mark.parametrize("request_", [TRUNCATED, GROUP, BAD_UTF8_IN_A_MESSAGE])
+def test_large_request_malformed_is_refused(palaver: Client, request_: bytes) -> None:
+    with refused(grpc.StatusCode.INVALID_ARGUMENT) as refusal:
+        call(palaver, "MemoryService/AddMemory", request_)
+
+    assert [v.field for v in refusal.detail(BadRequest).field_violations] == ["request"]
+
+
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [
+        ("/grpc.health.v1.Health/Check", "unary_unary"),
+        ("/grpc.health.v1.Health/Watch", "unary_stream"),
+        ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", "stream_stream"),
+    ],
+)
+def test_large_request_of_grpc_is_refused(palaver: Client, method: str, kind: str) -> None:
+    with refused(grpc.StatusCode.INVALID_ARGUMENT) as refusal:
+        send(palaver.channel, method, kind, b"\x0a" + with_size(b"x" * MIB))
+
+    (violation,) = refusal.detail(BadRequest).field_violations
+    assert violation.description == "must have at most 4096 bytes; got 1048581"
