@@ -5,7 +5,7 @@ import hashlib
 import json
 import struct
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -33,6 +33,7 @@ class Endpoint:
         refused: Requests with a text that contains this get status 400.
         in_base64: Whether it returns vectors in base64 on request.
         answer: Sent instead of the regular answer.
+        fault: Called to answer requests, instead of a regular answer.
         requests: The bodies of all requests so far.
         keys: The `Authorization` of each request so far.
     """
@@ -42,6 +43,7 @@ class Endpoint:
         self.refused: str | None = None
         self.in_base64 = True
         self.answer: bytes | None = None
+        self.fault: Callable[[BaseHTTPRequestHandler], None] | None = None
         self.requests: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
         self._open = threading.Event()
@@ -89,11 +91,14 @@ class Endpoint:
             "embedder_dimensions": DIMENSIONS,
         }
 
-    def respond(self, request: dict[str, Any], key: str | None) -> tuple[int, bytes]:
-        """Answer a request."""
+    def record(self, request: dict[str, Any], key: str | None) -> None:
+        """Note a request that has arrived."""
         self.requests.append(request)
         self.keys.append(key)
         self._waiting.release()
+
+    def respond(self, request: dict[str, Any]) -> tuple[int, bytes]:
+        """Return the status and the content of an answer."""
         assert self._open.wait(20), "the endpoint was not released"
         texts = request["input"]
         if self.status != 200:
@@ -116,6 +121,7 @@ class Endpoint:
 
 class _QuietServer(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 128  # connections that may wait to be accepted; the default is 5
 
     def handle_error(self, *_: Any) -> None:
         """The client did not wait for the answer."""
@@ -132,8 +138,12 @@ def running_endpoint() -> Iterator[Endpoint]:
 
         def do_POST(self) -> None:
             assert self.path == "/v1/embeddings", self.path
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            status, answer = endpoint.respond(json.loads(body), self.headers["Authorization"])
+            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            endpoint.record(request, self.headers["Authorization"])
+            if endpoint.fault:
+                endpoint.fault(self)
+                return
+            status, answer = endpoint.respond(request)
             self.send_response(status)
             self.send_header("Content-Length", str(len(answer)))
             self.end_headers()

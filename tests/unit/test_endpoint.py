@@ -1,8 +1,10 @@
 """The embedder of an HTTP endpoint, against an endpoint on this machine."""
 
+import asyncio
 import logging
 import math
 import socket
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from palaver_server.embedding.embedders.endpoint import EndpointEmbedder
 from palaver_server.errors import EmbedderUnavailable, TextsRefused
 from tests.conftest import Run
 from tests.support.endpoint import DIMENSIONS, Endpoint, vector_of
+from tests.support.endpoint_faults import FAULTS, Fault, endless, gzip_bomb, hang
 
 
 def assert_is(vector: Any, text: str, dimensions: int = DIMENSIONS) -> None:
@@ -105,6 +108,53 @@ def test_endpoint_unreachable_or_silent_is_unavailable(run: Run, endpoint: Endpo
     endpoint.hold()
     with pytest.raises(EmbedderUnavailable):
         run(endpoint.embedder(timeout=0.1).embed(["text"]))
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_endpoint_that_fails_is_unavailable(run: Run, endpoint: Endpoint, fault: Fault) -> None:
+    endpoint.fault = fault
+
+    with pytest.raises(EmbedderUnavailable, match="the embedder's endpoint"):
+        run(endpoint.embedder(timeout=0.3).embed(["text"]))
+
+
+@pytest.mark.parametrize("fault", [endless, gzip_bomb])
+def test_endpoint_oversized_answer_is_not_read_into_memory(
+    run: Run, endpoint: Endpoint, fault: Fault
+) -> None:
+    endpoint.fault = fault
+    embedder = endpoint.embedder()
+    tracemalloc.start()
+    try:
+        with pytest.raises(EmbedderUnavailable):
+            run(embedder.embed(["text"]))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 16 * 1024 * 1024
+
+
+def test_endpoint_after_cancelled_requests_has_its_connections(
+    run: Run, endpoint: Endpoint
+) -> None:
+    """Cancelled requests release their connections, of which the client opens up to 100."""
+    embedder = endpoint.embedder()
+    endpoint.fault = hang
+
+    async def cancel_requests() -> None:
+        requests = [asyncio.create_task(embedder.embed(["text"])) for _ in range(120)]
+        for _ in range(100):
+            await asyncio.to_thread(endpoint.wait_until_asked)
+        for request in requests:
+            request.cancel()
+        await asyncio.gather(*requests, return_exceptions=True)
+
+    run(cancel_requests())
+    endpoint.fault = None
+
+    (vector,) = run(embedder.embed(["text"]))
+    assert_is(vector, "text")
 
 
 def test_endpoint_errors_and_logs_show_no_key_text_or_url(

@@ -1,5 +1,6 @@
 """The embedder `openai`: any HTTP endpoint with the API of OpenAI's embeddings."""
 
+import asyncio
 import base64
 import logging
 import struct
@@ -8,6 +9,7 @@ from http import HTTPStatus
 from typing import Any
 
 import httpx2
+import orjson
 
 from palaver_server.embedding.embedders.embedder import normalized
 from palaver_server.errors import EmbedderUnavailable, TextsRefused
@@ -25,6 +27,12 @@ _REFUSALS = (
 # A text that no working endpoint refuses.
 _PROBE = "hello"
 
+# Bounds of an answer for each text, checked before it is parsed: parsing holds the event loop.
+# Models have up to 8,192 dimensions, and a number takes up to 25 bytes. orjson bounds the depth.
+_MAX_BYTES = 256 * 1024
+_MAX_COMMAS = 10_000
+_MAX_BRACKETS = 100
+
 
 class EndpointEmbedder:
     """An HTTP endpoint `<url>/embeddings`.
@@ -34,7 +42,7 @@ class EndpointEmbedder:
         model: The model's name there.
         key: Sent as a bearer token, unless empty.
         dimensions: How many numbers of each vector are kept.
-        timeout: Seconds to wait for an answer.
+        timeout: Maximum seconds until the end of an answer.
     """
 
     batch_size = 32
@@ -43,8 +51,14 @@ class EndpointEmbedder:
         self.model = model
         self.dimensions = dimensions
         self._url = url.rstrip("/") + "/embeddings"
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._client = httpx2.AsyncClient(headers=headers, timeout=timeout)
+        self._timeout = timeout
+        # No compression: a compressed answer is as large as its sender likes.
+        headers = {"Accept-Encoding": "identity"}
+        if key:
+            headers["Authorization"] = f"Bearer {key}"
+        # No timeouts of the client: they apply to each read, and a slow sender would never exceed
+        # them.
+        self._client = httpx2.AsyncClient(headers=headers, timeout=None)
         # httpx2 logs the URL of each request at INFO; a URL may contain a secret.
         logging.getLogger("httpx2").setLevel(logging.WARNING)
 
@@ -56,6 +70,19 @@ class EndpointEmbedder:
             TextsRefused: The endpoint refuses at least one of these texts, but not others.
         """
         try:
+            async with asyncio.timeout(self._timeout):
+                return await self._embed(texts)
+        except TimeoutError as error:
+            raise EmbedderUnavailable(
+                f"the embedder's endpoint did not answer within {self._timeout:g} s"
+            ) from error
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def _embed(self, texts: Sequence[str]) -> list[Sequence[float]]:
+        try:
             return await self._request(texts)
         except TextsRefused:
             try:
@@ -64,27 +91,18 @@ class EndpointEmbedder:
                 raise EmbedderUnavailable(str(error)) from error
             raise
 
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._client.aclose()
-
     async def _request(self, texts: Sequence[str]) -> list[Sequence[float]]:
         body = {"model": self.model, "input": list(texts), "encoding_format": "base64"}
         try:
-            response = await self._client.post(self._url, json=body)
+            async with self._client.stream("POST", self._url, json=body) as response:
+                content = await _read(response, _MAX_BYTES * len(texts))
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             # Without the error's text: it may contain the URL.
             raise EmbedderUnavailable(
                 f"the embedder's endpoint cannot be reached: {type(error).__name__}"
             ) from error
-        # Without the answer's body: it may quote the texts.
-        reason = f"the embedder's endpoint answered with HTTP {response.status_code}"
-        if response.status_code in _REFUSALS:
-            raise TextsRefused(reason)
-        if not response.is_success:
-            raise EmbedderUnavailable(reason)
         try:
-            return self._vectors(response.json(), len(texts))
+            return self._vectors(_parse(content, len(texts)), len(texts))
         except (ValueError, TypeError, KeyError, struct.error, OverflowError) as error:
             raise EmbedderUnavailable(
                 f"the embedder's endpoint did not answer with {len(texts)} vectors of at least"
@@ -109,3 +127,29 @@ class EndpointEmbedder:
         if len(embedding) < self.dimensions:
             raise ValueError("too few dimensions")
         return normalized(embedding[: self.dimensions])
+
+
+async def _read(response: httpx2.Response, max_bytes: int) -> bytes:
+    # Without the answer's body: it may quote the texts.
+    reason = f"the embedder's endpoint answered with HTTP {response.status_code}"
+    if response.status_code in _REFUSALS:
+        raise TextsRefused(reason)
+    if not response.is_success:
+        raise EmbedderUnavailable(reason)
+    if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise EmbedderUnavailable("the embedder's endpoint compresses its answer without request")
+    content = bytearray()
+    async for chunk in response.aiter_raw():
+        content += chunk
+        if len(content) > max_bytes:
+            raise EmbedderUnavailable(
+                f"the embedder's endpoint answered with more than {max_bytes:,} bytes"
+            )
+    return bytes(content)
+
+
+def _parse(content: bytes, texts: int) -> Any:
+    brackets = content.count(b"[") + content.count(b"{")
+    if content.count(b",") > _MAX_COMMAS * texts or brackets > _MAX_BRACKETS * texts:
+        raise ValueError("too many values")
+    return orjson.loads(content)
