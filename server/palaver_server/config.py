@@ -217,7 +217,12 @@ class DatabaseSettings(BaseSettings):
         description="For openai: file that holds the API key, instead of PALAVER_EMBEDDER_KEY.",
     )
     embedder_timeout_seconds: PositiveSeconds = Field(
-        30, description="For openai: timeout of a request."
+        30, description="For openai: timeout of a request, up to the end of the answer."
+    )
+    embedder_query_timeout_seconds: PositiveSeconds = Field(
+        1,
+        description="Maximum wait of a search for the embedder; after it, keyword search answers"
+        " unless the mode is SEMANTIC.",
     )
     log_level: LogLevel = Field("INFO", description="Lowest level that is logged.")
     log_format: LogFormat = Field(

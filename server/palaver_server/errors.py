@@ -173,7 +173,7 @@ class SemanticSearchUnavailable(PalaverError):
 
 
 class EmbedderUnavailable(PalaverError):
-    """The embedder is unreachable, busy, or refuses the server as a client."""
+    """The embedder is unreachable, slow or busy, answers wrongly, or refuses the server."""
 
 
 class TextsRefused(PalaverError):

@@ -75,7 +75,7 @@ async def open_embedding(
     )
     async with opened(own_pool):
         try:
-            yield _build(embedder, space, own_pool)
+            yield _build(settings, embedder, space, own_pool)
         finally:
             await embedder.close()
 
@@ -107,13 +107,15 @@ def _build_endpoint(settings: DatabaseSettings) -> Embedder:
     )
 
 
-def _build(embedder: Embedder, space: VectorSpace, own_pool: Pool) -> EmbeddingComponents:
+def _build(
+    settings: DatabaseSettings, embedder: Embedder, space: VectorSpace, own_pool: Pool
+) -> EmbeddingComponents:
     queue = EmbeddingQueue(is_used=True)
     backlog = EmbeddingBacklog(own_pool, space, max_characters=MAX_CHARACTERS)
     return EmbeddingComponents(
         (own_pool,),
         queue,
-        SemanticSearch(embedder, space),
+        SemanticSearch(embedder, space, timeout=settings.embedder_query_timeout_seconds),
         EmbeddingWorker(embedder, backlog, queue),
     )
 

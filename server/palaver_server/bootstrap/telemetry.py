@@ -43,6 +43,7 @@ def add_metrics(  # noqa: PLR0913, PLR0917
                 is_serving=lambda: database_health.is_serving,
                 reload_status=security.reload_status,
                 ignored_jwt_keys=security.ignored_jwt_keys,
+                search_fallbacks=lambda: embedding.search.fallbacks,
                 backlogs={"purge": purger.backlog, "embedding": embedding.worker.backlog},
             ),
         )

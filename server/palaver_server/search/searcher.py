@@ -92,13 +92,16 @@ class Searcher:
     async def search(self, access: Access, search: Search) -> Results:
         """Search messages, over one connection and in one snapshot.
 
+        A HYBRID search whose text cannot be embedded is answered as KEYWORD.
+
         Raises:
             NotFound: The scope is a session that is not live.
-            InvalidRequest: `filter.metadata` is not a SQL/JSON path, or the embedder refuses the
-                text.
+            InvalidRequest: `filter.metadata` is not a SQL/JSON path, or the mode is SEMANTIC and
+                the embedder refuses the text.
             DeadlineExceeded: A statement exceeded the timeout.
             SemanticSearchUnavailable: The server lacks what the mode needs.
-            EmbedderUnavailable: The text cannot be embedded at the moment.
+            EmbedderUnavailable: The mode is SEMANTIC, and the text cannot be embedded at the
+                moment.
             DatabaseUnavailable: As `Pool.connection` does.
             NoConnectionInTime: As `Pool.connection` does.
         """
@@ -107,6 +110,7 @@ class Searcher:
         if search.mode in (Mode.SEMANTIC, Mode.HYBRID):
             # Before a connection is taken: an endpoint may take seconds.
             embedded = await self._embed(access, search)
+            search = search if embedded else replace(search, mode=Mode.KEYWORD)
         async with self._snapshot(access, search.scope) as connection:
             keywords = KeywordStore(connection)
             query = await keywords.read_text(access, search.text, scope=search.scope)
@@ -125,8 +129,10 @@ class Searcher:
             return None
         return search.mode or (Mode.HYBRID if self._semantic.available else Mode.KEYWORD)
 
-    async def _embed(self, access: Access, search: Search) -> EmbeddedText:
+    async def _embed(self, access: Access, search: Search) -> EmbeddedText | None:
         try:
+            if search.mode is Mode.HYBRID:
+                return await self._semantic.try_embed(search.text)
             return await self._semantic.embed(search.text)
         except PalaverError:
             # A session that does not exist is reported first, whatever the embedder's error is.

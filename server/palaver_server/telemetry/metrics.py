@@ -17,6 +17,7 @@ from palaver_server.telemetry.backlog_metrics import BacklogMetrics
 from palaver_server.telemetry.call_metrics import CallMetrics
 from palaver_server.telemetry.pool_metrics import PoolCollector
 from palaver_server.telemetry.readings import Readings
+from palaver_server.telemetry.search_metrics import SearchCollector
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class Metrics:
         serving.set_function(readings.is_serving)
         _show_credentials(registry, readings)
         registry.register(PoolCollector(readings.pool_stats))
+        registry.register(SearchCollector(readings.search_fallbacks))
         self.calls = CallMetrics(registry, services)
         self._backlogs = BacklogMetrics(registry, readings.backlogs)
 

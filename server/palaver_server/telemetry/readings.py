@@ -15,6 +15,7 @@ class Readings:
         is_serving: Returns whether the database answers.
         reload_status: Returns whether the last reload of credentials succeeded, by their kind.
         ignored_jwt_keys: Returns the number of keys in the JWKS that are ignored.
+        search_fallbacks: Returns how many searches were answered without the embedder.
         backlogs: Functions that measure a backlog, by the name of the work.
     """
 
@@ -22,4 +23,5 @@ class Readings:
     is_serving: Callable[[], bool]
     reload_status: Callable[[], Mapping[str, bool]]
     ignored_jwt_keys: Callable[[], int]
+    search_fallbacks: Callable[[], int]
     backlogs: Mapping[str, MeasureBacklog]

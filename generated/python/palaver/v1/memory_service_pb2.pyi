@@ -558,6 +558,10 @@ class SearchMemoryRequest(_message.Message):
         """Both: a message is found if either mode finds it. If `text` has quotes or
         `-`, which ask for more than words, only messages that `KEYWORD` finds
         are found.
+
+        If the embedder does not answer in time (within a second unless
+        configured otherwise), fails or refuses `text`, the search is answered as
+        `KEYWORD`; `SearchMemoryResponse.mode` says so.
         """
 
     class Mode(_Mode, metaclass=_ModeEnumTypeWrapper):
@@ -605,6 +609,10 @@ class SearchMemoryRequest(_message.Message):
     """Both: a message is found if either mode finds it. If `text` has quotes or
     `-`, which ask for more than words, only messages that `KEYWORD` finds
     are found.
+
+    If the embedder does not answer in time (within a second unless
+    configured otherwise), fails or refuses `text`, the search is answered as
+    `KEYWORD`; `SearchMemoryResponse.mode` says so.
     """
 
     TEXT_FIELD_NUMBER: _builtins.int
@@ -727,7 +735,9 @@ class SearchMemoryResponse(_message.Message):
     RESULTS_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
     mode: Global___SearchMemoryRequest.Mode.ValueType
-    """The mode that was used. Unspecified if there was no `text`."""
+    """The mode that was used: `KEYWORD` also if `HYBRID` was requested, or none,
+    and the embedder failed. Unspecified if there was no `text`.
+    """
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___SearchResult]:
         """The results, best first unless `diversity` ordered them."""

@@ -166,6 +166,10 @@ class MemoryServiceStub:
     - `NOT_FOUND`: The session `session_id` does not exist.
     - `FAILED_PRECONDITION`: The mode is `SEMANTIC` or `HYBRID`, and the server
       cannot do semantic search; the description says what it lacks.
+    - `UNAVAILABLE`: The mode is `SEMANTIC`, and the embedder fails or does not
+      answer in time; the message says why. Other modes are answered by keyword.
+    - `INVALID_ARGUMENT`: The mode is `SEMANTIC`, and the embedder refuses
+      `text`.
     - `DEADLINE_EXCEEDED`: The search took longer than the server allows, 5
       seconds unless configured otherwise. Narrow the scope, the filter or the
       text.
@@ -308,6 +312,10 @@ class MemoryServiceAsyncStub(MemoryServiceStub):
     - `NOT_FOUND`: The session `session_id` does not exist.
     - `FAILED_PRECONDITION`: The mode is `SEMANTIC` or `HYBRID`, and the server
       cannot do semantic search; the description says what it lacks.
+    - `UNAVAILABLE`: The mode is `SEMANTIC`, and the embedder fails or does not
+      answer in time; the message says why. Other modes are answered by keyword.
+    - `INVALID_ARGUMENT`: The mode is `SEMANTIC`, and the embedder refuses
+      `text`.
     - `DEADLINE_EXCEEDED`: The search took longer than the server allows, 5
       seconds unless configured otherwise. Narrow the scope, the filter or the
       text.
@@ -501,6 +509,10 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
         - `NOT_FOUND`: The session `session_id` does not exist.
         - `FAILED_PRECONDITION`: The mode is `SEMANTIC` or `HYBRID`, and the server
           cannot do semantic search; the description says what it lacks.
+        - `UNAVAILABLE`: The mode is `SEMANTIC`, and the embedder fails or does not
+          answer in time; the message says why. Other modes are answered by keyword.
+        - `INVALID_ARGUMENT`: The mode is `SEMANTIC`, and the embedder refuses
+          `text`.
         - `DEADLINE_EXCEEDED`: The search took longer than the server allows, 5
           seconds unless configured otherwise. Narrow the scope, the filter or the
           text.
