@@ -16,6 +16,7 @@ from palaver_server.database import migrate as migrations
 from palaver_server.database.migrate import Migration, known_migrations, migrate
 from palaver_server.errors import DatabaseTooNew
 from tests.conftest import Run
+from tests.support.concurrency import Connection
 from tests.support.ledger import audit_tables
 from tests.support.processes import ROOT
 
@@ -23,8 +24,6 @@ KNOWN = known_migrations()
 MIGRATIONS = ROOT / "server/palaver_server/database/migrations"
 MIGRATIONS = ROOT / "server/palaver_server/database/migrations"
 NAMES = [migration.name for migration in KNOWN]
-
-Connection = psycopg.Connection[tuple[Any, ...]]
 
 
 @pytest.fixture

@@ -2,10 +2,8 @@
 
 import logging
 from collections.abc import Iterator
-from typing import Any
 
 import grpc
-import psycopg
 import pytest
 from google.rpc.error_details_pb2 import PreconditionFailure
 from psycopg.conninfo import make_conninfo
@@ -14,10 +12,9 @@ from palaver.v1.memory_service_pb2 import SearchMemoryRequest
 from palaver_server.database.migrate import migrate
 from tests.conftest import Run, StartServer
 from tests.support.client import Client, refused, wait_until
+from tests.support.concurrency import Connection
 from tests.support.endpoint import Endpoint
 from tests.test_database_users import Administrator, live_a_session
-
-Connection = psycopg.Connection[tuple[Any, ...]]
 
 
 @pytest.fixture

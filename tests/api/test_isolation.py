@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
-import psycopg
 import pytest
 from google.protobuf.message import Message as ProtobufMessage
 from google.rpc.error_details_pb2 import BadRequest
@@ -17,9 +16,8 @@ from palaver_server.auth.roles import Role
 from tests.conftest import StartServer
 from tests.support.callers import KeysFile, caller
 from tests.support.client import Client, refused
+from tests.support.concurrency import Connection
 from tests.support.searching import KEYWORD
-
-Connection = psycopg.Connection[tuple[Any, ...]]
 
 SESSIONS = 10_000
 USERS = 200

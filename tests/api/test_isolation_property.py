@@ -25,11 +25,10 @@ from palaver_server.embedding.models import VectorSpace
 from tests.conftest import StartServer
 from tests.support.callers import KeysFile, caller
 from tests.support.client import Client, wait_until
+from tests.support.concurrency import Connection
 from tests.support.endpoint import Endpoint
 from tests.support.json_paths import paths, values
 from tests.support.vectors import embed
-
-Connection = psycopg.Connection[tuple[Any, ...]]
 
 # Databases to try, each with several requests. Another number tries others each time.
 CASES = os.environ.get("PALAVER_ISOLATION_CASES")

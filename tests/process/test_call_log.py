@@ -27,15 +27,13 @@ from palaver.v1.session_service_pb2 import (
     ListSessionsRequest,
 )
 from tests.support.client import Client, refused, struct
-from tests.support.concurrency import wait_until_blocked
+from tests.support.concurrency import Connection, wait_until_blocked
 from tests.support.palaver_process import Serve
 from tests.support.processes import ROOT, PalaverProcess
 from tests.support.scrapes import metrics_url, scraped
 from tests.support.watching import eventually
 
 MIB = 1024 * 1024
-
-Database = psycopg.Connection[tuple[Any, ...]]
 
 
 class Log:
@@ -73,7 +71,7 @@ def request_id_of(call: Any) -> str:
 
 
 @pytest.fixture
-def locked(database: Database, database_url: str) -> Iterator[Callable[[Client], Any]]:
+def locked(database: Connection, database_url: str) -> Iterator[Callable[[Client], Any]]:
     """Start calls that wait for a lock until the test ends."""
     database.execute("INSERT INTO sessions (session_id) VALUES ('locked')")
     with psycopg.connect(database_url) as locker:
@@ -132,7 +130,7 @@ def test_call_log_of_refused_call_has_its_code(logged: tuple[Client, Log]) -> No
 
 
 def test_call_log_of_bug_has_request_id_of_caller(
-    logged: tuple[Client, Log], database: Database
+    logged: tuple[Client, Log], database: Connection
 ) -> None:
     client, log = logged
     database.execute("DROP TABLE sessions")

@@ -16,6 +16,7 @@ from palaver_server.process.embedded_postgres import EmbeddedPostgres
 from palaver_server.transport.database_health import DatabaseHealth
 from tests.conftest import Run
 from tests.support.clusters import FAST, read
+from tests.support.concurrency import Connection
 from tests.support.palaver_process import Ended, RunPalaver, StartPalaver
 from tests.support.watching import eventually
 
@@ -173,7 +174,7 @@ def test_start_without_right_to_create_tables_is_refused(
 def test_start_that_fails_half_way_leaves_no_connection(
     run: Run,
     database_url: str,
-    database: psycopg.Connection[tuple[Any, ...]],
+    database: Connection,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def fail(_: DatabaseHealth) -> None:

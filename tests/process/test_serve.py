@@ -1,10 +1,8 @@
 """`palaver serve`: its data directory, its output, and its database."""
 
 from pathlib import Path
-from typing import Any
 
-import psycopg
-
+from tests.support.concurrency import Connection
 from tests.support.palaver_process import RunPalaver, Serve
 from tests.support.processes import processes_in
 
@@ -28,7 +26,7 @@ def test_serve_uses_given_database(
     serve: Serve,
     directory: Path,
     database_url: str,
-    database: psycopg.Connection[tuple[Any, ...]],
+    database: Connection,
 ) -> None:
     _, client = serve(PALAVER_DATABASE_URL=database_url)
 

@@ -3,7 +3,6 @@
 import asyncio
 from typing import Any
 
-import psycopg
 import pytest
 
 from palaver_server.auth.access import EVERYTHING
@@ -13,9 +12,8 @@ from palaver_server.embedding.models import prepare_model
 from palaver_server.errors import VectorsUnusable
 from palaver_server.store.memory import MemoryStore, NewMessage
 from tests.conftest import Run
+from tests.support.concurrency import Connection
 from tests.support.vectors import Vectors, embed, of_user
-
-Connection = psycopg.Connection[tuple[Any, ...]]
 
 
 @pytest.fixture

@@ -1,9 +1,7 @@
 """Vector search: scopes, filters, and vectors that do not match their message."""
 
 from datetime import UTC, datetime
-from typing import Any
 
-import psycopg
 import pytest
 
 from palaver_server.auth.access import EVERYTHING, Access
@@ -13,9 +11,8 @@ from palaver_server.store.message_filter import MessageFilter, Scope
 from palaver_server.store.messages import MessageKey
 from palaver_server.store.sessions import SessionStore
 from tests.conftest import Run
+from tests.support.concurrency import Connection
 from tests.support.vectors import Vectors
-
-Connection = psycopg.Connection[tuple[Any, ...]]
 
 
 @pytest.fixture

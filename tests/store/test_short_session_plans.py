@@ -6,7 +6,6 @@ The planner's statistics say that every session has few messages.
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
-import psycopg
 import pytest
 
 from palaver_server.auth.access import EVERYTHING
@@ -14,6 +13,7 @@ from palaver_server.database.paging import KeyRange
 from palaver_server.store.memory import MemoryStore, NewMessage
 from palaver_server.store.messages import MessageStore
 from tests.conftest import Run
+from tests.support.concurrency import Connection
 from tests.support.plans import Explained, explained
 from tests.support.rows import accept
 
@@ -34,9 +34,7 @@ FILL = [
 
 
 @pytest.fixture
-def filled(
-    database_url: str, database: psycopg.Connection[tuple[Any, ...]], run: Run
-) -> Iterator[Explained]:
+def filled(database_url: str, database: Connection, run: Run) -> Iterator[Explained]:
     if database.info.parameter_status("is_superuser") != "on":
         pytest.skip("only a superuser may explain what others run")
     for statement in FILL:

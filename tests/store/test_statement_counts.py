@@ -1,7 +1,6 @@
 """Statement counts of writes, including BEGIN and COMMIT."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import psycopg
 import pytest
@@ -13,7 +12,7 @@ from palaver_server.store.memory import AddedMemory, MemoryStore, NewMessage
 from palaver_server.store.sessions import SessionStore
 from palaver_server.store.users import UserStore
 from tests.conftest import Run
-from tests.support.concurrency import begin, wait_until_blocked
+from tests.support.concurrency import Connection, begin, wait_until_blocked
 
 # The server sends each statement that it executes as a notice.
 _LOG = "-c log_statement=all -c client_min_messages=log"
@@ -54,9 +53,7 @@ class Counted:
 
 
 @pytest.fixture
-def counted(
-    database_url: str, database: psycopg.Connection[tuple[Any, ...]], run: Run
-) -> Iterator[Counted]:
+def counted(database_url: str, database: Connection, run: Run) -> Iterator[Counted]:
     if database.info.parameter_status("is_superuser") != "on":
         pytest.skip("only a superuser may log statements")
     pool = Pool(make_conninfo(database_url, options=_LOG), min_size=1, max_size=1, timeout=10)
@@ -99,7 +96,7 @@ def test_add_memory_to_a_live_session_takes_one_statement(
 
 
 def test_add_memory_to_a_live_session_creates_no_user(
-    counted: Counted, run: Run, database: psycopg.Connection[tuple[Any, ...]]
+    counted: Counted, run: Run, database: Connection
 ) -> None:
     counted.add("s", "ada")
     counted.add("s", "bob")
@@ -134,7 +131,7 @@ def test_add_memory_to_a_session_deleted_with_its_user_is_retried_once(
 
 
 def test_add_memory_that_loses_the_race_to_create_a_session_appends_and_creates_no_user(
-    counted: Counted, database_url: str, database: psycopg.Connection[tuple[Any, ...]]
+    counted: Counted, database_url: str, database: Connection
 ) -> None:
     with psycopg.connect(database_url) as rival:
         rival.execute("INSERT INTO sessions (session_id) VALUES ('s')")
@@ -149,7 +146,7 @@ def test_add_memory_that_loses_the_race_to_create_a_session_appends_and_creates_
 
 
 def test_add_memory_locks_the_user_before_it_creates_the_session(
-    counted: Counted, database_url: str, database: psycopg.Connection[tuple[Any, ...]]
+    counted: Counted, database_url: str, database: Connection
 ) -> None:
     counted.add("first", "ada")
     with psycopg.connect(database_url) as rival:
@@ -165,7 +162,7 @@ def test_add_memory_locks_the_user_before_it_creates_the_session(
 
 
 def test_add_memory_that_waited_for_the_delete_of_its_user_comes_after_it(
-    counted: Counted, database_url: str, database: psycopg.Connection[tuple[Any, ...]]
+    counted: Counted, database_url: str, database: Connection
 ) -> None:
     counted.add("first", "ada")
     with psycopg.connect(database_url) as rival:

@@ -1,9 +1,7 @@
 """Plans of calls about a user: they cost what the user has, not what the tables hold."""
 
 from itertools import count
-from typing import Any
 
-import psycopg
 import pytest
 
 from palaver_server.auth.access import EVERYTHING, Access
@@ -12,6 +10,7 @@ from palaver_server.store.memory import MemoryStore, NewMessage
 from palaver_server.store.sessions import SessionStore
 from palaver_server.store.users import UserStore
 from tests.conftest import Run
+from tests.support.concurrency import Connection
 from tests.support.plans import explained
 
 # 20,000 sessions of 3 messages, 4 for each user; a tenth of them is deleted.
@@ -32,7 +31,7 @@ FILL = [
 
 
 def test_plan_of_user_listing_with_access_scope_reads_one_user(
-    database_url: str, database: psycopg.Connection[tuple[Any, ...]], run: Run
+    database_url: str, database: Connection, run: Run
 ) -> None:
     if database.info.parameter_status("is_superuser") != "on":
         pytest.skip("only a superuser may explain what others run")
@@ -51,7 +50,7 @@ def test_plan_of_user_listing_with_access_scope_reads_one_user(
 
 
 def test_plan_of_delete_user_costs_what_the_user_has(
-    database_url: str, database: psycopg.Connection[tuple[Any, ...]], run: Run
+    database_url: str, database: Connection, run: Run
 ) -> None:
     if database.info.parameter_status("is_superuser") != "on":
         pytest.skip("only a superuser may explain what others run")
