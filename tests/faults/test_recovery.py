@@ -5,6 +5,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 import grpc
 import psycopg
@@ -48,6 +49,13 @@ def own_database(data_dir: Path) -> Iterator[Database]:
     own_database = Database(data_dir)
     yield own_database
     own_database.stop()
+
+
+class App(NamedTuple):
+    """A server, seen by a client, and the URL of its database."""
+
+    url: str
+    client: Client
 
 
 def everywhere(client: Client, status: int) -> bool:
@@ -129,37 +137,115 @@ def test_recovery_read_only_database_is_reported_and_still_read(
     assert refusal.detail(RetryInfo).retry_delay.ToMilliseconds() > 0
 
 
-def test_recovery_database_out_of_connections_is_reported_and_used(
-    own_database: Database, start_server: StartServer, session_id: str
-) -> None:
+REFUSED = "the database accepts no new connections"
+
+# PostgreSQL keeps the last query of an idle connection.
+END_HEALTH_CONNECTION = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE usename = 'app' AND query LIKE '%transaction_read_only%'
+"""
+
+
+@pytest.fixture
+def app(own_database: Database, start_server: StartServer) -> App:
+    """A server that connects as a role without privileges, and has one connection for calls."""
     with psycopg.connect(own_database.url, autocommit=True) as admin:
         admin.execute("DROP SCHEMA IF EXISTS app CASCADE; DROP ROLE IF EXISTS app")
         admin.execute("CREATE ROLE app LOGIN; CREATE SCHEMA app AUTHORIZATION app")
-        url = make_conninfo(own_database.url, user="app")
-        client = start_server(
-            database_url=url,
-            health_interval_seconds=0.1,
-            pool_min_size=1,
-            pool_max_size=5,
-            pool_timeout_seconds=2,  # until the pool was refused a connection
-        )
-        client.add(session_id, "one")
+    url = make_conninfo(own_database.url, user="app")
+    client = start_server(
+        database_url=url,
+        health_interval_seconds=0.1,
+        pool_min_size=1,
+        pool_max_size=5,
+        pool_timeout_seconds=2,  # until the pool was refused a connection
+    )
+    return App(url, client)
 
-        with locked(url, session_id), watched_health(client) as health:
-            waiting = begin(lambda: client.add(session_id, "two"))
-            wait_until_blocked(admin)
-            admin.execute("ALTER ROLE app CONNECTION LIMIT 1")
+
+def limit_connections(database: Database, limit: int) -> None:
+    with psycopg.connect(database.url, autocommit=True) as admin:
+        admin.execute(f"ALTER ROLE app CONNECTION LIMIT {limit}".encode())
+
+
+def test_recovery_health_serves_while_only_new_connections_are_refused(
+    own_database: Database, app: App, session_id: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    app.client.add(session_id, "one")
+
+    with watched_health(app.client) as health:
+        with locked(app.url, session_id):
+            waiting = begin(lambda: app.client.add(session_id, "two"))
+            with psycopg.connect(own_database.url, autocommit=True) as admin:
+                wait_until_blocked(admin)
+            limit_connections(own_database, 1)
             with refused(grpc.StatusCode.UNAVAILABLE) as refusal:
-                client.get_session(session_id)
-            health.turns(NOT_SERVING)
+                app.client.get_session(session_id)
+            eventually(lambda: REFUSED in caplog.text, "the refusal is noticed")
             assert not waiting.done()
-
-            admin.execute("ALTER ROLE app CONNECTION LIMIT -1")
-            health.turns(SERVING)
-            client.get_session(session_id)
-
         assert waiting.result(MAX_WAIT_SECONDS).messages[0].sequence == 2
+        app.client.get_session(session_id)  # over the open connection
+        assert health.statuses == [SERVING]
+
+        limit_connections(own_database, -1)
+        assert health.statuses == [SERVING]
     assert refusal.detail(RetryInfo).retry_delay.ToMilliseconds() > 0
+
+
+def test_recovery_health_serves_when_its_own_connection_is_lost_and_refused(
+    own_database: Database, app: App, session_id: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    app.client.add(session_id, "one")
+    limit_connections(own_database, 1)
+
+    with watched_health(app.client) as health:
+        with psycopg.connect(own_database.url, autocommit=True) as admin:
+            eventually(lambda: admin.execute(END_HEALTH_CONNECTION).rowcount, "it is ended")
+        eventually(lambda: REFUSED in caplog.text, "the refusal is noticed")
+        for _ in range(5):
+            app.client.get_session(session_id)
+        assert health.statuses == [SERVING]
+
+    limit_connections(own_database, -1)
+
+
+def test_recovery_lost_health_connection_ends_no_call_of_a_full_database(
+    own_database: Database, app: App, session_id: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    app.client.add(session_id, "one")
+
+    with locked(app.url, session_id), watched_health(app.client) as health:
+        waiting = begin(lambda: app.client.add(session_id, "two"))
+        with psycopg.connect(own_database.url, autocommit=True) as admin:
+            wait_until_blocked(admin)
+            limit_connections(own_database, 1)
+            eventually(lambda: admin.execute(END_HEALTH_CONNECTION).rowcount, "it is ended")
+        eventually(lambda: REFUSED in caplog.text, "the refusal is noticed")
+        health.turns(NOT_SERVING)  # no connection is free to ask over
+        assert not waiting.done()
+        limit_connections(own_database, -1)
+        health.turns(SERVING)
+
+    assert waiting.result(MAX_WAIT_SECONDS).messages[0].sequence == 2
+
+
+def connect_until_refused(url: str, connections: ExitStack) -> None:
+    while True:
+        connections.enter_context(psycopg.connect(url))
+
+
+def test_recovery_health_serves_at_max_connections_of_database(
+    own_database: Database, app: App, session_id: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    app.client.add(session_id, "one")
+
+    with watched_health(app.client) as health, ExitStack() as others:
+        with pytest.raises(psycopg.OperationalError, match="connection"):
+            connect_until_refused(app.url, others)
+        calls = [begin(lambda: app.client.get_memory(session_id)) for _ in range(20)]
+        for call in calls:
+            call.result(MAX_WAIT_SECONDS)
+        assert health.statuses == [SERVING]
 
 
 def test_recovery_one_lost_connection_affects_no_other_call(

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
+from weakref import WeakSet
 
 from psycopg import Error, OperationalError, Rollback
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
@@ -54,6 +55,7 @@ class Pool:
         self.connects = False
         self._statement_timeout = statement_timeout
         self._search_language = search_language
+        self._opened: WeakSet[Connection] = WeakSet()
         self._in_use: set[Connection] = set()
         self._in_snapshot: set[Connection] = set()
         self._returning: set[asyncio.Task[None]] = set()
@@ -84,6 +86,11 @@ class Pool:
         """Return the statistics of psycopg_pool since the pool was opened or reset."""
         return self._pool.get_stats()
 
+    @property
+    def has_connections(self) -> bool:
+        """Whether a connection is open, as far as is known without using it."""
+        return any(not connection.closed for connection in self._opened)
+
     async def reset(self) -> None:
         """Replace all connections; those in use are closed when they are returned.
 
@@ -91,6 +98,7 @@ class Pool:
         is no longer the primary.
         """
         self.connects = True  # until an attempt fails
+        self._opened = WeakSet()
         old, self._pool = self._pool, self._make()
         await self._pool.open()
         await old.close(timeout=1)
@@ -189,7 +197,7 @@ class Pool:
         await connection.fetch(self.CONFIGURE, parameters)
 
     def _connection_class(self, pool_trace: Trace) -> type[Connection]:
-        """Make a connection class that records in `connects` whether connecting succeeded."""
+        """Make a connection class that records its connections, and failures to connect."""
 
         class PoolConnection(Connection):
             trace = staticmethod(pool_trace)
@@ -202,6 +210,7 @@ class Pool:
                     self.connects = False
                     raise
                 self.connects = True
+                self._opened.add(connection)
                 return connection
 
         return PoolConnection

@@ -10,6 +10,7 @@ from grpc_health.v1 import health, health_pb2
 from psycopg import AsyncConnection, Error
 
 from palaver_server.database.pool import Pool
+from palaver_server.errors import DatabaseUnavailable, NoConnectionInTime
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ class DatabaseState(Enum):
     """The state of the database; the values are for the log."""
 
     SERVING = "answers"
-    REFUSING = "answers, but accepts no writes or no more connections"
+    REFUSING = "answers, but accepts no writes, or no connections where none is left"
     RECONNECTED = "closed the connection, and accepts new ones"
     UNREACHABLE = "does not answer"
 
@@ -62,6 +63,7 @@ class DatabaseHealth:
         self._interval = interval
         self._connection: Connection | None = None
         self._state: DatabaseState | None = None
+        self._accepts_connections = True
 
     @property
     def is_serving(self) -> bool:
@@ -85,7 +87,10 @@ class DatabaseHealth:
         if state is not DatabaseState.SERVING or not self._pools[0].connects:
             # The old connection alone may be lost, or lead to the former primary.
             state = await self._ask_again(over_old)
-        if old and over_old is DatabaseState.UNREACHABLE and state is DatabaseState.SERVING:
+        else:
+            self._note_new_connections(accepted=True)
+        has_reconnected = over_old is DatabaseState.UNREACHABLE and self._connection is not None
+        if old and has_reconnected and state is DatabaseState.SERVING:
             state = DatabaseState.RECONNECTED  # until the next check, so that the outage is visible
         await self._adapt_pools(state)
         if state is not self._state:
@@ -93,22 +98,41 @@ class DatabaseHealth:
         self._state = state
 
     async def _ask_again(self, over_old: DatabaseState) -> DatabaseState:
-        """Ask over a new connection, and keep it if the database answers."""
+        """Ask over a new connection, and keep it if the database answers.
+
+        If there is none to be had, because all that the database admits are in use, open ones that
+        still work decide: a server that can serve its calls must not be taken out of service.
+        """
+        answers_connect = True
         try:
             connection = await _in_time(
                 AsyncConnection.connect(self._database_url, autocommit=True)
             )
-        except (Error, TimeoutError):
-            state = DatabaseState.UNREACHABLE
+        except (Error, TimeoutError) as error:
+            answers_connect = not isinstance(error, TimeoutError)
         else:
-            state = await _ask(connection)
-        if state is not DatabaseState.UNREACHABLE:
-            await self._replace(connection)
-            return state
+            over_new = await _ask(connection)
+            if over_new is not DatabaseState.UNREACHABLE:
+                self._note_new_connections(accepted=True)
+                await self._replace(connection)
+                return over_new
+        self._note_new_connections(accepted=False)
+        pool = self._pools[0]
         if over_old is not DatabaseState.UNREACHABLE:
-            return DatabaseState.REFUSING
+            return over_old if pool.has_connections else DatabaseState.REFUSING
         await self._replace(None)
-        return state
+        # The pool is closed while the database is unreachable.
+        is_open = self._state is not DatabaseState.UNREACHABLE and pool.has_connections
+        return await _ask_over(pool) if answers_connect and is_open else DatabaseState.UNREACHABLE
+
+    def _note_new_connections(self, *, accepted: bool) -> None:
+        if accepted != self._accepts_connections:
+            _LOGGER.log(
+                logging.INFO if accepted else logging.WARNING,
+                "the database accepts %s connections",
+                "new" if accepted else "no new",
+            )
+        self._accepts_connections = accepted
 
     async def _replace(self, connection: Connection | None) -> None:
         old, self._connection = self._connection, connection
@@ -152,6 +176,25 @@ async def _ask(connection: Connection) -> DatabaseState:
         await connection.close()
         return DatabaseState.UNREACHABLE
     return DatabaseState.SERVING if row == (True,) else DatabaseState.REFUSING
+
+
+async def _ask_over(pool: Pool) -> DatabaseState:
+    """Ask over a connection of a pool, of a database that refuses new connections at once."""
+    is_busy = True
+
+    async def ask() -> bool:
+        nonlocal is_busy
+        async with pool.connection() as connection:
+            is_busy = False
+            cursor = await connection.execute(_IS_WRITABLE)
+            return await cursor.fetchone() == (True,)
+
+    try:
+        is_writable = await _in_time(ask())
+    except (DatabaseUnavailable, NoConnectionInTime, TimeoutError):
+        # Calls that have connections may still end well, so they are not to be aborted.
+        return DatabaseState.REFUSING if is_busy else DatabaseState.UNREACHABLE
+    return DatabaseState.SERVING if is_writable else DatabaseState.REFUSING
 
 
 async def _in_time(work: Coroutine[Any, Any, T], connection: Connection | None = None) -> T:
