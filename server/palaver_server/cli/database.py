@@ -22,6 +22,9 @@ def open_database(settings: DatabaseSettings) -> Iterator[str]:
         return
     # Imported here: commands on a configured database start faster without them, and their
     # libraries are an extra.
+    from palaver_server.process.postgres_program import installed_program  # noqa: PLC0415
+
+    installed_program()
     from palaver_server.process.embedded_postgres import EmbeddedPostgres  # noqa: PLC0415
     from palaver_server.process.service_account import default_data_dir  # noqa: PLC0415
 

