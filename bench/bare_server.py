@@ -46,7 +46,7 @@ class _BareMethods(grpc.GenericRpcHandler):
     async def _get_session(self, request: GetSessionRequest, _context: object) -> bytes:
         parameters = {"session_id": request.session_id, "access_user_id": None}
         row = await self._connection.fetch_one(GET_SESSION, parameters)
-        return session_response(SessionRow._make(row or ())).encode()
+        return await session_response(SessionRow._make(row or ())).encode()
 
     async def _add_memory(self, request: AddMemoryRequest, _context: object) -> bytes:
         (message,) = request.messages
@@ -58,7 +58,7 @@ class _BareMethods(grpc.GenericRpcHandler):
         }  # fmt: skip
         created, *added = await self._connection.fetch_one(ADD_MEMORY, parameters) or ()
         memory = AddedMemory(created, False, [AddedMessage._make(added)])  # noqa: FBT003
-        return added_memory_response(memory).encode()
+        return await added_memory_response(memory).encode()
 
 
 async def main(port: int, database_url: str) -> None:

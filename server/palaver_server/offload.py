@@ -7,9 +7,10 @@ continue. Only single calls of C functions are not interrupted: their input has 
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from time import perf_counter
 from typing import TypeVar, TypeVarTuple, Unpack
 
 ResultT = TypeVar("ResultT")
@@ -21,6 +22,9 @@ MAX_INLINE_BYTES = 16 * 1024
 # The event loop lets go of Python's lock for each system call, and then waits this long for it.
 # A call has some ten of them, so that Python's default of 5 ms would add 50 ms to every call.
 _SWITCH_INTERVAL_SECONDS = 0.0005
+
+# How long a caller of `offload_each` uses the thread before the next caller does.
+_TURN_SECONDS = 0.02
 
 # One thread: threads do not run Python in parallel, and each takes its share from the event loop.
 # Not asyncio's default executor: this work would delay name resolution.
@@ -37,8 +41,6 @@ async def offload(
 ) -> ResultT:
     """Return the result of work: directly if its input is small, else from the thread.
 
-    A caller that is cancelled does not stop work that has begun.
-
     Args:
         size: Size of the input that determines the duration, in bytes.
         work: Must not touch the event loop.
@@ -46,5 +48,36 @@ async def offload(
     """
     if size <= MAX_INLINE_BYTES:
         return work(*arguments)
-    loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(_EXECUTOR, partial(work, *arguments))
+    return await _in_thread(partial(work, *arguments))
+
+
+async def offload_each(size: int, items: Iterator[ResultT]) -> list[ResultT]:
+    """Return items that are computed one by one: directly if small, else in the thread.
+
+    The thread takes turns between callers, and stops when the caller is cancelled.
+
+    Args:
+        size: Size of the input that determines the duration of all, in bytes.
+        items: Must not touch the event loop.
+    """
+    if size <= MAX_INLINE_BYTES:
+        return list(items)
+    computed: list[ResultT] = []
+    while turn := await _in_thread(partial(_take_turn, items)):
+        computed += turn
+    return computed
+
+
+async def _in_thread(work: Callable[[], ResultT]) -> ResultT:
+    return await asyncio.get_running_loop().run_in_executor(_EXECUTOR, work)
+
+
+def _take_turn(items: Iterator[ResultT]) -> list[ResultT]:
+    """Return the items of one turn; none at the end."""
+    turn = []
+    end = perf_counter() + _TURN_SECONDS
+    for item in items:
+        turn.append(item)
+        if perf_counter() > end:
+            break
+    return turn

@@ -12,6 +12,7 @@ from tests.api.test_malformed_requests import send
 from tests.conftest import Run
 from tests.support.client import Client, refused, struct
 from tests.support.loop_holds import longest_hold
+from tests.support.searching import search
 
 MIB = 1024 * 1024
 
@@ -182,3 +183,41 @@ def test_large_request_of_grpc_is_refused(palaver: Client, method: str, kind: st
 
     (violation,) = refusal.detail(BadRequest).field_violations
     assert violation.description == "must have at most 4096 bytes; got 1048581"
+
+
+def test_search_of_long_contents_holds_no_loop(palaver: Client, run: Run) -> None:
+    long = "cat " * 16_000
+    distinct = [" ".join(f"w{n}" for n in range(a, a + 5000)) for a in range(0, 5000, 500)]
+    palaver.add_memory("s", [Message(role="user", content=long) for _ in range(20)])
+    palaver.add_memory("s", [Message(role="user", content=f"cat {text}") for text in distinct])
+
+    with longest_hold(run) as hold:
+        response = search(palaver, "cat", session_id="s", limit=100)
+        diverse = search(palaver, "cat", session_id="s", limit=100, diversity=0.5)
+
+    assert hold.seconds < MAX_HOLD_SECONDS / 5
+    assert len(response.results) == len(diverse.results) == 30
+    assert all("**cat**" in result.snippet for result in response.results)
+
+
+def test_search_with_diversity_tells_long_alike_contents_from_others(palaver: Client) -> None:
+    first = " ".join(f"a{n}" for n in range(2000))
+    second = " ".join(f"b{n}" for n in range(2000))
+    contents = [f"cat {first} one", f"cat {first} two", f"cat {second} one", f"cat {second} two"]
+    palaver.add_memory("s", [Message(role="user", content=content) for content in contents])
+
+    results = search(palaver, "cat", session_id="s", limit=2, diversity=0.9).results
+
+    assert {result.message.content[4] for result in results} == {"a", "b"}
+
+
+def test_search_with_thousands_of_unspaced_words_holds_no_loop(palaver: Client, run: Run) -> None:
+    text = "".join(chr(0x4E00 + n) for n in range(4000))
+    content = f"{text[:50]} " + (text[-1] * 500 + " ") * 100
+    palaver.add_memory("s", [Message(role="user", content=content)])
+
+    with longest_hold(run) as hold:
+        (result,) = search(palaver, text, session_id="s").results
+
+    assert hold.seconds < MAX_HOLD_SECONDS / 5
+    assert result.snippet.startswith(f"**{text[:33]}")

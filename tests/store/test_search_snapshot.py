@@ -131,7 +131,7 @@ def test_get_results_of_a_message_deleted_before_the_statement_leaves_it_out(
             hits = await keywords.rank(EVERYTHING, query, limit=10)
             assert len(hits) == 2
             await connection.execute("UPDATE messages SET deleted_at = now() WHERE sequence = 2")
-            results = await ResultStore(connection).get_results(EVERYTHING, hits, query)
+            results = await ResultStore(connection).get_messages(EVERYTHING, hits, query)
             return [result.message.content for result in results]
 
     assert run(find_and_read()) == ["word one"]

@@ -125,7 +125,7 @@ def test_plan_of_reading_results_uses_keys(filled: Explained) -> None:
     async def read() -> None:
         async with snapshot(filled.pool) as connection:
             query = await KeywordStore(connection).read_text(EVERYTHING, "all")
-            await ResultStore(connection).get_results(EVERYTHING, hits, query)
+            await ResultStore(connection).get_messages(EVERYTHING, hits, query)
 
     plan = filled.costliest(read)
 

@@ -26,7 +26,7 @@ def intercepted(interceptor: Interceptor, call: Call, *, method: str = "GetSessi
 
     async def handler(request: Any, context: Any) -> Encoded[Any]:
         response = await call(request.session_id.encode("latin-1"), context)
-        return Encoded(lambda: response, metadata_bytes=0)
+        return Encoded((response,), metadata_bytes=0)
 
     handle: Any = InterceptorChain([interceptor]).wrap(METHODS[method], handler)
 

@@ -89,7 +89,7 @@ class Vectors:
 
         async def contents() -> list[str]:
             async with self.pool.connection() as connection:
-                results = await ResultStore(connection).get_results(access, hits, NO_KEYWORDS)
+                results = await ResultStore(connection).get_messages(access, hits, NO_KEYWORDS)
             return [result.message.content for result in results]
 
         return self._run(contents())

@@ -1,5 +1,6 @@
 """The hand-written encoding writes every field of the descriptors, as protobuf itself does."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from palaver_server.database.timestamps import EPOCH
 from palaver_server.search.result_store import Result
 from palaver_server.search.searcher import Mode, Results
 from palaver_server.services.encoding.added_memory import added_memory_response
+from palaver_server.services.encoding.encoded import Encoded
 from palaver_server.services.encoding.messages import message_response, with_messages
 from palaver_server.services.encoding.metadata import encode_metadata
 from palaver_server.services.encoding.search_results import search_response
@@ -75,32 +77,41 @@ ADDED = memory_service_pb2.AddMemoryResponse(
     session_undeleted=True,
 )
 
+
+def encoded(response: Encoded[Any]) -> bytes:
+    return asyncio.run(response.encode())
+
+
 # Each message that the encoding writes: every field set, and what the encoding makes of it.
 WRITTEN: dict[str, tuple[Message, Callable[[], bytes]]] = {
-    "Message": (MESSAGE, lambda: message_response(MESSAGE_ROW).encode()),
-    "Session": (SESSION, lambda: session_response(SESSION_ROW).encode()),
+    "Message": (MESSAGE, lambda: encoded(message_response(MESSAGE_ROW))),
+    "Session": (SESSION, lambda: encoded(session_response(SESSION_ROW))),
     "User": (USER, lambda: encode_user(USER_ROW)),
     "SearchMemoryResponse": (
         SEARCH,
-        lambda: search_response(
-            Results([Result("s", MESSAGE_ROW, 0.5, "he")], Mode.HYBRID)
-        ).encode(),
+        lambda: encoded(
+            search_response(Results([Result("s", MESSAGE_ROW, 0.5, "he")], Mode.HYBRID))
+        ),
     ),
     "AddMemoryResponse": (
         ADDED,
-        lambda: added_memory_response(
-            AddedMemory(
-                session_created=True,
-                session_undeleted=True,
-                messages=[AddedMessage("m", 70_000, CREATED)],
+        lambda: encoded(
+            added_memory_response(
+                AddedMemory(
+                    session_created=True,
+                    session_undeleted=True,
+                    messages=[AddedMessage("m", 70_000, CREATED)],
+                )
             )
-        ).encode(),
+        ),
     ),
     "ListMessagesResponse": (
         memory_service_pb2.ListMessagesResponse(messages=[MESSAGE, MESSAGE], next_cursor=7),
-        lambda: with_messages(
-            memory_service_pb2.ListMessagesResponse(next_cursor=7), [MESSAGE_ROW, MESSAGE_ROW]
-        ).encode(),
+        lambda: encoded(
+            with_messages(
+                memory_service_pb2.ListMessagesResponse(next_cursor=7), [MESSAGE_ROW, MESSAGE_ROW]
+            )
+        ),
     ),
     "Struct": (METADATA, lambda: encode_metadata(JSON)),
     "Timestamp": (CREATED_AT, lambda: timestamp_message(CREATED).SerializeToString()),
@@ -152,12 +163,12 @@ def test_encoding_without_the_optional_fields_is_what_protobuf_writes() -> None:
     message = MessageRow("m", 1, "user", "", 0, "{}", CREATED, CREATED)
     session = SessionRow("s", 1, None, "{}", 0, CREATED, CREATED)
 
-    assert memory_pb2.Message.FromString(message_response(message).encode()) == memory_pb2.Message(
+    assert memory_pb2.Message.FromString(encoded(message_response(message))) == memory_pb2.Message(
         message_id="m", role="user", sequence=1, metadata=Struct(),
         created_at=CREATED_AT, updated_at=CREATED_AT,
     )  # fmt: skip
     assert session_pb2.Session.FromString(
-        session_response(session).encode()
+        encoded(session_response(session))
     ) == session_pb2.Session(
         session_id="s", id=1, metadata=Struct(), created_at=CREATED_AT, updated_at=CREATED_AT
     )

@@ -27,7 +27,7 @@ from palaver_server.interceptors.large_requests import (
     message_decoder,
 )
 from palaver_server.offload import MAX_INLINE_BYTES
-from palaver_server.services.encoding.encoded import Encoded, encoded
+from palaver_server.services.encoding.encoded import Encoded
 
 # The method of a servicer: takes a request and the context.
 Handler: TypeAlias = Callable[[Any, Any], Any]
@@ -160,5 +160,5 @@ def _request_decoder(method: MethodDescriptor) -> Callable[[bytes], Message | La
 
 async def _encode(response: Message | Encoded[Any]) -> bytes:
     if isinstance(response, Encoded):
-        return await encoded(response)
+        return await response.encode()
     return response.SerializeToString()

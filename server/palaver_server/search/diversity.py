@@ -1,12 +1,13 @@
 """Diversity: chooses hits that are good and unlike each other."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 
 from palaver_server.search.keyword_store import Hit
 from palaver_server.store.messages import MessageKey
 
 
-def diverse(
+async def diverse(
     hits: Sequence[Hit], words: Mapping[MessageKey, frozenset[str]], *, diversity: float, limit: int
 ) -> list[Hit]:
     """Choose hits one by one, by their score and their likeness to those chosen before.
@@ -16,7 +17,8 @@ def diverse(
 
     Args:
         hits: Best first.
-        words: The distinct words of each message; hits without an entry are not chosen.
+        words: The distinct words of each message, or a sample. Hits without an entry are not
+            chosen.
         diversity: From 0, only the score counts, to 1, only the likeness counts.
         limit: How many hits to choose.
     """
@@ -27,6 +29,7 @@ def diverse(
             likeness, key=lambda hit: (1 - diversity) * hit.score - diversity * likeness[hit]
         )
         del likeness[best]
+        await asyncio.sleep(0)  # a choice takes up to a few milliseconds
         chosen.append(best)
         likeness = {
             hit: max(greatest, _likeness(words[hit.key], words[best.key]))
@@ -36,4 +39,5 @@ def diverse(
 
 
 def _likeness(one: frozenset[str], other: frozenset[str]) -> float:
-    return len(one & other) / (len(one | other) or 1)
+    common = len(one & other)
+    return common / (len(one) + len(other) - common or 1)

@@ -15,6 +15,9 @@ from palaver_server.store.messages import MessageKey
 # Each term is compared with every matching message.
 MAX_TERMS = 32
 
+# Grams that are highlighted: each is compared with every character of a content.
+_MAX_GRAMS = 128
+
 
 class Hit(NamedTuple):
     """A message that a search found, and its score from 0 to 1."""
@@ -115,9 +118,10 @@ def _keyword_query(
     parts = [f"({' | '.join(choice)})" for choice in choices if choice]
     if parts:
         parts += [f"!({query})" for query in excluded]
+    kept = terms[:MAX_TERMS]
     return KeywordQuery(
-        terms=terms[:MAX_TERMS],
+        terms=kept,
         match=" & ".join(parts),
         is_plain=not (excluded or any(required)),
-        grams=grams,
+        grams=[gram for gram in grams if any(f"'{gram}'" in term for term in kept)][:_MAX_GRAMS],
     )

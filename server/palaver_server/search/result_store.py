@@ -1,7 +1,8 @@
 """Search results: the SQL that reads what a search found, and the newest messages."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from palaver_server.auth.access import Access
 from palaver_server.database.connection import Connection
@@ -20,6 +21,9 @@ from palaver_server.store.messages import (
     key_parameters,
 )
 
+# Words of a message that its likeness to others is computed from.
+_MAX_WORDS = 256
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -29,6 +33,24 @@ class Result:
     message: MessageRow
     score: float
     snippet: str
+
+
+class FoundMessage(NamedTuple):
+    """A message that a search found, its score, and the marked beginning of its content.
+
+    `marked` is the argument of `snippet`.
+    """
+
+    session_id: str
+    message: MessageRow
+    score: float
+    marked: str
+
+
+def with_snippets(found: Iterable[FoundMessage], grams: Sequence[str]) -> Iterator[Result]:
+    """Yield the results for messages that a search found."""
+    for session_id, message, score, marked in found:
+        yield Result(session_id, message, score, snippet(message.content, marked, grams))
 
 
 class ResultStore:
@@ -86,10 +108,17 @@ class ResultStore:
         rows = await self._connection.fetch(statement, parameters)
         return [Hit(MessageKey._make(row), 1) for row in rows]
 
+    # Of a long message, the words with the smallest hashes: samples of alike messages are alike.
+    # One string: an array is slow to read.
     GET_WORDS = Statement(
         "search.get_words",
         f"""
-        SELECT session_id, sequence, tsvector_to_array(words)
+        SELECT session_id, sequence, array_to_string(CASE
+            WHEN length(words) <= {_MAX_WORDS} THEN tsvector_to_array(words)
+            ELSE ARRAY(
+                SELECT word FROM unnest(tsvector_to_array(words)) AS word
+                ORDER BY hashtextextended(word, 0) LIMIT {_MAX_WORDS}
+            ) END, E'\n')
         FROM {KEYS} JOIN messages m USING (session_id, sequence)
         WHERE {ACCESSIBLE_MESSAGE}
     """,
@@ -98,14 +127,14 @@ class ResultStore:
     async def get_words(
         self, access: Access, keys: Sequence[MessageKey]
     ) -> dict[MessageKey, frozenset[str]]:
-        """Return the distinct words of those of the messages that are live."""
+        """Return the distinct words of those of the messages that are live, or a sample."""
         parameters = {**key_parameters(keys), "access_user_id": access.user_id}
         rows = await self._connection.fetch(self.GET_WORDS, parameters)
-        return {MessageKey(*row[:2]): frozenset(row[2]) for row in rows}
+        return {MessageKey(*row[:2]): frozenset(row[2].split("\n")) for row in rows}
 
     # ts_headline gets what the keyword index gets, so that it finds the same words: the beginning
     # of the content, with a space in place of each separator.
-    GET_RESULTS = Statement(
+    GET_MESSAGES = Statement(
         "search.get_results",
         f"""
         SELECT number, session_id, ts_headline(
@@ -123,10 +152,10 @@ class ResultStore:
     """,
     )
 
-    async def get_results(
+    async def get_messages(
         self, access: Access, hits: Sequence[Hit], query: KeywordQuery
-    ) -> list[Result]:
-        """Return the results for hits, in the same order: those that are live and fit a response.
+    ) -> list[FoundMessage]:
+        """Return the messages of hits, in the same order: those that are live and fit a response.
 
         Args:
             access: The caller's access scope.
@@ -138,10 +167,8 @@ class ResultStore:
             "query": " | ".join(query.terms),
             "access_user_id": access.user_id,
         }
-        rows = await self._connection.fetch(self.GET_RESULTS, parameters)
-        results = []
-        for number, session_id, marked, *columns in rows:
-            message = MessageRow._make(columns)
-            shown = snippet(message.content, marked, query.grams)
-            results.append(Result(session_id, message, hits[number - 1].score, shown))
-        return results
+        rows = await self._connection.fetch(self.GET_MESSAGES, parameters)
+        return [
+            FoundMessage(session_id, MessageRow._make(columns), hits[number - 1].score, marked)
+            for number, session_id, marked, *columns in rows
+        ]

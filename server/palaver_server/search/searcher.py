@@ -12,9 +12,10 @@ from palaver_server.database.pool import Pool
 from palaver_server.durations import milliseconds
 from palaver_server.embedding.semantic_search import EmbeddedText, NoSemanticSearch, SemanticSearch
 from palaver_server.errors import PalaverError
+from palaver_server.offload import offload_each
 from palaver_server.search.diversity import diverse
 from palaver_server.search.keyword_store import Hit, KeywordQuery, KeywordStore
-from palaver_server.search.result_store import Result, ResultStore
+from palaver_server.search.result_store import Result, ResultStore, with_snippets
 from palaver_server.store.message_filter import ALL_MESSAGES, EVERY_MESSAGE, MessageFilter, Scope
 
 # How many hits diversity and HYBRID choose from.
@@ -120,8 +121,10 @@ class Searcher:
             store = ResultStore(connection)
             if search.diversity:
                 words = await store.get_words(access, [hit.key for hit in hits])
-                hits = diverse(hits, words, diversity=search.diversity, limit=search.limit)
-            results = await store.get_results(access, hits[: search.limit], query)
+                hits = await diverse(hits, words, diversity=search.diversity, limit=search.limit)
+            found_messages = await store.get_messages(access, hits[: search.limit], query)
+        size = sum(len(found.marked) for found in found_messages)
+        results = await offload_each(size, with_snippets(found_messages, query.grams))
         return Results(results, search.mode)
 
     def _mode(self, search: Search) -> Mode | None:

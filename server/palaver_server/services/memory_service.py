@@ -1,17 +1,17 @@
 """The servicer of MemoryService; `memory_service.proto` documents its methods."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from functools import partial
 
 from palaver.v1 import memory_pb2
 from palaver.v1 import memory_service_pb2 as pb
 from palaver_server.database.paging import KeyRange
 from palaver_server.errors import InvalidRequest
-from palaver_server.offload import offload
+from palaver_server.offload import offload, offload_each
 from palaver_server.search.searcher import Searcher
 from palaver_server.services.context import Context, caller_access
 from palaver_server.services.encoding.added_memory import added_memory_response
-from palaver_server.services.encoding.encoded import Encoded, encoded
+from palaver_server.services.encoding.encoded import Encoded
 from palaver_server.services.encoding.messages import message_response, with_messages
 from palaver_server.services.encoding.metadata import struct_from_json
 from palaver_server.services.encoding.search_results import search_response
@@ -53,7 +53,9 @@ class MemoryService:
     ) -> Encoded[pb.AddMemoryResponse]:
         with Fields() as fields:
             session_id = fields.id("session_id", request.session_id)
-            messages = await offload(request.ByteSize(), _new_messages, fields, request.messages)
+            messages = await offload_each(
+                request.ByteSize(), _new_messages(fields, request.messages)
+            )
             user_id = fields.optional_id("user_id", request.user_id)
             expected = fields.not_negative("expected_last_sequence", request.expected_last_sequence)
         access = caller_access()
@@ -175,14 +177,14 @@ class MemoryService:
 
         async def check(rows: list[MessageRow]) -> None:
             nonlocal data
-            data += await encoded(with_messages(pb.DeleteMessagesResponse(), rows))
+            data += await with_messages(pb.DeleteMessagesResponse(), rows).encode()
             if len(data) > MAX_RESPONSE_BYTES:
                 raise InvalidRequest(too_many_to_delete(by_id=bool(message_ids)))
 
         await self._messages.delete_messages(
             caller_access(), session_id, check, message_ids=message_ids, last_n=request.last_n
         )
-        return Encoded(lambda: data, metadata_bytes=0)
+        return Encoded((data,), metadata_bytes=0)
 
     async def SearchMemory(
         self, request: pb.SearchMemoryRequest, context: Context
@@ -192,20 +194,18 @@ class MemoryService:
         return search_response(await self._searcher.search(caller_access(), search))
 
 
-def _new_messages(fields: Fields, messages: Sequence[memory_pb2.Message]) -> list[NewMessage]:
+def _new_messages(fields: Fields, messages: Sequence[memory_pb2.Message]) -> Iterator[NewMessage]:
     fields.item_count("messages", len(messages))
     if len(messages) > MAX_ITEMS:
-        return []
-    new_messages: list[NewMessage] = []
+        return
     first_index: dict[str, int] = {}
     for index, message in enumerate(messages):
-        new_messages.append(_new_message(fields.at(f"messages[{index}]"), message))
+        yield _new_message(fields.at(f"messages[{index}]"), message)
         if message.message_id and first_index.setdefault(message.message_id, index) != index:
             fields.reject(
                 f"messages[{index}].message_id",
                 f"must be unique; messages[{first_index[message.message_id]}] has the same",
             )
-    return new_messages
 
 
 def _new_message(fields: Fields, message: memory_pb2.Message) -> NewMessage:

@@ -649,8 +649,9 @@ class SearchMemoryRequest(_message.Message):
     means not at all: the best come first. Otherwise each result is the one for
     which `(1 - diversity) * score - diversity * likeness` is greatest, where
     `likeness` is the share of words, 0 to 1, that it has in common with the
-    most similar result before it (maximal marginal relevance). The results are
-    chosen among the best 200.
+    most similar result before it (maximal marginal relevance). Of a message
+    with more than 256 different words, a sample of 256 is compared. The
+    results are chosen among the best 200.
     """
     @_builtins.property
     def filter(self) -> Global___MessageFilter:

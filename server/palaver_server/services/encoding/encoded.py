@@ -1,12 +1,12 @@
 """Responses that Palaver encodes itself."""
 
 from collections.abc import Callable, Iterable
-from functools import partial
-from typing import Any, Generic, TypeVar
+from itertools import chain
+from typing import Generic, TypeVar
 
 from google.protobuf.message import Message
 
-from palaver_server.offload import offload
+from palaver_server.offload import offload_each
 from palaver_server.services.encoding import wire
 
 MessageT = TypeVar("MessageT", bound=Message)
@@ -20,20 +20,19 @@ class Encoded(Generic[MessageT]):
     of the time of the rest of a read.
 
     Args:
-        encode: Returns the encoded form.
+        parts: The parts of the encoded form, which are encoded when they are iterated.
         metadata_bytes: Size of the metadata in it as JSON, which takes by far the most time.
     """
 
-    __slots__ = ("encode", "metadata_bytes")
+    __slots__ = ("_metadata_bytes", "_parts")
 
-    def __init__(self, encode: Callable[[], bytes], *, metadata_bytes: int) -> None:
-        self.encode = encode
-        self.metadata_bytes = metadata_bytes
+    def __init__(self, parts: Iterable[bytes], *, metadata_bytes: int) -> None:
+        self._parts = parts
+        self._metadata_bytes = metadata_bytes
 
-
-async def encoded(response: Encoded[Any]) -> bytes:
-    """Return the bytes of a response."""
-    return await offload(response.metadata_bytes, response.encode)
+    async def encode(self) -> bytes:
+        """Return the encoded form; can be called once."""
+        return b"".join(await offload_each(self._metadata_bytes, iter(self._parts)))
 
 
 def with_items(
@@ -45,13 +44,6 @@ def with_items(
     metadata_bytes: int,
 ) -> Encoded[MessageT]:
     """Append rows to a repeated field of a response."""
-    encode = partial(_encode_items, response, field, encode_row, rows)
-    return Encoded(encode, metadata_bytes=metadata_bytes)
-
-
-def _encode_items(
-    response: MessageT, field: str, encode_row: Callable[[RowT], bytes], rows: Iterable[RowT]
-) -> bytes:
     tag = wire.tag(type(response), field)
-    items = [wire.delimited(tag, encode_row(row)) for row in rows]
-    return b"".join((response.SerializeToString(), *items))
+    items = (wire.delimited(tag, encode_row(row)) for row in rows)
+    return Encoded(chain((response.SerializeToString(),), items), metadata_bytes=metadata_bytes)

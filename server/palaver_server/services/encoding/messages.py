@@ -1,7 +1,6 @@
 """Encoding of messages."""
 
 from collections.abc import Sequence
-from functools import partial
 
 from palaver.v1.memory_pb2 import Message
 from palaver_server.services.encoding import wire
@@ -43,7 +42,7 @@ def encode_message(row: MessageRow) -> bytes:
 
 def message_response(row: MessageRow) -> Encoded[Message]:
     """Return the response that is a message."""
-    return Encoded(partial(encode_message, row), metadata_bytes=len(row.metadata))
+    return Encoded(map(encode_message, (row,)), metadata_bytes=len(row.metadata))
 
 
 def with_messages(response: MessageT, rows: Sequence[MessageRow]) -> Encoded[MessageT]:

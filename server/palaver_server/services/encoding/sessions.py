@@ -1,7 +1,6 @@
 """Encoding of sessions."""
 
 from collections.abc import Sequence
-from functools import partial
 
 from palaver.v1.session_pb2 import Session
 from palaver_server.services.encoding import wire
@@ -41,7 +40,7 @@ def encode_session(row: SessionRow) -> bytes:
 
 def session_response(row: SessionRow) -> Encoded[Session]:
     """Return the response that is a session."""
-    return Encoded(partial(encode_session, row), metadata_bytes=len(row.metadata))
+    return Encoded(map(encode_session, (row,)), metadata_bytes=len(row.metadata))
 
 
 def with_sessions(response: MessageT, rows: Sequence[SessionRow]) -> Encoded[MessageT]:

@@ -1,7 +1,6 @@
 """Encoding of users."""
 
 from collections.abc import Sequence
-from functools import partial
 
 from palaver.v1.user_pb2 import User
 from palaver_server.services.encoding.encoded import Encoded, MessageT, with_items
@@ -27,7 +26,7 @@ def encode_user(row: UserRow) -> bytes:
 
 def user_response(row: UserRow) -> Encoded[User]:
     """Return the response that is a user."""
-    return Encoded(partial(encode_user, row), metadata_bytes=len(row.metadata))
+    return Encoded(map(encode_user, (row,)), metadata_bytes=len(row.metadata))
 
 
 def with_users(response: MessageT, rows: Sequence[UserRow]) -> Encoded[MessageT]:
