@@ -4,6 +4,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from palaver_server.bootstrap.security import Security
 from palaver_server.config import Settings
 from palaver_server.errors import CredentialsUnusable
 from tests.conftest import Run, StartServer
-from tests.support.callers import caller, code_of
+from tests.support.callers import KeysFile, caller, code_of
 from tests.support.certificates import Authority, Identity
 from tests.support.client import Client, wait_until
+from tests.support.http2 import HEADERS, Http2
 from tests.support.watching import SERVING, health_of
 
 pytestmark = pytest.mark.usefixtures("quick_looks")
@@ -104,6 +106,52 @@ def shown_serial(address: str, files: ServerFiles) -> int:
         certificate = tls.getpeercert(binary_form=True)
     assert certificate
     return x509.load_der_x509_certificate(certificate).serial_number
+
+
+@pytest.mark.parametrize("with_key", [False, True])
+def test_tls_open_connection_is_refused_after_end_of_client_certificate(
+    start_server: StartServer, files: ServerFiles, keys_file: KeysFile, *, with_key: bool
+) -> None:
+    clients = Authority("clients")
+    files.client_ca.write_bytes(clients.certificate)
+    keys_file.add_certificate("CN=friend")
+    bearers = [keys_file.add()] if with_key else []
+    address = start_server(
+        **files.settings, tls_client_ca=files.client_ca, credentials=keys_file.path
+    ).address
+    identity = clients.issue(("CN", "friend"), valid_for=timedelta(seconds=6))
+
+    with caller(address, *bearers, authority=files.authority, identity=identity) as client:
+        assert code_of(client) == "NOT_FOUND"
+        wait_until(lambda: code_of(client) == "UNAUTHENTICATED")
+
+
+def test_tls_resumed_session_is_refused_after_end_of_client_certificate(
+    start_server: StartServer, files: ServerFiles, tmp_path: Path
+) -> None:
+    clients = Authority("clients")
+    files.client_ca.write_bytes(clients.certificate)
+    address = start_server(**files.settings, tls_client_ca=files.client_ca).address
+    identity = clients.issue(("CN", "friend"), valid_for=timedelta(seconds=6))
+    identity.write(tmp_path / "client.pem", tmp_path / "client.key")
+    context = ssl.create_default_context(cadata=files.authority.certificate.decode())
+    context.load_cert_chain(tmp_path / "client.pem", tmp_path / "client.key")
+    context.set_alpn_protocols(["h2"])
+
+    def answer(session: ssl.SSLSession | None) -> tuple[bytes, ssl.SSLSession]:
+        """Return the trailers of a call, and the session of its connection."""
+        connection = Http2(address, (context, session))
+        assert connection.is_resumed == (session is not None)
+        connection.call("/palaver.v1.SessionService/GetSession", b"")
+        trailers = next(f.payload for f in connection.received() if f.kind == HEADERS)
+        session = connection.session
+        connection.close()
+        return trailers, session
+
+    trailers, session = answer(None)
+    assert b"session_id: " in trailers  # the call is let in, and its request is invalid
+    assert b"session_id: " in answer(session)[0]
+    wait_until(lambda: b"certificate has expired" in answer(session)[0])
 
 
 @pytest.fixture

@@ -45,11 +45,14 @@ class Authority:
         certificate = builder.sign(self._key, hashes.SHA256())
         self.certificate = certificate.public_bytes(Encoding.PEM)
 
-    def issue(self, *subject: tuple[str, str]) -> Identity:
+    def issue(
+        self, *subject: tuple[str, str], valid_for: timedelta = timedelta(days=1)
+    ) -> Identity:
         """Issue a certificate for this machine; the parts of the subject look like ("CN", "x")."""
         key = ec.generate_private_key(ec.SECP256R1())
         name = _name(*(subject or (("CN", "localhost"),)))
-        builder = _builder(name, self._name, key.public_key()).add_extension(_HERE, critical=False)
+        builder = _builder(name, self._name, key.public_key(), valid_for)
+        builder = builder.add_extension(_HERE, critical=False)
         return Identity(
             builder.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM),
             key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
@@ -69,7 +72,10 @@ def _name(*parts: tuple[str, str]) -> x509.Name:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePublicKey,
+    valid_for: timedelta = timedelta(days=1),
 ) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
     return (
@@ -79,5 +85,5 @@ def _builder(
         .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(days=1))
+        .not_valid_after(now + valid_for)
     )

@@ -1,6 +1,7 @@
 """An HTTP/2 client that sends single frames, to do what libraries do not."""
 
 import socket
+import ssl
 import struct
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -20,12 +21,24 @@ class Frame(NamedTuple):
 
 
 class Http2:
-    """A connection to a server, with a flow-control window of 64 KiB."""
+    """A connection to a server, with a flow-control window of 64 KiB.
 
-    def __init__(self, address: str) -> None:
+    Args:
+        address: The address of the server.
+        tls: Set up for TLS, and a session to resume, if there is one.
+    """
+
+    def __init__(
+        self, address: str, tls: tuple[ssl.SSLContext, ssl.SSLSession | None] | None = None
+    ) -> None:
         self._address = address
         host, _, port = address.rpartition(":")
         self._socket = socket.create_connection((host, int(port)), timeout=20)
+        if tls:
+            context, session = tls
+            self._socket = context.wrap_socket(
+                self._socket, server_hostname="localhost", session=session
+            )
         self._socket.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
         self.send(SETTINGS, b"")
 
@@ -53,6 +66,18 @@ class Http2:
         self.send(HEADERS, fields, flags=END_HEADERS, stream=1)
         message = struct.pack(">BI", 0, len(request)) + request
         self.send(DATA, message, flags=END_STREAM, stream=1)
+
+    @property
+    def session(self) -> ssl.SSLSession:
+        """The TLS session, once something was received."""
+        assert isinstance(self._socket, ssl.SSLSocket)
+        assert self._socket.session
+        return self._socket.session
+
+    @property
+    def is_resumed(self) -> bool:
+        """Whether the connection resumed a TLS session."""
+        return isinstance(self._socket, ssl.SSLSocket) and bool(self._socket.session_reused)
 
     def take(self, size: int) -> None:
         """Enlarge the flow-control window by this many bytes."""

@@ -31,7 +31,7 @@ class Security:
     """TLS, authentication and authorization, as far as the settings configure them.
 
     Attributes:
-        interceptors: Interceptors that check calls, outermost first; empty without credentials.
+        interceptors: Interceptors that check calls, outermost first; empty without any.
     """
 
     interceptors: tuple[Interceptor, ...]
@@ -50,9 +50,15 @@ class Security:
         credentials = await _credentials(settings)
         keys = await _key_set(settings)
         interceptors: tuple[Interceptor, ...] = ()
+        if settings.tls_client_ca:
+            from palaver_server.interceptors.client_certificates import (  # noqa: PLC0415
+                ClientCertificates,
+            )
+
+            interceptors += (ClientCertificates(),)
         if credentials or keys:
             tokens = _tokens(keys, settings) if keys else None
-            interceptors = (Authentication(Authenticator(credentials, tokens)), Authorization())
+            interceptors += (Authentication(Authenticator(credentials, tokens)), Authorization())
         return cls(interceptors, identity, credentials, keys)
 
     def watch(self) -> Iterator[Coroutine[Any, Any, None]]:
