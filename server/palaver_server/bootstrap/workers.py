@@ -145,4 +145,8 @@ def _work(serve: Serve, settings: Settings, database_url: str, parent: Connectio
     try:
         uvloop.run(serve(settings, database_url))
     except (PalaverError, RuntimeError) as error:
-        sys.exit(f"Error: {error}")
+        _LOGGER.error("%s", error)
+        sys.exit(1)
+    except Exception:
+        _LOGGER.critical("a worker process ended by an unexpected error", exc_info=True)
+        sys.exit(1)

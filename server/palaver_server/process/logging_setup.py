@@ -3,31 +3,80 @@
 import asyncio
 import json
 import logging
+import os
 import sys
-from contextlib import nullcontext
+import threading
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
-from typing import Any, TextIO
+from types import TracebackType
+from typing import Any, TextIO, TypeAlias
 
 import orjson
 
 from palaver_server.call_context import running_call
+
+_LOGGER = logging.getLogger(__name__)
+
+ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None]
 
 # No formatter here uses these fields, so records need not collect them.
 logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
 
 def set_up(*, level: str, format: str) -> None:
-    """Log to standard error.
+    """Log to standard error, warnings and uncaught exceptions of threads included.
+
+    Where the program around this one has set up its own log, that stays as it is.
 
     Args:
         level: Lowest level that is logged.
         format: `text`, `json`, or `auto`: text on a terminal, JSON elsewhere.
     """
-    handler = BurstHandler(sys.stderr)
-    is_text = handler.stream.isatty() if format == "auto" else format == "text"
-    handler.setFormatter(TextFormatter() if is_text else JsonFormatter())
-    logging.basicConfig(level=level, handlers=[handler])
     logging.getLogger("grpc._cython.cygrpc").addFilter(shorten_abandoned_call)
+    if logging.getLogger().hasHandlers():
+        return
+    handler = BurstHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if is_json(format) else TextFormatter())
+    logging.basicConfig(level=level, handlers=[handler])
+    logging.captureWarnings(capture=True)
+    threading.excepthook = _log_thread_exception
+    sys.unraisablehook = _log_unraisable
+
+
+def is_json(format: str) -> bool:
+    """Return whether standard error takes JSON in a format: `text`, `json` or `auto`."""
+    return format == "json" or (format == "auto" and not sys.stderr.isatty())
+
+
+def silence_grpc() -> None:
+    """Keep the lines of gRPC's C core from standard error; call before gRPC is imported.
+
+    It writes text past Python's log, such as a line for each failed TLS handshake, and offers no
+    other format. A value that the operator has set stays.
+    """
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+
+def write_json(
+    logger: logging.Logger, level: int, message: str, exc_info: ExcInfo | None = None
+) -> None:
+    """Write a line of a log as JSON, whether or not the log has been set up."""
+    record = logger.makeRecord(logger.name, level, "", 0, message, (), exc_info)
+    sys.stderr.write(JsonFormatter().format(record) + "\n")
+
+
+def _log_thread_exception(args: threading.ExceptHookArgs) -> None:
+    if args.exc_value is None or issubclass(args.exc_type, SystemExit):
+        return
+    name = args.thread.name if args.thread else "unknown"
+    exc_info = (args.exc_type, args.exc_value, args.exc_traceback)
+    _LOGGER.critical("thread %s ended by an unexpected error", name, exc_info=exc_info)
+
+
+def _log_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
+    error = unraisable.exc_value
+    place = getattr(unraisable.object, "__qualname__", type(unraisable.object).__qualname__)
+    _LOGGER.error("%s in %s", unraisable.err_msg or "exception ignored", place, exc_info=error)
 
 
 # Exceptions of gRPC's log that are no faults: the client disconnected before its response was sent,
@@ -71,6 +120,20 @@ class BurstHandler(logging.StreamHandler[TextIO]):
             if lines:
                 self.stream.write("".join(lines))
             super().flush()
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - overrides
+        """Write that a record could not be logged, in the log's format."""
+        failure = logging.LogRecord(
+            __name__,
+            logging.ERROR,
+            record.pathname,
+            record.lineno,
+            "cannot log a record of %s:%d",
+            (record.pathname, record.lineno),
+            sys.exc_info(),
+        )
+        with suppress(OSError, ValueError):  # standard error itself does not take lines
+            self.stream.write(self.format(failure) + self.terminator)
 
     def _is_flushed_soon(self) -> bool:
         try:
