@@ -336,11 +336,17 @@ class Settings(DatabaseSettings):
     default_deadline_seconds: PositiveSeconds = Field(
         30, description="Deadline of unary calls that set none; streams have none."
     )
-    max_running_calls: PositiveInt = Field(256, description="Maximum concurrent calls.")
-    max_waiting_calls: NonNegativeInt = Field(
-        256, description="Maximum calls waiting for a slot; further calls are refused."
+    max_running_calls: PositiveInt = Field(
+        256, description="Maximum concurrent calls; half of them for one credential."
     )
-    max_streams: PositiveInt = Field(256, description="Maximum open streams.")
+    max_waiting_calls: NonNegativeInt = Field(
+        4096,
+        description="Maximum calls waiting for a slot, of 16 KiB each (a larger request counts as"
+        " several); further calls are refused.",
+    )
+    max_streams: PositiveInt = Field(
+        256, description="Maximum open streams; half of them for one credential."
+    )
     stream_send_timeout_seconds: PositiveSeconds = Field(
         300, description="Maximum wait for a slow client to accept a chunk of a stream."
     )

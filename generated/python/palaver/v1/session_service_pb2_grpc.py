@@ -50,7 +50,8 @@ class SessionServiceStub:
     follows, with the `next_cursor` that resumes the stream. Or the server has
     been unable to read its credentials for too long; nothing was done then.
     - `RESOURCE_EXHAUSTED`: `RetryInfo`. The server has reached its limit of
-    calls or streams, or no database connection became free in time. Nothing
+    calls or streams for the caller's credential or in all, or no database
+    connection became free in time. Nothing
     was written. (Without details, the error comes from gRPC: the request
     exceeds 16 MiB.)
     - `DEADLINE_EXCEEDED`: `ErrorInfo`. A call without a deadline took longer
@@ -139,7 +140,8 @@ class SessionServiceServicer:
     follows, with the `next_cursor` that resumes the stream. Or the server has
     been unable to read its credentials for too long; nothing was done then.
     - `RESOURCE_EXHAUSTED`: `RetryInfo`. The server has reached its limit of
-    calls or streams, or no database connection became free in time. Nothing
+    calls or streams for the caller's credential or in all, or no database
+    connection became free in time. Nothing
     was written. (Without details, the error comes from gRPC: the request
     exceeds 16 MiB.)
     - `DEADLINE_EXCEEDED`: `ErrorInfo`. A call without a deadline took longer
@@ -319,7 +321,8 @@ class SessionService:
     follows, with the `next_cursor` that resumes the stream. Or the server has
     been unable to read its credentials for too long; nothing was done then.
     - `RESOURCE_EXHAUSTED`: `RetryInfo`. The server has reached its limit of
-    calls or streams, or no database connection became free in time. Nothing
+    calls or streams for the caller's credential or in all, or no database
+    connection became free in time. Nothing
     was written. (Without details, the error comes from gRPC: the request
     exceeds 16 MiB.)
     - `DEADLINE_EXCEEDED`: `ErrorInfo`. A call without a deadline took longer
