@@ -13,6 +13,7 @@ import grpc
 import psycopg
 
 from tests.support.client import Client, wait_until
+from tests.support.databases import TEST_SCHEMA
 
 T = TypeVar("T")
 
@@ -128,7 +129,8 @@ class Gate:
         self._connection.execute(f"SELECT pg_advisory_lock({self.KEY})")
         self._connection.execute(
             f"""
-            CREATE OR REPLACE FUNCTION gate() RETURNS trigger LANGUAGE plpgsql AS $$
+            CREATE SCHEMA IF NOT EXISTS {TEST_SCHEMA};
+            CREATE OR REPLACE FUNCTION {TEST_SCHEMA}.gate() RETURNS trigger LANGUAGE plpgsql AS $$
             BEGIN
                 PERFORM pg_advisory_xact_lock_shared({self.KEY});
                 RETURN coalesce(NEW, OLD);
@@ -137,7 +139,7 @@ class Gate:
         )
         self._connection.execute(
             f"CREATE TRIGGER gate {self._event} FOR EACH ROW WHEN ({self._of})"
-            " EXECUTE FUNCTION gate()"
+            f" EXECUTE FUNCTION {TEST_SCHEMA}.gate()"
         )
         return self
 

@@ -11,9 +11,15 @@ from psycopg.conninfo import make_conninfo
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
+# Tests may create functions here, and triggers that call them: they last until the next reset.
+TEST_SCHEMA = "tests"
+
+_DROP_TEST_SCHEMA: LiteralString = f"DROP SCHEMA IF EXISTS {TEST_SCHEMA} CASCADE"
+
 _CATALOGS = """
     SELECT relname FROM pg_class
     WHERE relnamespace = 'pg_catalog'::regnamespace AND relkind = 'r' AND NOT relisshared
+        AND relname <> 'pg_class'
 """
 
 _TABLES = """
@@ -28,6 +34,13 @@ _CATALOG_STATE: LiteralString = (
 _TABLE_STATE: LiteralString = (
     "SELECT {label}, string_agg(r::text, ' ' ORDER BY r::text) FROM {name} r"
 )
+# Without what TRUNCATE, VACUUM or a trigger that is dropped again leave behind.
+_RELATIONS_STATE = """
+    SELECT 'pg_class', string_agg((to_jsonb(c) - '{
+        relfilenode, relpages, reltuples, relallvisible, relallfrozen, relfrozenxid, relminmxid,
+        relhastriggers}'::text[])::text, ' ' ORDER BY oid)
+    FROM pg_class c WHERE relnamespace <> 'pg_catalog'::regnamespace
+"""
 _DATABASE_STATE = """
     SELECT 'pg_database', concat(datacl, datdba, datallowconn, datconnlimit,
         (SELECT array_agg(s) FROM pg_db_role_setting s WHERE setdatabase = d.oid))
@@ -82,7 +95,9 @@ class Database:
             self._empty = {name for name, is_filled in tables.items() if not is_filled}
             states = [_about(_CATALOG_STATE, name) for name in catalogs]
             states += [_about(_TABLE_STATE, name) for name in tables.keys() - self._empty]
-            self._state_query = sql.SQL(" UNION ALL ").join([sql.SQL(_DATABASE_STATE), *states])
+            self._state_query = sql.SQL(" UNION ALL ").join(
+                [sql.SQL(_DATABASE_STATE), sql.SQL(_RELATIONS_STATE), *states]
+            )
             self._state = self._read_state()
             self.drop = stack.pop_all().close
 
@@ -90,13 +105,13 @@ class Database:
         """Remove the rows that a test left; tell whether it left no other change."""
         try:
             self._connection.execute(_END_CONNECTIONS, [self._kept])
+            self._connection.execute(_DROP_TEST_SCHEMA)
             if self._read_state() != self._state:
                 return False
             filled = {name for name, is_filled in self._connection.execute(_TABLES) if is_filled}
             if filled := filled & self._empty:
                 tables = sql.SQL(", ").join(map(sql.Identifier, filled))
                 self._connection.execute(sql.SQL("TRUNCATE {} CASCADE").format(tables))
-                self._state = self._read_state()  # TRUNCATE writes to pg_class
             self._connection.execute(_RESTART_SEQUENCES)
         except psycopg.OperationalError:  # the test ended all connections
             return False
