@@ -1,6 +1,7 @@
 """A real PostgreSQL for the session, a database of its own for each test, and servers on it."""
 
 import asyncio
+import gc
 import os
 import threading
 from collections.abc import Coroutine, Iterator
@@ -38,6 +39,12 @@ class StartServer(Protocol):
     """Starts a server with these settings, and gives a client of it."""
 
     def __call__(self, **settings: Any) -> Client: ...
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from going through modules and tests again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
