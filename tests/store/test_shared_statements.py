@@ -103,6 +103,21 @@ def test_batched_appends_to_existing_sessions_share_commit(
     assert transactions(database, "second") == 1
 
 
+def test_appends_of_much_metadata_share_no_statement(
+    run: Run, memory: MemoryStore, sessions: list[str], database: Connection
+) -> None:
+    metadata = f'{{"a": "{"x" * 20_000}"}}'
+    messages = [NewMessage(None, "user", "second", 0, metadata, None)]
+    appends = [
+        memory.add_memory(EVERYTHING, name, messages, user_id=None, expected_last_sequence=None)
+        for name in sessions
+    ]
+
+    together(run, appends)
+
+    assert transactions(database, "second") == len(sessions)
+
+
 def test_batched_appends_to_one_session_are_sequential(
     run: Run, memory: MemoryStore, sessions: list[str]
 ) -> None:

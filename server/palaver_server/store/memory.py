@@ -484,7 +484,8 @@ class MemoryStore:
 
 def _is_short(messages: Sequence[NewMessage]) -> bool:
     """Return whether an append is short enough to share a statement without delaying others."""
-    return sum(len(message.content) for message in messages) <= _MAX_BATCHED_APPEND_CHARACTERS
+    characters = sum(len(message.content) + len(message.metadata) for message in messages)
+    return characters <= _MAX_BATCHED_APPEND_CHARACTERS
 
 
 def _columns(messages: Sequence[NewMessage]) -> dict[str, list[Any]]:
