@@ -129,6 +129,8 @@ def _ask(channel: grpc.Channel, question: Question, mode: str) -> Answer:
     start = time.perf_counter()
     response = MemoryServiceStub(channel).SearchMemory(request)
     seconds = time.perf_counter() - start
+    if response.mode != request.mode:
+        raise click.ClickException(f"a {mode} search was answered without the embedder")
     found = [result.message.message_id for result in response.results]
     recall = (
         len(question.evidence.intersection(found[:depth])) / len(question.evidence)

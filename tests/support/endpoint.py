@@ -89,6 +89,8 @@ class Endpoint:
             "embedder_url": self.url,
             "embedder_model": "test",
             "embedder_dimensions": DIMENSIONS,
+            # However busy the machine is, searches wait for the endpoint.
+            "embedder_query_timeout_seconds": 30,
         }
 
     def record(self, request: dict[str, Any], key: str | None) -> None:

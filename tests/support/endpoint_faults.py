@@ -38,6 +38,12 @@ def vector(*numbers: Any) -> Fault:
     return body(json.dumps({"data": [{"index": 0, "embedding": numbers}]}).encode())
 
 
+def right_but_for(more: bytes) -> Fault:
+    """Return a fault that answers with a right vector, and with this as another field."""
+    row = json.dumps({"index": 0, "embedding": [1] * DIMENSIONS}).encode()
+    return body(b'{"data": [%s], "more": %s}' % (row, more))
+
+
 def hang(handler: BaseHTTPRequestHandler) -> None:
     """Send nothing until the client closes the connection."""
     handler.connection.recv(1)
@@ -92,10 +98,10 @@ FAULTS: dict[str, Fault] = {
     "endless answer": endless,
     "gzip bomb": gzip_bomb,
     "broken gzip": body(b"{}", **{"Content-Encoding": "gzip"}),
-    "deep JSON": body(b"[" * 100_000),
-    "deep object": body(b'{"a":' * 90 + b"1" + b"}" * 90),
-    "many empty lists": body(b'{"data": [' + b"[]," * 80_000 + b"[]]}"),
-    "many numbers": body(b'{"data": [' + b"0," * 120_000 + b"0]}"),
+    "deep JSON": right_but_for(b"[" * 100_000 + b"]" * 100_000),
+    "many lists": right_but_for(b"[" + b"[]," * 9_000 + b"[]]"),
+    "many objects": right_but_for(b"[" + b"{}," * 9_000 + b"{}]"),
+    "many numbers": right_but_for(b"[" + b"0," * 20_000 + b"0]"),
     "too few dimensions": vector(*[1] * (DIMENSIONS - 1)),
     "NaN": vector(*[float("nan")] * DIMENSIONS),
     "infinite": vector(*[1e308] * DIMENSIONS),
