@@ -66,9 +66,13 @@ def _unary(
         hooks: list[CallHooks] = []
         try:
             await _start(starts, hooks, request, context)
-            response = await _encode(await handler(decode(request), context))
+            message = await handler(decode(request), context)
+            response = message.data if isinstance(message, Encoded) else message.SerializeToString()
+            if response is None:
+                response = await message.encode()
             for hook in hooks:
-                hook.before_send(response)
+                if hook.sees_responses:
+                    hook.before_send(response)
         except BaseException as error:  # noqa: BLE001 - the hooks decide what the call ends with
             await _end_with(error, hooks, context)
         for hook in reversed(hooks):
@@ -92,11 +96,13 @@ def _stream(
                 async for message in responses:
                     response = await _encode(message)
                     for hook in hooks:
-                        hook.before_send(response)
+                        if hook.sees_responses:
+                            hook.before_send(response)
                     await _write(response, context, is_first=is_first)
                     is_first = False
                     for hook in hooks:
-                        hook.after_send()
+                        if hook.sees_responses:
+                            hook.after_send()
         except BaseException as error:  # noqa: BLE001 - the hooks decide what the call ends with
             await _end_with(error, hooks, context)
         for hook in reversed(hooks):

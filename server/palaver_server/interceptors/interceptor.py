@@ -17,9 +17,15 @@ Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 
 
 class CallHooks:
-    """The hooks of an interceptor in one call. By default they do nothing."""
+    """The hooks of an interceptor in one call. By default they do nothing.
+
+    Attributes:
+        sees_responses: Whether `before_send` and `after_send` are run.
+    """
 
     __slots__ = ()
+
+    sees_responses = False
 
     def before_send(self, response: bytes) -> None:
         """Run before a response is sent."""

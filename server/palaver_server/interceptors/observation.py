@@ -83,6 +83,8 @@ class Observation:
 class _ObservedCall(CallHooks):
     """A call and its record."""
 
+    sees_responses = True
+
     __slots__ = ("_call", "_context", "_observation")
 
     def __init__(self, observation: Observation, call: Call, context: Context) -> None:

@@ -39,6 +39,8 @@ class StreamSendTimeout:
 class _Stream(CallHooks):
     """A running stream, which the server cancels if a chunk waits for too long."""
 
+    sees_responses = True
+
     __slots__ = ("_next_cursor", "_response", "_running", "_seconds")
 
     def __init__(

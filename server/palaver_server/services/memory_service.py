@@ -1,6 +1,6 @@
 """The servicer of MemoryService; `memory_service.proto` documents its methods."""
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator
 from functools import partial
 
 from palaver.v1 import memory_pb2
@@ -21,7 +21,7 @@ from palaver_server.services.merge_patch import patched_metadata
 from palaver_server.services.search_request import search_from_request
 from palaver_server.services.streaming import pages
 from palaver_server.services.validation import Fields
-from palaver_server.store.memory import MemoryStore, NewMessage
+from palaver_server.store.memory import MemoryStore
 from palaver_server.store.messages import MessageRow, MessageStore, too_many_to_delete
 from palaver_server.store.sessions import SessionStore
 
@@ -54,7 +54,7 @@ class MemoryService:
         with Fields() as fields:
             session_id = fields.id("session_id", request.session_id)
             messages = await offload_each(
-                request.ByteSize(), _new_messages(fields, request.messages)
+                request.ByteSize(), fields.new_messages("messages", request.messages)
             )
             user_id = fields.optional_id("user_id", request.user_id)
             expected = fields.not_negative("expected_last_sequence", request.expected_last_sequence)
@@ -192,28 +192,3 @@ class MemoryService:
         with Fields() as fields:
             search = search_from_request(fields, request)
         return search_response(await self._searcher.search(caller_access(), search))
-
-
-def _new_messages(fields: Fields, messages: Sequence[memory_pb2.Message]) -> Iterator[NewMessage]:
-    fields.item_count("messages", len(messages))
-    if len(messages) > MAX_ITEMS:
-        return
-    first_index: dict[str, int] = {}
-    for index, message in enumerate(messages):
-        yield _new_message(fields.at(f"messages[{index}]"), message)
-        if message.message_id and first_index.setdefault(message.message_id, index) != index:
-            fields.reject(
-                f"messages[{index}].message_id",
-                f"must be unique; messages[{first_index[message.message_id]}] has the same",
-            )
-
-
-def _new_message(fields: Fields, message: memory_pb2.Message) -> NewMessage:
-    return NewMessage(
-        message_id=fields.optional_id("message_id", message.message_id),
-        role=fields.role("role", message.role),
-        content=fields.content("content", message.content),
-        token_count=fields.not_negative("token_count", message.token_count),
-        metadata=fields.metadata("metadata", message),
-        created_at=fields.timestamp("created_at", message),
-    )

@@ -1,6 +1,6 @@
 """Validation of request fields by the rules of the `.proto` files."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from palaver.v1.memory_pb2 import Message as MessageProto
 from palaver_server.errors import FieldViolation, InvalidRequest
 from palaver_server.services.encoding.metadata import json_from_object, object_from_struct
 from palaver_server.services.encoding.timestamps import datetime_from_timestamp
@@ -29,6 +30,7 @@ from palaver_server.services.limits import (
     MAX_ROLES,
     MAX_VIOLATIONS,
 )
+from palaver_server.store.memory import NewMessage
 
 
 class Fields:
@@ -122,7 +124,8 @@ class Fields:
 
     def metadata(self, field: str, message: Message) -> str:
         """Check the metadata in `field` of `message`; return JSON, by default an empty object."""
-        return self.metadata_json(field, self.metadata_patch(field, message) or {})
+        patch = self.metadata_patch(field, message)
+        return self.metadata_json(field, patch) if patch else "{}"
 
     def metadata_patch(self, field: str, message: Message) -> dict[str, Any] | None:
         """Check the metadata in `field` of `message`; return None if it is not set."""
@@ -140,6 +143,30 @@ class Fields:
         text = json_from_object(metadata)
         self._check_bytes(field, text, MAX_METADATA_BYTES, " as JSON")
         return text
+
+    def new_messages(self, field: str, messages: Sequence[MessageProto]) -> Iterator[NewMessage]:
+        """Check the messages to add, one at a time."""
+        self.item_count(field, len(messages))
+        if len(messages) > MAX_ITEMS:
+            return
+        first_index: dict[str, int] = {}
+        for index, message in enumerate(messages):
+            inner = self.at(f"{field}[{index}]")
+            yield inner.new_message(message)
+            if message.message_id and first_index.setdefault(message.message_id, index) != index:
+                first = first_index[message.message_id]
+                inner.reject("message_id", f"must be unique; {field}[{first}] has the same")
+
+    def new_message(self, message: MessageProto) -> NewMessage:
+        """Check the fields of a message to add."""
+        return NewMessage(
+            message_id=self.optional_id("message_id", message.message_id),
+            role=self.role("role", message.role),
+            content=self.content("content", message.content),
+            token_count=self.not_negative("token_count", message.token_count),
+            metadata=self.metadata("metadata", message),
+            created_at=self.timestamp("created_at", message),
+        )
 
     def limit(
         self, field: str, value: int, *, default: int = DEFAULT_LIMIT, maximum: int = MAX_LIMIT
