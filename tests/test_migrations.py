@@ -157,8 +157,9 @@ def test_migrations_newer_than_the_program_are_refused(
     with pytest.raises(DatabaseTooNew, match=f"9999.*{len(KNOWN)}.*newer"):
         run(migrate(database_url))
 
+    variables = {"PALAVER_DATABASE_URL": database_url, "PALAVER_LOG_FORMAT": "text"}
     for command in ("serve", "migrate"):
-        result = CliRunner().invoke(main, [command, "--database-url", database_url])
+        result = CliRunner(env=variables).invoke(main, [command])
         assert result.exit_code == 1
         assert re.fullmatch(r"Error: .*9999.*newer version\n", result.output)
     assert recorded_names(database) == [*NAMES, "9999_from_the_future"]

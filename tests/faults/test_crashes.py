@@ -59,7 +59,7 @@ def served(
         yield serve("--data-dir", str(data_dir))
     else:
         with EmbeddedPostgres(data_dir) as postgres:  # external, as far as the server knows
-            yield serve("--database-url", postgres.url)
+            yield serve(PALAVER_DATABASE_URL=postgres.url)
 
 
 def test_crash_of_postgres_keeps_acknowledged_messages_and_recovers(
@@ -87,7 +87,7 @@ def test_crash_of_postgres_keeps_acknowledged_messages_and_recovers(
 def test_crash_of_embedding_server_leaves_work_to_another(
     serve: Serve, database_url: str, database: Connection, endpoint: Endpoint
 ) -> None:
-    palaver, client = serve("--database-url", database_url, **endpoint.variables)
+    palaver, client = serve(PALAVER_DATABASE_URL=database_url, **endpoint.variables)
     endpoint.hold()
     client.add("s", *(f"text {n}" for n in range(100)))
     endpoint.wait_until_asked()
@@ -95,7 +95,7 @@ def test_crash_of_embedding_server_leaves_work_to_another(
     palaver.kill()
     endpoint.release()
     assert database.execute("SELECT count(*) FROM embeddings").fetchone() == (0,)
-    serve("--database-url", database_url, **endpoint.variables)
+    serve(PALAVER_DATABASE_URL=database_url, **endpoint.variables)
 
     wait_until_embedded(database, 100)
     assert database.execute("SELECT count(*) FROM embedding_queue").fetchone() == (0,)
@@ -104,19 +104,19 @@ def test_crash_of_embedding_server_leaves_work_to_another(
 def test_crash_during_backfill_continues_it(
     serve: Serve, database_url: str, database: Connection, endpoint: Endpoint
 ) -> None:
-    palaver, client = serve("--database-url", database_url)
+    palaver, client = serve(PALAVER_DATABASE_URL=database_url)
     for number in range(3):
         client.add("s", *(f"text {number} {n}" for n in range(400)))
     palaver.kill()
     endpoint.hold()
-    palaver, _ = serve("--database-url", database_url, **endpoint.variables)
+    palaver, _ = serve(PALAVER_DATABASE_URL=database_url, **endpoint.variables)
     endpoint.wait_until_asked()
     palaver.kill()
     query = "SELECT walk_count FROM embedding_models"
     assert database.execute(query).fetchone() == (500,), "the backfill is half done"
 
     endpoint.release()
-    serve("--database-url", database_url, **endpoint.variables)
+    serve(PALAVER_DATABASE_URL=database_url, **endpoint.variables)
 
     wait_until_embedded(database, 1200)
     assert database.execute(query).fetchone() == (1200,)

@@ -140,7 +140,7 @@ def test_outage_of_connections_is_followed_by_new_ones(
 
 
 def test_outage_of_silent_database_does_not_delay_stop(serve: Serve, network: Network) -> None:
-    palaver, client = serve("--database-url", network.url, "--health-interval-seconds=0.2")
+    palaver, client = serve("--health-interval-seconds=0.2", PALAVER_DATABASE_URL=network.url)
 
     network.cut()
     eventually(lambda: health_of(client) == NOT_SERVING, "the silence is noticed")
@@ -164,7 +164,7 @@ def test_outage_of_silent_database_does_not_delay_stop_of_start(
     start_palaver: StartPalaver, network: Network
 ) -> None:
     network.cut()
-    palaver = start_palaver("serve", "--listen=127.0.0.1:0", "--database-url", network.url)
+    palaver = start_palaver("serve", "--listen=127.0.0.1:0", PALAVER_DATABASE_URL=network.url)
     eventually(lambda: network.connections, "it connects")
 
     palaver.stop()

@@ -72,7 +72,7 @@ def read_all(client: Client, session_id: str) -> None:
 def test_rolling_restart_fails_no_call_of_retrying_clients(
     serve: Serve, database_url: str, session_id: str
 ) -> None:
-    servers = [serve("--database-url", database_url) for _ in range(2)]
+    servers = [serve(PALAVER_DATABASE_URL=database_url) for _ in range(2)]
     both = "ipv4:" + ",".join(client.address for _, client in servers)
     options = [("grpc.service_config", SERVICE_CONFIG)]
     request = GetSessionRequest(session_id=f"{session_id}-0")
@@ -89,7 +89,7 @@ def test_rolling_restart_fails_no_call_of_retrying_clients(
             for palaver, client in servers:
                 assert palaver.stop() == 0
                 progress(writers)
-                serve("--database-url", database_url, "--listen", client.address)
+                serve("--listen", client.address, PALAVER_DATABASE_URL=database_url)
                 progress(writers)
 
     check_history(servers[0][1], writers)

@@ -267,9 +267,14 @@ def printed_by(database_url: str, *, terminal: bool, **variables: str) -> str:
     stubs = str(ROOT / "generated" / "python")
     try:
         subprocess.run(
-            [sys.executable, "-m", "palaver_server", "migrate", "--database-url", database_url],
+            [sys.executable, "-m", "palaver_server", "migrate"],
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": stubs, **variables},
+            env={
+                **os.environ,
+                "PYTHONPATH": stubs,
+                "PALAVER_DATABASE_URL": database_url,
+                **variables,
+            },
             stderr=writing,
             stdout=subprocess.DEVNULL,
             check=True,

@@ -19,8 +19,8 @@ from tests.support.processes import ROOT, processes_in
 def test_migrate_updates_database_and_reports_it(
     run_palaver: RunPalaver, empty_database_url: str
 ) -> None:
-    first = run_palaver("migrate", "--database-url", empty_database_url)
-    second = run_palaver("migrate", "--database-url", empty_database_url)
+    first = run_palaver("migrate", PALAVER_DATABASE_URL=empty_database_url)
+    second = run_palaver("migrate", PALAVER_DATABASE_URL=empty_database_url)
 
     assert (first.status, second.status) == (0, 0)
     assert re.search(r"^[1-9]\d* migrations? run; .*up to date$", first.printed, re.MULTILINE)

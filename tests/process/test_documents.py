@@ -143,7 +143,7 @@ class Shell:
             str(file) if file.exists() else word for file, word in zip(files, flags, strict=True)
         ]
         flags[flags.index("--listen") + 1] = "0.0.0.0:0"
-        server = self._start_palaver("serve", *flags, "--database-url", self._database_url)
+        server = self._start_palaver("serve", *flags, PALAVER_DATABASE_URL=self._database_url)
         self._port = server.prints(r"listening on 0\.0\.0\.0:(\d+)")[1]
         return ""
 

@@ -30,7 +30,7 @@ def test_embedding_is_on_by_default(serve: Serve, data_dir: Path, session_id: st
 def test_embedding_silent_endpoint_does_not_delay_stop(
     serve: Serve, database_url: str, endpoint: Endpoint
 ) -> None:
-    palaver, client = serve("--database-url", database_url, **endpoint.variables)
+    palaver, client = serve(PALAVER_DATABASE_URL=database_url, **endpoint.variables)
     endpoint.hold()
     client.add("s", "text")
     endpoint.wait_until_asked()
@@ -46,11 +46,11 @@ def test_migrate_creates_vector_table_and_reindex_shows_progress(
     database: Connection,
     endpoint: Endpoint,
 ) -> None:
-    migrated = run_palaver("migrate", "--database-url", database_url, **endpoint.variables)
+    migrated = run_palaver("migrate", PALAVER_DATABASE_URL=database_url, **endpoint.variables)
     assert migrated.status == 0, migrated.output
     assert database.execute("SELECT count(*) FROM embeddings").fetchone() == (0,)
 
-    _, client = serve("--database-url", database_url, **endpoint.variables)
+    _, client = serve(PALAVER_DATABASE_URL=database_url, **endpoint.variables)
     client.add("s", "one", "two")
     ended = run_palaver("reindex", "--address", client.address)
 
@@ -62,7 +62,7 @@ def test_migrate_creates_vector_table_and_reindex_shows_progress(
 def test_reindex_without_embedder_rebuilds_keywords(
     run_palaver: RunPalaver, serve: Serve, database_url: str
 ) -> None:
-    _, client = serve("--database-url", database_url)
+    _, client = serve(PALAVER_DATABASE_URL=database_url)
     client.add("s", "one", "two")
 
     ended = run_palaver("reindex", "--address", client.address)
@@ -76,7 +76,8 @@ def test_embedding_logs_neither_key_nor_texts(
 ) -> None:
     endpoint.refused = "private"
     palaver, client = serve(
-        "--database-url", database_url, "--log-level=DEBUG",
+        "--log-level=DEBUG",
+        PALAVER_DATABASE_URL=database_url,
         PALAVER_EMBEDDER_KEY="Sesame", **endpoint.variables,
     )  # fmt: skip
 

@@ -141,7 +141,7 @@ def test_start_on_unusable_data_directory_is_refused(
 
 
 def test_start_without_reachable_database_is_refused(start_palaver: StartPalaver) -> None:
-    palaver = start_palaver("serve", "--database-url", NOWHERE)
+    palaver = start_palaver("serve", PALAVER_DATABASE_URL=NOWHERE)
 
     assert palaver.wait() == 1
     assert re.search("^Error: .*database.*$", palaver.output, re.MULTILINE)
@@ -153,7 +153,7 @@ def test_start_without_existing_database_is_refused_as_such(
 ) -> None:
     missing = make_conninfo(database_url, dbname="there_is_no_such_database")
 
-    ended = run_palaver("serve", "--database-url", missing)
+    ended = run_palaver("serve", PALAVER_DATABASE_URL=missing)
 
     assert 'database "there_is_no_such_database" does not exist' in refusal(ended)
 
@@ -166,7 +166,7 @@ def test_start_without_right_to_create_tables_is_refused(
         connection.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(user)))
 
         ended = run_palaver(
-            "migrate", "--database-url", make_conninfo(empty_database_url, user=user)
+            "migrate", PALAVER_DATABASE_URL=make_conninfo(empty_database_url, user=user)
         )
         connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(user)))
 

@@ -199,7 +199,7 @@ def test_trace_export_is_off_by_standard_variables(
 def test_trace_exporter_that_is_unknown_is_refused(
     run_palaver: RunPalaver, database_url: str
 ) -> None:
-    ended = run_palaver("serve", "--database-url", database_url, OTEL_TRACES_EXPORTER="pigeon")
+    ended = run_palaver("serve", PALAVER_DATABASE_URL=database_url, OTEL_TRACES_EXPORTER="pigeon")
 
     assert ended.status == 1
     assert "Traceback" not in ended.printed
