@@ -376,6 +376,9 @@ class Settings(DatabaseSettings):
         min_length=1,
         description="PostgreSQL text search configuration for keyword search.",
     )
+    filter_timeout_seconds: PositiveSeconds = Field(
+        10, description="Timeout of an SQL statement that lists sessions by `filter.metadata`."
+    )
     search_timeout_seconds: PositiveSeconds = Field(
         5, description="Timeout of a search's SQL statement."
     )

@@ -102,10 +102,10 @@ class DatabaseUnavailable(PalaverError):
 
 
 class NoConnectionInTime(PalaverError):
-    """All database connections stayed in use for the time that a call may wait for one."""
+    """All connections of the caller's share stayed in use for as long as a call may wait."""
 
     def __init__(self) -> None:
-        super().__init__("all database connections are in use; try again later")
+        super().__init__("the database connections for this caller are in use; try again later")
 
 
 class TooManyCalls(PalaverError):

@@ -2,17 +2,33 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 import pytest
+from google.protobuf.message import Message
 
-from palaver.v1.memory_service_pb2 import StreamMessagesRequest
-from palaver.v1.session_service_pb2 import DeleteSessionRequest, GetSessionRequest
+from palaver.v1.memory_service_pb2 import (
+    ListMessagesRequest,
+    SearchMemoryRequest,
+    StreamMessagesRequest,
+)
+from palaver.v1.session_pb2 import SessionFilter
+from palaver.v1.session_service_pb2 import (
+    DeleteSessionRequest,
+    GetSessionRequest,
+    ListSessionsRequest,
+)
+from palaver.v1.user_service_pb2 import DeleteUserRequest
 from tests.conftest import StartServer
 from tests.support.callers import KeysFile, caller
-from tests.support.client import Client, refused, wait_until
-from tests.support.concurrency import MAX_WAIT_SECONDS, Connection, wait_until_blocked
+from tests.support.client import Client, refused, struct, wait_until
+from tests.support.concurrency import (
+    MAX_WAIT_SECONDS,
+    Connection,
+    count_blocked,
+    wait_until_blocked,
+)
 from tests.support.locks import locked
 
 RESOURCE_EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -35,6 +51,38 @@ def start_pair(start_server: StartServer, keys_file: KeysFile) -> Iterator[Start
             return greedy, modest
 
         yield start
+
+
+class Worst(NamedTuple):
+    """Ten calls that hold database connections for long.
+
+    Attributes:
+        lock: The statement with which another transaction keeps them waiting.
+        request: What each of the calls asks for.
+        blocked: How many of them may run on a server with eight connections.
+    """
+
+    lock: str
+    request: Message
+    blocked: int
+
+
+_LOCK_USER = "SELECT FROM users WHERE user_id = 'ada' FOR UPDATE"
+_LOCK_MESSAGES = "LOCK TABLE messages IN ACCESS EXCLUSIVE MODE"
+
+WORST = {
+    "deletes of the same user": Worst(_LOCK_USER, DeleteUserRequest(user_id="ada"), 4),
+    "reads": Worst(_LOCK_MESSAGES, ListMessagesRequest(session_id="s"), 4),
+    "searches": Worst(_LOCK_MESSAGES, SearchMemoryRequest(text="hello"), 2),
+}
+
+# Visits all combinations of 14 of the nested lists: a billion, of 20 lists.
+_SLOW_PATH = f"exists($.a{14 * '.**'} ? (@ == 1))"
+
+
+def nested(levels: int) -> list[Any]:
+    """Return a list in a list and so on."""
+    return [nested(levels - 1)] if levels else []
 
 
 def delete(client: Client, session_id: str) -> Any:
@@ -96,3 +144,62 @@ def test_fair_shares_streams_of_another_leave_streams(start_pair: StartPair) -> 
     assert len(list(modest.memory.StreamMessages(request))) == 21
 
     stalled.cancel()
+
+
+def start_to_send(client: Client, request: Message) -> Any:
+    """Start the call that takes this request, and return it."""
+    name = type(request).__name__.removesuffix("Request")
+    stubs = (client.sessions, client.memory, client.users)
+    method = next(getattr(stub, name) for stub in stubs if hasattr(stub, name))
+    return method.future(request, timeout=60)
+
+
+@pytest.mark.parametrize("worst", WORST)
+def test_fair_shares_connections_of_another_leave_connections(
+    start_pair: StartPair, rival: Connection, database: Connection, worst: str
+) -> None:
+    greedy, modest = start_pair(pool_max_size=8)
+    modest.add_user("ada")
+    rival.execute(WORST[worst].lock)
+
+    calls = [start_to_send(greedy, WORST[worst].request) for _ in range(10)]
+    wait_until_blocked(database, WORST[worst].blocked)
+    get(modest, "t")
+
+    assert count_blocked(database) == WORST[worst].blocked
+    assert not any(call.done() for call in calls)
+    rival.rollback()
+
+
+def test_fair_shares_slow_filters_of_another_leave_connections(
+    start_pair: StartPair, database: Connection
+) -> None:
+    greedy, modest = start_pair(pool_max_size=8)
+    modest.add_session("deep", metadata=struct(a=nested(20)))
+    request = ListSessionsRequest(filter=SessionFilter(metadata=_SLOW_PATH))
+
+    calls = [start_to_send(greedy, request) for _ in range(10)]
+    wait_until(lambda: count_running(database, "jsonpath") == 2)
+    get(modest, "t")
+
+    assert count_running(database, "jsonpath") == 2
+    for call in calls:
+        call.cancel()
+
+
+def count_running(database: Connection, part: str) -> int:
+    """Count the statements that run and have this part."""
+    row = database.execute(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        " AND state = 'active' AND pid <> pg_backend_pid() AND query LIKE %s",
+        [f"%{part}%"],
+    ).fetchone()
+    return int(row[0]) if row else 0
+
+
+def test_fair_shares_slow_filter_ends_at_the_filter_timeout(start_server: StartServer) -> None:
+    palaver = start_server(filter_timeout_seconds=0.2)
+    palaver.add_session("deep", metadata=struct(a=nested(20)))
+
+    with refused(grpc.StatusCode.DEADLINE_EXCEEDED):
+        palaver.session_ids(metadata=_SLOW_PATH)

@@ -117,7 +117,7 @@ def test_plan_of_selective_filter_stays_cheap_when_repeated(
 
 
 def test_plan_of_last_position_reads_end_of_index(filled: Explained) -> None:
-    plan = filled.costliest(SessionStore(filled.pool).last_id)
+    plan = filled.costliest(lambda: SessionStore(filled.pool).last_id(EVERYTHING))
 
     assert plan.rows == 1
 

@@ -44,7 +44,7 @@ class Principal:
     @property
     def access(self) -> Access:
         """The access scope of the principal's calls."""
-        return Access(self.user_id)
+        return Access(self.user_id, self.name)
 
 
 # None: authentication is off.

@@ -51,7 +51,7 @@ def palaver_methods(
 ) -> MethodRouter:
     """Register Palaver's services behind the chain of interceptors."""
     router = MethodRouter(chain.wrap)
-    sessions = SessionStore(pool)
+    sessions = SessionStore(pool, filter_timeout=settings.filter_timeout_seconds)
     memory_service = MemoryService(
         sessions,
         MemoryStore(pool, embedding.queue),

@@ -1,8 +1,14 @@
-"""The connection pool shared by all stores."""
+"""The connection pool shared by all stores, and by principals.
+
+A principal uses at most half of the connections, also while it waits for locks. Snapshots, in which
+searches and filtered listings run, use at most half of the connections together, and a quarter for
+one principal.
+"""
 
 import asyncio
 import os
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -17,6 +23,7 @@ from palaver_server.database.error_translation import domain_error
 from palaver_server.database.statement import Statement
 from palaver_server.durations import milliseconds
 from palaver_server.errors import DatabaseUnavailable, NoConnectionInTime
+from palaver_server.fair_slots import FairSlots, Share
 
 # After a failed connection, the pool retries for this long, with pauses that grow to about half
 # of it; then it waits until a caller needs a connection.
@@ -59,6 +66,10 @@ class Pool:
         self._in_use: set[Connection] = set()
         self._in_snapshot: set[Connection] = set()
         self._returning: set[asyncio.Task[None]] = set()
+        self._timeout = timeout
+        self._slots = FairSlots(max_size, per_principal=max(1, max_size // 2))
+        self._snapshot_slots = FairSlots(max(1, max_size // 2), per_principal=max(1, max_size // 4))
+        self._waits: Counter[str] = Counter()  # of calls that waited for a slot
         self._make = partial(
             AsyncConnectionPool[Connection],
             database_url,
@@ -83,8 +94,9 @@ class Pool:
         await self._pool.close(timeout=1)
 
     def stats(self) -> dict[str, int]:
-        """Return the statistics of psycopg_pool since the pool was opened or reset."""
-        return self._pool.get_stats()
+        """Return the statistics since the pool was opened or reset, under psycopg_pool's names."""
+        waiting = self._slots.waiting + self._snapshot_slots.waiting
+        return self._waits + Counter(self._pool.get_stats()) + Counter(requests_waiting=waiting)
 
     @property
     def has_connections(self) -> bool:
@@ -99,6 +111,7 @@ class Pool:
         """
         self.connects = True  # until an attempt fails
         self._opened = WeakSet()
+        self._waits.clear()
         old, self._pool = self._pool, self._make()
         await self._pool.open()
         await old.close(timeout=1)
@@ -113,16 +126,26 @@ class Pool:
             _abort(connection)
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
+    async def connection(self, principal: str | None = None) -> AsyncIterator[Connection]:
         """Check out a connection for the block, and translate the block's driver errors.
 
+        Args:
+            principal: Uses a connection of its share. None: the server itself, which has no share.
+
         Raises:
-            NoConnectionInTime: All connections stayed in use.
+            NoConnectionInTime: All connections, or those of the principal's share, stayed in use.
             DatabaseUnavailable: The database is unreachable or temporarily refuses work.
             DeadlineExceeded: A statement exceeded its timeout.
         """
+        share = self._slots.share(principal)
+        if not share.try_acquire():
+            await self._wait(share)
         pool = self._pool
-        connection = await self._acquire(pool)
+        try:
+            connection = await self._acquire(pool)
+        except BaseException:
+            share.release()
+            raise
         self._in_use.add(connection)
         try:
             yield connection
@@ -137,7 +160,7 @@ class Pool:
         finally:
             # In a task of its own: a caller cancelled during putconn would make psycopg_pool
             # lose the connection and leave the next waiter without one.
-            returning = asyncio.create_task(self._return(pool, connection))
+            returning = asyncio.create_task(self._return(pool, connection, share))
             self._returning.add(returning)
             returning.add_done_callback(self._returning.discard)
 
@@ -151,15 +174,38 @@ class Pool:
         except OperationalError as error:  # by fail_all, reset or a shutdown; others
             raise DatabaseUnavailable from error
 
-    async def _return(self, pool: AsyncConnectionPool[Connection], connection: Connection) -> None:
-        if connection in self._in_snapshot:
-            self._in_snapshot.discard(connection)
-            await _roll_back(connection)
-        self._in_use.discard(connection)
-        await pool.putconn(connection)
+    async def _wait(self, share: Share) -> None:
+        """Wait for a slot of a share.
+
+        Raises:
+            NoConnectionInTime: As `connection` does.
+            DatabaseUnavailable: As `connection` does.
+        """
+        clock = asyncio.get_running_loop().time
+        started = clock()
+        try:
+            async with asyncio.timeout(self._timeout):
+                await share.acquire()
+        except TimeoutError as error:
+            self._waits.update(requests_num=1, requests_errors=1)
+            raise (NoConnectionInTime if self.connects else DatabaseUnavailable) from error
+        finally:
+            self._waits.update(requests_queued=1, requests_wait_ms=milliseconds(clock() - started))
+
+    async def _return(
+        self, pool: AsyncConnectionPool[Connection], connection: Connection, share: Share
+    ) -> None:
+        try:
+            if connection in self._in_snapshot:
+                self._in_snapshot.discard(connection)
+                await _roll_back(connection)
+            self._in_use.discard(connection)
+            await pool.putconn(connection)
+        finally:
+            share.release()
 
     @asynccontextmanager
-    async def snapshot(self, setup: str) -> AsyncIterator[Connection]:
+    async def snapshot(self, setup: str, principal: str | None = None) -> AsyncIterator[Connection]:
         """Check out a connection in a read-only transaction, all of whose queries see one snapshot.
 
         The block does not wait for the end of the transaction: there is nothing to commit.
@@ -167,15 +213,22 @@ class Pool:
         Args:
             setup: SET LOCAL and LOCK statements to run before the first query, which takes the
                 snapshot; separated by semicolons.
+            principal: As of `connection`.
 
         Raises:
             PalaverError: As `connection` does.
         """
         begin = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {setup}"
-        async with self.connection() as connection:
-            self._in_snapshot.add(connection)
-            await connection.execute(begin.encode())  # one round trip
-            yield connection
+        share = self._snapshot_slots.share(principal)
+        if not share.try_acquire():
+            await self._wait(share)
+        try:
+            async with self.connection(principal) as connection:
+                self._in_snapshot.add(connection)
+                await connection.execute(begin.encode())  # one round trip
+                yield connection
+        finally:
+            share.release()
 
     # UTC: in other time zones, the ends of the years 1 and 9999 are out of range. A timeout for
     # idle transactions: a hanging server must not keep its locks.

@@ -145,7 +145,9 @@ class Searcher:
 
     def _snapshot(self, access: Access, scope: Scope) -> AbstractAsyncContextManager[Connection]:
         is_everything = scope.within(access).is_everything
-        return self._pool.snapshot(self._setup if is_everything else self._setup_in_scope)
+        return self._pool.snapshot(
+            self._setup if is_everything else self._setup_in_scope, access.principal
+        )
 
 
 async def _find(

@@ -99,7 +99,7 @@ class SessionService:
             cursor = fields.not_negative("cursor", request.cursor)
             narrowed = _session_filter(fields.at("filter"), request.filter)
         # Stop at the present end: a stream that follows fast writers would never end.
-        last_id = await self._sessions.last_id()
+        last_id = await self._sessions.last_id(caller_access())
         key_range = KeyRange.from_cursor(cursor, newest_first=request.newest_first).up_to(last_id)
         async for page in pages(
             partial(self._sessions.list_sessions, caller_access(), limit=limit, filter=narrowed),

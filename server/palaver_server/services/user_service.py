@@ -102,7 +102,7 @@ class UserService:
             limit = fields.limit("chunk_size", request.chunk_size)
             cursor = fields.not_negative("cursor", request.cursor)
         # Stop at the present end: a stream that follows fast writers would never end.
-        last_id = await self._users.last_id()
+        last_id = await self._users.last_id(caller_access())
         key_range = KeyRange.from_cursor(cursor, newest_first=request.newest_first).up_to(last_id)
         async for page in pages(
             partial(self._users.list_users, caller_access(), limit=limit), key_range

@@ -248,7 +248,7 @@ class MemoryStore:
             "access_user_id": access.user_id,
             **_columns(messages),
         }
-        async with self._pool.connection() as connection:
+        async with self._pool.connection(access.principal) as connection:
             rows = await self._add_unlocked(connection, parameters) if is_append else []
             if rows:
                 added = _added(rows, created=rows[0][0])
@@ -400,7 +400,7 @@ class MemoryStore:
             **_columns(messages),
         }
         try:
-            async with self._pool.connection() as connection:
+            async with self._pool.connection(access.principal) as connection:
                 rows = await connection.fetch(self._append, parameters)
         except Error:  # caused by one append, which gets it again when it runs alone
             return alone
@@ -466,7 +466,7 @@ class MemoryStore:
     ) -> list[list[Row] | None]:
         """Return the rows of each read; None if there is no such live session."""
         found: dict[tuple[str, int, int], list[Row]] = {}
-        async with self._pool.connection() as connection:
+        async with self._pool.connection(access.principal) as connection:
             for last_n, max_tokens in {read[1:] for read in reads}:
                 parameters = {
                     "session_ids": list(

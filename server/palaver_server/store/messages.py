@@ -153,7 +153,7 @@ class MessageStore:
             "before": key_range.before,
             "access_user_id": access.user_id,
         }
-        async with self._pool.connection() as connection:
+        async with self._pool.connection(access.principal) as connection:
             rows = await connection.fetch(statement, parameters)
         if not rows:
             raise NotFound("Session", session_id)
@@ -177,7 +177,7 @@ class MessageStore:
         Raises:
             NotFound: There is no such live session or message.
         """
-        async with self._pool.connection() as connection:
+        async with self._pool.connection(access.principal) as connection:
             return await self._get_message(connection, access, session_id, message_id)
 
     UPDATE_MESSAGE = StatementTemplate(
@@ -306,7 +306,7 @@ class MessageStore:
     @asynccontextmanager
     async def _locked_session(self, access: Access, session_id: str) -> AsyncIterator[Connection]:
         """Begin a transaction that holds the session's lock."""
-        async with self._pool.connection() as connection, connection.transaction():
+        async with self._pool.connection(access.principal) as connection, connection.transaction():
             await lock_session(connection, access, session_id)
             yield connection
 

@@ -13,6 +13,7 @@ from palaver_server.database.paging import KeyRange, Page, last_position, listin
 from palaver_server.database.pool import Pool
 from palaver_server.database.statement import Statement, StatementTemplate
 from palaver_server.database.timestamps import PgTimestamp
+from palaver_server.durations import milliseconds
 from palaver_server.errors import AlreadyExists, NotFound
 from palaver_server.store.access_conditions import (
     ACCESSIBLE_SESSION,
@@ -100,10 +101,14 @@ class SessionStore:
     """Reads and writes sessions. Each method is one transaction.
 
     Every method raises DatabaseUnavailable and NoConnectionInTime as the pool does.
+
+    Args:
+        filter_timeout: Maximum seconds for a statement with a caller's path.
     """
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, *, filter_timeout: float = 10) -> None:
         self._pool = pool
+        self._set_filter_timeout = f"SET LOCAL statement_timeout = {milliseconds(filter_timeout)}"
         self._reads = Batcher(self._get_sessions, max_size=_MAX_READS_PER_BATCH)
 
     # A conflict with a live session, or with any session outside the access scope, updates nothing
@@ -144,7 +149,7 @@ class SessionStore:
             "access_user_id": access.user_id,
         }
         async with (
-            self._pool.connection() as connection,
+            self._pool.connection(access.principal) as connection,
             connection.transaction() if user_id else nullcontext(),
         ):
             if user_id:
@@ -171,7 +176,7 @@ class SessionStore:
     )
 
     async def _get_sessions(self, access: Access, session_ids: Sequence[str]) -> list[Row | None]:
-        async with self._pool.connection() as connection:
+        async with self._pool.connection(access.principal) as connection:
             if len(session_ids) == 1:  # PostgreSQL caches the plan of this one
                 return [await connection.fetch_one(GET_SESSION, _named(access, session_ids[0]))]
             parameters = {"session_ids": list(set(session_ids)), "access_user_id": access.user_id}
@@ -207,7 +212,7 @@ class SessionStore:
         Raises:
             NotFound: There is no such live session.
         """
-        async with self._pool.connection() as connection, connection.transaction():
+        async with self._pool.connection(access.principal) as connection, connection.transaction():
             if user_id is not None:
                 await ensure_user(connection, user_id)
             row = change(await lock_session(connection, access, session_id))
@@ -237,7 +242,7 @@ class SessionStore:
         Raises:
             NotFound: There is no such live session.
         """
-        async with self._pool.connection() as connection, connection.transaction():
+        async with self._pool.connection(access.principal) as connection, connection.transaction():
             await lock_session(connection, access, session_id)
             deleted = await connection.fetch_one(self.DELETE_SESSION, {"session_id": session_id})
             return DeletedSession._make(deleted or ())
@@ -274,6 +279,7 @@ class SessionStore:
 
         Raises:
             InvalidRequest: `filter.metadata` is not a SQL/JSON path.
+            DeadlineExceeded: The statement exceeded its timeout.
         """
         given = {name: value for name, value in filter._asdict().items() if value is not None}
         in_scope = accessible_if_bound(access, "s.user_id")
@@ -298,7 +304,9 @@ class SessionStore:
             **given,
         }
         async with (
-            self._pool.connection() as connection,
+            self._pool.snapshot(self._set_filter_timeout, access.principal)
+            if paths
+            else self._pool.connection(access.principal) as connection,
             checked_path(connection, filter.metadata, access),
         ):
             rows = await connection.fetch(statement, parameters)
@@ -306,9 +314,9 @@ class SessionStore:
 
     LAST_ID = Statement("sessions.last_id", last_position("sessions"))
 
-    async def last_id(self) -> int:
+    async def last_id(self, access: Access) -> int:
         """Return the last listing position in use, 0 if there is none; of all users' sessions."""
-        async with self._pool.connection() as connection:
+        async with self._pool.connection(access.principal) as connection:
             row = await connection.fetch_one(self.LAST_ID)
         return int(row[0]) if row else 0
 

@@ -106,7 +106,7 @@ class UserStore:
             "metadata": metadata,
             "access_user_id": access.user_id,
         }
-        async with self._pool.connection() as connection:
+        async with self._pool.connection(access.principal) as connection:
             row = await connection.fetch_one(self.ADD_USER, parameters)
         if row is None:
             raise AlreadyExists("User", user_id)
@@ -126,7 +126,7 @@ class UserStore:
         Raises:
             NotFound: There is no such live user.
         """
-        async with self._pool.connection() as connection:
+        async with self._pool.connection(access.principal) as connection:
             row = await connection.fetch_one(self.GET_USER, _named(access, user_id))
             return _found(user_id, row)
 
@@ -155,7 +155,7 @@ class UserStore:
         Raises:
             NotFound: There is no such live user.
         """
-        async with self._pool.connection() as connection, connection.transaction():
+        async with self._pool.connection(access.principal) as connection, connection.transaction():
             locked = await connection.fetch_one(self.LOCK_USER, _named(access, user_id))
             row = change(_found(user_id, locked))
             updated = await connection.fetch_one(self.UPDATE_USER, row._asdict())
@@ -222,7 +222,7 @@ class UserStore:
             NotFound: There is no such live user.
         """
         parameters: dict[str, Any] = _named(access, user_id)
-        async with self._pool.connection() as connection, connection.transaction():
+        async with self._pool.connection(access.principal) as connection, connection.transaction():
             await connection.run(DISABLE_TIMEOUT)
             _found(user_id, await connection.fetch_one(self.LOCK_FOR_DELETE, parameters))
             (sessions_deleted,) = await connection.fetch_one(self.LOCK_SESSIONS, parameters) or ()
@@ -249,15 +249,15 @@ class UserStore:
             "before": key_range.before,
             "access_user_id": access.user_id,
         }
-        async with self._pool.connection() as connection:
+        async with self._pool.connection(access.principal) as connection:
             rows = await connection.fetch(statement, parameters)
             return Page.of(UserRow, rows)
 
     LAST_ID = Statement("users.last_id", last_position("users"))
 
-    async def last_id(self) -> int:
+    async def last_id(self, access: Access) -> int:
         """Return the last listing position in use, 0 if there is none; of all users."""
-        async with self._pool.connection() as connection:
+        async with self._pool.connection(access.principal) as connection:
             row = await connection.fetch_one(self.LAST_ID)
         return int(row[0]) if row else 0
 
