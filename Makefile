@@ -4,9 +4,10 @@ PYTHON ?= python3
 VENV   ?= .venv
 STUBS  ?= generated/python
 BIN    := $(VENV)/bin
+PYTEST  = $(BIN)/pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal
 PROTOC  = PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc --proto_path=protos
 
-.PHONY: help run test bench bench-search chaos fuzz check format protos settings-doc lock audit sbom clean
+.PHONY: help run test test-fast bench bench-search chaos fuzz check format protos settings-doc lock audit sbom clean
 
 help: ## List the commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -15,7 +16,10 @@ run: $(VENV)/run.done ## Run the service on an embedded PostgreSQL, or on PALAVE
 	@exec $(BIN)/palaver serve
 
 test: $(VENV)/dev.done ## Run all tests on all cores; ARGS are passed to pytest
-	@$(BIN)/pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal $(ARGS)
+	@$(PYTEST) $(ARGS)
+
+test-fast: $(VENV)/dev.done ## Run the tests that are not marked slow, in under a minute
+	@$(PYTEST) -m "not slow" $(ARGS)
 
 bench: $(VENV)/dev.done ## Run the benchmarks; ARGS="--scale 1" runs them at full size
 	@$(BIN)/python -m bench $(ARGS)

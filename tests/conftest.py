@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Coroutine, Iterator
 from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import psycopg
@@ -39,6 +40,16 @@ class StartServer(Protocol):
     """Starts a server with these settings, and gives a client of it."""
 
     def __call__(self, **settings: Any) -> Client: ...
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` selects by marker
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what starts whole processes, injects faults or generates its input as slow."""
+    for item in items:
+        directory = item.path.relative_to(Path(__file__).parent).parts[0]
+        is_generated = getattr(getattr(item, "obj", None), "is_hypothesis_test", False)
+        if directory in {"process", "faults"} or is_generated:
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_collection_finish() -> None:

@@ -67,6 +67,7 @@ def test_migrations_of_empty_database_all_run_once(
     assert recorded_names(empty) == NAMES
 
 
+@pytest.mark.slow
 def test_migrations_by_simultaneous_starts_all_succeed(
     run: Run, empty_database_url: str, empty: Connection
 ) -> None:

@@ -17,6 +17,8 @@ from tests.support.client import connected
 from tests.support.processes import ROOT, scratch_directory
 from tests.support.watching import eventually
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def installed(wheel: zipfile.ZipFile) -> Iterator[Path]:

@@ -135,6 +135,7 @@ def test_call_log_of_expired_call_is_deadline_exceeded(
     assert (line["code"], line["level"]) == ("DEADLINE_EXCEEDED", "WARNING")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("timeout", "code"), [(60, "CANCELLED"), (1, "DEADLINE_EXCEEDED")])
 def test_call_log_of_abandoned_stream_is_written(
     timeout: float, code: str, palaver: Client, log: JsonLog

@@ -33,6 +33,7 @@ def test_embedding_covers_added_and_updated_messages(
     assert set(found) == {"changed", "two"}
 
 
+@pytest.mark.slow
 def test_embedding_works_with_wordllama(start_server: StartServer, database: Connection) -> None:
     pytest.importorskip("wordllama", reason="there is none for this platform")
     palaver = start_server(embedder="auto")

@@ -19,6 +19,8 @@ from tests.support.client import Client, refused
 from tests.support.concurrency import Connection
 from tests.support.searching import KEYWORD
 
+pytestmark = pytest.mark.slow
+
 SESSIONS = 10_000
 USERS = 200
 

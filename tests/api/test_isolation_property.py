@@ -30,6 +30,8 @@ from tests.support.endpoint import Endpoint
 from tests.support.json_paths import paths, values
 from tests.support.vectors import embed
 
+pytestmark = pytest.mark.slow
+
 # Databases to try, each with several requests. Another number tries others each time.
 CASES = os.environ.get("PALAVER_ISOLATION_CASES")
 

@@ -17,6 +17,8 @@ from tests.support.client import Client
 from tests.support.concurrency import MAX_WAIT_SECONDS, Connection, at_once, begin, crowd
 from tests.support.ledger import Ledger, audit_tables, count_deleted_rows, read_all
 
+pytestmark = pytest.mark.slow
+
 SESSIONS = ("s0", "s1", "s2")
 ROUNDS = 30
 

@@ -3,6 +3,7 @@
 from typing import cast
 
 import grpc
+import pytest
 from google.rpc.error_details_pb2 import ErrorInfo
 
 from palaver.v1.memory_service_pb2 import StreamMessagesRequest
@@ -11,6 +12,8 @@ from tests.conftest import StartServer
 from tests.support.client import Client, connected, refused, struct, wait_until
 from tests.support.http2 import DATA, END_STREAM, HEADERS, Http2
 from tests.support.locks import locked
+
+pytestmark = pytest.mark.slow
 
 DEADLINE_EXCEEDED = grpc.StatusCode.DEADLINE_EXCEEDED
 

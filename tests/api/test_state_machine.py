@@ -19,6 +19,8 @@ from tests.support.concurrency import Connection
 from tests.support.state_machine.bad_requests import BadRequest, bad_requests
 from tests.support.state_machine.user_rules import UserRules
 
+pytestmark = pytest.mark.slow
+
 WINDOW = 3  # messages that GetMemory returns if not told how many
 
 # Failing sequences are stored: the deep profile replays and shrinks them.

@@ -36,6 +36,7 @@ def request_of(size: int) -> AddMemoryRequest:
     return request
 
 
+@pytest.mark.slow
 def test_transport_request_over_16_mib_is_refused(palaver: Client) -> None:
     most = 16 * 1024 * 1024
 

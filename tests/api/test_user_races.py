@@ -36,6 +36,8 @@ from tests.support.concurrency import (
 )
 from tests.support.ledger import audit_tables, read_all
 
+pytestmark = pytest.mark.slow
+
 SESSIONS = ("s0", "s1", "s2", "s3")
 USERS = ("u0", "u1")
 ROUNDS = 40

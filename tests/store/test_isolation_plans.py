@@ -22,6 +22,8 @@ from tests.conftest import Run
 from tests.support.plans import Explained, Plan, explained
 from tests.support.searching import snapshot
 
+pytestmark = pytest.mark.slow
+
 SESSIONS = 20_000
 USERS = 100
 LIMIT = 5

@@ -20,6 +20,8 @@ from tests.conftest import Run
 from tests.support.plans import Explained, Plan, explained
 from tests.support.rows import accept
 
+pytestmark = pytest.mark.slow
+
 LIMIT = 5
 SESSIONS = 50_000  # 10,000 pages
 MESSAGES = 100_000

@@ -16,6 +16,8 @@ from tests.conftest import Run
 from tests.support.plans import Explained, Plan, explained
 from tests.support.searching import snapshot
 
+pytestmark = pytest.mark.slow
+
 USERS = 300
 SESSIONS = 600
 MESSAGES = 100  # of each session: 200 of each user, 60,000 in all

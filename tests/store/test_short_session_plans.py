@@ -17,6 +17,8 @@ from tests.support.concurrency import Connection
 from tests.support.plans import Explained, explained
 from tests.support.rows import accept
 
+pytestmark = pytest.mark.slow
+
 NAMED = 20
 
 FILL = [

@@ -13,6 +13,8 @@ from tests.conftest import Run
 from tests.support.concurrency import Connection
 from tests.support.plans import explained
 
+pytestmark = pytest.mark.slow
+
 # 20,000 sessions of 3 messages, 4 for each user; a tenth of them is deleted.
 FILL = [
     "INSERT INTO users (user_id) SELECT 'u' || i FROM generate_series(0, 4999) i",

@@ -17,6 +17,8 @@ from tests.conftest import Run
 from tests.support.plans import Explained, Plan, explained
 from tests.support.searching import snapshot
 
+pytestmark = pytest.mark.slow
+
 USERS = 100
 SESSIONS = 1_000
 MESSAGES = 40  # of each session: 400 of each user, 40,000 in all

@@ -27,6 +27,7 @@ _SHARED = "palaver of many tests"
 # A server that ends at once, and does nothing unasked.
 _DEFAULTS: dict[str, Any] = {
     "listen": "127.0.0.1:0",
+    "pool_min_size": 1,
     "pool_max_size": 20,
     "shutdown_drain_seconds": 0,
     "shutdown_grace_seconds": 0,

@@ -20,6 +20,7 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(f"OTEL_{name}", raising=False)
 
 
+@pytest.mark.slow
 def test_telemetry_imports_only_what_is_enabled() -> None:
     code = f"import sys, palaver_server.cli.serve; print([n for n in {HEAVY} if n in sys.modules])"
     environment = {"PYTHONPATH": str(ROOT / "generated" / "python")}

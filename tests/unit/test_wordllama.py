@@ -46,6 +46,7 @@ def test_wordllama_vector_is_independent_of_batch(run: Run, embedder: WordLlamaE
     assert run(embedder.embed(["another, much longer one " * 20, "a text"]))[1] == alone
 
 
+@pytest.mark.slow
 def test_wordllama_construction_imports_nothing_slow() -> None:
     """Loading the model must not delay the start of a server."""
     code = (

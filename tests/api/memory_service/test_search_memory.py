@@ -262,6 +262,7 @@ LARGE = {
 }
 
 
+@pytest.mark.slow
 def test_search_memory_largest_contents_are_stored_and_found(
     palaver: Client, subtests: pytest.Subtests
 ) -> None:
@@ -376,6 +377,7 @@ def test_search_memory_after_waiting_for_delete_finds_nothing_deleted(
 MODES = (SearchMemoryRequest.KEYWORD, SearchMemoryRequest.SEMANTIC, SearchMemoryRequest.HYBRID)
 
 
+@pytest.mark.slow
 def test_search_memory_writers_find_own_writes_and_nothing_deleted(
     start_server: StartServer, endpoint: Endpoint
 ) -> None:

@@ -211,6 +211,7 @@ def busy_writers(palaver: Client, sessions: int) -> Iterator[list[str]]:
             writer.result()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sessions", "newest_first"), [(100_000, False), (20_000, True)])
 def test_list_all_sessions_broken_streams_during_writes_return_each_session_once(
     palaver: Client,

@@ -1,5 +1,7 @@
 """SessionService.ListSessions: pages, their order, and their size."""
 
+import pytest
+
 from palaver.v1.session_service_pb2 import ListSessionsRequest, ListSessionsResponse
 from tests.support.client import MAX_RESPONSE_BYTES, Client, struct
 from tests.support.concurrency import Connection
@@ -114,6 +116,7 @@ def test_list_sessions_pages_default_to_100_and_reach_1000(
     assert largest.next_cursor == largest.sessions[-1].id
 
 
+@pytest.mark.slow
 def test_list_sessions_pages_over_response_size_are_cut_without_loss(
     palaver: Client, database: Connection
 ) -> None:

@@ -192,6 +192,7 @@ def test_session_filter_invalid_path_is_refused_without_sessions(
             assert violation.field == "filter.metadata"
 
 
+@pytest.mark.slow
 def test_session_filter_path_slow_to_parse_exceeds_deadline(
     palaver: Client, subtests: pytest.Subtests
 ) -> None:

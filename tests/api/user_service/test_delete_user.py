@@ -206,6 +206,7 @@ def make_calls_about_others(client: Client, user_id: str) -> None:
             assert (last.users.done, last.sessions.done, last.messages.done) == (1, 2, 2)  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_delete_user_with_100000_sessions_does_not_block_other_calls(
     start_server: StartServer, database: Connection, database_url: str
 ) -> None:

@@ -67,6 +67,7 @@ def test_list_all_users_chunks_default_to_100(palaver: Client, database: Connect
     assert [len(names) for names in ids(palaver.list_all_users())] == [100] * 10 + [1]
 
 
+@pytest.mark.slow
 def test_list_all_users_chunks_over_response_size_are_cut_without_loss(
     palaver: Client, database: Connection
 ) -> None:

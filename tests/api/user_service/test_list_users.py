@@ -63,6 +63,7 @@ def test_list_users_pages_default_to_100_and_reach_1000(
     assert len(next(palaver.pages(ListUsersRequest())).users) == 100
 
 
+@pytest.mark.slow
 def test_list_users_pages_over_response_size_are_cut_without_loss(
     palaver: Client, database: Connection
 ) -> None:
