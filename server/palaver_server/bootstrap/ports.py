@@ -39,7 +39,10 @@ def reserved(address: str) -> Iterator[str]:
     # Bound without SO_REUSEPORT first: with it, a port that other servers use would be shared.
     with _bound(address) as exclusive:
         address = with_port(address, exclusive.getsockname()[1])
-    with _bound(address, socket.SO_REUSEPORT):
+    with _bound(address, socket.SO_REUSEPORT) as reservation:
+        # Needed for binding only. With it, another server could bind the port until a worker
+        # listens, and would then share its callers.
+        reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
         yield address
 
 
