@@ -24,7 +24,7 @@ test-fast: $(VENV)/dev.done ## Run the tests that are not marked slow, in under 
 bench: $(VENV)/dev.done ## Run the benchmarks; ARGS="--scale 1" runs them at full size
 	@$(BIN)/python -m bench $(ARGS)
 
-bench-search: $(VENV)/dev.done ## Measure search recall on the conversations in DATA=DIRECTORY
+bench-search: $(VENV)/dev.done ## Measure search recall on a sample, or on the conversations in DATA=DIRECTORY
 	@$(BIN)/python -m bench.recall $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 chaos: $(VENV)/dev.done ## Kill and freeze processes under load; ARGS="--seconds 60 --seed 1"

@@ -1,7 +1,7 @@
-"""How well search finds what answers a question: `python -m bench.recall`, or `make bench-search`.
+"""Measure how often search finds the messages that answer a question: `make bench-search`.
 
-Each file of the data is a conversation, as `examples/load_conversation.py` describes it, with
-`questions`: a `question`, and as its `evidence` the ids of the turns that answer it.
+Each data file is a conversation with questions, in the format that `examples/load_conversation.py`
+describes.
 """
 
 import json
@@ -20,7 +20,7 @@ import grpc
 
 from bench import servers
 from bench.database import Database
-from examples.load_conversation import messages_of, write
+from examples.load_conversation import SAMPLES, messages_of, write
 from palaver.v1.admin_service_pb2 import ReindexRequest
 from palaver.v1.admin_service_pb2_grpc import AdminServiceStub
 from palaver.v1.memory_service_pb2 import SearchMemoryRequest
@@ -42,7 +42,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a search found of the evidence of a question: the share, at each depth."""
+    """The share of a question's evidence among the first results, at each depth."""
 
     recall: tuple[float, ...]
     seconds: float
@@ -50,18 +50,21 @@ class Answer:
 
 @click.command()
 @click.option(
-    "--data", type=click.Path(file_okay=False, path_type=Path), help="A directory of JSON files."
+    "--data",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=SAMPLES,
+    help="A directory of JSON files; by default the sample in examples/conversations.",
 )
-def main(data: Path | None) -> None:
-    """Ask every question of every mode, and print how much of the evidence is found."""
-    files = sorted(data.glob("*.json")) if data else []
+def main(data: Path) -> None:
+    """Ask every question in every mode, and print the share of the evidence that is found."""
+    files = sorted(data.glob("*.json"))
     if not files:
-        click.echo("no conversations to search: name a directory of them, as in DATA=…")
+        click.echo(f"no conversations to search: {data} has no .json files")
         return
     with _palaver() as channel:
         questions = [question for file in files for question in _load(channel, file)]
         _embed(channel)
-        click.echo(f"{len(questions)} questions about {len(files)} conversations\n")
+        click.echo(f"questions: {len(questions)}, conversations: {len(files)}\n")
         click.echo(_line("recall in %", *(f"at {depth}" for depth in DEPTHS), "median ms"))
         click.echo("|".join(["", "-" * 13, *["-" * 10 + ":"] * 4, ""]))
         for mode in MODES:
@@ -83,7 +86,7 @@ def _palaver() -> Iterator[grpc.Channel]:
 
 
 def _load(channel: grpc.Channel, file: Path) -> list[Question]:
-    """Loads a conversation as a user; gives its questions."""
+    """Load a conversation as a user, and return its questions."""
     conversation: dict[str, Any] = json.loads(file.read_text("utf-8"))
     user_id = str(conversation["conversation_id"])
     sessions = {session["session_id"]: messages_of(session) for session in conversation["sessions"]}
@@ -95,7 +98,7 @@ def _load(channel: grpc.Channel, file: Path) -> list[Question]:
 
 
 def _embed(channel: grpc.Channel) -> None:
-    """Waits until all messages have their vectors, if the server makes any."""
+    """Wait until all messages have vectors, if the server has an embedder."""
     try:
         for _ in AdminServiceStub(channel).Reindex(ReindexRequest()):
             pass
