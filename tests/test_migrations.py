@@ -8,20 +8,21 @@ from typing import Any
 import psycopg
 import pytest
 from click.testing import CliRunner
+from psycopg.conninfo import make_conninfo
 
 from palaver_server.bootstrap import server as app
 from palaver_server.cli.main import main
 from palaver_server.config import Settings
 from palaver_server.database import migrate as migrations
 from palaver_server.database.migrate import Migration, known_migrations, migrate
-from palaver_server.errors import DatabaseTooNew
+from palaver_server.database.sql_script import script_hash, statements
+from palaver_server.errors import DatabaseTooNew, DatabaseUnusable
 from tests.conftest import Run
 from tests.support.concurrency import Connection
 from tests.support.ledger import audit_tables
 from tests.support.processes import ROOT
 
 KNOWN = known_migrations()
-MIGRATIONS = ROOT / "server/palaver_server/database/migrations"
 MIGRATIONS = ROOT / "server/palaver_server/database/migrations"
 NAMES = [migration.name for migration in KNOWN]
 
@@ -43,7 +44,7 @@ def record(connection: Connection) -> list[tuple[Any, ...]]:
 
 
 def recorded_names(connection: Connection) -> list[str]:
-    return [name for _, name, _ in record(connection)]
+    return [name for _, name, *_ in record(connection)]
 
 
 def test_migration_files_are_numbered_without_gaps() -> None:
@@ -164,3 +165,154 @@ def test_migrations_newer_than_the_program_are_refused(
         assert result.exit_code == 1
         assert re.fullmatch(r"Error: .*9999.*newer version\n", result.output)
     assert recorded_names(database) == [*NAMES, "9999_from_the_future"]
+
+
+def test_migrations_with_a_gap_are_refused(
+    run: Run, database_url: str, database: Connection
+) -> None:
+    database.execute("DELETE FROM schema_migrations WHERE version = 2")
+
+    with pytest.raises(DatabaseUnusable, match=f"lacks earlier ones .{NAMES[1]}.*backup"):
+        run(migrate(database_url))
+
+
+def test_migrations_of_other_sql_are_refused(
+    run: Run, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Migration(1, NAMES[0], KNOWN[0].sql.replace("text NOT NULL", "text", 1))
+    monkeypatch.setattr(migrations, "known_migrations", lambda: [first, *KNOWN[1:]])
+
+    with pytest.raises(DatabaseUnusable, match=f"other SQL.*{NAMES[0]}"):
+        run(migrate(database_url))
+
+
+def test_migrations_with_other_comments_and_layout_are_accepted(
+    run: Run, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sql = re.sub(r"--.*", "", KNOWN[0].sql).replace("(", " (\n  ")
+    first = Migration(1, NAMES[0], "-- Reworded.\n" + sql)
+    monkeypatch.setattr(migrations, "known_migrations", lambda: [first, *KNOWN[1:]])
+
+    assert run(migrate(database_url)) == []
+
+
+def test_migrations_recorded_before_there_were_hashes_are_adopted(
+    run: Run, empty_database_url: str, empty: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = [migration for migration in KNOWN if migration.version < 6]
+    monkeypatch.setattr(migrations, "known_migrations", lambda: before)
+    run(migrate(empty_database_url))
+    monkeypatch.undo()
+
+    run(migrate(empty_database_url))
+
+    hashes = empty.execute("SELECT sql_hash FROM schema_migrations ORDER BY version").fetchall()
+    assert hashes == [(script_hash(migration.sql),) for migration in KNOWN]
+
+
+def test_migration_waits_for_another_server_and_says_so(
+    run: Run, empty_database_url: str, empty: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    with empty.transaction():
+        empty.execute(migrations._LOCK)
+        with pytest.raises(DatabaseUnusable, match="another server has been migrating"):
+            run(migrate(empty_database_url, wait_seconds=0.1))
+
+    assert "another server is migrating the database" in caplog.text
+    assert run(migrate(empty_database_url, wait_seconds=0.1)) == NAMES
+
+
+def test_migration_leaves_no_lock_on_a_connection_that_a_pooler_keeps(
+    run: Run, empty_database_url: str, empty: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closing: list[int] = []
+
+    async def count_locks(self: Any) -> None:
+        rows = empty.execute("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'").fetchall()
+        closing.append(len(rows))
+        await close(self)
+
+    close = psycopg.AsyncConnection.close
+    monkeypatch.setattr(psycopg.AsyncConnection, "close", count_locks)
+    run(migrate(empty_database_url))
+
+    assert closing == [0]
+
+
+def test_migration_outlasts_the_statement_timeout_of_its_role(
+    run: Run, empty_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = Migration(1, "slow", "SELECT pg_sleep(0.05); SELECT pg_sleep(0.05)")
+    monkeypatch.setattr(migrations, "known_migrations", lambda: [slow])
+
+    url = make_conninfo(empty_database_url, options="-cstatement_timeout=20")
+    assert run(migrate(url)) == ["slow"]
+
+
+def test_serve_without_migrations_refuses_a_database_that_lacks_any(
+    run: Run, database_url: str, database: Connection
+) -> None:
+    run(serve_once(database_url, no_migrate=True))
+
+    database.execute("DELETE FROM schema_migrations WHERE version = %s", [len(KNOWN)])
+    with pytest.raises(DatabaseUnusable, match=f"lacks migrations .{NAMES[-1]}.*palaver migrate"):
+        run(serve_once(database_url, no_migrate=True))
+
+
+def test_serve_migrates_over_the_url_for_migrations(
+    run: Run, empty_database_url: str, empty: Connection
+) -> None:
+    url = make_conninfo(empty_database_url, application_name="owner")
+    empty.execute("CREATE TABLE writers (name text)")
+    empty.execute(
+        """
+        CREATE FUNCTION note() RETURNS event_trigger LANGUAGE plpgsql AS $$
+        BEGIN INSERT INTO writers VALUES (current_setting('application_name')); END $$
+        """
+    )
+    empty.execute("CREATE EVENT TRIGGER note ON ddl_command_end EXECUTE FUNCTION note()")
+
+    run(serve_once(empty_database_url, database_url="postgresql:///x", migration_database_url=url))
+
+    assert empty.execute("SELECT DISTINCT name FROM writers").fetchall() == [("owner",)]
+
+
+async def serve_once(url: str, **settings: Any) -> None:
+    """Start a server, and stop it."""
+    given = {"listen": "127.0.0.1:0", "embedder": "none", "database_wait_seconds": 0, **settings}
+    async with app.running(Settings(**given), url):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("script", "parts"),
+    [
+        ("", []),
+        ("-- nothing;\n ; ;", []),
+        ("SELECT 1; SELECT ';' ;", ["SELECT 1", "SELECT ';'"]),
+        (
+            "SELECT 'it''s; ' -- no; end\n, 2;SELECT 3",
+            ["SELECT 'it''s; ' -- no; end\n, 2", "SELECT 3"],
+        ),
+        ("SELECT CASE WHEN a THEN b END; SELECT 1", ["SELECT CASE WHEN a THEN b END", "SELECT 1"]),
+        ("DO $$ BEGIN a; END; $$; SELECT 1", ["DO $$ BEGIN a; END; $$", "SELECT 1"]),
+        ("DO $a$ $$ ; $a$; SELECT 1", ["DO $a$ $$ ; $a$", "SELECT 1"]),
+        (
+            "CREATE FUNCTION f() BEGIN ATOMIC SELECT CASE a WHEN 1 THEN 2 END; SELECT 1; END;x",
+            [
+                "CREATE FUNCTION f() BEGIN ATOMIC SELECT CASE a WHEN 1 THEN 2 END; SELECT 1; END",
+                "x",
+            ],
+        ),
+    ],
+)
+def test_script_is_split_at_the_ends_of_its_statements(script: str, parts: list[str]) -> None:
+    assert list(statements(script)) == parts
+
+
+def test_script_hash_tells_apart_all_but_comments_and_white_space() -> None:
+    same = ["SELECT a, 'b  c';", "SELECT a,'b  c' ;\n", "-- x\nSELECT a /* y */\n, 'b  c';"]
+    other = ["SELECT a, 'b c';", "SELECT A, 'b  c';", "SELECT a 'b  c';", "SELECTa, 'b  c';"]
+
+    assert len({script_hash(script) for script in same}) == 1
+    assert len({script_hash(script) for script in [same[0], *other]}) == 1 + len(other)

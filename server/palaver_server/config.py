@@ -171,7 +171,7 @@ LogFormat = Annotated[Literal["auto", "text", "json"], BeforeValidator(_lower)]
 
 
 # Settings that a file may hold: each has a second setting that ends in `_file`.
-_SECRETS = ("database_url", "embedder_key")
+_SECRETS = ("database_url", "migration_database_url", "embedder_key")
 
 _NEVER_EMPTY = ("database_url", "database_url_file")
 
@@ -189,6 +189,19 @@ class DatabaseSettings(BaseSettings):
     )
     database_url_file: Annotated[DatabaseUrl, *_InFile] | None = Field(
         None, description="File that holds the URL of the database, instead of the URL itself."
+    )
+    migration_database_url: DatabaseUrl | None = Field(
+        None,
+        description="URL for migrations, such as that of the schema's owner or one past a pooler;"
+        " if unset, the URL of the database.",
+    )
+    migration_database_url_file: Annotated[DatabaseUrl, *_InFile] | None = Field(
+        None, description="File that holds the URL for migrations, instead of the URL itself."
+    )
+    database_wait_seconds: Seconds = Field(
+        30,
+        description="Maximum wait at the start for a database that is away, and for another"
+        " server's migration.",
     )
     data_dir: Path = Field(
         platformdirs.user_data_path("palaver"),
@@ -264,6 +277,12 @@ class DatabaseSettings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _check_migration_url(self) -> Self:
+        if self.migration_database_url and not self.database_url:
+            raise ValueError(f"{spelled('migration_database_url')} needs {spelled('database_url')}")
+        return self
+
+    @model_validator(mode="after")
     def _check_embedder_settings(self) -> Self:
         required = ("embedder_url", "embedder_model", "embedder_dimensions")
         missing = [name for name in required if getattr(self, name) is None]
@@ -280,6 +299,10 @@ class DatabaseSettings(BaseSettings):
 class Settings(DatabaseSettings):
     """Settings of a server."""
 
+    no_migrate: bool = Field(
+        default=False,
+        description="Run no migrations at the start; refuse a database that lacks any.",
+    )
     listen: Annotated[str, AfterValidator(check_address)] = Field(
         "127.0.0.1:50051",
         description="Address to listen on, HOST:PORT or unix:PATH; port 0 picks a free port.",

@@ -17,6 +17,11 @@ from tests.support.processes import ROOT
 
 JSON = {"PALAVER_LOG_FORMAT": "json"}
 
+NOWHERE = {
+    "PALAVER_DATABASE_URL": "postgresql://127.0.0.1:1/x",
+    "PALAVER_DATABASE_WAIT_SECONDS": "0",
+}
+
 
 def lines(output: str) -> list[dict[str, Any]]:
     """Parse the lines of a log."""
@@ -35,7 +40,7 @@ def lines(output: str) -> list[dict[str, Any]]:
         (("migrate", "--log-format=auto", "--data-dir=/dev/null"), {}, 1, "data directory"),
         (
             ("serve", "--listen=127.0.0.1:0", "--workers=2"),
-            {**JSON, "PALAVER_DATABASE_URL": "postgresql://127.0.0.1:1/x"},
+            {**JSON, **NOWHERE},
             1,
             "a worker process exited",
         ),

@@ -25,6 +25,9 @@ NOWHERE = "postgresql://palaver@127.0.0.1:1/palaver"
 BAD_SETTINGS = {
     "database_url": "mysql://here",
     "database_url_file": "no/such/file",
+    "migration_database_url": "mysql://here",
+    "migration_database_url_file": "no/such/file",
+    "database_wait_seconds": "-1",
     "embedder": "magic",
     "embedder_url": "here",
     "embedder_model": "m" * 257,
@@ -35,6 +38,7 @@ BAD_SETTINGS = {
     "embedder_query_timeout_seconds": "0",
     "log_level": "LOUD",
     "log_format": "xml",
+    "no_migrate": "maybe",
     "listen": "nowhere",
     "workers": "0",
     "tls_certificate": "no/such/file",
@@ -141,7 +145,7 @@ def test_start_on_unusable_data_directory_is_refused(
 
 
 def test_start_without_reachable_database_is_refused(start_palaver: StartPalaver) -> None:
-    palaver = start_palaver("serve", PALAVER_DATABASE_URL=NOWHERE)
+    palaver = start_palaver("serve", "--database-wait-seconds=0", PALAVER_DATABASE_URL=NOWHERE)
 
     assert palaver.wait() == 1
     assert re.search("^Error: .*database.*$", palaver.output, re.MULTILINE)

@@ -94,7 +94,7 @@ def run_palaver(caplog: pytest.LogCaptureFixture, directory: Path) -> RunPalaver
     """A function that runs commands in this process, which is faster than starting one."""
     settings = {name: None for name in os.environ if name.startswith("PALAVER_")}
     own = {"XDG_DATA_HOME": str(directory), "PALAVER_EMBEDDER": "none"}
-    own |= {"PALAVER_LOG_FORMAT": "text"}
+    own |= {"PALAVER_LOG_FORMAT": "text", "PALAVER_DATABASE_WAIT_SECONDS": "0"}
     runner = CliRunner(env={**settings, **own})
     caplog.set_level(logging.DEBUG)
 

@@ -14,11 +14,11 @@ from palaver_server.addresses import is_unix, with_port
 from palaver_server.bootstrap.background import in_background
 from palaver_server.bootstrap.database import open_pool
 from palaver_server.bootstrap.embedding import open_embedding
+from palaver_server.bootstrap.migration import prepare_schema
 from palaver_server.bootstrap.security import Security
 from palaver_server.bootstrap.services import SERVICES, grpc_methods, palaver_methods
 from palaver_server.bootstrap.telemetry import add_metrics, open_telemetry
 from palaver_server.config import Settings
-from palaver_server.database.migrate import migrate
 from palaver_server.database.pool import Pool
 from palaver_server.database.url import with_timeouts
 from palaver_server.interceptors.chain import InterceptorChain
@@ -86,14 +86,14 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
 
     Raises:
         CredentialsUnusable: A file or URL of the settings cannot be read or is invalid.
-        DatabaseUnusable: The database is unreachable, refuses the user, or lacks rights or the
-            configured search language.
+        DatabaseUnusable: The database stays unreachable, refuses the user, was migrated
+            differently, or lacks rights or the configured search language.
         DatabaseTooNew: The database belongs to a newer Palaver.
         RuntimeError: The address is in use.
     """
     security = await Security.load(settings)
+    await prepare_schema(settings, database_url)
     database_url = with_timeouts(database_url)
-    await migrate(database_url)
     await check_language(database_url, settings.search_language)
     # The exit stack stops these in reverse start order.
     async with AsyncExitStack() as stack:

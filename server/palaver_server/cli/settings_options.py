@@ -70,7 +70,7 @@ def _refuse_password(
 ) -> str | None:
     holds_password = value is not None and (
         has_password(value)
-        if parameter.name == "database_url"
+        if (parameter.name or "").endswith("database_url")
         else "://" in value and urlsplit(value).password is not None
     )
     return _refuse_secret(context, parameter, value) if holds_password else value

@@ -1,15 +1,26 @@
-"""Migrations: numbered SQL files, each applied once, in order, in a transaction of its own."""
+"""Migrations: numbered SQL files, each applied once, in order, in a transaction of its own.
 
+The table `schema_migrations` records each with a hash of its SQL. Nothing outlives a transaction,
+not even the lock, so that migrations work through a connection pooler too.
+"""
+
+import asyncio
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any, LiteralString
+from typing import Any, LiteralString, TypeAlias
 
 from psycopg import AsyncConnection, Error
 
+from palaver_server.database.sql_script import script_hash, statements
 from palaver_server.errors import DatabaseTooNew, DatabaseUnusable
 
 _LOGGER = logging.getLogger(__name__)
+
+Connection: TypeAlias = AsyncConnection[tuple[Any, ...]]
+
+_LOCK_INTERVAL_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +42,14 @@ def known_migrations() -> list[Migration]:
     ]
 
 
-# Held until the connection closes: servers that start together migrate a schema one at a time.
-_LOCK = "SELECT pg_advisory_lock(hashtextextended('palaver migrate ' || current_schema(), 0))"
+# Servers that start together migrate a schema one at a time. Servers of the version before hold the
+# same lock for their session.
+_LOCK = """
+    SELECT pg_try_advisory_xact_lock(hashtextextended('palaver migrate ' || current_schema(), 0))
+"""
+
+# A role or database may have a timeout that a migration of large tables would exceed.
+_NO_TIMEOUT = "SET LOCAL statement_timeout = 0"
 
 # Checked before CREATE TABLE, so that a server needs no privilege to create tables in an up-to-date
 # schema. In the schema where new tables go: another one on the search path may have its own.
@@ -48,49 +65,169 @@ _CREATE_TABLE = """
     )
 """
 
-_LAST_VERSION = "SELECT coalesce(max(version), 0) FROM schema_migrations"
+# By way of JSON: the column of the hash is itself added by a migration.
+_APPLIED = "SELECT version, to_jsonb(m) ->> 'sql_hash' FROM schema_migrations m"
 
 _RECORD = "INSERT INTO schema_migrations (version, name) VALUES (%(version)s, %(name)s)"
 
+_HAS_HASHES = """
+    SELECT EXISTS (
+        SELECT FROM pg_attribute
+        WHERE attrelid = 'schema_migrations'::regclass AND attname = 'sql_hash'
+    )
+"""
 
-async def migrate(database_url: str) -> list[str]:
+_RECORD_HASH = """
+    UPDATE schema_migrations SET sql_hash = %(hash)s
+    WHERE version = %(version)s AND sql_hash IS NULL
+"""
+
+
+async def migrate(database_url: str, *, wait_seconds: float = 30) -> list[str]:
     """Apply the missing migrations. Safe to run from several servers at once.
+
+    Args:
+        database_url: The database, and the role that owns the schema.
+        wait_seconds: Maximum wait for another server that is migrating.
 
     Returns:
         The names of the applied migrations, in order.
 
     Raises:
         DatabaseTooNew: The database has migrations that this version does not know.
-        DatabaseUnusable: The database is unreachable, refuses the user, or the user lacks
-            privileges.
+        DatabaseUnusable: The database is unreachable, refuses the user, the user lacks
+            privileges, another server migrates for too long, or the migrations that were applied
+            are not those of this version.
     """
-    try:
-        async with await AsyncConnection.connect(database_url, autocommit=True) as connection:
-            await connection.execute(_LOCK)
-            if not await _fetch_value(connection, _TABLE_EXISTS):
-                await connection.execute(_CREATE_TABLE)
-            return await _apply_missing(connection)
-    except Error as error:
-        reason = error.diag.message_primary or str(error)
-        raise DatabaseUnusable(f"cannot use the database: {reason}") from error
+    names = []
+    async with _Database(database_url) as connection:
+        while missing := await _find_missing(connection):
+            name = await _apply(connection, missing[0], wait_seconds=wait_seconds)
+            names += [name] if name else []
+    return names
 
 
-async def _apply_missing(connection: AsyncConnection[tuple[Any, ...]]) -> list[str]:
-    last_version = await _fetch_value(connection, _LAST_VERSION)
-    migrations = known_migrations()
-    if last_version > migrations[-1].version:
-        raise DatabaseTooNew(found=last_version, known=migrations[-1].version)
-    missing = [migration for migration in migrations if migration.version > last_version]
-    for migration in missing:
-        async with connection.transaction():
-            await connection.execute(migration.sql.encode())
-            await connection.execute(
-                _RECORD, {"version": migration.version, "name": migration.name}
+async def check_migrated(database_url: str) -> None:
+    """Check that all migrations were applied, without changing anything.
+
+    Raises:
+        DatabaseTooNew: As `migrate`.
+        DatabaseUnusable: As `migrate`, or a migration is missing.
+    """
+    async with _Database(database_url) as connection:
+        if missing := await _find_missing(connection):
+            names = ", ".join(migration.name for migration in missing)
+            raise DatabaseUnusable(
+                f"the database lacks migrations ({names}): run palaver migrate first, or start"
+                " without --no-migrate"
             )
-        _LOGGER.info("ran migration %s", migration.name)
-    return [migration.name for migration in missing]
 
 
-async def _fetch_value(connection: AsyncConnection[tuple[Any, ...]], query: LiteralString) -> Any:
+class _Database:
+    """A connection for a block, whose driver errors leave the block as DatabaseUnusable."""
+
+    def __init__(self, database_url: str) -> None:
+        self._database_url = database_url
+
+    async def __aenter__(self) -> Connection:
+        try:
+            # Nothing is prepared: a pooler may run each transaction on another session.
+            self._connection = await AsyncConnection.connect(
+                self._database_url, autocommit=True, prepare_threshold=None
+            )
+        except Error as error:
+            raise _unusable(error) from error
+        return self._connection
+
+    async def __aexit__(self, _type: object, error: BaseException | None, _trace: object) -> None:
+        await self._connection.close()
+        if isinstance(error, Error):
+            raise _unusable(error) from error
+
+
+def _unusable(error: Error) -> DatabaseUnusable:
+    reason = error.diag.message_primary or str(error)
+    return DatabaseUnusable(f"cannot use the database: {reason}")
+
+
+async def _find_missing(connection: Connection) -> list[Migration]:
+    """Return the known migrations that were not applied; refuse a schema of another history."""
+    applied: Mapping[int, str | None] = {}
+    if await _fetch_value(connection, _TABLE_EXISTS):
+        applied = dict(await (await connection.execute(_APPLIED)).fetchall())
+    known = known_migrations()
+    last = max(applied, default=0)
+    if last > known[-1].version:
+        raise DatabaseTooNew(found=last, known=known[-1].version)
+    missing = [migration for migration in known if migration.version not in applied]
+    skipped = [migration.name for migration in missing if migration.version < last]
+    if skipped:
+        raise DatabaseUnusable(
+            f"the database has migration {last}, but lacks earlier ones ({', '.join(skipped)}):"
+            " its schema is incomplete; restore it, with schema_migrations, from a backup"
+        )
+    changed = [
+        migration.name
+        for migration in known
+        if applied.get(migration.version) not in (None, script_hash(migration.sql))
+    ]
+    if changed:
+        raise DatabaseUnusable(
+            f"the database was migrated by other SQL than this version's ({', '.join(changed)}):"
+            " run the build of Palaver that migrated it"
+        )
+    return missing
+
+
+async def _apply(
+    connection: Connection, migration: Migration, *, wait_seconds: float
+) -> str | None:
+    """Apply a migration, and return its name; None if another server has applied it meanwhile."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + wait_seconds
+    has_logged = False
+    while True:
+        async with connection.transaction():
+            if await _fetch_value(connection, _LOCK):
+                if migration not in await _find_missing(connection):
+                    return None
+                await _run(connection, migration)
+                break
+        if loop.time() >= deadline:
+            raise DatabaseUnusable(
+                f"another server has been migrating the database for {wait_seconds:g} s: start"
+                " again when it is done, or set PALAVER_DATABASE_WAIT_SECONDS higher"
+            )
+        if not has_logged:
+            _LOGGER.warning(
+                "another server is migrating the database; waiting up to %g s", wait_seconds
+            )
+            has_logged = True
+        await asyncio.sleep(_LOCK_INTERVAL_SECONDS)
+    _LOGGER.info("ran migration %s", migration.name)
+    return migration.name
+
+
+async def _run(connection: Connection, migration: Migration) -> None:
+    """Run a migration statement by statement, as some databases on PostgreSQL's protocol need."""
+    await connection.execute(_NO_TIMEOUT)
+    if not await _fetch_value(connection, _TABLE_EXISTS):
+        await connection.execute(_CREATE_TABLE)
+    for statement in statements(migration.sql):
+        await connection.execute(statement.encode())
+    await connection.execute(_RECORD, {"version": migration.version, "name": migration.name})
+    if await _fetch_value(connection, _HAS_HASHES):
+        await _record_hashes(connection, up_to=migration.version)
+
+
+async def _record_hashes(connection: Connection, *, up_to: int) -> None:
+    """Record the hashes of migrations, also of those from before there were hashes."""
+    for migration in known_migrations():
+        if migration.version <= up_to:
+            values = {"version": migration.version, "hash": script_hash(migration.sql)}
+            await connection.execute(_RECORD_HASH, values)
+
+
+async def _fetch_value(connection: Connection, query: LiteralString) -> Any:
     row = await (await connection.execute(query)).fetchone()
     return row[0] if row else None
