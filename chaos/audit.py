@@ -11,7 +11,6 @@ import psycopg
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
-from chaos.book import BrokenPromise
 from chaos.caller import Caller
 from chaos.ledger import Ledger
 from chaos.listings import Lister
@@ -19,23 +18,10 @@ from chaos.reads import get_session, stream_messages
 from chaos.servers import Server
 from chaos.users import user_exists
 from tests.support.concurrency import Connection
-from tests.support.ledger import audit_tables
+from tests.support.model.book import BrokenPromise
+from tests.support.model.tables import broken_rules, duplicate_names, gaps
 
 _SECONDS_TO_HEAL = 60
-
-# Nothing has a name twice, so no content is there twice, whatever ids it has.
-_TWICE = """
-    SELECT split_part(content, ' ', 1), count(*) FROM messages
-    WHERE deleted_at IS NULL GROUP BY 1 HAVING count(*) > 1
-"""
-
-_GAPS = """
-    SELECT s.session_id, s.last_sequence, count(*), min(m.sequence), max(m.sequence)
-    FROM sessions s JOIN messages m USING (session_id)
-    WHERE session_id = ANY(%(session_ids)s) GROUP BY s.session_id
-    HAVING NOT (s.last_sequence = count(*) AND min(m.sequence) = 1
-        AND max(m.sequence) = s.last_sequence)
-"""
 
 
 async def serving_again(servers: Sequence[Server]) -> None:
@@ -84,12 +70,6 @@ async def audit(caller: Caller, ledger: Ledger, database_url: str) -> None:
 
 
 def _wrong_rows(database: Connection, ledger: Ledger) -> Iterator[str]:
-    for row in database.execute(_TWICE):
-        yield f"there twice: {row}"
-    gapless = [book.session_id for book in ledger.books if book.gapless]
-    for row in database.execute(_GAPS, {"session_ids": gapless}):
-        yield f"a session with gaps in its sequences: {row}"
-    try:
-        audit_tables(database)
-    except AssertionError as error:
-        yield str(error)
+    yield from duplicate_names(database)
+    yield from gaps(database, [book.session_id for book in ledger.books if book.gapless])
+    yield from broken_rules(database)

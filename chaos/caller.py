@@ -9,9 +9,9 @@ from typing import Any
 
 import grpc
 
-from chaos.book import BrokenPromise
 from chaos.channels import Stubs
 from chaos.ledger import FOR_NOW, NO_ANSWER, Ledger
+from tests.support.model.book import BrokenPromise
 
 # Seconds: most callers wait, some do not.
 _DEADLINES = (10.0, 10.0, 10.0, 2.0, 0.5)

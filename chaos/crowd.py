@@ -3,10 +3,10 @@
 from random import Random
 
 from chaos import writes
-from chaos.book import Book
 from chaos.caller import Caller
 from chaos.ledger import Ledger
 from chaos.reads import EVERY_READ, WORD
+from tests.support.model.book import Book
 
 
 class Crowd:

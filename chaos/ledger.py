@@ -10,7 +10,7 @@ from math import inf
 
 import grpc
 
-from chaos.book import Book, BrokenPromise
+from tests.support.model.book import Book, BrokenPromise
 
 StatusCode = grpc.StatusCode
 

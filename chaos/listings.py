@@ -6,12 +6,12 @@ from random import Random
 
 from google.protobuf.duration_pb2 import Duration
 
-from chaos.book import BrokenPromise
 from chaos.caller import Caller
 from chaos.ledger import Ledger
 from palaver.v1.admin_service_pb2 import PurgeDeletedRequest
 from palaver.v1.session_pb2 import Session
 from palaver.v1.session_service_pb2 import ListAllSessionsRequest, ListSessionsRequest
+from tests.support.model.book import BrokenPromise
 
 
 class Listing:

@@ -4,10 +4,10 @@ from collections.abc import Awaitable, Callable
 from random import Random
 
 from chaos import writes
-from chaos.book import BrokenPromise
 from chaos.caller import Caller
 from chaos.ledger import Ledger
 from chaos.reads import EVERY_READ, WORD
+from tests.support.model.book import BrokenPromise
 
 _MOST_AT_ONCE = 4
 

@@ -6,9 +6,7 @@ from typing import Any
 
 from google.protobuf.json_format import MessageToDict
 
-from chaos.book import Book, BrokenPromise, Found, Place, name_of
 from chaos.caller import Caller, Refused, Request, rpc_of
-from chaos.reading import Reading
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import (
     GetMemoryRequest,
@@ -18,6 +16,8 @@ from palaver.v1.memory_service_pb2 import (
     StreamMessagesRequest,
 )
 from palaver.v1.session_service_pb2 import GetSessionRequest
+from tests.support.model.book import Book, BrokenPromise, Found, Place, name_of
+from tests.support.model.reading import Reading
 
 # A word that every message has.
 WORD = "chaos"

@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 
 from bench.servers import free_port
-from chaos.book import BrokenPromise
 from palaver_server.addresses import split
+from tests.support.model.book import BrokenPromise
 from tests.support.processes import PalaverProcess
 
 _SECONDS_BETWEEN_LOOKS = 0.2

@@ -3,13 +3,13 @@
 from random import Random
 
 from chaos import writes
-from chaos.book import BrokenPromise
 from chaos.caller import Caller, Refused
 from chaos.ledger import Ledger
 from chaos.reads import EVERY_READ, WORD
 from palaver.v1.session_pb2 import SessionFilter
 from palaver.v1.session_service_pb2 import ListSessionsRequest
 from palaver.v1.user_service_pb2 import DeleteUserRequest, GetUserRequest
+from tests.support.model.book import BrokenPromise
 
 _SESSIONS = 3
 

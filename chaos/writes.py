@@ -5,7 +5,6 @@ from random import Random
 
 from google.protobuf.struct_pb2 import Struct
 
-from chaos.book import Book, BrokenPromise, Place, name_of
 from chaos.caller import Caller, Refused
 from chaos.ledger import NO_ANSWER
 from chaos.reads import found_in
@@ -18,6 +17,7 @@ from palaver.v1.memory_service_pb2 import (
     UpdateMessageRequest,
 )
 from palaver.v1.session_service_pb2 import DeleteSessionRequest, UpdateSessionRequest
+from tests.support.model.book import Book, BrokenPromise, Place, name_of
 
 
 async def add(

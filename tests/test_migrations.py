@@ -19,7 +19,7 @@ from palaver_server.database.sql_script import script_hash, statements
 from palaver_server.errors import DatabaseTooNew, DatabaseUnusable
 from tests.conftest import Run
 from tests.support.concurrency import Connection
-from tests.support.ledger import audit_tables
+from tests.support.model.tables import audit_tables
 from tests.support.processes import ROOT
 
 KNOWN = known_migrations()

@@ -15,7 +15,8 @@ from palaver.v1.memory_service_pb2 import DeleteMessagesRequest
 from tests.conftest import StartServer
 from tests.support.client import Client
 from tests.support.concurrency import MAX_WAIT_SECONDS, Connection, at_once, begin, crowd
-from tests.support.ledger import Ledger, audit_tables, count_deleted_rows, read_all
+from tests.support.model.ledger import Ledger, read_all
+from tests.support.model.tables import audit_tables, count_deleted_rows
 
 pytestmark = pytest.mark.slow
 

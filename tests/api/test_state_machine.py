@@ -16,6 +16,7 @@ from palaver.v1.user_service_pb2 import ListAllUsersRequest, ListUsersRequest
 from tests.conftest import StartServer
 from tests.support.client import refused
 from tests.support.concurrency import Connection
+from tests.support.model.tables import audit_tables
 from tests.support.state_machine.bad_requests import BadRequest, bad_requests
 from tests.support.state_machine.user_rules import UserRules
 
@@ -93,6 +94,10 @@ def test_state_machine_every_call_answers_like_the_model(
             database.execute("DELETE FROM sessions")
             database.execute("DELETE FROM users")
             super().__init__(client, window=WINDOW)
+
+        def teardown(self) -> None:
+            super().teardown()
+            audit_tables(database)
 
     profile = os.environ.get("HYPOTHESIS_PROFILE", settings.get_current_profile_name())
     if profile in {"default", "ci"}:  # no profile was chosen

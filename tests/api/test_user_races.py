@@ -34,7 +34,8 @@ from tests.support.concurrency import (
     crowd,
     unless_refused,
 )
-from tests.support.ledger import audit_tables, read_all
+from tests.support.model.ledger import read_all
+from tests.support.model.tables import audit_tables
 
 pytestmark = pytest.mark.slow
 

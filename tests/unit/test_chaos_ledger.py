@@ -8,12 +8,12 @@ from random import Random
 import grpc
 import pytest
 
-from chaos.book import Book, BrokenPromise, Found, Place
 from chaos.faults import faults
 from chaos.ledger import Ledger
 from chaos.listings import Listing
-from chaos.reading import Reading
 from palaver.v1.session_pb2 import Session
+from tests.support.model.book import Book, BrokenPromise, Found, Place
+from tests.support.model.reading import Reading
 
 CANCELLED = grpc.StatusCode.CANCELLED
 

@@ -16,7 +16,7 @@ from palaver.v1.user_service_pb2 import AddUserRequest, DeleteUserRequest, Updat
 from palaver_server.store.ensure_user import ENSURE_USER
 from tests.support.client import Client, refused, struct
 from tests.support.concurrency import MAX_WAIT_SECONDS, Connection, Gate, begin, wait_until_blocked
-from tests.support.ledger import audit_tables
+from tests.support.model.tables import audit_tables
 
 # --- Concurrency -------------------------------------------------------------------------------
 

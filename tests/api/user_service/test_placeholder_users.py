@@ -12,7 +12,7 @@ from palaver.v1.session_service_pb2 import AddSessionRequest, UpdateSessionReque
 from palaver.v1.user_pb2 import User
 from tests.support.client import Client, refused, struct
 from tests.support.concurrency import Connection, at_once
-from tests.support.ledger import audit_tables
+from tests.support.model.tables import audit_tables
 
 # --- Contract ----------------------------------------------------------------------------------
 

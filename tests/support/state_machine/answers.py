@@ -15,9 +15,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.error_details_pb2 import ErrorInfo, ResourceInfo
 
 from palaver.v1 import memory_pb2, memory_service_pb2, session_pb2, user_pb2
-from tests.support import model_state as state
 from tests.support.client import Client, refused
-from tests.support.model import Model
+from tests.support.model import state
+from tests.support.model.sequential import Model
 
 UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 

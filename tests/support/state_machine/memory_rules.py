@@ -17,7 +17,7 @@ from palaver.v1.memory_service_pb2 import (
     UpdateMessageRequest,
 )
 from palaver.v1.session_service_pb2 import AddSessionRequest, DeleteSessionRequest
-from tests.support import model_state as state
+from tests.support.model import state
 from tests.support.state_machine import requests
 from tests.support.state_machine.answers import kept, nanoseconds, plain
 from tests.support.state_machine.session_rules import DEFAULT_LIMIT, SessionRules

@@ -25,7 +25,7 @@ from palaver.v1.session_service_pb2 import (
     UpdateSessionRequest,
 )
 from palaver.v1.user_service_pb2 import AddUserRequest, ListUsersRequest, UpdateUserRequest
-from tests.support.model_state import Metadata
+from tests.support.model.state import Metadata
 
 NEWEST = "(the newest message, whatever its id)"
 

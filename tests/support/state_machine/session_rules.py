@@ -17,9 +17,9 @@ from palaver.v1.session_service_pb2 import (
     UpdateSessionRequest,
 )
 from palaver.v1.user_service_pb2 import GetUserRequest
-from tests.support import model_state as state
 from tests.support.client import Client
-from tests.support.model import Model
+from tests.support.model import state
+from tests.support.model.sequential import Model
 from tests.support.state_machine import requests
 from tests.support.state_machine.answers import Answers, kept
 

@@ -8,7 +8,7 @@ field must stay what it is, until the model says that it changes.
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tests.support.model_state import (
+from tests.support.model.state import (
     AlreadyExists,
     Later,
     Metadata,

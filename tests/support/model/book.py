@@ -15,7 +15,7 @@ from typing import NamedTuple
 _FULL = 200
 
 
-class BrokenPromise(Exception):
+class BrokenPromise(AssertionError):
     """The service did or said what it never may."""
 
 

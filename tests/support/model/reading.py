@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from math import inf
 
-from chaos.book import Book, BrokenPromise, Found
+from tests.support.model.book import Book, BrokenPromise, Found
 
 
 class Reading:

@@ -15,7 +15,7 @@ from palaver.v1.session_service_pb2 import (
     GetSessionRequest,
 )
 from tests.support.client import Client
-from tests.support.concurrency import Connection, unless_refused
+from tests.support.concurrency import unless_refused
 
 # A message that was created once: its id, its sequence, and when. An upsert keeps all
 # three; an id that comes again after a delete or a purge differs in the last.
@@ -113,41 +113,6 @@ def read_all(client: Client, session_id: str) -> list[Message]:
     sequences = [message.sequence for message in messages]
     assert sequences == sorted(set(sequences)), f"out of order, or twice: {sequences}"
     return messages
-
-
-def audit_tables(database: Connection) -> None:
-    """Checks what must hold in the tables at any moment, whoever is writing."""
-    wrong = database.execute(
-        """
-        SELECT m.session_id, m.message_id, m.sequence, m.deleted_at, s.deleted_at, s.last_sequence
-        FROM messages m LEFT JOIN sessions s USING (session_id)
-        WHERE s.session_id IS NULL
-            OR m.deleted_at IS NULL AND s.deleted_at IS NOT NULL
-            OR m.sequence > s.last_sequence
-        """
-    ).fetchall()
-    assert not wrong, f"of no session, live in a deleted one, or beyond its last: {wrong}"
-    wrong = database.execute(
-        """
-        SELECT s.session_id, s.user_id, s.deleted_at, s.forgotten, u.deleted_at
-        FROM sessions s LEFT JOIN users u USING (user_id)
-        WHERE NOT s.forgotten AND s.user_id IS NOT NULL
-                AND (u.user_id IS NULL OR u.deleted_at IS NOT NULL)
-            OR s.forgotten AND s.deleted_at IS NULL
-        """
-    ).fetchall()
-    assert not wrong, f"of no live user, or live although it is forgotten: {wrong}"
-
-
-def count_deleted_rows(database: Connection) -> int:
-    """Counts the rows that wait for a purge."""
-    row = database.execute(
-        """
-        SELECT (SELECT count(*) FROM messages WHERE deleted_at IS NOT NULL)
-            + (SELECT count(*) FROM sessions WHERE deleted_at IS NOT NULL)
-        """
-    ).fetchone()
-    return int(row[0]) if row else 0
 
 
 def _birth(message: Message | AddedMessage) -> Birth:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-from tests.support.model_state import (
+from tests.support.model.state import (
     AlreadyExists,
     Later,
     Message,
@@ -14,7 +14,7 @@ from tests.support.model_state import (
     Stale,
     known,
 )
-from tests.support.model_users import UserModel, beyond, merge_patch
+from tests.support.model.users import UserModel, beyond, merge_patch
 
 
 class Added(NamedTuple):
