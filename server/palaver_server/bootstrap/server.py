@@ -38,7 +38,7 @@ from palaver_server.telemetry.telemetry import Telemetry
 from palaver_server.transport.database_health import DatabaseHealth
 from palaver_server.transport.health_service import HealthService
 from palaver_server.transport.server_options import ConnectionLimits, server_options
-from palaver_server.transport.shutdown import shut_down
+from palaver_server.transport.shutdown import shut_down, wait_for_ended_calls
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -71,6 +71,7 @@ async def serve(settings: Settings, database_url: str) -> None:
     except asyncio.CancelledError:
         if not stopping.is_set():
             raise
+    await wait_for_ended_calls()
     _LOGGER.info("stopped")
 
 
