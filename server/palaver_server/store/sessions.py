@@ -11,7 +11,7 @@ from palaver_server.database.connection import Connection, Row
 from palaver_server.database.metadata_path import checked_path
 from palaver_server.database.paging import KeyRange, Page, last_position, listing
 from palaver_server.database.pool import Pool
-from palaver_server.database.statement import Statement, StatementTemplate
+from palaver_server.database.statement import DISABLE_TIMEOUT, Statement, StatementTemplate
 from palaver_server.database.timestamps import PgTimestamp
 from palaver_server.durations import milliseconds
 from palaver_server.errors import AlreadyExists, NotFound
@@ -239,10 +239,14 @@ class SessionStore:
     async def delete_session(self, access: Access, session_id: str) -> DeletedSession:
         """Soft-delete a session and all its messages, with one timestamp.
 
+        The statements have no timeout, only the call's deadline: with one, a session with too many
+        messages could never be deleted.
+
         Raises:
             NotFound: There is no such live session.
         """
         async with self._pool.connection(access.principal) as connection, connection.transaction():
+            await connection.run(DISABLE_TIMEOUT)
             await lock_session(connection, access, session_id)
             deleted = await connection.fetch_one(self.DELETE_SESSION, {"session_id": session_id})
             return DeletedSession._make(deleted or ())

@@ -89,7 +89,8 @@ def test_session_filter_metadata_is_a_path_predicate(
 ) -> None:
     add(palaver, "a", plan="pro", seats=5)
     add(palaver, "b", plan="pro", seats=6)
-    add(palaver, "c", plan="free", tags=["x", "y"])
+    add(palaver, "c", plan="free", tags=["x", "y"], trial=True)
+    add(palaver, "d", trial=False)
 
     for path, expected in {
         '$.plan == "pro"': ["a", "b"],
@@ -98,7 +99,10 @@ def test_session_filter_metadata_is_a_path_predicate(
         "exists($.tags)": ["c"],
         "$.seats.double() > 5": ["b"],  # no error in sessions without seats
         "$.tags.a.b > 1 || $.plan[5] == 1": [],
-        "$.plan": [],
+        "$.plan": [],  # a text is no truth value
+        "exists($.plan)": ["a", "b", "c"],
+        "$.trial": ["c"],
+        "$.trial == true": ["c"],
     }.items():
         with subtests.test(path=path):
             assert listed(palaver, SessionFilter(metadata=path)) == expected

@@ -691,13 +691,16 @@ class MessageFilter(_message.Message):
     METADATA_FIELD_NUMBER: _builtins.int
     metadata: _builtins.str
     """Optional. Finds only messages whose metadata satisfies this SQL/JSON path
-    predicate (PostgreSQL's operator `@@`), such as `$.topic == "travel"`. Up
-    to 4,096 bytes; no variables. An invalid path is `INVALID_ARGUMENT`, with
-    the reason. A path that takes longer than 2 seconds to parse, as large
-    regular expressions do, is `DEADLINE_EXCEEDED`. PostgreSQL suppresses most
-    errors of an evaluation; for the rest (conversions between time zones, for
-    one) the request is `INVALID_ARGUMENT`. The path of a caller that is bound
-    to a user is evaluated only on live messages in its access scope.
+    predicate (PostgreSQL's operator `@@`), such as `$.topic == "travel"`. Up to
+    4,096 bytes; no variables. A path that yields no truth value, such as
+    `$.topic` where the topic is a text, matches nothing: write
+    `exists($.topic)` for messages that have one. An invalid path is
+    `INVALID_ARGUMENT`, with the reason. A path that takes longer than 2 seconds
+    to parse, as large regular expressions do, is `DEADLINE_EXCEEDED`.
+    PostgreSQL suppresses most errors of an evaluation; for the rest
+    (conversions between time zones, for one) the request is `INVALID_ARGUMENT`.
+    The path of a caller that is bound to a user is evaluated only on live
+    messages in its access scope.
     """
     @_builtins.property
     def roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

@@ -144,6 +144,10 @@ class MemoryServiceServicer:
         """Soft-deletes a session and all its messages at one instant. This is
         `SessionService.DeleteSession` under the name that memory clients know.
 
+        The time that the call takes grows with the messages of the session: set a
+        deadline that is long enough, such as 30 seconds for a million messages. If
+        the call ends with `DEADLINE_EXCEEDED`, it has deleted everything or nothing.
+
         Atomic. Safe to retry: if an earlier attempt succeeded unnoticed, the retry
         returns `NOT_FOUND`.
 

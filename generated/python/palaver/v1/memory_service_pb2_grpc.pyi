@@ -80,6 +80,10 @@ class MemoryServiceStub:
     """Soft-deletes a session and all its messages at one instant. This is
     `SessionService.DeleteSession` under the name that memory clients know.
 
+    The time that the call takes grows with the messages of the session: set a
+    deadline that is long enough, such as 30 seconds for a million messages. If
+    the call ends with `DEADLINE_EXCEEDED`, it has deleted everything or nothing.
+
     Atomic. Safe to retry: if an earlier attempt succeeded unnoticed, the retry
     returns `NOT_FOUND`.
 
@@ -225,6 +229,10 @@ class MemoryServiceAsyncStub(MemoryServiceStub):
     DeleteMemory: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.DeleteMemoryRequest, _memory_service_pb2.DeleteMemoryResponse]  # type: ignore[assignment]
     """Soft-deletes a session and all its messages at one instant. This is
     `SessionService.DeleteSession` under the name that memory clients know.
+
+    The time that the call takes grows with the messages of the session: set a
+    deadline that is long enough, such as 30 seconds for a million messages. If
+    the call ends with `DEADLINE_EXCEEDED`, it has deleted everything or nothing.
 
     Atomic. Safe to retry: if an earlier attempt succeeded unnoticed, the retry
     returns `NOT_FOUND`.
@@ -386,6 +394,10 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_memory_service_pb2.DeleteMemoryResponse, _abc.Awaitable[_memory_service_pb2.DeleteMemoryResponse]]:
         """Soft-deletes a session and all its messages at one instant. This is
         `SessionService.DeleteSession` under the name that memory clients know.
+
+        The time that the call takes grows with the messages of the session: set a
+        deadline that is long enough, such as 30 seconds for a million messages. If
+        the call ends with `DEADLINE_EXCEEDED`, it has deleted everything or nothing.
 
         Atomic. Safe to retry: if an earlier attempt succeeded unnoticed, the retry
         returns `NOT_FOUND`.

@@ -101,6 +101,8 @@ class SessionFilter(_message.Message):
     """Optional. Lists only sessions whose metadata satisfies this SQL/JSON path
     predicate (PostgreSQL's operator `@@`), such as `$.plan == "pro"`. Up to
     4,096 bytes of UTF-8; any characters except NUL. Empty means any metadata.
+    A path that yields no truth value, such as `$.plan` where the plan is a
+    text, matches nothing: write `exists($.plan)` for sessions that have one.
     A path that takes longer than 2 seconds to parse, as large regular
     expressions do, is `DEADLINE_EXCEEDED`. PostgreSQL suppresses most errors
     of an evaluation; for the rest (conversions between time zones, for one)

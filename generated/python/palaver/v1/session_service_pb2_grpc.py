@@ -218,6 +218,10 @@ class SessionServiceServicer:
         """Soft-deletes a session and all its messages at one instant. No RPC returns
         them any more; the purge removes them permanently.
 
+        The time that the call takes grows with the messages of the session: set a
+        deadline that is long enough, such as 30 seconds for a million messages. If
+        the call ends with `DEADLINE_EXCEEDED`, it has deleted everything or nothing.
+
         Atomic. Safe to retry: if an earlier attempt succeeded unnoticed, the retry
         returns `NOT_FOUND`.
 

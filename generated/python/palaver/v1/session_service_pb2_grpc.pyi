@@ -121,6 +121,10 @@ class SessionServiceStub:
     """Soft-deletes a session and all its messages at one instant. No RPC returns
     them any more; the purge removes them permanently.
 
+    The time that the call takes grows with the messages of the session: set a
+    deadline that is long enough, such as 30 seconds for a million messages. If
+    the call ends with `DEADLINE_EXCEEDED`, it has deleted everything or nothing.
+
     Atomic. Safe to retry: if an earlier attempt succeeded unnoticed, the retry
     returns `NOT_FOUND`.
 
@@ -239,6 +243,10 @@ class SessionServiceAsyncStub(SessionServiceStub):
     DeleteSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.DeleteSessionRequest, _session_service_pb2.DeleteSessionResponse]  # type: ignore[assignment]
     """Soft-deletes a session and all its messages at one instant. No RPC returns
     them any more; the purge removes them permanently.
+
+    The time that the call takes grows with the messages of the session: set a
+    deadline that is long enough, such as 30 seconds for a million messages. If
+    the call ends with `DEADLINE_EXCEEDED`, it has deleted everything or nothing.
 
     Atomic. Safe to retry: if an earlier attempt succeeded unnoticed, the retry
     returns `NOT_FOUND`.
@@ -379,6 +387,10 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_session_service_pb2.DeleteSessionResponse, _abc.Awaitable[_session_service_pb2.DeleteSessionResponse]]:
         """Soft-deletes a session and all its messages at one instant. No RPC returns
         them any more; the purge removes them permanently.
+
+        The time that the call takes grows with the messages of the session: set a
+        deadline that is long enough, such as 30 seconds for a million messages. If
+        the call ends with `DEADLINE_EXCEEDED`, it has deleted everything or nothing.
 
         Atomic. Safe to retry: if an earlier attempt succeeded unnoticed, the retry
         returns `NOT_FOUND`.
