@@ -371,7 +371,7 @@ class Settings(DatabaseSettings):
         256, description="Maximum open streams; half of them for one credential."
     )
     stream_send_timeout_seconds: PositiveSeconds = Field(
-        300, description="Maximum wait for a slow client to accept a chunk of a stream."
+        300, description="Maximum wait for a slow client to accept a response."
     )
     max_connections: PositiveInt = Field(
         10_000, description="Maximum open client connections; further ones are closed."

@@ -27,7 +27,7 @@ def add_messages(palaver: Client) -> None:
 
 
 def let_patience_end(palaver: Client, database_url: str) -> None:
-    """Wait for two default deadlines, which is longer than the stream send timeout."""
+    """Wait for two default deadlines: longer than the stream send timeout, shorter than two."""
     with locked(database_url):
         for _ in range(2):
             with refused(DEADLINE_EXCEEDED):
@@ -37,7 +37,7 @@ def let_patience_end(palaver: Client, database_url: str) -> None:
 def test_slow_reader_is_dropped_with_resume_cursor(
     start_server: StartServer, database_url: str
 ) -> None:
-    palaver = start_server(stream_send_timeout_seconds=0.5, default_deadline_seconds=0.6)
+    palaver = start_server(stream_send_timeout_seconds=2, default_deadline_seconds=1.2)
     add_messages(palaver)
     stream = palaver.memory.StreamMessages(MESSAGES)
     received = [next(stream)]
@@ -57,7 +57,7 @@ def test_slow_reader_is_dropped_with_resume_cursor(
 def test_slow_reader_of_no_chunk_is_dropped_with_resume_cursor(
     start_server: StartServer, database_url: str
 ) -> None:
-    palaver = start_server(stream_send_timeout_seconds=0.5, default_deadline_seconds=0.6)
+    palaver = start_server(stream_send_timeout_seconds=2, default_deadline_seconds=1.2)
     add_messages(palaver)
     reader = Http2(palaver.address)
     reader.call("/palaver.v1.MemoryService/StreamMessages", MESSAGES.SerializeToString())
@@ -75,7 +75,7 @@ def test_slow_reader_of_no_chunk_is_dropped_with_resume_cursor(
 def test_slow_reader_of_session_listing_is_dropped_with_resume_cursor(
     start_server: StartServer, database_url: str
 ) -> None:
-    palaver = start_server(stream_send_timeout_seconds=0.5, default_deadline_seconds=0.6)
+    palaver = start_server(stream_send_timeout_seconds=2, default_deadline_seconds=1.2)
     palaver.add("s", "locked", timeout=60)
     for number in range(200):
         metadata = struct(text="x" * 60_000)
@@ -121,12 +121,7 @@ def is_read(address: str) -> bool:
 def test_slow_reader_dropped_frees_its_place(
     start_server: StartServer,
 ) -> None:
-    palaver = start_server(
-        max_streams=1,
-        stream_send_timeout_seconds=0.2,
-        connection_age_seconds=1,
-        connection_grace_seconds=0.5,
-    )
+    palaver = start_server(max_streams=1, stream_send_timeout_seconds=0.2)
     add_messages(palaver)
     stream = palaver.memory.StreamMessages(MESSAGES)
     next(stream)

@@ -6,8 +6,9 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-DATA, HEADERS, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 4, 6, 7, 8
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
 END_STREAM, END_HEADERS = 1, 4
+ACK = 1
 MAX_CONCURRENT_STREAMS = 3
 ENHANCE_YOUR_CALM = 11
 
@@ -34,6 +35,7 @@ class Http2:
         self._address = address
         host, _, port = address.rpartition(":")
         self._socket = socket.create_connection((host, int(port)), timeout=20)
+        self._reader = self._socket.makefile("rb")
         if tls:
             context, session = tls
             self._socket = context.wrap_socket(
@@ -84,12 +86,16 @@ class Http2:
         for stream in (0, 1):
             self.send(WINDOW_UPDATE, struct.pack(">I", size), stream=stream)
 
-    def received(self) -> Iterator[Frame]:
+    def received(self, *, answers_pings: bool = True) -> Iterator[Frame]:
         """Yield each frame until the server closes the connection."""
-        reader = self._socket.makefile("rb")
-        while header := reader.read(9):
-            yield Frame(header[3], header[4], reader.read(int.from_bytes(header[:3], "big")))
+        while header := self._reader.read(9):
+            size = int.from_bytes(header[:3], "big")
+            frame = Frame(header[3], header[4], self._reader.read(size))
+            if answers_pings and frame.kind == PING and not frame.flags & ACK:
+                self.send(PING, frame.payload, flags=ACK)
+            yield frame
 
     def close(self) -> None:
         """Close the connection."""
+        self._reader.close()
         self._socket.close()

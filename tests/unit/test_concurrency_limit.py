@@ -56,7 +56,7 @@ class Calls:
         self._finish[name] = loop.create_future()
         loop.call_soon(await self._finish[name])
         if hooks:
-            hooks.end(None)
+            hooks.close()
 
 
 def on_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[Run], None]:

@@ -28,7 +28,7 @@ from palaver_server.interceptors.error_mapping import ErrorMapping
 from palaver_server.interceptors.interceptor import Interceptor
 from palaver_server.interceptors.micro_batching import MicroBatching
 from palaver_server.interceptors.running_calls import RunningCalls
-from palaver_server.interceptors.stream_send_timeout import StreamSendTimeout
+from palaver_server.interceptors.send_timeout import SendTimeout
 from palaver_server.process.memory_trim import trim_memory
 from palaver_server.process.running_command import running_command
 from palaver_server.purge.purge_store import PurgeStore
@@ -138,7 +138,7 @@ def interceptors(
         ErrorMapping(),
         # Outside of the following ones: authentication and waiting for a slot take time too.
         Deadlines(running_calls, default_seconds=settings.default_deadline_seconds),
-        StreamSendTimeout(running_calls, seconds=settings.stream_send_timeout_seconds),
+        SendTimeout(running_calls, seconds=settings.stream_send_timeout_seconds),
         *security.interceptors,
         ConcurrencyLimit(
             running=settings.max_running_calls,

@@ -4,6 +4,7 @@ The chain starts the interceptors, decodes the request, runs the servicer's hand
 and sends its responses. When the call ends, the interceptors' hooks run in reverse order.
 """
 
+import asyncio
 from asyncio import CancelledError
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
@@ -63,7 +64,7 @@ def _unary(
     decode = _request_decoder(method)
 
     async def call(request: bytes, context: Context) -> bytes:
-        hooks: list[CallHooks] = []
+        hooks = _closed_at_end()
         try:
             await _start(starts, hooks, request, context)
             message = await handler(decode(request), context)
@@ -88,7 +89,7 @@ def _stream(
     decode = _request_decoder(method)
 
     async def call(request: bytes, context: Context) -> None:
-        hooks: list[CallHooks] = []
+        hooks = _closed_at_end()
         is_first = True
         try:
             await _start(starts, hooks, request, context)
@@ -109,6 +110,24 @@ def _stream(
             hook.end(None)
 
     return call
+
+
+def _closed_at_end() -> list[CallHooks]:
+    """Return a list for the hooks of the current call; they are closed when its task ends.
+
+    The task sends what the handler returns, and ends when that has left. Not gRPC's own callback:
+    its reference to the context would keep an abandoned call in memory.
+    """
+    hooks: list[CallHooks] = []
+
+    def close(_task: Any) -> None:
+        for hook in reversed(hooks):
+            hook.close()
+
+    task = asyncio.current_task()
+    if task is not None:
+        task.add_done_callback(close)
+    return hooks
 
 
 async def _write(response: bytes, context: Context, *, is_first: bool) -> None:
@@ -146,9 +165,12 @@ async def _end_with(
     error = raised
     for hook in reversed(hooks):
         error = hook.end(error) or error
-    if isinstance(error, StatusError):
-        await send_status(context, error)
-    raise error
+    try:
+        if isinstance(error, StatusError):
+            await send_status(context, error)
+        raise error
+    finally:
+        del raised, error  # a cycle of error and traceback would keep an abandoned call in memory
 
 
 def _request_decoder(method: MethodDescriptor) -> Callable[[bytes], Message | LargeRequest]:

@@ -4,7 +4,6 @@ Where authentication is off, all callers are one principal, which may use everyt
 """
 
 from collections.abc import Awaitable
-from typing import Any
 
 from google.protobuf.descriptor import MethodDescriptor
 
@@ -41,14 +40,11 @@ class ConcurrencyLimit:
         share = self._unary_slots.share(_principal())
         return _RunningCall(share) if share.try_acquire() else _wait(share, len(request))
 
-    def _start_stream(self, _request: bytes, context: Context) -> None:
+    def _start_stream(self, _request: bytes, _context: Context) -> CallHooks:
         share = self._stream_slots.share(_principal())
         if not share.try_acquire():
             raise TooManyCalls
-        # Release the slot when gRPC has sent the last chunk, not when the handler ends: the
-        # limit bounds the memory of chunks that wait for slow clients.
-        release: Any = lambda _context: share.release()  # noqa: E731 - the stubs mistype it
-        context.add_done_callback(release)
+        return _RunningCall(share)
 
 
 class _RunningCall(CallHooks):
@@ -59,10 +55,13 @@ class _RunningCall(CallHooks):
     def __init__(self, share: Share) -> None:
         self._share = share
 
-    def end(self, error: BaseException | None) -> BaseException | None:
-        """Release the slot."""
+    def close(self) -> None:
+        """Release the slot.
+
+        Not when the handler ends: a response that waits for a slow client takes memory, and the
+        limit bounds how many do.
+        """
         self._share.release()
-        return error
 
 
 async def _wait(share: Share, request_bytes: int) -> CallHooks:

@@ -34,8 +34,11 @@ class CallHooks:
         """Run after a response of a stream was sent."""
 
     def end(self, error: BaseException | None) -> BaseException | None:
-        """Run when the call ends; return the error that it ends with, None for success."""
+        """Run when the handler ends; return the error that the call ends with, None for success."""
         return error
+
+    def close(self) -> None:
+        """Run when the call is over: its response or status was sent, or gRPC has given up."""
 
 
 # Starts an interceptor's part of a call, given the request as bytes.

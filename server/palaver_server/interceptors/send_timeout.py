@@ -1,42 +1,74 @@
-"""The stream send timeout: how long a chunk of a stream waits for a slow client."""
+"""The send timeout: how long a response waits for a slow client.
 
+A chunk of a stream that waits too long ends the stream, with the cursor that resumes it. A call
+whose handler has ended is abandoned if its response or its status does not leave in time.
+"""
+
+import asyncio
 from collections.abc import Callable
+from typing import Any, TypeAlias
 
 from google.protobuf.descriptor import MethodDescriptor
 
 from palaver_server.errors import CallCancelled, ReaderTooSlow
+from palaver_server.interceptors.abandoned_calls import abandon_call
 from palaver_server.interceptors.interceptor import CallHooks, Context, StartCall
 from palaver_server.interceptors.running_calls import RunningCall, RunningCalls
+from palaver_server.interceptors.shared_timer import SharedTimer
 from palaver_server.services.encoding.wire_reader import read_varint, wire_fields
 
+# A string: at run time this class is not generic.
+Task: TypeAlias = "asyncio.Task[Any]"
 
-class StreamSendTimeout:
-    """Cancels streams whose client does not take a chunk in time.
 
-    A stream that the server cancels ends with the cursor that resumes it.
+class SendTimeout:
+    """Ends calls whose client does not take a response in time.
 
     Args:
         running_calls: The calls in progress.
-        seconds: How long a chunk may wait for the client.
+        seconds: How long a response may wait for the client.
     """
 
     def __init__(self, running_calls: RunningCalls, *, seconds: float) -> None:
         self._running_calls = running_calls
         self._seconds = seconds
+        self._leaving: SharedTimer[Task] = SharedTimer(seconds, abandon_call)
 
-    def intercept(self, method: MethodDescriptor) -> StartCall | None:
-        """Return a function that starts a stream; None for methods with one response."""
+    def intercept(self, method: MethodDescriptor) -> StartCall:
+        """Return a function that starts a call."""
         if not method.server_streaming:
-            return None
+            return lambda _request, _context: _Sending(self._leaving)
         next_cursor = _next_cursor_reader(method)
 
         def start(_request: bytes, _context: Context) -> CallHooks:
-            return _Stream(self._running_calls.start(), self._seconds, next_cursor)
+            running = self._running_calls.start()
+            return _Stream(self._leaving, running, self._seconds, next_cursor)
 
         return start
 
 
-class _Stream(CallHooks):
+class _Sending(CallHooks):
+    """A running call, which is abandoned if it has ended and does not leave in time."""
+
+    __slots__ = ("_leaving", "_task")
+
+    def __init__(self, leaving: SharedTimer[Task]) -> None:
+        self._leaving = leaving
+        self._task = asyncio.current_task()
+
+    def end(self, error: BaseException | None) -> BaseException | None:
+        """Start the timeout of the response or status."""
+        if self._task is not None:
+            self._leaving.start(self._task)
+        return error
+
+    def close(self) -> None:
+        """End the timeout."""
+        if self._task is not None:
+            self._leaving.clear(self._task)
+
+
+class _Stream(_Sending):
     """A running stream, which the server cancels if a chunk waits for too long."""
 
     sees_responses = True
@@ -44,8 +76,13 @@ class _Stream(CallHooks):
     __slots__ = ("_next_cursor", "_response", "_running", "_seconds")
 
     def __init__(
-        self, running: RunningCall, seconds: float, next_cursor: Callable[[bytes], int]
+        self,
+        leaving: SharedTimer[Task],
+        running: RunningCall,
+        seconds: float,
+        next_cursor: Callable[[bytes], int],
     ) -> None:
+        super().__init__(leaving)
         self._running = running
         self._seconds = seconds
         self._next_cursor = next_cursor
@@ -65,7 +102,8 @@ class _Stream(CallHooks):
         error = self._running.end(error)
         if isinstance(error, CallCancelled):
             error.next_cursor = self._next_cursor(self._response)
-        return error
+        self._response = b""
+        return super().end(error)
 
 
 def _next_cursor_reader(method: MethodDescriptor) -> Callable[[bytes], int]:
