@@ -1,10 +1,14 @@
 """Metrics, as scraped from a server that serves calls."""
 
 import logging
+import socket
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import grpc
 import psycopg
@@ -12,6 +16,7 @@ import pytest
 
 from palaver.v1.memory_service_pb2 import StreamMessagesRequest
 from palaver.v1.session_service_pb2 import AddSessionRequest, DeleteSessionRequest
+from palaver_server.telemetry import metrics_server
 from tests.conftest import StartServer
 from tests.support.callers import KeysFile
 from tests.support.client import Client, refused, wait_until
@@ -264,6 +269,61 @@ def test_metrics_show_unusable_credentials_and_jwt_keys(
     wait_until(lambda: succeeded("credentials") == 0)
     wait_until(lambda: scrape().value("palaver_jwt_keys_ignored") == 1)
     assert succeeded("jwt_keys") == 1
+
+
+@contextmanager
+def slow_connections(caplog: pytest.LogCaptureFixture, count: int) -> Iterator[list[socket.socket]]:
+    """Open connections to the metrics that have sent a part of a request."""
+    address = urlsplit(metrics_url(caplog.text))
+    with ExitStack() as stack:
+        opened = []
+        for _ in range(count):
+            connection = socket.create_connection((address.hostname, address.port), timeout=20)
+            opened.append(stack.enter_context(connection))
+            connection.sendall(b"GET /metrics HTTP/1.1\r\nx-slow: ")
+        yield opened
+
+
+def test_metrics_are_scraped_while_slow_connections_fill_the_server(
+    start_measured: StartMeasured, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, scrape = start_measured()
+
+    with slow_connections(caplog, 3 * metrics_server.MAX_CONNECTIONS) as opened:
+        for oldest in opened[: 2 * metrics_server.MAX_CONNECTIONS]:
+            assert ended(oldest)
+        assert scrape().value("palaver_serving") == 1
+
+
+def ended(connection: socket.socket) -> bool:
+    """Wait until the server ends a connection."""
+    try:
+        while connection.recv(65536):
+            pass
+    except ConnectionError:
+        pass
+    return True
+
+
+def test_metrics_slow_connection_ends_after_a_while_in_all(
+    start_measured: StartMeasured,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(metrics_server, "MAX_CONNECTION_SECONDS", 0.2)
+    start_measured()
+
+    with slow_connections(caplog, 1) as (dripping,), pytest.raises(ConnectionError):
+        drip(dripping)
+    assert "Traceback" not in caplog.text
+
+
+def drip(connection: socket.socket) -> None:
+    """Send a byte now and then until the connection ends."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        connection.sendall(b"x")
+        time.sleep(0.02)
 
 
 def test_metrics_are_off_without_address(

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import platform
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Coroutine, Iterable
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Gauge, Info
 from palaver_server.addresses import split
 from palaver_server.telemetry.backlog_metrics import BacklogMetrics
 from palaver_server.telemetry.call_metrics import CallMetrics
+from palaver_server.telemetry.metrics_server import MetricsServer
 from palaver_server.telemetry.pool_metrics import PoolCollector
 from palaver_server.telemetry.readings import Readings
 from palaver_server.telemetry.search_metrics import SearchCollector
@@ -39,7 +40,7 @@ class Metrics:
     ) -> None:
         self._listen = listen
         self._registry = registry = CollectorRegistry()
-        self._close: Callable[[], None] | None = None
+        self._server: MetricsServer | None = None
         prometheus_client.ProcessCollector(registry=registry)
         prometheus_client.GCCollector(registry=registry)
         _show_build(registry)
@@ -62,25 +63,19 @@ class Metrics:
         """
         host, port = split(self._listen)
         try:
-            server, thread = prometheus_client.start_http_server(port, host, self._registry)
+            self._server = MetricsServer(host, port, self._registry)
         except OSError as error:
             raise RuntimeError(
                 f"cannot serve metrics on {self._listen}: {error.strerror}"
             ) from error
-
-        def close() -> None:
-            server.shutdown()
-            server.server_close()
-            thread.join()
-
-        self._close = close
-        _LOGGER.info("metrics on http://%s:%d/metrics", host, server.server_port)
+        self._server.start()
+        _LOGGER.info("metrics on http://%s:%d/metrics", host, self._server.server_port)
         return self._backlogs.watch()
 
     async def stop(self) -> None:
         """Stop serving."""
-        if self._close:
-            await asyncio.to_thread(self._close)
+        if self._server:
+            await asyncio.to_thread(self._server.stop)
 
 
 def _show_credentials(registry: CollectorRegistry, readings: Readings) -> None:
