@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 PYTEST  = $(BIN)/pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal
 PROTOC  = PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc --proto_path=protos
 
-.PHONY: help run test test-fast bench bench-search chaos fuzz check format protos settings-doc lock audit sbom clean
+.PHONY: help run test test-fast bench bench-search chaos siege fuzz check format protos settings-doc lock audit sbom clean
 
 help: ## List the commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -29,6 +29,9 @@ bench-search: $(VENV)/dev.done ## Measure search recall on a sample, or on the c
 
 chaos: $(VENV)/dev.done ## Kill and freeze processes under load; ARGS="--seconds 60 --seed 1"
 	@$(BIN)/python -m chaos $(ARGS)
+
+siege: $(VENV)/dev.done ## Attack a server with one credential; ARGS="--seconds 60 --seed 1"
+	@$(BIN)/python -m siege $(ARGS)
 
 fuzz: $(VENV)/dev.done ## Send random requests; ARGS="--cases 1000 --seed 1" repeats a run
 	@$(BIN)/python -m fuzz $(ARGS)

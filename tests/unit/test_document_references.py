@@ -20,6 +20,7 @@ from fuzz.__main__ import main as fuzz
 from palaver_server.auth.credentials_file import CredentialsFile
 from palaver_server.cli.main import main
 from palaver_server.config import NO_FLAG, OLD_NAMES, Settings, flag, variable
+from siege.__main__ import main as siege
 from tests.support.documents import DOCUMENTS, Command, Document, having
 from tests.support.processes import ROOT
 
@@ -118,7 +119,7 @@ def all_flags() -> set[str]:
     subcommands = map(subcommand, main.list_commands(click.Context(main)))
     return {
         spelling
-        for command in (*subcommands, main, bench, chaos, fuzz)
+        for command in (*subcommands, main, bench, chaos, siege, fuzz)
         for option in command.get_params(click.Context(command))
         if isinstance(option, click.Option)
         for spelling in (*option.opts, *option.secondary_opts)

@@ -1,0 +1,26 @@
+"""A siege of a few seconds: every attack runs, and its figures are compared with wide limits."""
+
+import subprocess
+import sys
+
+from siege.attacks import ATTACKS
+from tests.support.processes import ROOT
+
+# The limits find only what is broken: a busy machine is slow, and each attack is short.
+_LIMITS = ("--max-p99-seconds=60", "--max-memory-mib=8000")
+
+
+def test_siege_short_run_keeps_rules() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "siege", "--seconds=12", "--seed=1", *_LIMITS],
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+
+    assert run.returncode == 0, run.stdout + run.stderr
+    for attack in ATTACKS:
+        assert f"{attack}: all rules held" in run.stdout
+    assert "0 broken promises" in run.stdout
