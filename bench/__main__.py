@@ -28,7 +28,7 @@ _SESSIONS_AT_SCALE_1 = 1_000_000
 def main(scale: float, only: tuple[str, ...], rounds: int, seconds: float) -> None:
     """Measure Palaver against its floors, and print a table of ratios.
 
-    Ends with status 1 if answers were wrong, never for being slow.
+    The exit status is 1 if answers were wrong; a slow result does not change it.
     """
     sessions = round(scale * _SESSIONS_AT_SCALE_1)
     chosen = _chosen(every_row(sessions), only)

@@ -2,8 +2,9 @@
 
     python -m bench.bare_server PORT DATABASE_URL
 
-It has the runtime, options, statements and conversions of Palaver, but no pool, limits, log, errors
-or groups: it is what a lone call takes a Python gRPC service over PostgreSQL at the least.
+It has the runtime, options, statements and conversions of Palaver, but no pool, limits, log,
+errors or batches. Its latency is the lower bound for a call to a Python gRPC service over
+PostgreSQL.
 """
 
 import sys
@@ -40,7 +41,7 @@ class _BareMethods(grpc.GenericRpcHandler):
         }
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        """Gives the handler of a call."""
+        """Return the handler of a call."""
         return self._handlers.get(handler_call_details.method)
 
     async def _get_session(self, request: GetSessionRequest, _context: object) -> bytes:
@@ -62,7 +63,7 @@ class _BareMethods(grpc.GenericRpcHandler):
 
 
 async def main(port: int, database_url: str) -> None:
-    """Connects, and serves until the process ends."""
+    """Connect to the database, and serve until the process ends."""
     connection = await Connection.connect(database_url, options=LANGUAGE)
     await serve(port, _BareMethods(connection))
 

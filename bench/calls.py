@@ -21,7 +21,7 @@ CONTENT = "The rains in Lagos end in November, and then the harmattan comes from
 ROLE = "user"
 METADATA = {"lang": "en"}
 
-# Requests in one round; then they come again. Each round has others.
+# Requests per round; ghz repeats them when it has sent all. Every round has different ones.
 _REQUESTS = 10_000
 _SEARCHES = 1_000
 
@@ -34,10 +34,10 @@ class Call:
 
     Args:
         method: Its full name.
-        requests: Makes the requests of one round.
+        requests: Creates the requests of one round.
         in_flight: Calls at the same time.
-        messages: How many a call adds.
-        connections: Over how many connections.
+        messages: Number of messages that one call adds.
+        connections: Number of connections.
     """
 
     method: str
@@ -48,7 +48,7 @@ class Call:
 
 
 def get_session(*, in_flight: int, connections: int = 1) -> Call:
-    """Gets sessions from all over the database."""
+    """Get sessions spread over the whole database."""
 
     def requests(database: Database) -> list[GetSessionRequest]:
         return [GetSessionRequest(session_id=each) for each in database.some_sessions(_REQUESTS)]
@@ -59,7 +59,7 @@ def get_session(*, in_flight: int, connections: int = 1) -> Call:
 
 
 def get_memory(choose: Callable[[Database], list[str]], *, in_flight: int) -> Call:
-    """Gets the last 10 messages of sessions."""
+    """Get the last 10 messages of sessions."""
 
     def requests(database: Database) -> list[GetMemoryRequest]:
         return [GetMemoryRequest(session_id=session, last_n=10) for session in choose(database)]
@@ -70,7 +70,7 @@ def get_memory(choose: Callable[[Database], list[str]], *, in_flight: int) -> Ca
 def add_memory(
     choose: Callable[[Database], list[str]], *, messages: int = 1, in_flight: int
 ) -> Call:
-    """Adds messages to sessions that exist."""
+    """Add messages to existing sessions."""
     message = Message(role=ROLE, content=CONTENT)
     message.metadata.update(METADATA)
 
@@ -84,7 +84,7 @@ def add_memory(
 
 
 def search(users: Sequence[str] | None = None) -> Call:
-    """Searches for two words, in the messages of one user after the other, or in all."""
+    """Search for two words in the messages of each user in turn, or in all messages."""
     scopes: list[dict[str, Any]] = [{"user_id": user} for user in users] if users else [{}]
 
     def requests(_database: Database) -> list[SearchMemoryRequest]:
@@ -97,25 +97,25 @@ def search(users: Sequence[str] | None = None) -> Call:
 
 
 def many(database: Database) -> list[str]:
-    """Sessions from all over the database."""
+    """Return sessions spread over the whole database."""
     return database.some_sessions(_REQUESTS)
 
 
 def some(database: Database) -> list[str]:
-    """Fewer of those, for large requests."""
+    """Return fewer sessions than `many`, for large requests."""
     return database.some_sessions(200)
 
 
 def thousands(_database: Database) -> list[str]:
-    """The sessions of 1,000 messages."""
+    """Return the sessions of 1,000 messages."""
     return THOUSANDS
 
 
 def longs(_database: Database) -> list[str]:
-    """The sessions of 100,000 messages."""
+    """Return the sessions of 100,000 messages."""
     return LONGS
 
 
 def as_many_as_longs(database: Database) -> list[str]:
-    """As many sessions of 10 messages as there are long ones."""
+    """Return as many sessions of 10 messages as there are long ones."""
     return database.some_sessions(len(LONGS))

@@ -1,4 +1,4 @@
-"""Whether the answers are right, not only fast: compared with what the database holds."""
+"""Check that answers are right, not only fast: compare them with the rows of the database."""
 
 import json
 from collections.abc import Iterable
@@ -61,7 +61,7 @@ _TORN_SESSIONS = """
 
 
 def sessions(palaver: Palaver) -> None:
-    """Checks what GetSession answers, for some sessions."""
+    """Compare the answers of GetSession for some sessions with their rows."""
     session_ids = [*palaver.database.some_sessions(_SAMPLE), *THOUSANDS]
     with palaver.database.connected() as connection:
         rows = connection.execute(_SESSIONS, {"session_ids": session_ids}).fetchall()
@@ -74,7 +74,7 @@ def sessions(palaver: Palaver) -> None:
 
 
 def memory(palaver: Palaver, session_ids: Iterable[str]) -> None:
-    """Checks the last 10 messages that GetMemory answers."""
+    """Compare the last 10 messages that GetMemory returns with their rows."""
     with (
         palaver.database.connected() as connection,
         grpc.insecure_channel(palaver.address) as channel,
@@ -89,7 +89,7 @@ def memory(palaver: Palaver, session_ids: Iterable[str]) -> None:
 
 
 def found(palaver: Palaver) -> None:
-    """Checks that searches find messages with the words, first one with both."""
+    """Check that searches find messages with the words, and that the first result has both."""
     with (
         palaver.database.connected() as connection,
         grpc.insecure_channel(palaver.address) as channel,
@@ -108,7 +108,7 @@ def found(palaver: Palaver) -> None:
 
 
 def added_memory(palaver: Palaver) -> None:
-    """Checks that each message that was added is there, once, in its place, whole."""
+    """Check that each added message is stored once, complete and in order."""
     message = {
         "content": calls.CONTENT, "role": calls.ROLE, "metadata": json.dumps(calls.METADATA)
     }  # fmt: skip
@@ -123,7 +123,7 @@ def added_memory(palaver: Palaver) -> None:
 
 
 def all_sessions(palaver: Palaver) -> None:
-    """Checks that ListAllSessions gives every session once, whole and in order."""
+    """Check that ListAllSessions returns every session once, complete and in order."""
     stream = streams.all_sessions()
     with (
         palaver.database.connected() as connection,
@@ -140,7 +140,7 @@ def all_sessions(palaver: Palaver) -> None:
 
 
 def messages(palaver: Palaver) -> None:
-    """Checks that StreamMessages gives every message once, whole and in order."""
+    """Check that StreamMessages returns every message once, complete and in order."""
     stream = streams.messages_of(LONGS[0])
     with palaver.database.connected() as connection:
         rows = connection.execute(_MESSAGES, {"session_id": LONGS[0]}).fetchall()

@@ -1,8 +1,8 @@
-"""The empty server: answers every method with nothing, by the runtime and options of Palaver's.
+"""The empty server: every method returns an empty response, with Palaver's runtime and options.
 
     python -m bench.empty_server PORT
 
-What it costs to call it is what no Python gRPC service can do without: it is the floor.
+A call to it costs what every Python gRPC service spends per call, so it serves as the floor.
 """
 
 import asyncio
@@ -30,12 +30,12 @@ class _EveryMethod(grpc.GenericRpcHandler):
         )
 
     def service(self, _details: grpc.HandlerCallDetails) -> Any:
-        """Gives the same handler for every method."""
+        """Return the same handler for every method."""
         return self._handler
 
 
 async def serve(port: int, methods: grpc.GenericRpcHandler) -> None:
-    """Serves methods, by the runtime and options of Palaver's, until the process ends."""
+    """Serve methods with Palaver's runtime and options until the process ends."""
     server = grpc.aio.server(options=connection_options(Settings.model_construct()))
     server.add_generic_rpc_handlers((methods,))
     server.add_insecure_port(f"127.0.0.1:{port}")

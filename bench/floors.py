@@ -1,4 +1,4 @@
-"""What plain psycopg does in one process, with the SQL of the stores: the database's floor."""
+"""The database's floor: plain psycopg in one process, running the SQL of the stores."""
 
 import time
 from collections.abc import Callable
@@ -41,7 +41,7 @@ _COPY_MESSAGES = """
 
 _WORDS = "SELECT search_words(%(content)s)::text"
 
-# Beyond all sequences there are, so that what was copied can be told and removed.
+# Above all existing sequences, so that copied rows can be identified and removed.
 _FIRST_COPIED = 1_000_000_000
 
 _REMOVE_COPIED = """
@@ -50,12 +50,12 @@ _REMOVE_COPIED = """
 
 
 def add_memory(database: Database, seconds: float) -> Round:
-    """Adds one message a transaction, from BEGIN to COMMIT, to sessions from all over."""
+    """Add one message per transaction (BEGIN to COMMIT) to sessions of the whole database."""
     return _added_memory(database, seconds, lambda connection: connection.transaction())
 
 
 def add_memory_by_statement(database: Database, seconds: float) -> Round:
-    """Adds one message a statement, in autocommit mode: in one round trip in place of three."""
+    """Add one message per statement in autocommit mode: one round trip instead of three."""
     return _added_memory(database, seconds, lambda _connection: nullcontext())
 
 
@@ -83,7 +83,7 @@ def _added_memory(
 
 
 def copy_messages(database: Database, seconds: float) -> Round:
-    """Copies messages into 100 sessions, 100 into each, in one COPY; a call is a COPY."""
+    """Copy 100 messages into each of 100 sessions with one COPY, which counts as a call."""
     session_ids = database.some_sessions(100)
     sequences = count(_FIRST_COPIED)
     took: list[float] = []
@@ -112,7 +112,7 @@ def _rows(session_ids: list[str], sequences: "count[int]", words: str) -> list[t
 
 
 def list_sessions(database: Database, seconds: float) -> Round:
-    """Fetches all sessions by the pages that ListAllSessions fetches; a call is a page."""
+    """Fetch all sessions in the pages that ListAllSessions fetches; a page counts as a call."""
     statement = SessionStore.LIST_SESSIONS.fill(
         condition="deleted_at IS NULL", direction=KeyRange().direction
     )
@@ -120,7 +120,7 @@ def list_sessions(database: Database, seconds: float) -> Round:
 
 
 def list_messages(database: Database, seconds: float) -> Round:
-    """Fetches the messages of a long session by the pages that StreamMessages fetches."""
+    """Fetch the messages of a long session in the pages that StreamMessages fetches."""
     statement = MessageStore.LIST_MESSAGES.fill(direction=KeyRange().direction)
     parameters = {"session_id": LONGS[0], "access_user_id": None}
     return _pages(
@@ -148,12 +148,12 @@ def _pages(
 
 
 def select_sessions(database: Database, seconds: float) -> Round:
-    """Fetches all sessions by one SELECT, through a cursor on the server."""
+    """Fetch all sessions with one SELECT, through a server-side cursor."""
     return _selected(database, _SELECT_SESSIONS, {}, seconds)
 
 
 def select_messages(database: Database, seconds: float) -> Round:
-    """Fetches the messages of a long session by one SELECT, through a cursor on the server."""
+    """Fetch the messages of a long session with one SELECT, through a server-side cursor."""
     return _selected(database, _SELECT_MESSAGES, {"session_id": LONGS[0]}, seconds)
 
 

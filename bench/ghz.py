@@ -1,4 +1,4 @@
-"""Load by ghz (https://ghz.sh), which is not of Python and so costs little of the cores."""
+"""Load by ghz (https://ghz.sh), which is written in Go and takes little CPU time itself."""
 
 import json
 import os
@@ -20,27 +20,27 @@ from bench.servers import ROOT
 
 INSTALL = "go install github.com/bojand/ghz/cmd/ghz@latest"
 
-_NANOSECONDS_A_MILLISECOND = 1_000_000
-_NANOSECONDS_A_SECOND = 1_000_000_000
+_NANOSECONDS_PER_MILLISECOND = 1_000_000
+_NANOSECONDS_PER_SECOND = 1_000_000_000
 
-# How calls may end where there are too many: refused by the limit of calls, or by HTTP/2.
+# Codes that calls may end with under overload: the call limit and HTTP/2 refuse them.
 _REFUSED = {"ResourceExhausted", "Unavailable"}
 
 
 def find() -> str | None:
-    """Finds the program, on the path or where Go installs it."""
+    """Return the program's path: from PATH, or from where Go installs it."""
     return shutil.which("ghz") or shutil.which("ghz", path=os.fspath(Path.home() / "go" / "bin"))
 
 
 @dataclass(frozen=True, slots=True)
 class Flood:
-    """Calls that come whether others are answered or not.
+    """Calls at a fixed rate, whether earlier ones were answered or not.
 
     Args:
-        rate: How many a second.
-        connections: Over how many.
-        deadline: Seconds that a caller waits.
-        seconds: For how long they come.
+        rate: Calls per second.
+        connections: Number of connections.
+        deadline: Seconds that a caller waits for an answer.
+        seconds: Duration of the flood.
     """
 
     rate: float
@@ -50,11 +50,11 @@ class Flood:
 
 
 class Ghz:
-    """Loads servers of Palaver's contract.
+    """Loads servers that implement Palaver's contract.
 
     Args:
-        program: Where ghz is.
-        directory: For its files.
+        program: Path of ghz.
+        directory: Directory for its files.
     """
 
     def __init__(self, program: str, directory: Path) -> None:
@@ -74,13 +74,13 @@ class Ghz:
     def load(
         self, address: str, call: Call, requests: Sequence[Message], *, seconds: float
     ) -> Round:
-        """Sends the requests in turn, again and again.
+        """Send the requests in turn, and repeat them until the time is over.
 
         Args:
             address: HOST:PORT of the server.
-            call: What to call, and how many calls at the same time.
-            requests: Of the call.
-            seconds: When to stop; calls in flight are waited for.
+            call: The method, and the number of calls in flight.
+            requests: Requests of the method.
+            seconds: When to stop starting calls; those in flight may finish.
 
         Raises:
             WrongAnswer: A call failed.
@@ -94,13 +94,13 @@ class Ghz:
         return _round(report)
 
     def flood(self, address: str, call: Call, requests: Sequence[Message], flood: Flood) -> Round:
-        """Sends the requests in turn, however long the answers take.
+        """Send the requests in turn at a fixed rate, however long the answers take.
 
         Returns:
-            The calls that were answered well; a second, until the last one was answered.
+            The successful calls, and their rate until the last answer.
 
         Raises:
-            WrongAnswer: A call was neither answered well nor refused.
+            WrongAnswer: A call neither succeeded nor was refused.
         """
         options = [
             "--async", f"--rps={round(flood.rate)}", f"--connections={flood.connections}",
@@ -114,7 +114,7 @@ class Ghz:
     def _run(
         self, address: str, call: Call, requests: Sequence[Message], options: list[str]
     ) -> dict[str, Any]:
-        # As messages, which ghz reads before it begins; of JSON it would parse each amid the load.
+        # Binary messages: ghz reads them before it starts. It would parse JSON during the load.
         messages = BytesIO()
         for request in requests:
             serialize_length_prefixed(request, messages)
@@ -138,8 +138,8 @@ def _check_codes(report: dict[str, Any], allowed: set[str]) -> None:
 def _round(report: dict[str, Any]) -> Round:
     done = report["statusCodeDistribution"]["OK"]
     latencies = {
-        at["percentage"]: at["latency"] / _NANOSECONDS_A_MILLISECOND
+        at["percentage"]: at["latency"] / _NANOSECONDS_PER_MILLISECOND
         for at in report["latencyDistribution"]
     }
-    seconds = report["total"] / _NANOSECONDS_A_SECOND
+    seconds = report["total"] / _NANOSECONDS_PER_SECOND
     return Round(done, done / seconds, latencies[50], latencies[95], latencies[99])

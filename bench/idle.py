@@ -1,4 +1,4 @@
-"""What connections and streams cost a server while nothing moves on them."""
+"""The memory that idle connections and streams cost a server."""
 
 import asyncio
 from collections.abc import Sequence
@@ -18,28 +18,28 @@ _CHUNK_SIZE = 100
 _SECONDS_TO_SETTLE = 1.0
 _KIBIBYTE = 1024
 
-# Else all channels of a process to an address share a connection.
+# Without this option, all channels of a process to one address share a connection.
 _OPTIONS = [("grpc.use_local_subchannel_pool", 1)]
 
 
-def memory_a_connection(palaver: Palaver) -> float:
-    """Opens connections, and gives what each adds to the server's resident memory, in KiB."""
+def memory_per_connection(palaver: Palaver) -> float:
+    """Open idle connections, and return the growth of the server's RSS per connection, in KiB."""
     return asyncio.run(_growth(palaver, connections=CONNECTIONS, streams=0)) / CONNECTIONS
 
 
-def memory_a_stream(palaver: Palaver) -> float:
-    """Opens streams whose readers read no further than the first chunk; the same for each."""
+def memory_per_stream(palaver: Palaver) -> float:
+    """Open streams, read one chunk of each, and return the RSS growth per stream, in KiB."""
     return asyncio.run(_growth(palaver, connections=CONNECTIONS, streams=STREAMS)) / STREAMS
 
 
 async def _growth(palaver: Palaver, *, connections: int, streams: int) -> float:
-    """Opens connections, and then streams, if any; gives what the last step adds, in KiB."""
+    """Open connections, then streams if any; return the RSS growth of the last step, in KiB."""
     process = psutil.Process(palaver.pid)
     channels = [
         grpc.aio.insecure_channel(palaver.address, options=_OPTIONS) for _ in range(connections + 1)
     ]
     try:
-        await _read_first_chunk(channels[-1])  # what a first call loads stays
+        await _read_first_chunk(channels[-1])  # the first call's imports and caches stay
         before = process.memory_info().rss
         await asyncio.gather(*(channel.channel_ready() for channel in channels))
         await asyncio.sleep(_SECONDS_TO_SETTLE)

@@ -1,4 +1,4 @@
-"""Filling the databases that are measured."""
+"""Fill the measured databases."""
 
 import asyncio
 import os
@@ -11,14 +11,14 @@ from psycopg.conninfo import make_conninfo
 from psycopg.sql import SQL, Identifier
 
 from bench import text
-from bench.database import LONG_MESSAGES, LONGS, MESSAGES_A_SESSION, THOUSANDS, Database
+from bench.database import LONG_MESSAGES, LONGS, MESSAGES_PER_SESSION, THOUSANDS, Database
 from palaver_server.database.migrate import migrate
 
-_SESSIONS_A_STATEMENT = 100_000
+_SESSIONS_PER_STATEMENT = 100_000
 
-# The messages of a session that come when all others are there, in as many turns as there are
-# sessions between two of one turn. So many leave the pages of an index, nine tenths full of what
-# came in order, about as full as random inserts do.
+# The last messages of each session are inserted after all others, in _TURNS passes: a pass visits
+# every _TURNS-th session. Inserts in key order fill index pages to nine tenths; after these the
+# pages are about as full as random inserts leave them.
 _LATE_MESSAGES = 3
 _TURNS = 10
 
@@ -31,7 +31,7 @@ _LOAD_SESSIONS = """
     FROM generate_series(%(first)s::integer, %(last)s::integer) n
 """
 
-# Each of a user of its own.
+# Each of these sessions has a user of its own.
 _LOAD_SESSION = """
     INSERT INTO sessions (session_id, user_id, metadata, last_sequence)
     VALUES (
@@ -56,8 +56,8 @@ _CREATE_SENTENCES = """
         FROM unnest(%(sentences)s::text[]) WITH ORDINALITY AS texts (text, number)
 """
 
-# All messages are numbered, one session's after the other's: in the order of the keys, which is
-# the fastest for their indexes.
+# All messages are numbered session by session. Inserting in this order, which is that of the
+# keys, is the fastest for the indexes.
 _LOAD_MESSAGES = """
     INSERT INTO messages (session_id, sequence, message_id, role, content, words, metadata)
     SELECT session_id, sequence, 'm' || sequence, (ARRAY['assistant', 'user'])[1 + sequence %% 2],
@@ -86,17 +86,17 @@ _WARM_UP = """
 
 
 def create(server_url: str, name: str, sessions: int, progress: Callable[[str], None]) -> Database:
-    """Creates and fills a database, and leaves it as one that is in use.
+    """Create and fill a database, and leave it in the state of one in use.
 
-    Since the last checkpoint each session has got messages, some time after its neighbours;
-    what there is room for in memory is there; and the file system has nothing left to write
-    for which commits would have to wait.
+    Each session has received messages since the last checkpoint, some time after its neighbours.
+    Tables and indexes are cached as far as memory allows. The file system has no pending writes
+    that commits would have to wait for.
 
     Args:
         server_url: Any database of the server.
-        name: That of the new one.
-        sessions: How many of 10 messages it is to have.
-        progress: Told what is done next.
+        name: Name of the new database.
+        sessions: Number of sessions of 10 messages.
+        progress: Called with a description of each step.
     """
     with psycopg.connect(server_url, autocommit=True) as connection:
         connection.execute(SQL("CREATE DATABASE {}").format(Identifier(name)))
@@ -120,32 +120,32 @@ def create(server_url: str, name: str, sessions: int, progress: Callable[[str], 
 
 @dataclass(frozen=True, slots=True)
 class _Load:
-    """The steps in which a database is filled."""
+    """The steps that fill a database."""
 
     connection: psycopg.Connection[tuple[Any, ...]]
     count: int  # of sessions
     progress: Callable[[str], None]
 
     def sessions(self) -> None:
-        """Loads the sessions of 10 messages, but for the late ones of each."""
-        early = range(MESSAGES_A_SESSION - _LATE_MESSAGES)
-        for first in range(0, self.count, _SESSIONS_A_STATEMENT):
+        """Load the sessions of 10 messages, without the late messages of each."""
+        early = range(MESSAGES_PER_SESSION - _LATE_MESSAGES)
+        for first in range(0, self.count, _SESSIONS_PER_STATEMENT):
             self.progress(f"{first:,} of {self.count:,} sessions loaded")
-            sessions = range(first, min(first + _SESSIONS_A_STATEMENT, self.count))
+            sessions = range(first, min(first + _SESSIONS_PER_STATEMENT, self.count))
             self._run(_LOAD_SESSIONS, sessions, early)
             self._run(_LOAD_MESSAGES, sessions, early)
 
     def late_messages(self) -> None:
-        """Adds the late messages to the sessions of 10."""
+        """Add the late messages to the sessions of 10."""
         self.progress(f"adding the last {_LATE_MESSAGES} messages of each session")
-        late = range(MESSAGES_A_SESSION - _LATE_MESSAGES, MESSAGES_A_SESSION)
+        late = range(MESSAGES_PER_SESSION - _LATE_MESSAGES, MESSAGES_PER_SESSION)
         for turn in range(_TURNS):
             sessions = range(turn, self.count, _TURNS)
             self._run(_RAISE_LAST_SEQUENCES, sessions, late)
             self._run(_LOAD_MESSAGES, sessions, late)
 
     def long_sessions(self) -> None:
-        """Loads the sessions of 1,000 and of 100,000 messages."""
+        """Load the sessions of 1,000 and of 100,000 messages."""
         self.progress(f"loading the sessions of 1,000 and of {LONG_MESSAGES:,} messages")
         for messages, session_ids in ((1_000, THOUSANDS), (LONG_MESSAGES, LONGS)):
             for session_id in session_ids:
@@ -153,29 +153,29 @@ class _Load:
                 self._run(_LOAD_MESSAGES, range(1), range(messages), session_id)
 
     def users(self) -> None:
-        """Loads the users of all sessions."""
+        """Load the users of all sessions."""
         self.connection.execute(_LOAD_USERS)
 
     def vacuum(self) -> None:
-        """Does what autovacuum would do amid the measuring."""
+        """Vacuum now, so that autovacuum does not run during the measurement."""
         self.progress("VACUUM ANALYZE")
         self.connection.execute("VACUUM ANALYZE")
 
     def warm_up(self) -> None:
-        """Reads all into memory, and of what is more than PostgreSQL's own the smallest last."""
+        """Read all relations into memory, the smallest last, so that eviction spares them."""
         self.progress("reading it into memory")
         self.connection.execute("CREATE EXTENSION pg_prewarm")
         self.connection.execute(_WARM_UP)
 
     def _run(self, statement: str, sessions: range, messages: range, session_id: str = "") -> None:
-        """Runs a statement for some messages of some sessions, by their numbers from 0 on.
+        """Run a statement for some messages of some sessions, by their numbers from 0.
 
-        Or of one session, if its id is given.
+        With a session id, run it for that session only.
         """
         parameters = {
             "first": sessions.start, "last": sessions.stop - 1, "step": sessions.step,
             "after": messages.start, "last_sequence": messages.stop,
-            "messages": messages.stop if session_id else MESSAGES_A_SESSION,
+            "messages": messages.stop if session_id else MESSAGES_PER_SESSION,
             "session_id": session_id, "sentences": text.SENTENCES,
         }  # fmt: skip
         self.connection.execute(statement, parameters)

@@ -1,4 +1,4 @@
-"""What the figures were measured on."""
+"""The machine and the versions that the figures were measured on."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ _PACKAGES = ("grpcio", "protobuf", "uvloop", "psycopg", "psycopg-pool")
 
 
 def description(stage: Stage, ghz_program: str | None) -> list[str]:
-    """Describes the machine and the versions, a line each."""
+    """Describe the machine and the versions, one per line."""
     with stage.full.database.connected() as connection:
         row = connection.execute("SHOW server_version").fetchone()
     cores, memory = len(os.sched_getaffinity(0)), psutil.virtual_memory().total / 2**30
@@ -28,7 +28,7 @@ def description(stage: Stage, ghz_program: str | None) -> list[str]:
 
 
 def _file_system(path: Path) -> str:
-    """Gives the type of the file system, since in memory no commit is durable."""
+    """Return the type of the file system: on one in memory, no commit is durable."""
     mounts = [
         mount for mount in psutil.disk_partitions(all=True) if path.is_relative_to(mount.mountpoint)
     ]

@@ -1,4 +1,4 @@
-"""What is measured: short rounds of work and of its floor, in turns."""
+"""Measurements: short rounds of work and of its floor, in turns."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -8,19 +8,19 @@ from typing import Self
 
 
 class WrongAnswer(Exception):
-    """What was measured did not do what it should have done."""
+    """The measured server gave a wrong answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One short round of the same work over and over.
+    """One short round that repeats the same work.
 
     Args:
         done: Pieces of work: calls, messages or rows.
-        rate: Pieces a second.
-        p50: Milliseconds that half of the calls took at the most; None where there are no calls.
-        p95: The same for 95 of 100.
-        p99: The same for 99 of 100.
+        rate: Pieces per second.
+        p50: Median duration of the calls in milliseconds; None where there are no calls.
+        p95: 95th percentile of the duration.
+        p99: 99th percentile of the duration.
     """
 
     done: int
@@ -31,7 +31,7 @@ class Round:
 
     @classmethod
     def of(cls, done: int, seconds: Sequence[float]) -> Self:
-        """Makes a round of pieces that came one after the other, by the seconds of each call."""
+        """Create a round from sequential calls, given the seconds that each took."""
         total = sum(seconds)
         if len(seconds) < 2:
             return cls(done, done / total)
@@ -40,7 +40,7 @@ class Round:
 
     @classmethod
     def median(cls, rounds: Sequence["Round"]) -> Self:
-        """Makes the round of the medians."""
+        """Create the round of the medians."""
 
         def percentile(values: list[float | None]) -> float | None:
             known = [value for value in values if value is not None]
@@ -59,12 +59,12 @@ Figure = Callable[[Round], float]
 
 
 def rate(round_: Round) -> float:
-    """Pieces a second: higher is better."""
+    """Return the pieces per second: higher is better."""
     return round_.rate
 
 
 def p50(round_: Round) -> float:
-    """Milliseconds of the median call: lower is better."""
+    """Return the milliseconds of the median call: lower is better."""
     if round_.p50 is None:
         raise ValueError("these rounds have no calls to take the median of")
     return round_.p50
@@ -78,7 +78,7 @@ class Comparison:
     floor: list[Round]
 
     def ratio(self, figure: Figure) -> float:
-        """The median of the pairs' ratios: the two of a pair ran next to each other."""
+        """Return the median of the pairs' ratios; the rounds of a pair ran one after the other."""
         pairs = zip(self.work, self.floor, strict=True)
         return median(figure(work) / figure(floor) for work, floor in pairs)
 
@@ -86,17 +86,17 @@ class Comparison:
 def interleaved(
     work: Callable[[], Round], floor: Callable[[], Round], *, rounds: int
 ) -> Comparison:
-    """Measures work, floor, work, floor …; the first of each is to warm up, and left out."""
+    """Measure work, floor, work, floor …; the first of each is a warm-up, and is left out."""
     pairs = [(work(), floor()) for _ in range(rounds + 1)][1:]
     return Comparison([pair[0] for pair in pairs], [pair[1] for pair in pairs])
 
 
 def repeated(piece: Callable[[], int], *, seconds: float) -> Round:
-    """Does something again and again for some seconds, once at the least.
+    """Repeat a piece of work for some seconds, at least once.
 
     Args:
-        piece: Does one call's work; returns how many pieces that was.
-        seconds: After how long it does not start again.
+        piece: Does the work of one call, and returns its number of pieces.
+        seconds: No piece starts after this time.
     """
     done = 0
     took: list[float] = []

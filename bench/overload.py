@@ -1,4 +1,4 @@
-"""Three times the load that a server sustains: what it still does, and what that costs it."""
+"""Three times the load that a server sustains: its throughput and its memory under it."""
 
 import os
 import time
@@ -16,10 +16,10 @@ from palaver_server.process.memory_trim import TRIM_INTERVAL_SECONDS
 
 TIMES = 3
 
-# Of 1,000 calls each: what is beyond, HTTP/2 keeps back or refuses.
+# Each connection carries up to 1,000 calls; HTTP/2 queues or refuses the rest.
 _CONNECTIONS = 4
 
-# Callers that are patient: the measure is what the server does, not how long they wait.
+# A long deadline: the server's throughput is measured, not how long callers wait.
 _DEADLINE = 20.0
 _SECONDS = 2.0
 
@@ -28,7 +28,7 @@ _CALL = calls.get_session(in_flight=64)
 
 @contextmanager
 def served(stage: Stage) -> Iterator[Palaver]:
-    """Runs a server for the block that leaves a core to those who flood it."""
+    """Run a server for the block that leaves one core to the load generator."""
     with ExitStack() as stack:
         with _on_cores(slice(None, -1)):
             palaver = stack.enter_context(stage.another_palaver())
@@ -37,9 +37,9 @@ def served(stage: Stage) -> Iterator[Palaver]:
 
 @contextmanager
 def _on_cores(which: slice) -> Iterator[None]:
-    """Has what is started in the block run on these cores alone, where there are several.
+    """Pin processes started in the block to these cores, where there are several.
 
-    Who makes three times as many calls would else take the cores that answer them.
+    The load generator would otherwise compete with the server for its cores.
     """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if len(cores) < 2:
@@ -53,7 +53,7 @@ def _on_cores(which: slice) -> Iterator[None]:
 
 
 def flooded(stage: Stage, palaver: Palaver) -> Comparison:
-    """Compares the calls that are answered well where there are too many, and just enough."""
+    """Compare the rate of successful calls under overload with that under a sustainable load."""
     rates: list[float] = []
 
     def enough() -> Round:
@@ -66,9 +66,9 @@ def flooded(stage: Stage, palaver: Palaver) -> Comparison:
 
 
 def growth(stage: Stage, palaver: Palaver) -> float:
-    """Gives the server's resident memory after too many calls, to that after just enough.
+    """Return the ratio of the server's RSS after overload to that after a sustainable load.
 
-    What the floods left unused counts no more: the server has had the time to give it back.
+    Unused memory is not counted: the server has had time to return it to the system.
     """
     process = psutil.Process(palaver.pid)
     sustained = _sustained(stage, palaver)

@@ -1,4 +1,4 @@
-"""A row of the table, and the ways to measure one."""
+"""Rows of the table, and the ways to measure them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ Floor = Callable[[Database, float], Round]
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The bound that is asked for; without one, the ratio is just told."""
+    """The required bound of a ratio; without one, the ratio is only reported."""
 
     at_least: float | None = None
     at_most: float | None = None
@@ -23,7 +23,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came out: the ratio, or the growth in MiB, and the medians of both sides."""
+    """The outcome: the ratio, or the growth in MiB, and the medians of both sides."""
 
     ratio: float
     work: Round | None = None
@@ -31,7 +31,7 @@ class Result:
 
     @classmethod
     def of(cls, compared: Comparison, figure: Figure) -> "Result":
-        """Sums up a comparison by one of its figures."""
+        """Create the result of a comparison from one of its figures."""
         work, floor = Round.median(compared.work), Round.median(compared.floor)
         return cls(compared.ratio(figure), work, floor)
 
@@ -42,11 +42,11 @@ class Row:
 
     Args:
         name: For `--only`.
-        work: What is done, for the table.
-        against: What it is compared with, for the table.
+        work: The work, as the table describes it.
+        against: The floor, as the table describes it.
         asked: The bound of the ratio.
-        measure: Does it.
-        needs_ghz: Whether it can only be measured with ghz.
+        measure: Measures the row.
+        needs_ghz: Whether measuring needs ghz.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Row:
 
 
 def against_empty(work: CalledWork, asked: Asked, figure: Figure = rate) -> Row:
-    """Compares calls with the same to the empty server."""
+    """Compare calls with the same calls to the empty server."""
 
     def measure(stage: Stage) -> Result:
         compared = stage.compare(
@@ -74,7 +74,7 @@ def against_empty(work: CalledWork, asked: Asked, figure: Figure = rate) -> Row:
 def against_floor(
     work: Work, against: str, floor: Floor, asked: Asked, figure: Figure = rate
 ) -> Row:
-    """Compares work with what plain psycopg does."""
+    """Compare work with the same work by plain psycopg."""
 
     def measure(stage: Stage) -> Result:
         compared = stage.compare(
@@ -87,7 +87,7 @@ def against_floor(
 
 
 def against_small(work: Work, full_size: str, small_size: str, asked: Asked) -> Row:
-    """Compares work in the full database with the same in the small one."""
+    """Compare work in the full database with the same in the small one."""
 
     def measure(stage: Stage) -> Result:
         compared = stage.compare(
@@ -102,7 +102,7 @@ def against_small(work: Work, full_size: str, small_size: str, asked: Asked) -> 
 
 
 def against_call(work: CalledWork, against: str, other: Call, asked: Asked) -> Row:
-    """Compares calls with other calls to the same server."""
+    """Compare calls with other calls to the same server."""
 
     def measure(stage: Stage) -> Result:
         compared = stage.compare(

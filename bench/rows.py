@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from bench import calls, floors, idle, overload, startup, streams, works
-from bench.database import LONGS, MESSAGES_A_SESSION, THOUSANDS
+from bench.database import LONGS, MESSAGES_PER_SESSION, THOUSANDS
 from bench.measurement import p50, rate
 from bench.row import (
     Asked,
@@ -23,7 +23,7 @@ _ONE_SELECT = "psycopg, one SELECT"
 
 
 def every_row(sessions: int) -> list[Row]:
-    """Makes all rows, for a full database of so many sessions of 10 messages."""
+    """Create all rows, for a full database with this number of sessions of 10 messages."""
     full, small = _size(sessions), _size(max(1, sessions // 100))
     same = Asked(at_least=0.85)
     return [
@@ -37,7 +37,7 @@ def every_row(sessions: int) -> list[Row]:
 
 
 def _size(sessions: int) -> str:
-    return f"{sessions:,} sessions and {sessions * MESSAGES_A_SESSION:,} messages"
+    return f"{sessions:,} sessions and {sessions * MESSAGES_PER_SESSION:,} messages"
 
 
 def _of_size_without_server(full_size: str, small_size: str) -> Row:
@@ -140,7 +140,7 @@ def _overload_memory(stage: Stage) -> Result:
 def _of_the_process(sessions: int) -> list[Row]:
     streamed = f"memory of the server after streaming {sessions:,} sessions to a slow reader"
     connection = f"memory of the server for each of {idle.CONNECTIONS:,} idle connections"
-    stream = f"memory of the server for each of {idle.STREAMS} streams that nobody reads on"
+    stream = f"memory of the server for each of {idle.STREAMS} streams that are not read further"
     workers = works.GET_SESSION_BY_MANY
     return [
         Row(workers.name, workers.text, "one process", Asked(), _two_workers),
@@ -148,9 +148,9 @@ def _of_the_process(sessions: int) -> list[Row]:
             "slow_reader", streamed, Asked(at_most=32, unit=" MiB"), streams.growth_with_slow_reader
         ),
         _of_memory(
-            "idle_connections", connection, Asked(unit=" KiB"), idle.memory_a_connection
+            "idle_connections", connection, Asked(unit=" KiB"), idle.memory_per_connection
         ),
-        _of_memory("idle_streams", stream, Asked(unit=" KiB"), idle.memory_a_stream),
+        _of_memory("idle_streams", stream, Asked(unit=" KiB"), idle.memory_per_stream),
         Row(
             "startup", "time from start to SERVING, database up, nothing to migrate",
             "importing grpc and psycopg alone", Asked(at_most=2.5), _startup, needs_ghz=False,
@@ -159,7 +159,7 @@ def _of_the_process(sessions: int) -> list[Row]:
 
 
 def _of_memory(name: str, text: str, asked: Asked, growth: Callable[[Palaver], float]) -> Row:
-    """Measures a server of its own, whose memory nothing else has grown yet."""
+    """Measure the memory of a new server, which no earlier load has grown."""
 
     def measure(stage: Stage) -> Result:
         with stage.another_palaver() as palaver:

@@ -1,4 +1,4 @@
-"""The processes that are measured: `palaver serve`, the bare and the empty server."""
+"""The measured processes: `palaver serve`, the bare server and the empty server."""
 
 import socket
 import subprocess
@@ -25,7 +25,7 @@ _SECONDS_BETWEEN_TRIES = 0.002
 
 @dataclass(frozen=True, slots=True)
 class Palaver:
-    """A running `palaver serve`, or what stands in for it, and its database."""
+    """A running `palaver serve`, or the bare server in its place, and its database."""
 
     address: str
     pid: int
@@ -36,7 +36,7 @@ class Palaver:
 def palaver(
     database: Database, log: Path, *, embedder: str = "none", workers: int = 1
 ) -> Iterator[Palaver]:
-    """Runs `palaver serve` in the block, from when it is SERVING; its log goes to a file."""
+    """Run `palaver serve` during the block, which begins when it is SERVING; log to a file."""
     address = f"127.0.0.1:{free_port()}"
     command = [
         "palaver_server", "serve", f"--listen={address}", f"--database-url={database.url}",
@@ -50,7 +50,7 @@ def palaver(
 
 @contextmanager
 def bare_server(database: Database, log: Path) -> Iterator[Palaver]:
-    """Runs the bare server in the block."""
+    """Run the bare server during the block."""
     port = free_port()
     with _process(["bench.bare_server", str(port), database.url], log) as process:
         _wait_until_listening(process, f"127.0.0.1:{port}")
@@ -59,7 +59,7 @@ def bare_server(database: Database, log: Path) -> Iterator[Palaver]:
 
 @contextmanager
 def empty_server(log: Path) -> Iterator[str]:
-    """Runs the empty server in the block; gives its address."""
+    """Run the empty server during the block, and yield its address."""
     port = free_port()
     with _process(["bench.empty_server", str(port)], log) as process:
         _wait_until_listening(process, f"127.0.0.1:{port}")
@@ -85,7 +85,7 @@ def _process(module: Sequence[str], log: Path) -> Iterator[subprocess.Popen[byte
 
 
 def free_port() -> int:
-    """Finds a port of this machine that nobody listens on."""
+    """Return a port of this machine that is not in use."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port: int = listening.getsockname()[1]
         return port

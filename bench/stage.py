@@ -1,4 +1,4 @@
-"""All that runs while the bench measures."""
+"""The databases, servers and load generator that the bench measures with."""
 
 import sys
 import tempfile
@@ -19,8 +19,8 @@ from bench.measurement import Comparison, Round, interleaved
 from bench.servers import Palaver
 from palaver_server.process.embedded_postgres import EmbeddedPostgres
 
-# A quarter of the memory for PostgreSQL, as its documentation advises for a server of its own;
-# durable commits, which are its defaults; and no checkpoint amid a round.
+# A quarter of the memory for PostgreSQL, as its documentation advises for a dedicated server.
+# Commits are durable, as by default. No checkpoint starts during a round.
 POSTGRES_SETTINGS = {
     "shared_buffers": f"{psutil.virtual_memory().total // 4 // 2**20}MB",
     "fsync": "on",
@@ -32,17 +32,17 @@ POSTGRES_SETTINGS = {
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """The servers, what loads them, and for how long.
+    """The servers, the load generator, and the length of the rounds.
 
     Args:
-        directory: For files and logs; gone afterwards.
+        directory: Directory for files and logs, removed at the end.
         full: A Palaver over the database of full size.
         small: One over a hundredth of that.
         bare: The bare server over the database of full size.
-        empty_address: Of the empty server.
+        empty_address: Address of the empty server.
         ghz: None if it is not installed.
-        rounds: How many of each, after one to warm up.
-        seconds: How long a round is.
+        rounds: Number of rounds of each side, after one warm-up.
+        seconds: Length of a round.
     """
 
     directory: Path
@@ -55,32 +55,32 @@ class Stage:
     seconds: float
 
     def load(self, call: Call, palaver: Palaver) -> Round:
-        """Loads a Palaver with calls; where they add messages, these are counted."""
+        """Load a Palaver with calls, and count the messages that they add."""
         loaded = self._load(call, palaver.address, palaver.database)
         palaver.database.added += loaded.done * call.messages
         pieces = call.messages or 1
         return replace(loaded, done=loaded.done * pieces, rate=loaded.rate * pieces)
 
     def load_empty(self, call: Call) -> Round:
-        """Loads the empty server with the same."""
+        """Load the empty server with the same calls."""
         return self._load(call, self.empty_address, self.full.database)
 
     def flood(self, call: Call, palaver: Palaver, flood: Flood) -> Round:
-        """Floods a Palaver with calls, which add nothing."""
+        """Flood a Palaver with calls that add no messages."""
         requests = call.requests(palaver.database)
         return self._installed.flood(palaver.address, call, requests, flood)
 
     def compare(self, work: Callable[[], Round], floor: Callable[[], Round]) -> Comparison:
-        """Measures two things in turns."""
+        """Measure work and its floor in turns."""
         return interleaved(work, floor, rounds=self.rounds)
 
     @property
     def log(self) -> Path:
-        """Where the servers log to."""
+        """The log file of the servers."""
         return self.directory / "servers.log"
 
     def another_palaver(self, *, workers: int = 1) -> AbstractContextManager[Palaver]:
-        """Runs one more over the full database, in a block."""
+        """Run another Palaver over the full database during the block."""
         return servers.palaver(self.full.database, self.log, workers=workers)
 
     def _load(self, call: Call, address: str, database: Database) -> Round:
@@ -94,7 +94,7 @@ class Stage:
 
 
 def progress(line: str) -> None:
-    """Tells what is done next."""
+    """Print the next step to standard error."""
     click.echo(line, file=sys.stderr)
 
 
@@ -102,12 +102,12 @@ def progress(line: str) -> None:
 def set_up(
     *, sessions: int, ghz_program: str | None, rounds: int, seconds: float
 ) -> Iterator[Stage]:
-    """Starts all there is, with `sessions` in the full database; ends it after the block."""
+    """Start everything, with `sessions` in the full database; stop it after the block."""
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="palaver-bench-")))
         progress(f"starting PostgreSQL in {directory}")
         postgres = stack.enter_context(EmbeddedPostgres(directory, POSTGRES_SETTINGS))
-        # The full one last: a checkpoint is one of all databases.
+        # The full database last: a checkpoint covers all databases of the server.
         small = create(postgres.url, "small", max(1, sessions // 100), progress)
         full = create(postgres.url, "full", sessions, progress)
         progress("starting the servers")

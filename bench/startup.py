@@ -1,4 +1,4 @@
-"""How long a start takes."""
+"""The duration of a start."""
 
 import subprocess
 import sys
@@ -11,14 +11,14 @@ from bench.servers import palaver
 
 
 def until_serving(database: Database, log: Path) -> Round:
-    """Starts `palaver serve` on a database that is up and migrated; until it is SERVING."""
+    """Measure the time until `palaver serve` is SERVING, on a running, migrated database."""
     start = time.perf_counter()
     with palaver(database, log):
         return _one(time.perf_counter() - start)
 
 
 def importing() -> Round:
-    """Starts a Python that imports gRPC and psycopg, and no more."""
+    """Measure the time of a Python process that only imports gRPC and psycopg."""
     start = time.perf_counter()
     subprocess.run([sys.executable, "-c", "import grpc, psycopg"], check=True)
     return _one(time.perf_counter() - start)

@@ -1,7 +1,7 @@
 """Readers of streams.
 
-They keep the chunks as bytes and parse them after the clock has stopped: ghz would spend
-more on parsing them than the server does on making them.
+They keep the chunks as bytes, and parse them after the measurement: ghz would spend more CPU
+time on parsing them than the server does on creating them.
 """
 
 import time
@@ -30,8 +30,8 @@ class Stream:
 
     Args:
         method: Its full name.
-        request: What to ask for.
-        rows: Parses a chunk and gives its rows.
+        request: The request.
+        rows: Parses a chunk, and returns its rows.
     """
 
     method: str
@@ -39,7 +39,7 @@ class Stream:
     rows: Callable[[bytes], Any]
 
     def chunks(self, channel: grpc.Channel) -> Iterator[bytes]:
-        """Calls, and gives the chunks as they come."""
+        """Call the method, and yield the chunks as they arrive."""
         call: grpc.UnaryStreamMultiCallable[Any, bytes] = channel.unary_stream(
             f"/{self.method}", type(self.request).SerializeToString, response_deserializer=None
         )
@@ -47,7 +47,7 @@ class Stream:
 
 
 def all_sessions(chunk_size: int = CHUNK_SIZE) -> Stream:
-    """All sessions there are."""
+    """Return the stream of all sessions."""
     return Stream(
         "palaver.v1.SessionService/ListAllSessions",
         session_service_pb2.ListAllSessionsRequest(chunk_size=chunk_size),
@@ -56,7 +56,7 @@ def all_sessions(chunk_size: int = CHUNK_SIZE) -> Stream:
 
 
 def messages_of(session_id: str) -> Stream:
-    """All messages of a session."""
+    """Return the stream of all messages of a session."""
     return Stream(
         "palaver.v1.MemoryService/StreamMessages",
         memory_service_pb2.StreamMessagesRequest(session_id=session_id, chunk_size=CHUNK_SIZE),
@@ -65,7 +65,7 @@ def messages_of(session_id: str) -> Stream:
 
 
 def read(stream: Stream, palaver: Palaver, *, seconds: float) -> Round:
-    """Reads a stream to its end, again and again for some seconds; a call is a chunk."""
+    """Read a stream to its end repeatedly for some seconds; a chunk counts as a call."""
     chunks: list[bytes] = []
     times: list[float] = []
     with grpc.insecure_channel(palaver.address) as channel:
@@ -82,14 +82,16 @@ def read(stream: Stream, palaver: Palaver, *, seconds: float) -> Round:
 
 
 def growth_with_slow_reader(palaver: Palaver) -> float:
-    """Streams all sessions to a reader that sleeps between chunks, the first time for long.
+    """Stream all sessions to a reader that sleeps between chunks, longest after the first.
 
     Returns:
-        What the server's memory (RSS) has grown by at the most, in MiB.
+        The maximum growth of the server's RSS, in MiB.
     """
     process = psutil.Process(palaver.pid)
     with grpc.insecure_channel(palaver.address) as channel:
-        next(all_sessions(_SLOW_CHUNK_SIZE).chunks(channel))  # what a first call loads stays
+        next(
+            all_sessions(_SLOW_CHUNK_SIZE).chunks(channel)
+        )  # the first call's imports and caches stay
         before = most = process.memory_info().rss
         for number, _ in enumerate(all_sessions(_SLOW_CHUNK_SIZE).chunks(channel)):
             time.sleep(_SECONDS_BETWEEN_SLOW_READS if number else _SECONDS_OF_PAUSE)

@@ -14,7 +14,7 @@ Results = list[tuple[Row, Result | WrongAnswer]]
 
 
 def table(results: Results) -> str:
-    """Lays out the results; where answers were wrong, there are no figures."""
+    """Format the results; a row with wrong answers has no figures."""
     lines = [_HEADER, *(_cells(row, result) for row, result in results)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(_HEADER))]
     rule = tuple(

@@ -1,4 +1,4 @@
-"""The work that is measured, each with the check of its answers."""
+"""The measured work, each with a check of its answers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,13 +14,13 @@ from bench.streams import Stream
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Something that a Palaver is made to do.
+    """Work that a Palaver does.
 
     Args:
-        name: For `--only`.
-        text: For the table.
-        run: Does it for one round.
-        check: Raises WrongAnswer if it is not done right.
+        name: Name for `--only`.
+        text: Description for the table.
+        run: Does the work for one round.
+        check: Raises WrongAnswer if answers were wrong.
     """
 
     name: str
@@ -31,10 +31,10 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class CalledWork(Work):
-    """Work that ghz asks for.
+    """Work that consists of calls by ghz.
 
     Args:
-        call: What it calls.
+        call: The call.
     """
 
     call: Call
@@ -45,7 +45,7 @@ def _called(name: str, text: str, call: Call, check: Callable[[Palaver], None]) 
 
 
 def bare(work: CalledWork) -> CalledWork:
-    """Makes the same calls to the bare server."""
+    """Return the same work on the bare server."""
     return replace(
         work,
         name=f"{work.name}_bare",
@@ -55,7 +55,7 @@ def bare(work: CalledWork) -> CalledWork:
 
 
 def after_checkpoint(work: CalledWork) -> CalledWork:
-    """Makes the same calls right after a checkpoint, each time."""
+    """Return the same work, with a checkpoint right before each round."""
 
     def run(stage: Stage, palaver: Palaver) -> Round:
         palaver.database.checkpoint()

@@ -1,1 +1,1 @@
-"""The fuzzer: requests that nobody would send, to every method, and what must not come of them."""
+"""The fuzzer: send odd and malformed requests to every method, and check how calls end."""

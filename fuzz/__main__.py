@@ -12,25 +12,27 @@ import click
 from fuzz.run import Tally, run
 from fuzz.servers import Fuzzed, fuzzed_server
 
-_MOST_GROWTH = 256  # MiB; as much as some of the largest requests at once
+_MAX_GROWTH_MEBIBYTES = 256  # room for several of the largest requests at once
 
 _CASES_TO_WARM_UP = 2_000
 
-_MOST_BYTES = 4096
+_MAX_SHOWN_BYTES = 4096
 
 
 @click.command()
 @click.option("--cases", type=click.IntRange(min=1), default=100_000, show_default=True)
-@click.option("--seed", type=click.IntRange(min=0), help="Draws the same cases; else, others.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), help="Repeat the cases of this seed; by default random."
+)
 @click.option("--in-flight", type=click.IntRange(min=1), default=64, show_default=True)
 def main(cases: int, seed: int | None, in_flight: int) -> None:
-    """Send requests that nobody would send to every method, and see that nothing breaks.
+    """Send odd and malformed requests to every method, and check that nothing breaks.
 
-    Ends with status 1 if a call ended as none may end, or hung; if the log tells of a bug; if
-    the server does not serve any more, or its memory grew and grew.
+    The exit status is 1 if a call hung or ended with a code that its method must not return, if
+    the log shows a bug, if the server stopped serving, or if its memory grew beyond the limit.
     """
     seed = secrets.randbelow(2**32) if seed is None else seed
-    click.echo(f"{cases:,} cases of the seed {seed}, {in_flight} at a time")
+    click.echo(f"{cases:,} cases from seed {seed}, {in_flight} at a time")
     with fuzzed_server() as server:
         found = _fuzz(server, cases, seed, in_flight)
         if found:
@@ -41,7 +43,7 @@ def main(cases: int, seed: int | None, in_flight: int) -> None:
 
 
 def _fuzz(server: Fuzzed, cases: int, seed: int, in_flight: int) -> list[str]:
-    """Runs the cases, and gives what was found."""
+    """Run the cases, and return the problems found."""
     memory = [server.memory]
 
     def done(number: int) -> None:
@@ -61,20 +63,20 @@ def _fuzz(server: Fuzzed, cases: int, seed: int, in_flight: int) -> list[str]:
     ]
     found += [f"in the log: {line}" for line in server.troubles()]
     if not server.is_serving:
-        found.append("the server does not serve any more")
-    if growth > _MOST_GROWTH:
-        found.append(f"memory grew by {growth:.0f} MiB, more than {_MOST_GROWTH}")
+        found.append("the server has stopped serving")
+    if growth > _MAX_GROWTH_MEBIBYTES:
+        found.append(f"memory grew by {growth:.0f} MiB, more than {_MAX_GROWTH_MEBIBYTES}")
     return found
 
 
 def _hex(request: bytes) -> str:
-    """Writes a request; of a long one its start, since the seed draws it again."""
-    text = request[:_MOST_BYTES].hex()
-    return text if len(request) <= _MOST_BYTES else f"{text}… ({len(request):,} bytes)"
+    """Format a request; cut a long one, since the seed repeats it."""
+    text = request[:_MAX_SHOWN_BYTES].hex()
+    return text if len(request) <= _MAX_SHOWN_BYTES else f"{text}… ({len(request):,} bytes)"
 
 
 def _counts(tally: Tally) -> str:
-    """Lays out the counts by method, and by code."""
+    """Format the counts by method and code."""
     lines = []
     for method in sorted({method for method, _ in tally.codes}):
         ends = {code: count for (of, code), count in tally.codes.items() if of == method}

@@ -1,4 +1,4 @@
-"""Calls with requests as bytes, and how they end."""
+"""Call methods with encoded requests, and report how the calls end."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,26 +10,26 @@ from google.protobuf.message_factory import GetMessageClass
 
 from fuzz.cases import Case
 
-# What gRPC has no names for.
+# Outcomes that are not gRPC codes.
 HANG, NO_RESPONSE = "HANG", "NO_RESPONSE"
 
-# Streams are left after so many, as callers leave them: some never end.
-_MOST_RESPONSES = 3
-_MOST_STATES = 1
+# A stream is cancelled after this many responses: some never end.
+_MAX_RESPONSES = 3
+_MAX_STATES = 1
 
-# A call that is over its deadline by so much hangs.
+# A call hangs if it has not ended this long after its deadline.
 _SECONDS_OF_MARGIN = 10.0
 
 
 class Outcome(NamedTuple):
-    """How a call ended: the name of its code, and what the server says to it."""
+    """The outcome of a call: the name of its code, and the server's message."""
 
     code: str
     details: str = ""
 
 
 async def call(channel: grpc.aio.Channel, case: Case, *, seconds: float) -> Outcome:
-    """Makes a call, reads some of its responses, and gives how it ended."""
+    """Make a call, read some of its responses, and return its outcome."""
     try:
         async with asyncio.timeout(seconds + _SECONDS_OF_MARGIN):
             return await _read(_begun(channel, case, seconds), case)
@@ -42,7 +42,7 @@ async def call(channel: grpc.aio.Channel, case: Case, *, seconds: float) -> Outc
 
 
 def _begun(channel: grpc.aio.Channel, case: Case, seconds: float) -> Any:
-    """Begins a call; on the wire, one response is a stream of one."""
+    """Start a call as a stream: on the wire, a single response is a stream of one."""
 
     async def requests() -> AsyncIterator[bytes]:
         yield case.request
@@ -56,7 +56,7 @@ def _begun(channel: grpc.aio.Channel, case: Case, seconds: float) -> Any:
 
 async def _read(call: Any, case: Case) -> Outcome:
     response_class = GetMessageClass(case.method.output_type)
-    most = _MOST_STATES if case.method.name == "Watch" else _MOST_RESPONSES
+    most = _MAX_STATES if case.method.name == "Watch" else _MAX_RESPONSES
     count = 0
     async for response in call:
         response_class.FromString(response)

@@ -1,4 +1,4 @@
-"""The cases: any method that the server has, with any request."""
+"""The cases: any method of the server, with any request."""
 
 from typing import NamedTuple
 
@@ -15,18 +15,18 @@ from palaver_server.bootstrap import services
 
 SERVICES = (*services.SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
 
-# From the descriptors, so that none is forgotten when it is new.
+# From the descriptors, so that new methods are included.
 METHODS: list[MethodDescriptor] = [
     method for service in SERVICES for method in DescriptorPool().FindServiceByName(service).methods
 ]
 
 
 class Case(NamedTuple):
-    """A request of a method.
+    """A method and a request.
 
     Attributes:
-        method: What is called.
-        request: As it travels.
+        method: The method.
+        request: The encoded request.
     """
 
     method: MethodDescriptor
@@ -34,12 +34,12 @@ class Case(NamedTuple):
 
     @property
     def path(self) -> str:
-        """The method's full name, as it travels."""
+        """The method's path on the wire."""
         return f"/{self.method.containing_service.full_name}/{self.method.name}"
 
 
 def _requests(method: MethodDescriptor) -> Encoded:
-    """Requests of a method: half of them as they should be, others odd, others damaged."""
+    """Return requests of a method: half of them valid, the others odd or damaged."""
     usual = messages(method.input_type, odd=False)
     odd = messages(method.input_type, odd=True)
     no_message = chance(20, st.binary(max_size=64), damaged(chance(50, odd, usual)))
@@ -48,7 +48,7 @@ def _requests(method: MethodDescriptor) -> Encoded:
 
 _REQUESTS = {method.full_name: _requests(method) for method in METHODS}
 
-# What is added is to be there for a while.
+# Adds are frequent and deletes rare, so that other calls find rows.
 _OFTEN = [method for method in METHODS if method.name.startswith("Add")] * 6
 _SELDOM = [method for method in METHODS if method.name.startswith(("Delete", "Purge", "Reindex"))]
 _NOT_SELDOM = [method for method in METHODS if method not in _SELDOM] * 3
@@ -58,6 +58,6 @@ _methods = st.sampled_from(_OFTEN + _NOT_SELDOM + _SELDOM)
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    """Draws a case."""
+    """Draw a case."""
     method = draw(_methods)
     return Case(method, draw(_REQUESTS[method.full_name]))

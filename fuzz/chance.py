@@ -1,4 +1,4 @@
-"""Choices that are not even: hypothesis flattens its own, and takes each leaf as often."""
+"""Weighted choices: hypothesis flattens nested `one_of` and draws each leaf equally often."""
 
 from typing import TypeVar
 
@@ -13,5 +13,5 @@ _PERCENT = st.integers(0, 99)
 def chance(
     draw: st.DrawFn, percent: int, unusual: st.SearchStrategy[T], usual: st.SearchStrategy[T]
 ) -> T:
-    """Draws the unusual in so many of 100 cases; a case that shrinks becomes usual."""
+    """Draw the unusual in this percentage of cases; shrinking leads to the usual."""
     return draw(unusual if draw(_PERCENT) >= 100 - percent else usual)

@@ -1,12 +1,12 @@
-"""Damage to encoded messages: what comes is a message no more, or one that nobody wrote."""
+"""Damage encoded messages: the result is malformed, or another message than before."""
 
 from collections.abc import Callable
 
 from hypothesis import strategies as st
 
-_MOST_INSERTED = 12
+_MAX_INSERTED_BYTES = 12
 
-# What starts or ends groups; varints that are too long; lengths beyond the end.
+# Tags that start or end groups, overlong varints, and lengths beyond the end.
 _PIECES = st.one_of(
     st.sampled_from(
         [
@@ -15,19 +15,19 @@ _PIECES = st.one_of(
             b"\x0a\xff\xff\xff\xff\x07", b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\x7f", b"\x0a\x05",
         ]
     ),
-    st.binary(min_size=1, max_size=_MOST_INSERTED),
+    st.binary(min_size=1, max_size=_MAX_INSERTED_BYTES),
 )  # fmt: skip
 
 Damage = Callable[[bytes, int, int, bytes], bytes]
 
 
 def _flip(data: bytes, start: int, _end: int, piece: bytes) -> bytes:
-    """Flips a bit; in a tag, that is another field or another wire type."""
+    """Flip a bit; in a tag this changes the field number or the wire type."""
     return data[:start] + bytes([(data[start] ^ 1 << piece[0] % 8)]) + data[start + 1 :]
 
 
 def _lengthen(data: bytes, start: int, _end: int, piece: bytes) -> bytes:
-    """Writes a varint longer than need be; any number of zeros may follow its digits."""
+    """Lengthen a varint with zero groups, which decoders accept up to a limit."""
     zeros = b"\x80" * (piece[0] % 11) + b"\x00"
     return data[:start] + bytes([data[start] | 0x80]) + zeros + data[start + 1 :]
 
@@ -46,7 +46,7 @@ _DAMAGES: list[Damage] = [
 
 @st.composite
 def damaged(draw: st.DrawFn, whole: st.SearchStrategy[bytes]) -> bytes:
-    """Draws a message, and damages it up to three times."""
+    """Draw a message, and damage it up to three times."""
     data = draw(whole)
     for _ in range(draw(st.integers(1, 3))):
         if not data:

@@ -1,4 +1,4 @@
-"""SQL/JSON paths: from their grammar, with what is odd in it, and from beyond it."""
+"""SQL/JSON paths: valid ones from their grammar, odd ones, and invalid ones."""
 
 from hypothesis import strategies as st
 
@@ -63,7 +63,7 @@ _others = st.builds(
     _paths, _LITERALS,
 )  # fmt: skip
 
-# The levels at which a parser or a matcher may run out of stack.
+# Nesting levels at which a parser or a matcher may run out of stack.
 _levels = st.sampled_from([1, 2, 10, 100, 500, 1000, 2000, 4000])
 
 _deep = st.builds(

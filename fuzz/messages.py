@@ -1,7 +1,7 @@
-"""Messages of any type, made from its descriptor, as the bytes that travel.
+"""Encoded messages of any type, generated from its descriptor.
 
-As bytes, since no library encodes what a hostile caller may send: texts that are no
-UTF-8, both sides of a `oneof`, a field twice, fields and levels that nobody knows.
+They are bytes, since no library encodes what a hostile caller may send: strings that are not
+UTF-8, several members of a `oneof`, repeated fields, unknown fields, and excessive nesting.
 Source: https://protobuf.dev/programming-guides/encoding.
 """
 
@@ -18,7 +18,7 @@ from palaver_server.services.encoding.wire import delimited, varint
 
 _INTEGER, _FIXED64, _DELIMITED, _GROUP, _GROUP_END, _FIXED32 = range(6)
 
-# Of messages in messages; a Struct takes three of them for each of its own.
+# Nesting levels of messages; each level of a Struct takes three.
 _LEVELS = 7
 
 _NOTHING = st.just(b"")
@@ -27,18 +27,18 @@ Encoded = st.SearchStrategy[bytes]
 
 
 def tag(number: int, wire_type: int) -> bytes:
-    """Gives what starts a field on the wire."""
+    """Encode the tag of a field."""
     return varint(number << 3 | wire_type)
 
 
 @cache
 def messages(descriptor: Descriptor, *, odd: bool, levels: int = _LEVELS) -> Encoded:
-    """Messages of a type.
+    """Return encoded messages of a type.
 
     Args:
-        descriptor: Of the type.
-        odd: Whether they hold values that a caller would not send, too.
-        levels: How many levels of messages they may have.
+        descriptor: The type's descriptor.
+        odd: Whether they may also hold values that a caller would not send.
+        levels: Maximum nesting of messages.
     """
     fields = [field for field in descriptor.fields if _levels_of(field) < levels]
     parts = [_occurrences(field, odd=odd, levels=levels) for field in fields if not _choice(field)]
@@ -53,7 +53,7 @@ def messages(descriptor: Descriptor, *, odd: bool, levels: int = _LEVELS) -> Enc
 
 
 def _levels_of(field: FieldDescriptor) -> int:
-    """Gives how many levels the value of a field takes at the least."""
+    """Return the minimum number of levels of a field's value."""
     if field.message_type is None:
         return 0
     return 2 if field.message_type.GetOptions().map_entry else 1
@@ -64,7 +64,7 @@ def _joined(parts: Sequence[Encoded]) -> Encoded:
 
 
 def _choice(field: FieldDescriptor) -> bool:
-    """Whether the field is one of several in a `oneof`, and not just `optional`."""
+    """Return whether the field is one of several in a `oneof`, and not just `optional`."""
     return field.containing_oneof is not None and len(field.containing_oneof.fields) > 1
 
 
@@ -76,7 +76,7 @@ def _one_of(fields: Sequence[FieldDescriptor], *, odd: bool, levels: int) -> Enc
 
 
 def _occurrences(field: FieldDescriptor, *, odd: bool, levels: int) -> Encoded:
-    """A field as often as it may be there, and more often than that where things are odd."""
+    """Return the occurrences of a field: as many as are valid, or more if odd."""
     once = _field(field, odd=odd, levels=levels)
     several = st.lists(once, min_size=0 if odd else 1, max_size=3).map(b"".join)
     if field.is_repeated:
@@ -87,7 +87,7 @@ def _occurrences(field: FieldDescriptor, *, odd: bool, levels: int) -> Encoded:
 
 
 def _field(field: FieldDescriptor, *, odd: bool, levels: int) -> Encoded:
-    """A field once, with its tag."""
+    """Return a field with its tag, once."""
     if field.message_type is not None:
         inner = st.deferred(lambda: messages(field.message_type, odd=odd, levels=levels - 1))
         return inner.map(lambda encoded: delimited(tag(field.number, _DELIMITED), encoded))
@@ -97,7 +97,7 @@ def _field(field: FieldDescriptor, *, odd: bool, levels: int) -> Encoded:
 
 
 def _scalar(field: FieldDescriptor) -> tuple[Encoded, Encoded, int]:
-    """Gives the usual and the odd values of a field, encoded, and their wire type."""
+    """Return the usual and the odd values of a field, encoded, and their wire type."""
     odd_integers = values.odd_integers.map(_integer)
     match field.cpp_type:
         case FieldDescriptor.CPPTYPE_STRING:
@@ -144,7 +144,7 @@ def _nested(levels: int, value: bytes, wrap: Callable[[bytes], bytes]) -> bytes:
 
 
 def _entry(key: bytes, value: bytes) -> bytes:
-    """An entry of a Struct: `fields`, with a key and a Value."""
+    """Encode an entry of a Struct: `fields`, with a key and a Value."""
     return delimited(b"\x0a", delimited(b"\x0a", key) + delimited(b"\x12", value))
 
 
@@ -158,7 +158,7 @@ def _in_list(value: bytes) -> bytes:
 
 _TRUE = b"\x20\x01"
 
-# Around the levels and the bytes that metadata may have, and those that protobuf reads.
+# Around the limits of metadata, in levels and bytes, and around protobuf's nesting limit.
 _deep_structs = st.one_of(
     st.builds(
         lambda levels, value, wrap: _entry(b"a", _nested(levels, value, wrap)),

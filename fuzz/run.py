@@ -1,4 +1,4 @@
-"""Runs cases against a server, many at a time, and keeps count of how they end."""
+"""Run cases against a server, many at a time, and count their outcomes."""
 
 import asyncio
 import threading
@@ -13,26 +13,26 @@ from fuzz.calls import Outcome, call
 from fuzz.cases import Case, cases
 from fuzz.verdict import fault
 
-# Drawn at once: what hypothesis remembers of the cases that it drew grows with them.
+# Cases per hypothesis run: the memory that hypothesis uses grows with the cases it has drawn.
 _BLOCK = 1000
 
-_SECONDS_A_CALL = 20.0
+_CALL_DEADLINE_SECONDS = 20.0
 
 
 @dataclass
 class Tally:
-    """How cases ended.
+    """Counts of the outcomes of cases.
 
     Attributes:
-        codes: How often each method ended with each code.
-        faults: Of each kind of end that may not be, the first case, and what is wrong with it.
+        codes: Number of calls by method and code.
+        faults: The first case with each wrong outcome, and what is wrong with it.
     """
 
     codes: Counter[tuple[str, str]] = field(default_factory=Counter)
     faults: dict[tuple[str, str], tuple[Case, str]] = field(default_factory=dict)
 
     def add(self, case: Case, outcome: Outcome) -> None:
-        """Counts a case."""
+        """Count a case."""
         key = (case.method.full_name, outcome.code)
         self.codes[key] += 1
         wrong = fault(case, outcome)
@@ -43,14 +43,14 @@ class Tally:
 async def run(
     address: str, *, number: int, seed: int, in_flight: int, done: Callable[[int], None]
 ) -> Tally:
-    """Draws cases and calls the server with them.
+    """Draw cases, and call the server with them.
 
     Args:
-        address: Of the server.
-        number: How many cases.
+        address: Address of the server.
+        number: Number of cases.
         seed: The same seed draws the same cases.
-        in_flight: How many at a time.
-        done: Is told now and then how many have begun.
+        in_flight: Maximum concurrent calls.
+        done: Called after each block with the number of calls started.
     """
     tally = Tally()
     room = threading.Semaphore(in_flight)
@@ -59,7 +59,7 @@ async def run(
 
         async def make(case: Case) -> None:
             try:
-                tally.add(case, await call(channel, case, seconds=_SECONDS_A_CALL))
+                tally.add(case, await call(channel, case, seconds=_CALL_DEADLINE_SECONDS))
             finally:
                 room.release()
 
@@ -75,7 +75,7 @@ async def run(
 
 
 def _draw(begin: Callable[[Case], None], number: int, seed_of_block: str) -> None:
-    """Draws so many cases; hypothesis sees them all pass, and so draws on."""
+    """Draw this number of cases; all pass in hypothesis's view, so it continues to draw."""
 
     @seed(seed_of_block)
     @settings(

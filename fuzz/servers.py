@@ -20,10 +20,10 @@ from bench.database import Database
 from palaver_server.database.migrate import migrate
 from palaver_server.process.embedded_postgres import EmbeddedPostgres
 
-# What is written here is not to last.
+# The data is temporary, so durability is off.
 _POSTGRES_SETTINGS = {"fsync": "off", "synchronous_commit": "off"}
 
-_MOST_LINES = 20
+_MAX_LINES = 20
 _SECONDS_TO_ANSWER = 10.0
 _MEBIBYTE = 1024 * 1024
 
@@ -32,12 +32,12 @@ _TRACE = re.compile(r"Traceback|incident ")
 
 @dataclass(frozen=True, slots=True)
 class Fuzzed:
-    """A server that is fuzzed, and how one sees that it suffers.
+    """A fuzzed server, with its health, memory and log.
 
     Args:
-        address: Where it listens.
-        pid: Of its process.
-        log: What it has logged.
+        address: Address that it listens on.
+        pid: Id of its process.
+        log: Its log file.
     """
 
     address: str
@@ -51,7 +51,7 @@ class Fuzzed:
 
     @property
     def is_serving(self) -> bool:
-        """Whether its health says so."""
+        """Whether its health check answers SERVING."""
         with grpc.insecure_channel(self.address) as channel:
             health: Any = HealthStub(channel)
             try:
@@ -61,14 +61,14 @@ class Fuzzed:
         return bool(answer.status == HealthCheckResponse.SERVING)
 
     def troubles(self) -> list[str]:
-        """Gives the first lines of the log that tell of a bug."""
+        """Return the first lines of the log that show a bug."""
         with self.log.open(errors="replace") as lines:
             found = (line.rstrip() for line in lines if _is_trouble(line))
-            return [line for line, _ in zip(found, range(_MOST_LINES), strict=False)]
+            return [line for line, _ in zip(found, range(_MAX_LINES), strict=False)]
 
 
 def _is_trouble(line: str) -> bool:
-    """Whether a line is no line of the log, tells of an error, or has a traceback."""
+    """Return whether a line is not a JSON log line, is an error, or has a traceback."""
     try:
         level = json.loads(line)["level"]
     except (ValueError, TypeError, KeyError):
@@ -78,7 +78,7 @@ def _is_trouble(line: str) -> bool:
 
 @contextmanager
 def fuzzed_server() -> Iterator[Fuzzed]:
-    """Runs a server in the block, with an embedder if one is installed."""
+    """Run a server during the block, with an embedder if one is installed."""
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="palaver-fuzz-")))
         postgres = stack.enter_context(EmbeddedPostgres(directory, _POSTGRES_SETTINGS))

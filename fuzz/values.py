@@ -1,6 +1,6 @@
-"""Values of single fields: those that a caller might send, and those that break things.
+"""Values of single fields: usual ones, and odd ones that may break a server.
 
-Strings are bytes here, since what travels need not be UTF-8.
+Strings are bytes here, since a caller may send strings that are not UTF-8.
 """
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -10,7 +10,7 @@ from fuzz import json_paths
 from fuzz.chance import chance
 from palaver_server.bootstrap.services import SERVICES
 
-# Few, so that requests meet what others have written.
+# Few ids, so that requests meet the rows of other requests.
 SESSION_IDS = [f"s{number}" for number in range(8)]
 USER_IDS = [f"u{number}" for number in range(4)]
 MESSAGE_IDS = [f"m{number}" for number in range(12)]
@@ -37,7 +37,7 @@ _odd_texts = st.one_of(
     _phrases,
 )
 
-# Bytes that never occur; halves of surrogate pairs; what is encoded longer than need be.
+# Bytes that UTF-8 does not use, halves of surrogate pairs, and overlong encodings.
 _no_utf8 = st.sampled_from(
     [b"\xff", b"a\x80", b"\xc0\x80", b"\xed\xa0\x80", b"\xed\xa0\xbd\xed\xb8\x80", b"\xf4\x90\x80"]
 )
@@ -66,12 +66,12 @@ _ODD_STRINGS = {"metadata": json_paths.beyond}
 
 
 def usual_strings(field: FieldDescriptor) -> st.SearchStrategy[bytes]:
-    """Texts that a caller might send in a field, by its name."""
+    """Return texts that a caller might send in a field, by its name."""
     return _encoded(_USUAL_STRINGS.get(field.name, _phrases))
 
 
 def odd_strings(field: FieldDescriptor) -> st.SearchStrategy[bytes]:
-    """Texts that break things, and what is no text at all."""
+    """Return texts that may break a server, and bytes that are not text."""
     texts = st.one_of(_odd_texts, _ODD_STRINGS.get(field.name, _odd_texts))
     return chance(10, _no_utf8, _encoded(texts))
 
@@ -83,7 +83,7 @@ _USUAL_INTEGERS = {
     "cursor": st.sampled_from([0, 0, 0, 1, 5, 40]),
 }
 
-# The limits of the types, of the contract, and of what PostgreSQL and Python take as times.
+# The limits of the types, of the contract, and of the times of PostgreSQL and Python.
 _EDGES = [
     limit + step
     for limit in (
@@ -95,7 +95,7 @@ _EDGES = [
 
 
 def usual_integers(field: FieldDescriptor) -> st.SearchStrategy[int]:
-    """Numbers that a caller might send in a field, by its name."""
+    """Return numbers that a caller might send in a field, by its name."""
     return _USUAL_INTEGERS.get(field.name, st.integers(0, 20))
 
 

@@ -1,12 +1,12 @@
-"""What may come of a call, and what never may."""
+"""The codes that each method may return."""
 
 from fuzz.calls import Outcome
 from fuzz.cases import Case
 
 _EVERYWHERE = frozenset({"OK", "INVALID_ARGUMENT"})
 
-# What a service may answer beside that, by the start of the method's name. The deadline
-# counts where callers write programs of their own: searches, and JSON paths.
+# Additional codes by the start of the method's name. Deadlines may be exceeded where callers
+# write expressions of their own: searches and JSON paths.
 _ALSO = {
     "palaver.v1.SessionService.": {"NOT_FOUND"},
     "palaver.v1.SessionService.AddSession": {"ALREADY_EXISTS"},
@@ -21,7 +21,7 @@ _ALSO = {
 
 
 def fault(case: Case, outcome: Outcome) -> str:
-    """Tells what is wrong with the outcome of a case; nothing, if it may be."""
+    """Describe what is wrong with the outcome of a case; return "" if it is allowed."""
     if outcome.code in _allowed(case.method.full_name):
         return ""
     return f"{outcome.code}: {outcome.details}"
