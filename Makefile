@@ -4,7 +4,10 @@ PYTHON ?= python3
 VENV   ?= .venv
 STUBS  ?= generated/python
 BIN    := $(VENV)/bin
-PYTEST  = $(BIN)/pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal
+# Each of the many processes of the tests would compile all modules again, where the environment
+# turns bytecode off.
+PYTEST  = env -u PYTHONDONTWRITEBYTECODE PYTHONPYCACHEPREFIX="$(abspath $(VENV))/pycache" \
+	$(BIN)/pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal
 PROTOC  = PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc --proto_path=protos
 
 .PHONY: help run test test-fast bench bench-search chaos siege fuzz check format protos settings-doc lock audit sbom clean

@@ -42,6 +42,11 @@ class StartServer(Protocol):
     def __call__(self, **settings: Any) -> Client: ...
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Run more tests at a time than there are cores: many wait for a server or a timeout."""
+    return (os.cpu_count() or 1) * 3 // 2
+
+
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects by marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what starts whole processes, injects faults or generates its input as slow."""

@@ -28,9 +28,9 @@ def installed(wheel: zipfile.ZipFile) -> Iterator[Path]:
         environment = directory / "venv"
         venv.create(environment, symlinks=True)
         python = environment / "bin" / "python"
-        offline = ("--no-index", "--no-deps", "--no-cache-dir", "--disable-pip-version-check")
+        offline = ("--no-index", "--no-deps", "--no-cache-dir", "--no-compile")
         pip = (sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet")
-        subprocess.run([*pip, *offline, wheel.filename], check=True)
+        subprocess.run([*pip, *offline, "--disable-pip-version-check", wheel.filename], check=True)
         # A directory in a .pth file comes last, and its own .pth files are not read: the checkout
         # that this environment has installed is not importable from there.
         (site,) = environment.glob("lib/python*/site-packages")
