@@ -374,7 +374,9 @@ class Settings(DatabaseSettings):
         300, description="Maximum wait for a slow client to accept a response."
     )
     max_connections: PositiveInt = Field(
-        10_000, description="Maximum open client connections; further ones are closed."
+        10_000,
+        description="Maximum open client connections, as far as the limit of open files allows;"
+        " further ones are closed.",
     )
     keepalive_seconds: PositiveSeconds = Field(
         60, description="Silence after which a client is pinged."

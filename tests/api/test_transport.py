@@ -1,5 +1,6 @@
 """Transport: sizes, calls per connection, pings, ages, and the number of connections."""
 
+import socket
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,6 +105,20 @@ def test_transport_unanswered_ping_closes_connection(start_server: StartServer) 
 
     assert frames[-2:] == [PING, GOAWAY]
     silent.close()
+
+
+def test_transport_connection_that_sends_nothing_is_closed(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "_HANDSHAKE_TIMEOUT_SECONDS", 0.3)
+    palaver = start_server(max_connections=2)
+    palaver.list_sessions()
+    host, _, port = palaver.address.rpartition(":")
+
+    with socket.create_connection((host, int(port)), timeout=20) as silent:
+        while silent.recv(1000):  # the server's settings come first
+            pass
+    palaver.list_sessions()
 
 
 def test_transport_connections_over_limit_are_closed(

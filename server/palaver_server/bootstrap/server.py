@@ -29,6 +29,7 @@ from palaver_server.interceptors.interceptor import Interceptor
 from palaver_server.interceptors.micro_batching import MicroBatching
 from palaver_server.interceptors.running_calls import RunningCalls
 from palaver_server.interceptors.send_timeout import SendTimeout
+from palaver_server.process.file_descriptors import raise_limit
 from palaver_server.process.memory_trim import trim_memory
 from palaver_server.process.running_command import running_command
 from palaver_server.purge.purge_store import PurgeStore
@@ -41,6 +42,9 @@ from palaver_server.transport.server_options import ConnectionLimits, server_opt
 from palaver_server.transport.shutdown import shut_down, wait_for_ended_calls
 
 _LOGGER = logging.getLogger(__name__)
+
+# Descriptors for everything but clients and the pool: metrics, embedding, files, gRPC's threads.
+_OWN_DESCRIPTORS = 128
 
 
 async def serve(settings: Settings, database_url: str) -> None:
@@ -152,13 +156,28 @@ def interceptors(
 def connection_options(settings: Settings) -> tuple[tuple[str, int], ...]:
     """Return gRPC's options for the connection limits in the settings."""
     limits = ConnectionLimits(
-        max_connections=settings.max_connections,
+        max_connections=_max_connections(settings),
         keepalive_seconds=settings.keepalive_seconds,
         idle_seconds=settings.connection_idle_seconds,
         age_seconds=settings.connection_age_seconds,
         grace_seconds=settings.connection_grace_seconds,
     )
     return server_options(limits, share_port=settings.workers > 1)
+
+
+def _max_connections(settings: Settings) -> int:
+    """Return how many clients may connect, so that the server never runs out of descriptors."""
+    descriptors = raise_limit()
+    admitted = max(descriptors - settings.pool_max_size - _OWN_DESCRIPTORS, 1)
+    if admitted < settings.max_connections:
+        _LOGGER.warning(
+            "the limit of open files (%d) leaves room for %d connections of clients instead of %d"
+            " (PALAVER_MAX_CONNECTIONS); further ones are closed; raise it with ulimit -n",
+            descriptors,
+            admitted,
+            settings.max_connections,
+        )
+    return min(admitted, settings.max_connections)
 
 
 def build_purger(settings: Settings, pool: Pool) -> Purger:

@@ -13,6 +13,10 @@ _MAX_PENDING_REQUESTS = 10_000
 
 _MIN_PING_INTERVAL_SECONDS = 10
 
+# For TLS and the first frame of HTTP/2. gRPC's default of two minutes lets clients that send
+# nothing occupy the connections of others.
+_HANDSHAKE_TIMEOUT_SECONDS = 10
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionLimits:
@@ -44,6 +48,7 @@ def server_options(limits: ConnectionLimits, *, share_port: bool) -> tuple[tuple
         ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
         ("grpc.max_concurrent_streams", MAX_CALLS_PER_CONNECTION),
         ("grpc.max_allowed_incoming_connections", limits.max_connections),
+        ("grpc.server_handshake_timeout_ms", milliseconds(_HANDSHAKE_TIMEOUT_SECONDS)),
         # Requests that have arrived but have not started. gRPC refuses further ones with
         # CANCELLED, which clients do not retry, so the concurrency limit must apply first.
         ("grpc.server.max_pending_requests", _MAX_PENDING_REQUESTS),
