@@ -1,4 +1,4 @@
-"""Runs the command line: `python -m palaver_server`."""
+"""Run the command line: `python -m palaver_server`."""
 
 from palaver_server.cli.main import main
 

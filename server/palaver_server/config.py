@@ -81,8 +81,8 @@ def read_secret_file(value: object) -> str:
 
 
 def _check_database_url(value: SecretStr) -> SecretStr:
-    # An empty variable often is a secret that was not filled in. Unset is the way to ask for the
-    # embedded PostgreSQL.
+    # An empty variable often is a secret that failed to expand. An operator who wants the embedded
+    # PostgreSQL leaves the variable unset.
     if not value.get_secret_value().strip():
         raise ValueError("must not be empty; unset it to run an embedded PostgreSQL")
     # The driver's message is left out: it quotes parts of the URL, possibly the password.

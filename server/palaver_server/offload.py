@@ -1,4 +1,4 @@
-"""Work that takes long if a request or response is large: it runs beside the event loop.
+"""Work that takes long if a request or response is large: it runs in a thread of its own.
 
 A server serves all calls on one event loop, so that a computation of a second would delay every
 call by a second. In a thread, Python interrupts it every few milliseconds to let the event loop

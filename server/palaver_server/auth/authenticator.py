@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Authenticator:
-    """Authenticates calls by the kinds of credentials that are configured.
+    """The authenticator of calls, for the kinds of credentials that are configured.
 
     Args:
         credentials: The API keys and client certificates; None if there is no such file.

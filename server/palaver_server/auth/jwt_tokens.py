@@ -42,7 +42,7 @@ class TokenRules:
 
 
 class TokenVerifier:
-    """Verifies tokens, and caches the valid ones until they expire or the keys change."""
+    """The verifier of tokens; it caches valid ones until they expire or the keys change."""
 
     def __init__(self, keys: HotReloaded[KeySet], rules: TokenRules) -> None:
         self._keys = keys

@@ -31,7 +31,7 @@ class _Pending(Generic[RequestT, ResultT]):
 
 
 class Batcher(Generic[KeyT, RequestT, ResultT]):
-    """Collects the requests of one event loop iteration and runs them as a batch.
+    """A queue that collects the requests of one event loop iteration and runs them as a batch.
 
     No request waits for others to arrive: a single one is a batch of one. While requests arrive
     one at a time, `submit` runs each directly, without a task and an extra event loop iteration,

@@ -1,4 +1,4 @@
-"""Translates the database driver's errors into those of the domain."""
+"""Translate the database driver's errors into those of the domain."""
 
 import psycopg
 from psycopg import errors as sqlstate

@@ -29,7 +29,7 @@ class QueuedMessage(NamedTuple):
 
 
 class BackfillProgress(NamedTuple):
-    """How far the backfill is.
+    """The progress of the backfill.
 
     Attributes:
         scanned: Messages that the backfill has passed.
@@ -45,7 +45,7 @@ class BackfillProgress(NamedTuple):
 
 
 class EmbeddingBacklog:
-    """Hands out the messages to embed for one model. Each method is one transaction.
+    """The messages to embed for one model. Each method is one transaction.
 
     Every method raises DatabaseUnavailable and NoConnectionInTime as the pool does.
 

@@ -8,7 +8,7 @@ OPEN_SECONDS = 5.0
 
 
 class CircuitBreaker:
-    """Decides which calls of a dependency are attempted.
+    """The circuit breaker of a dependency: it decides which calls are attempted.
 
     Closed, it admits all calls. Consecutive failures open it, and it admits none. After
     `OPEN_SECONDS` it is half-open and admits one call, the probe: a success closes the circuit,

@@ -52,7 +52,7 @@ class VectorSpace(NamedTuple):
             "indexed": f"embedding::{self.schema}.halfvec({self.dimensions})",
             # The negative inner product: for vectors of length 1, the negative similarity.
             "distance": f"OPERATOR({self.schema}.<#>)",
-            # What is embedded of a row of `messages m`; the role is part of the meaning.
+            # The text that is embedded of a row of `messages m`; the role is part of the meaning.
             "text": _TEXT,
             "text_hash": f"hashtextextended({_TEXT}, 0)",
         }

@@ -61,7 +61,7 @@ class EmbeddedText:
 
 
 class SemanticSearch:
-    """Embeds the texts of searches.
+    """The embedding of search texts.
 
     Args:
         timeout: Maximum seconds that a search waits for the embedder.
@@ -145,7 +145,7 @@ class SemanticSearch:
 
 
 class NoSemanticSearch:
-    """Takes the place of `SemanticSearch` in a server without it.
+    """The stand-in for `SemanticSearch` in a server without it.
 
     Args:
         reason: What the server lacks, and what to do about it.

@@ -18,7 +18,7 @@ Similarities = dict[MessageKey, float]
 
 
 class VectorStore:
-    """Finds messages by the vectors of one model, over a connection.
+    """The queries over the vectors of one model.
 
     Its methods raise psycopg's errors, for the connection's owner to translate.
     """

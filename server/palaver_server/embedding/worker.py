@@ -29,14 +29,14 @@ _REPORT_INTERVAL_SECONDS = 0.5
 
 
 class ReindexProgress(NamedTuple):
-    """How many messages are done, and an estimate of how many there are."""
+    """The number of messages done, and an estimate of their total number."""
 
     done: int
     estimated: int
 
 
 class EmbeddingWorker:
-    """Embeds the messages in the queue, and by a backfill those written before the model."""
+    """The worker that embeds queued messages, and backfills those older than the model."""
 
     def __init__(
         self, embedder: Embedder, backlog: EmbeddingBacklog, queue: EmbeddingQueue
@@ -121,7 +121,7 @@ class EmbeddingWorker:
 
 
 class NoEmbeddingWorker:
-    """Takes the place of `EmbeddingWorker` in a server without vectors."""
+    """The stand-in for `EmbeddingWorker` in a server without vectors."""
 
     async def run(self) -> None:
         """Do nothing."""

@@ -10,7 +10,7 @@ from palaver_server.interceptors.interceptor import Context, StartCall
 
 
 class Authentication:
-    """Sets the principal of each call.
+    """The interceptor that sets the principal of each call.
 
     Args:
         authenticator: Checks the credential of a call.

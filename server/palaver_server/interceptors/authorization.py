@@ -11,7 +11,7 @@ from palaver_server.interceptors.interceptor import Context, StartCall, full_nam
 
 
 class Authorization:
-    """Checks the caller's role against the policy. It comes after Authentication."""
+    """The interceptor that checks the caller's role. It comes after Authentication."""
 
     def intercept(self, method: MethodDescriptor) -> StartCall:
         """Return a function that checks the caller's role for a method."""

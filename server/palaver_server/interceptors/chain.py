@@ -38,7 +38,7 @@ GrpcHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
 class InterceptorChain:
-    """Runs every call of a method through the interceptors.
+    """The interceptors of every call, composed once for each method.
 
     Args:
         interceptors: Outermost first.

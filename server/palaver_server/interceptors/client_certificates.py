@@ -7,7 +7,7 @@ from palaver_server.interceptors.interceptor import Context, StartCall
 
 
 class ClientCertificates:
-    """Checks the client certificate of every call, also if it has another credential."""
+    """The check of a call's client certificate, also if it has another credential."""
 
     def intercept(self, _method: MethodDescriptor) -> StartCall:
         """Return a function that checks the certificate of a call."""

@@ -12,7 +12,7 @@ from palaver_server.interceptors.running_calls import RunningCalls
 
 
 class Deadlines:
-    """Cancels calls without a deadline of their own after the default deadline.
+    """The interceptor that cancels calls without a deadline after the default deadline.
 
     Args:
         running_calls: The calls in progress.

@@ -41,7 +41,7 @@ class StatusError(Exception):
 
 
 class ErrorMapping(CallHooks):
-    """Makes the status of an error that a call raises. It needs no state per call."""
+    """The interceptor that maps a call's error to its status. It has no state per call."""
 
     def intercept(self, _method: MethodDescriptor) -> StartCall:
         """Return a function that returns these hooks."""

@@ -80,7 +80,7 @@ def message_decoder(descriptor: Descriptor) -> Callable[[bytes], Message]:
 
 
 class LargeRequestDecoder:
-    """Decodes the large requests of a type.
+    """The decoder of large requests of a type.
 
     Raises:
         KeyError: A field of the type has no limit here.

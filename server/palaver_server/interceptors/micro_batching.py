@@ -32,7 +32,7 @@ _MAX_PROBE_INTERVAL = 1024
 
 
 class MicroBatching(CallHooks):
-    """Holds calls with one response until their batch is released.
+    """The interceptor that holds calls with one response until their batch is released.
 
     As hooks, it counts the running calls.
     """

@@ -31,7 +31,7 @@ _MAX_UNREPORTED_SECONDS = 0.1
 
 
 class Observation:
-    """Observes every call, and returns its request ID in the trailing metadata.
+    """The interceptor that records calls, and returns request IDs in the trailing metadata.
 
     Args:
         on_start: Called in this order when a call starts.

@@ -1,4 +1,4 @@
-"""Defers signals during steps that must not be interrupted half way."""
+"""Defer signals during steps that must not be interrupted half way."""
 
 import signal
 import threading

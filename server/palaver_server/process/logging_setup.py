@@ -94,7 +94,7 @@ def shorten_abandoned_call(record: logging.LogRecord) -> bool:
 
 
 class BurstHandler(logging.StreamHandler[TextIO]):
-    """Writes the records of one turn of the event loop together.
+    """A handler that writes the records of one turn of the event loop together.
 
     Each write releases the GIL, and getting it back costs more than formatting the line. Records
     above INFO, and those of other threads, are written immediately.
@@ -158,7 +158,7 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
 
 
 class JsonFormatter(logging.Formatter):
-    """Formats a record as a JSON object on one line."""
+    """A formatter that writes a record as a JSON object on one line."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Format a record."""
@@ -182,7 +182,7 @@ def _encode(line: dict[str, Any]) -> str:
 
 
 class TextFormatter(logging.Formatter):
-    """Formats a record as text, its fields as `name=value` after the message."""
+    """A formatter that writes a record as text, with its fields as `name=value` at the end."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s")

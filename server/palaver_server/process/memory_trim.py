@@ -1,4 +1,4 @@
-"""Returns free memory to the operating system, where glibc would keep it."""
+"""Return free memory to the operating system, where glibc would keep it."""
 
 import asyncio
 import ctypes

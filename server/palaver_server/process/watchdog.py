@@ -1,4 +1,4 @@
-"""Ends a child process when this process is gone, whatever ended it, SIGKILL included."""
+"""End a child process when this process is gone, also if SIGKILL ended it."""
 
 import os
 import subprocess
@@ -49,7 +49,7 @@ class Watchdog:
         self._shell.communicate()
 
     def _write(self, line: str) -> None:
-        # A shell that somebody killed guards nothing: the next start stops what is left.
+        # If the shell was killed, nothing is guarded: the next start stops leftover processes.
         if self._shell.stdin:
             with suppress(BrokenPipeError):
                 self._shell.stdin.write(line.encode())

@@ -15,7 +15,7 @@ _MAX_AGE = timedelta(days=365 * 2000)
 
 
 class PurgeStore:
-    """Measures what there is to purge, and gives out the turn to purge it.
+    """The backlog of the purge, and the turn to purge it.
 
     Raises DatabaseUnavailable and NoConnectionInTime as the pool does.
     """
@@ -86,7 +86,7 @@ class PurgeStore:
 
 
 class PurgeTurn:
-    """Removes rows in batches. Each method is one transaction."""
+    """The removal of rows in batches. Each method is one transaction."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

@@ -18,14 +18,14 @@ _REPORT_INTERVAL_SECONDS = 0.5
 
 
 class PurgeProgress(NamedTuple):
-    """How many rows of each kind a purge removed so far, and an estimate of the total."""
+    """The number of rows of each kind removed so far, and an estimate of the total."""
 
     done: Counter[str]
     estimated: dict[str, int]
 
 
 class Purger:
-    """Runs purges, on demand and at intervals.
+    """The runner of purges, on demand and at intervals.
 
     Args:
         retention: How long deleted rows are kept, unless a call says otherwise.

@@ -78,7 +78,7 @@ class ReindexedPage(NamedTuple):
 
 
 class KeywordIndex:
-    """Computes the words of messages again. Each method is one transaction.
+    """The computation of messages' words. Each method is one transaction.
 
     Every method raises DatabaseUnavailable and NoConnectionInTime as the pool does.
     """

@@ -43,7 +43,7 @@ class KeywordQuery(NamedTuple):
 
 
 class KeywordStore:
-    """Finds messages by keywords, over a connection in the search language.
+    """The queries of keyword search, over a connection in the search language.
 
     Its methods raise psycopg's errors, for the connection's owner to translate.
     """

@@ -11,7 +11,7 @@ _REPORT_INTERVAL_SECONDS = 0.5
 
 
 class Reindexer:
-    """Brings the keyword index up to date, and then the vectors."""
+    """The reindexing of the keyword index, and then of the vectors."""
 
     def __init__(
         self, keyword_index: KeywordIndex, embedding: EmbeddingWorker | NoEmbeddingWorker

@@ -21,7 +21,7 @@ from palaver_server.store.messages import (
     key_parameters,
 )
 
-# Words of a message that its likeness to others is computed from.
+# Maximum words of a message from which its likeness to others is computed.
 _MAX_WORDS = 256
 
 
@@ -54,7 +54,7 @@ def with_snippets(found: Iterable[FoundMessage], grams: Sequence[str]) -> Iterat
 
 
 class ResultStore:
-    """Reads the messages of a search.
+    """The queries that read the messages of a search.
 
     Its methods raise psycopg's errors, for the connection's owner to translate.
     """

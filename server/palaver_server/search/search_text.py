@@ -1,4 +1,4 @@
-"""Parses the text of a search, in the syntax of web search engines."""
+"""Parse the text of a search, in the syntax of web search engines."""
 
 import re
 from collections.abc import Iterator

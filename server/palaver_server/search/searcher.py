@@ -39,7 +39,7 @@ _SETUP_IN_SCOPE = f"{_SETUP}; SET LOCAL max_parallel_workers_per_gather = 0"
 
 
 class Mode(Enum):
-    """How messages are compared with the text."""
+    """The way in which messages are compared with the text."""
 
     KEYWORD = auto()
     SEMANTIC = auto()
@@ -76,7 +76,7 @@ class Results:
 
 
 class Searcher:
-    """Searches messages.
+    """The search over messages.
 
     Args:
         timeout: Maximum seconds for a statement.
@@ -138,7 +138,7 @@ class Searcher:
                 return await self._semantic.try_embed(search.text)
             return await self._semantic.embed(search.text)
         except PalaverError:
-            # A session that does not exist is reported first, whatever the embedder's error is.
+            # A missing session is reported before any error of the embedder.
             async with self._snapshot(access, search.scope) as connection:
                 await KeywordStore(connection).read_text(access, "", scope=search.scope)
             raise

@@ -11,7 +11,7 @@ from palaver_server.services.validation import Fields
 
 
 class AdminService:
-    """Runs maintenance tasks, and streams their progress."""
+    """Maintenance tasks, with streams of their progress."""
 
     def __init__(self, purger: Purger, reindexer: Reindexer) -> None:
         self._purger = purger

@@ -27,7 +27,7 @@ from palaver_server.store.sessions import SessionStore
 
 
 class MemoryService:
-    """Adds, reads, changes, deletes and searches messages.
+    """The RPCs that add, read, change, delete and search messages.
 
     Args:
         window: Number of messages that GetMemory returns by default.

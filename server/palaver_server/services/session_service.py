@@ -18,7 +18,7 @@ from palaver_server.store.sessions import SessionFilter, SessionRow, SessionStor
 
 
 class SessionService:
-    """Adds, reads, changes and deletes sessions."""
+    """The RPCs that add, read, change and delete sessions."""
 
     def __init__(self, sessions: SessionStore) -> None:
         self._sessions = sessions

@@ -18,7 +18,7 @@ from palaver_server.store.users import UserRow, UserStore
 
 
 class UserService:
-    """Adds, reads, changes and deletes users."""
+    """The RPCs that add, read, change and delete users."""
 
     def __init__(self, users: UserStore) -> None:
         self._users = users

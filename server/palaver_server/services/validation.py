@@ -34,7 +34,7 @@ from palaver_server.store.memory import NewMessage
 
 
 class Fields:
-    """Checks the fields of a request, and reports all violations at once.
+    """A checker of a request's fields, which reports all violations at once.
 
     Use it as a context manager. Each method checks one field and returns its value in the form
     that the stores take; the value of an invalid field is unspecified. The end of the block

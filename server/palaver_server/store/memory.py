@@ -89,7 +89,7 @@ class _SessionState(Enum):
 
 
 class MemoryStore:
-    """Adds and gets memory. Each method is one transaction.
+    """The queries that add and get memory. Each method is one transaction.
 
     Every method raises DatabaseUnavailable and NoConnectionInTime as the pool does.
 

@@ -86,7 +86,7 @@ class AccessibleScope(NamedTuple):
 
 
 class MessageFilter(NamedTuple):
-    """Narrows a search by the fields that are given. `metadata` is a SQL/JSON path predicate."""
+    """The filter of a search, by the given fields. `metadata` is a SQL/JSON path predicate."""
 
     roles: Sequence[str] = ()
     created_after: datetime | None = None

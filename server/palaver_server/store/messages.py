@@ -1,4 +1,4 @@
-"""Messages: lists, gets, updates and deletes them.
+"""Messages: listing, getting, updating and deleting them.
 
 Every write to a session's messages first locks the session's row: writes to a session run one
 after the other, and do not deadlock. A live message belongs to a live session: deleting a session
@@ -102,7 +102,7 @@ def too_many_to_delete(*, by_id: bool) -> FieldViolation:
 
 
 class MessageStore:
-    """Reads and writes messages. Each method is one transaction.
+    """The queries that read and write messages. Each method is one transaction.
 
     Every method raises NotFound if the session is not live, and DatabaseUnavailable and
     NoConnectionInTime as the pool does.

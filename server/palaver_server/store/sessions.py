@@ -1,4 +1,4 @@
-"""Sessions: adds, gets, updates, deletes and lists them."""
+"""Sessions: adding, getting, updating, deleting and listing them."""
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -43,7 +43,7 @@ class SessionRow(NamedTuple):
 
 
 class SessionFilter(NamedTuple):
-    """Narrows a listing by the given fields. `metadata` is a SQL/JSON path predicate."""
+    """The filter of a listing, by the given fields. `metadata` is a SQL/JSON path predicate."""
 
     user_id: str | None = None
     created_after: datetime | None = None
@@ -98,7 +98,7 @@ async def lock_session(connection: Connection, access: Access, session_id: str) 
 
 
 class SessionStore:
-    """Reads and writes sessions. Each method is one transaction.
+    """The queries that read and write sessions. Each method is one transaction.
 
     Every method raises DatabaseUnavailable and NoConnectionInTime as the pool does.
 

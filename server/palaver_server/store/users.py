@@ -1,4 +1,4 @@
-"""Users: adds, gets, updates, deletes and lists them."""
+"""Users: adding, getting, updating, deleting and listing them."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -51,7 +51,7 @@ SIZE = """
 
 
 class UserStore:
-    """Reads and writes users. Each method is one transaction.
+    """The queries that read and write users. Each method is one transaction.
 
     Every method raises DatabaseUnavailable and NoConnectionInTime as the pool does.
     """

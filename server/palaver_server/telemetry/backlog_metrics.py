@@ -16,7 +16,7 @@ _MEASUREMENT_INTERVAL_SECONDS = 30
 
 
 class BacklogMetrics:
-    """Measures backlogs at intervals and exposes the last measurement.
+    """Metrics of backlogs, measured at intervals.
 
     Args:
         registry: The registry of the metrics.

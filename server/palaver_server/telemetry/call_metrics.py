@@ -15,7 +15,7 @@ _BYTES = tuple(4**power for power in range(3, 13))  # 64 B to 16 MiB
 
 
 class CallMetrics:
-    """Counts and measures calls.
+    """Counters and histograms of calls.
 
     Args:
         registry: The registry of the metrics.

@@ -25,7 +25,7 @@ Request: TypeAlias = Any
 
 
 class MetricsServer(ThreadingMixIn, WSGIServer):
-    """Serves metrics in threads: one accepts connections, and each connection has its own.
+    """A server with one thread that accepts connections, and a thread for each connection.
 
     Args:
         host: The host to listen on.
@@ -102,7 +102,7 @@ class MetricsServer(ThreadingMixIn, WSGIServer):
 
 
 class _SilentHandler(WSGIRequestHandler):
-    """Logs no requests."""
+    """A handler that logs no requests."""
 
     def log_message(self, format: str, *args: Any) -> None:
         """Log nothing."""

@@ -54,7 +54,9 @@ _STATISTICS = {
 
 
 class PoolCollector(Collector):
-    """Reads the pool's statistics at each scrape. Its counters restart when the pool is reset.
+    """A collector that reads the pool's statistics at each scrape.
+
+    Its counters restart when the pool is reset.
 
     Args:
         stats: Returns the statistics under psycopg_pool's names.

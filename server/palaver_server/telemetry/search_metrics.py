@@ -7,7 +7,7 @@ from prometheus_client.registry import Collector
 
 
 class SearchCollector(Collector):
-    """Reads the number of fallbacks at each scrape.
+    """A collector that reads the number of fallbacks at each scrape.
 
     Args:
         fallbacks: Returns how many searches were answered without the embedder.

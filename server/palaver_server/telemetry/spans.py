@@ -15,7 +15,7 @@ _NANOSECONDS = 1_000_000_000
 
 
 class CallSpans:
-    """Makes a span for each call, within the caller's trace."""
+    """The spans of calls, each within its caller's trace."""
 
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer

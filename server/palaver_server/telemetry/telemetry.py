@@ -24,7 +24,7 @@ _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT
 
 
 class Telemetry:
-    """Observes a server's calls, and serves its metrics.
+    """The observation of a server's calls, and the server of its metrics.
 
     OpenTelemetry's own variables configure the traces.
 

@@ -23,7 +23,7 @@ _LAST_EXPORT_TIMEOUT_SECONDS = 5
 
 
 class Traces:
-    """Makes the spans of calls and statements, and exports them.
+    """The spans of calls and statements, and their export.
 
     Args:
         exporters: Names of exporters, as in OTEL_TRACES_EXPORTER.

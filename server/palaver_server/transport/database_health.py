@@ -35,7 +35,7 @@ class DatabaseState(Enum):
 
 
 class DatabaseHealth:
-    """Sets the health of all services to that of the database, and resets the pools.
+    """The monitor that sets the services' health to the database's, and resets the pools.
 
     It has a connection of its own, so that a busy pool does not look like a lost database.
 
@@ -192,7 +192,7 @@ async def _ask_over(pool: Pool) -> DatabaseState:
     try:
         is_writable = await _in_time(ask())
     except (DatabaseUnavailable, NoConnectionInTime, TimeoutError):
-        # Calls that have connections may still end well, so they are not to be aborted.
+        # Calls that have connections may still succeed, so they must not be aborted.
         return DatabaseState.REFUSING if is_busy else DatabaseState.UNREACHABLE
     return DatabaseState.SERVING if is_writable else DatabaseState.REFUSING
 

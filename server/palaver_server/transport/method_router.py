@@ -10,7 +10,7 @@ from palaver_server.interceptors.interceptor import full_name
 
 
 class MethodRouter(grpc.GenericRpcHandler):
-    """Gives gRPC the handler of each method.
+    """The handlers of all methods, by name.
 
     It stands in for the generated `add_..._to_server` functions: servicers may return encoded
     responses, for which the generated base classes have no type, and each method is wrapped

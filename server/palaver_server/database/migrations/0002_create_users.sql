@@ -23,7 +23,7 @@ CREATE INDEX users_listing ON users (id) WHERE deleted_at IS NULL;
 CREATE INDEX users_deleted ON users (deleted_at) WHERE deleted_at IS NOT NULL;
 
 -- True: not restorable, since its user was deleted with it or after it. Such a session is deleted,
--- belongs to no user, whatever its user_id is, and is created as new when its id is used again.
+-- belongs to no user despite its user_id, and is created as new when its id is used again.
 ALTER TABLE sessions ADD COLUMN forgotten boolean NOT NULL DEFAULT false;
 
 -- DeleteUser: deleted sessions that are restorable.

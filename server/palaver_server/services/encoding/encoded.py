@@ -35,7 +35,7 @@ class Encoded(Generic[MessageT]):
         self.data = b"".join(parts) if metadata_bytes <= MAX_INLINE_BYTES else None
 
     async def encode(self) -> bytes:
-        """Return the encoded form, and encode it beside the event loop if there is none yet."""
+        """Return the encoded form; if there is none yet, encode it in the offload thread."""
         if self.data is None:
             self.data = b"".join(await offload_each(self._metadata_bytes, iter(self._parts)))
         return self.data
