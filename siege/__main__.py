@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import random
 import shutil
 import signal
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
+import psutil
 from rich.console import Console
 
 from siege.attacks import ATTACKS
@@ -65,7 +67,7 @@ def main(
     console = Console(width=None if sys.stdout.isatty() else _WIDTH)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up, as Ctrl-C does
     logging.getLogger("palaver_server.process.embedded_postgres").setLevel(logging.CRITICAL)
-    console.print(f"seed {seed}, {seconds:g} seconds")
+    console.print(f"seed {seed}, {seconds:g} seconds; {_machine()}")
     with scratch_directory() as directory:
         limits = Limits(max_p99_seconds, max_memory_mib)
         plan = Plan(attacks or list(ATTACKS), seconds, seed, limits)
@@ -75,6 +77,13 @@ def main(
         if run.broken:
             console.print(f"seed {seed}; the log is in {_keep_log(directory)}")
     sys.exit(bool(run.broken))
+
+
+def _machine() -> str:
+    """Return the size of the machine, and how busy it is with other work."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    memory = psutil.virtual_memory().total / 2**30
+    return f"{cores} cores, {memory:.0f} GiB, load average {os.getloadavg()[0]:.1f}"
 
 
 def _keep_log(directory: Path) -> Path:

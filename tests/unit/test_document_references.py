@@ -163,6 +163,29 @@ def test_paths_in_the_text_exist(document: Document) -> None:
             assert any((place / code).exists() for place in places), code
 
 
+# The path of a test file in backquotes, and the name of a test in it.
+TEST = re.compile(r"(tests/[\w/]+/test_\w+\.py)(?:::(test_\w+))?")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+def test_tests_in_the_text_exist(document: Document) -> None:
+    for code in document.inline_code:
+        if found := TEST.fullmatch(code):
+            path, name = found.groups()
+            tests = (ROOT / path).read_text("utf-8")
+            wanted = f"def {name}(" if name else "def test_"
+            assert wanted in tests, code
+
+
+def test_security_page_names_tests_of_every_threat() -> None:
+    text = (ROOT / "SECURITY.md").read_text("utf-8")
+    table = text.partition("## Threats and their tests")[2].partition("\n## ")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| ")][2:]
+
+    assert len(rows) >= 15
+    assert [row for row in rows if not TEST.search(row.split(" | ")[1])] == []
+
+
 def test_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 250
 
