@@ -1,6 +1,8 @@
 """PurgeStore: the turn, and the rows of a batch."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,12 +12,13 @@ from palaver_server.auth.access import EVERYTHING
 from palaver_server.database.pool import Pool
 from palaver_server.database.statement import Statement
 from palaver_server.errors import DeadlineExceeded
-from palaver_server.purge.purge_store import PurgeStore, PurgeTurn
+from palaver_server.purge.purge_store import PurgeStore, PurgeTurn, TurnLost
 from palaver_server.store.memory import MemoryStore, NewMessage
 from palaver_server.store.sessions import SessionStore
 from tests.conftest import Run
 from tests.support.client import wait_until
 from tests.support.concurrency import Connection
+from tests.support.locks import has_purge_lease, take_purge_lease
 
 
 async def has_turn(pool: Pool) -> bool:
@@ -32,21 +35,15 @@ def test_purge_turn_is_held_by_one_purger(pool: Pool, run: Run) -> None:
     assert run(take_it_twice()) == (False, True)
 
 
-@pytest.mark.parametrize("statement", ["TAKE_TURN", "END_TURN"])
-def test_purge_turn_ends_when_cancelled_while_taken_or_released(
-    pool: Pool, run: Run, database: Connection, monkeypatch: pytest.MonkeyPatch, statement: str
+def test_purge_turn_ends_when_cancelled_while_taken(
+    pool: Pool, run: Run, database: Connection
 ) -> None:
-    # The answer is slow: whether the lock is held is unknown to the client.
-    late = {
-        "TAKE_TURN": Statement("late", PurgeStore.TAKE_TURN.sql + ", pg_sleep(600)"),
-        "END_TURN": Statement(
-            "late", "SELECT pg_sleep(600) IS NULL UNION ALL " + PurgeStore.END_TURN.sql
-        ),
-    }
+    # The answer is slow: whether the lease is taken is unknown to the client.
+    slow = Statement("slow", PurgeStore.TAKE_LEASE.sql + " RETURNING pg_sleep(600)")
 
     async def purge_and_be_cancelled() -> None:
         store = PurgeStore(pool)
-        setattr(store, statement, late[statement])
+        setattr(store, "TAKE_LEASE", slow)  # noqa: B010 - mypy takes it for a constant
         purger = asyncio.create_task(take_turn(store))
         await asyncio.to_thread(wait_until, lambda: sleeps(database))
         purger.cancel()
@@ -55,7 +52,21 @@ def test_purge_turn_ends_when_cancelled_while_taken_or_released(
 
     run(purge_and_be_cancelled())
 
-    wait_until(lambda: database.execute(PurgeStore.TAKE_TURN.sql.encode()).fetchone() == (True,))
+    assert run(has_turn(pool))
+
+
+def test_purge_turn_lost_to_another_purger_changes_nothing(
+    pool: Pool, run: Run, database: Connection
+) -> None:
+    async def purge() -> None:
+        async with PurgeStore(pool).turn() as turn:
+            assert turn
+            take_purge_lease(database)
+            await turn.purge_messages(datetime.now(UTC), limit=10)
+
+    with pytest.raises(TurnLost):
+        run(purge())
+    assert has_purge_lease(database), "the lease of the other was ended"
 
 
 async def take_turn(store: PurgeStore) -> None:
@@ -86,6 +97,18 @@ class Interrupted:
         return await self._connection.run(statement, *parameters)
 
 
+class InterruptedPool:
+    """A pool whose connections run a callback before a statement."""
+
+    def __init__(self, pool: Pool, statement: Statement, happens: Any) -> None:
+        self._pool, self._statement, self._happens = pool, statement, happens
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Interrupted]:
+        async with self._pool.connection() as connection:
+            yield Interrupted(connection, self._statement, self._happens)
+
+
 def test_purge_keeps_chosen_session_that_has_messages_again(
     pool: Pool, run: Run, database: Connection
 ) -> None:
@@ -100,9 +123,9 @@ def test_purge_keeps_chosen_session_that_has_messages_again(
         )
 
     async def purge() -> int:
-        async with pool.connection() as connection:
-            interrupted = Interrupted(connection, PurgeTurn.PURGE_SESSIONS, add_a_message)
-            turn = PurgeTurn(interrupted)  # type: ignore[arg-type]
+        interrupted: Any = InterruptedPool(pool, PurgeTurn.PURGE_SESSIONS, add_a_message)
+        async with PurgeStore(interrupted).turn() as turn:
+            assert turn
             return await turn.purge_sessions(datetime.now(UTC), limit=10)
 
     run(delete_an_empty_session())

@@ -1,5 +1,6 @@
 """The SQL of the purge: permanently removes soft-deleted rows."""
 
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
@@ -13,6 +14,10 @@ from palaver_server.database.timestamps import as_datetime
 # Longer ages would give a cutoff before the year 1, which a Python datetime cannot hold.
 _MAX_AGE = timedelta(days=365 * 2000)
 
+# After a crash, the next purge waits for this long. A batch may take longer: while it runs, it
+# locks the row of the lease.
+LEASE_DURATION = timedelta(seconds=60)
+
 
 class PurgeStore:
     """The backlog of the purge, and the turn to purge it.
@@ -22,18 +27,6 @@ class PurgeStore:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-
-    # One purger at a time among all servers of a schema. An advisory lock of the database
-    # session: it spans the transactions of a purge, and ends with the connection if the server
-    # dies.
-    TAKE_TURN = Statement(
-        "purge.take_turn",
-        "SELECT pg_try_advisory_lock(hashtextextended('palaver purge ' || current_schema(), 0))",
-    )
-    END_TURN = Statement(
-        "purge.end_turn",
-        "SELECT pg_advisory_unlock(hashtextextended('palaver purge ' || current_schema(), 0))",
-    )
 
     CUTOFF = Statement(
         "purge.get_cutoff", "SELECT statement_timestamp() - %(older_than)s::interval"
@@ -69,27 +62,96 @@ class PurgeStore:
             counted = await connection.fetch(self.BACKLOG, parameters)
             return {kind: Backlog(rows, age or 0) for kind, rows, age in counted}
 
+    # One purger at a time among all servers of a schema has the lease. No lock of the database
+    # session: it would need a connection for the whole purge, which a transaction pooler cannot
+    # give.
+    # NOT EXISTS: ON CONFLICT waits for a batch of another purger, which updates the row.
+    ADD_LEASE = Statement(
+        "purge.add_lease",
+        """
+        INSERT INTO purge_lease (expires_at)
+        SELECT '-infinity' WHERE NOT EXISTS (SELECT FROM purge_lease)
+        ON CONFLICT DO NOTHING
+    """,
+    )
+
+    # SKIP LOCKED: the batch of another purger that takes longer than its lease holds the row.
+    TAKE_LEASE = Statement(
+        "purge.take_lease",
+        """
+        UPDATE purge_lease
+        SET holder = %(holder)s, expires_at = statement_timestamp() + %(duration)s::interval
+        WHERE is_only IN (
+            SELECT is_only FROM purge_lease WHERE expires_at <= statement_timestamp()
+            FOR UPDATE SKIP LOCKED
+        )
+    """,
+    )
+
+    END_LEASE = Statement(
+        "purge.end_lease",
+        "UPDATE purge_lease SET expires_at = '-infinity' WHERE holder = %(holder)s",
+    )
+
     @asynccontextmanager
     async def turn(self) -> AsyncIterator["PurgeTurn | None"]:
         """Take the turn to purge for the block; None if another purger has it."""
-        async with self._pool.connection() as connection:
-            try:
-                row = await connection.fetch_one(self.TAKE_TURN)
-                taken = row is not None and row[0]
-                yield PurgeTurn(connection) if taken else None
-                if taken:
-                    await connection.fetch(self.END_TURN)
-            except BaseException:
-                # The lock may or may not be held: closing the connection releases it.
-                await connection.close()
-                raise
+        turn = PurgeTurn(self._pool, uuid.uuid4().hex)
+        lease = {"holder": turn.holder, "duration": LEASE_DURATION}
+        is_taken = True  # a cancelled statement may have taken it
+        try:
+            async with self._pool.connection() as connection:
+                await connection.run(self.ADD_LEASE)
+                is_taken = bool(await connection.run(self.TAKE_LEASE, lease))
+            yield turn if is_taken else None
+        finally:
+            if is_taken:
+                async with self._pool.connection() as connection:
+                    await connection.run(self.END_LEASE, {"holder": turn.holder})
+
+
+class TurnLost(Exception):
+    """The lease expired and another purger took it, or a server of an older version is purging."""
 
 
 class PurgeTurn:
-    """The removal of rows in batches. Each method is one transaction."""
+    """The removal of rows in batches. Each method is one transaction, which renews the lease.
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    Every method raises TurnLost, before it changes anything.
+
+    Args:
+        holder: The name of the lease's holder.
+    """
+
+    def __init__(self, pool: Pool, holder: str) -> None:
+        self._pool = pool
+        self.holder = holder
+
+    RENEW_LEASE = Statement(
+        "purge.renew_lease",
+        """
+        UPDATE purge_lease SET expires_at = statement_timestamp() + %(duration)s::interval
+        WHERE holder = %(holder)s
+    """,
+    )
+
+    # Servers of older versions hold this lock of their database session for a whole purge.
+    LOCK_OUT_OLD_VERSIONS = Statement(
+        "purge.lock_out_old_versions",
+        """
+        SELECT pg_try_advisory_xact_lock(hashtextextended('palaver purge ' || current_schema(), 0))
+    """,
+    )
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[Connection]:
+        """Begin a transaction that renews the lease and holds its row."""
+        lease = {"holder": self.holder, "duration": LEASE_DURATION}
+        async with self._pool.connection() as connection, connection.transaction():
+            is_renewed = await connection.run(self.RENEW_LEASE, lease)
+            if not is_renewed or await connection.fetch(self.LOCK_OUT_OLD_VERSIONS) != [(True,)]:
+                raise TurnLost
+            yield connection
 
     @property
     def batches(self) -> dict[str, Callable[..., Awaitable[int]]]:
@@ -114,9 +176,9 @@ class PurgeTurn:
 
         The count has no timeout: with one, a purge of too many rows could never start.
         """
-        async with self._connection.transaction():
-            await self._connection.run(DISABLE_TIMEOUT)
-            counts = await self._connection.fetch_one(self.MEASURE, {"before": before})
+        async with self._transaction() as connection:
+            await connection.run(DISABLE_TIMEOUT)
+            counts = await connection.fetch_one(self.MEASURE, {"before": before})
             return dict(zip(self.batches, counts or (), strict=True))
 
     # SKIP LOCKED passes over messages that are being restored. A message that was restored
@@ -139,7 +201,8 @@ class PurgeTurn:
     async def purge_messages(self, before: datetime, *, limit: int) -> int:
         """Remove at most `limit` messages deleted at `before` or earlier; return how many."""
         parameters = {"before": before, "limit": limit}
-        return await self._connection.run(self.PURGE_MESSAGES, parameters)
+        async with self._transaction() as connection:
+            return await connection.run(self.PURGE_MESSAGES, parameters)
 
     CHOOSE_SESSIONS = Statement(
         "purge.choose_sessions",
@@ -172,11 +235,11 @@ class PurgeTurn:
 
         Sessions that still have messages, live or deleted, are kept.
         """
-        async with self._connection.transaction():
+        async with self._transaction() as connection:
             parameters = {"before": before, "limit": limit}
-            rows = await self._connection.fetch(self.CHOOSE_SESSIONS, parameters)
+            rows = await connection.fetch(self.CHOOSE_SESSIONS, parameters)
             session_ids = [row[0] for row in rows]
-            return await self._connection.run(self.PURGE_SESSIONS, {"session_ids": session_ids})
+            return await connection.run(self.PURGE_SESSIONS, {"session_ids": session_ids})
 
     # SKIP LOCKED passes over users that are being created again. Deleted sessions of the user
     # may remain: they are not restorable, and no foreign key needs the user.
@@ -197,4 +260,5 @@ class PurgeTurn:
     async def purge_users(self, before: datetime, *, limit: int) -> int:
         """Remove at most `limit` users deleted at `before` or earlier; return how many."""
         parameters = {"before": before, "limit": limit}
-        return await self._connection.run(self.PURGE_USERS, parameters)
+        async with self._transaction() as connection:
+            return await connection.run(self.PURGE_USERS, parameters)

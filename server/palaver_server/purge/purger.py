@@ -3,18 +3,20 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from datetime import datetime, timedelta
+from functools import partial
 from typing import NamedTuple
 
 from palaver_server.database.backlog import MAX_COUNTED_ROWS, Backlog
 from palaver_server.database.error_translation import loggable_reason
-from palaver_server.purge.purge_store import PurgeStore, PurgeTurn
+from palaver_server.purge.purge_store import PurgeStore, PurgeTurn, TurnLost
+from palaver_server.shared_run import SharedRun
 
 _LOGGER = logging.getLogger(__name__)
 
 _RETRY_INTERVAL_SECONDS = 0.5
-_REPORT_INTERVAL_SECONDS = 0.5
 
 
 class PurgeProgress(NamedTuple):
@@ -40,18 +42,29 @@ class Purger:
     async def purge(self, older_than: timedelta | None = None) -> AsyncIterator[PurgeProgress]:
         """Wait for the turn to purge, then purge.
 
-        Yields the progress at the start, twice a second, and at the end.
+        Yields the progress at the start, twice a second, and at the end. The purge does not wait
+        for a caller that does not read, and stops when the caller leaves.
 
         Args:
             older_than: How long ago rows must have been deleted; None: the retention.
         """
+        async with aclosing(SharedRun(partial(self._run, older_than)).follow()) as reports:
+            async for progress in reports:
+                yield progress
+
+    async def _run(self, older_than: timedelta | None) -> AsyncGenerator[PurgeProgress, None]:
         before = await self._store.cutoff(self._retention if older_than is None else older_than)
+        done: Counter[str] = Counter()
         while True:
             async with self._store.turn() as turn:
                 if turn is not None:
-                    async for progress in self._take(turn, before):
-                        yield progress
-                    return
+                    try:
+                        async for progress in self._take(turn, before, done):
+                            yield progress
+                    except TurnLost:
+                        _LOGGER.info("another server is purging; this purge continues after it")
+                    else:
+                        return
             await asyncio.sleep(_RETRY_INTERVAL_SECONDS)
 
     async def backlog(self) -> dict[str, Backlog]:
@@ -79,19 +92,22 @@ class Purger:
             if turn is None:
                 _LOGGER.info("skipped the interval purge: another server is purging")
                 return
-            async for progress in self._take(turn, before):
-                done = progress.done
+            done: Counter[str] = Counter()
+            try:
+                async for _ in self._take(turn, before, done):
+                    pass
+            except TurnLost:
+                _LOGGER.info("stopped the interval purge: another server is purging")
         _LOGGER.info("purged %s", ", ".join(f"{count} {kind}" for kind, count in done.items()))
 
-    async def _take(self, turn: PurgeTurn, before: datetime) -> AsyncIterator[PurgeProgress]:
-        progress = PurgeProgress(Counter(), await turn.measure(before))
-        yield progress
-        clock = asyncio.get_running_loop().time
-        reported_at = clock()
+    async def _take(
+        self, turn: PurgeTurn, before: datetime, done: Counter[str]
+    ) -> AsyncIterator[PurgeProgress]:
+        """Purge until nothing is left; add the removed rows to `done`."""
+        left = await turn.measure(before)
+        estimated = {kind: done[kind] + count for kind, count in left.items()}
+        yield PurgeProgress(done.copy(), estimated)
         for kind, purge_batch in turn.batches.items():
             while removed := await purge_batch(before, limit=self._batch_size):
-                progress.done[kind] += removed
-                if clock() - reported_at >= _REPORT_INTERVAL_SECONDS:
-                    yield progress
-                    reported_at = clock()
-        yield progress
+                done[kind] += removed
+                yield PurgeProgress(done.copy(), estimated)

@@ -1,13 +1,13 @@
 """Reindexing: computes the keyword index and the vectors again, after a change of settings."""
 
-import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing
 
 from palaver_server.embedding.worker import EmbeddingWorker, NoEmbeddingWorker, ReindexProgress
 from palaver_server.search.keyword_index import KeywordIndex
+from palaver_server.shared_run import SharedRun
 
 _PAGE_SIZE = 100  # messages
-_REPORT_INTERVAL_SECONDS = 0.5
 
 
 class Reindexer:
@@ -18,13 +18,20 @@ class Reindexer:
     ) -> None:
         self._keyword_index = keyword_index
         self._embedding = embedding
+        self._run: SharedRun[Mapping[str, ReindexProgress]] = SharedRun(self._reindex)
 
     async def reindex(self) -> AsyncIterator[Mapping[str, ReindexProgress]]:
-        """Compute the words of every message, then the missing vectors.
+        """Compute the words of every message, then the missing vectors, or join a call that does.
 
-        Yields the progress by kind, twice a second. If the caller stops early, the rest of the
-        words is not computed; vectors, once begun, are.
+        Yields the progress by kind, twice a second. The work does not wait for callers that do
+        not read. If all callers stop early, the rest of the words is not computed; vectors, once
+        begun, are.
         """
+        async with aclosing(self._run.follow()) as reports:
+            async for progress in reports:
+                yield progress
+
+    async def _reindex(self) -> AsyncGenerator[Mapping[str, ReindexProgress], None]:
         words = ReindexProgress(0, 0)
         async for words in self._reindex_words():
             yield {"words": words}
@@ -34,14 +41,10 @@ class Reindexer:
     async def _reindex_words(self) -> AsyncIterator[ReindexProgress]:
         progress = ReindexProgress(0, await self._keyword_index.count_messages())
         yield progress
-        clock = asyncio.get_running_loop().time
-        reported_at = clock()
         page = await self._keyword_index.reindex(limit=_PAGE_SIZE)
         while page:
             progress = progress._replace(done=progress.done + page.messages)
-            if clock() - reported_at >= _REPORT_INTERVAL_SECONDS:
-                yield progress
-                reported_at = clock()
+            yield progress
             page = await self._keyword_index.reindex(limit=_PAGE_SIZE, after=page.last)
         await self._keyword_index.set_language()
         yield progress

@@ -11,10 +11,17 @@ from google.rpc.error_details_pb2 import BadRequest
 
 from palaver.v1.admin_service_pb2 import PurgeDeletedRequest, PurgeDeletedResponse, PurgeProgress
 from palaver.v1.user_pb2 import User
-from palaver_server.purge.purge_store import PurgeStore
 from tests.conftest import StartServer
 from tests.support.client import Client, refused, wait_until
-from tests.support.concurrency import Connection
+from tests.support.concurrency import (
+    Connection,
+)
+from tests.support.locks import (
+    end_purge_lease,
+    has_purge_lease,
+    lease_requests,
+    take_purge_lease,
+)
 from tests.support.rows import age_deleted_rows, count_sessions_and_messages
 
 NOW = Duration()
@@ -214,61 +221,52 @@ def test_purge_deleted_negative_older_than_is_refused(
 # --- Concurrency -------------------------------------------------------------------------------
 
 
-# The turn as another server takes it.
-TAKE_TURN = PurgeStore.TAKE_TURN.sql.replace("pg_try_advisory_lock", "pg_advisory_lock")
-ASKED_FOR_A_TURN = """
-    SELECT count(*) FROM pg_stat_activity
-    WHERE datname = current_database() AND pid <> pg_backend_pid()
-        AND query LIKE '%pg_try_advisory_lock%'
-"""
-
-
 def test_purge_deleted_second_call_waits_for_its_turn(
-    palaver: Client, database: Connection, database_url: str
+    palaver: Client, database: Connection
 ) -> None:
     palaver.add("s", "1")
     palaver.delete_memory("s")
 
-    with psycopg.connect(database_url, autocommit=True) as first:
-        first.execute(TAKE_TURN)
-        second = start_purge(palaver)
-        wait_until(lambda: database.execute(ASKED_FOR_A_TURN).fetchone() != (0,))
+    take_purge_lease(database)
+    second = start_purge(palaver)
+    wait_until(lambda: bool(lease_requests(database)))
 
-        assert count_sessions_and_messages(database) == (1, 1)
-        assert second.is_active()
+    assert count_sessions_and_messages(database) == (1, 1)
+    assert second.is_active()
+    end_purge_lease(database)
     assert list(second)[-1] == progress(sessions=1, messages=1)
     assert count_sessions_and_messages(database) == (0, 0)
 
 
 def test_purge_deleted_rows_deleted_during_wait_for_turn_are_kept(
-    palaver: Client, database: Connection, database_url: str
+    palaver: Client, database: Connection
 ) -> None:
     palaver.add("before", "1")
     palaver.add("after", "1")
     palaver.delete_memory("before")
 
-    with psycopg.connect(database_url, autocommit=True) as first:
-        first.execute(TAKE_TURN)
-        second = start_purge(palaver)
-        wait_until(lambda: database.execute(ASKED_FOR_A_TURN).fetchone() != (0,))
-        palaver.delete_memory("after")
+    take_purge_lease(database)
+    second = start_purge(palaver)
+    wait_until(lambda: bool(lease_requests(database)))
+    palaver.delete_memory("after")
+    end_purge_lease(database)
 
     assert list(second)[-1] == progress(sessions=1, messages=1)
     assert count_sessions_and_messages(database) == (1, 1)
 
 
 def test_purge_deleted_waiting_call_holds_no_connection(
-    start_server: StartServer, database: Connection, database_url: str
+    start_server: StartServer, database: Connection
 ) -> None:
     palaver = start_server(pool_max_size=1)
     palaver.add("s", "1")
 
-    with psycopg.connect(database_url, autocommit=True) as first:
-        first.execute(TAKE_TURN)
-        second = start_purge(palaver)
-        wait_until(lambda: database.execute(ASKED_FOR_A_TURN).fetchone() != (0,))
+    take_purge_lease(database)
+    second = start_purge(palaver)
+    wait_until(lambda: bool(lease_requests(database)))
 
-        palaver.get_session("s")
+    palaver.get_session("s")
+    end_purge_lease(database)
     assert list(second)[-1] == progress(sessions=0, messages=0)
 
 
@@ -276,11 +274,11 @@ def test_purge_deleted_finished_call_releases_turn(palaver: Client, database: Co
     for _ in range(3):
         palaver.purge()
 
-    assert database.execute(PurgeStore.TAKE_TURN.sql.encode()).fetchone() == (True,)
+    assert not has_purge_lease(database)
 
 
 def test_purge_deleted_cancelled_call_stops_and_next_continues(
-    start_server: StartServer, database: Connection, database_url: str
+    start_server: StartServer, database: Connection
 ) -> None:
     palaver = start_server(purge_batch_size=1)
     palaver.add("s", *(str(number) for number in range(500)))
@@ -289,11 +287,68 @@ def test_purge_deleted_cancelled_call_stops_and_next_continues(
     cancelled = start_purge(palaver)
     next(cancelled)
     cancelled.cancel()
-    with psycopg.connect(database_url, autocommit=True) as other:
-        other.execute("SET lock_timeout = '20s'")
-        other.execute(TAKE_TURN)  # waits until the cancelled purge has ended
-        sessions, messages = count_sessions_and_messages(database)
+    wait_until(lambda: not has_purge_lease(database))
+    sessions, messages = count_sessions_and_messages(database)
 
     assert sessions == 1
     assert messages > 0
     assert start_server().purge() == progress(sessions=1, messages=messages)
+
+
+OLD_VERSIONS_LOCK = """
+    SELECT pg_advisory_lock(hashtextextended('palaver purge ' || current_schema(), 0))
+"""
+
+
+def test_purge_deleted_waits_for_purge_of_old_version(
+    palaver: Client, database: Connection, database_url: str
+) -> None:
+    palaver.add("s", "1")
+    palaver.delete_memory("s")
+
+    with psycopg.connect(database_url, autocommit=True) as old_version:
+        old_version.execute(OLD_VERSIONS_LOCK)
+        purge = start_purge(palaver)
+        wait_until(lambda: len(lease_requests(database)) > 0 and not has_purge_lease(database))
+
+        assert count_sessions_and_messages(database) == (1, 1)
+        assert purge.is_active()
+    assert list(purge)[-1] == progress(sessions=1, messages=1)
+
+
+def test_purge_deleted_lease_of_crashed_purger_expires(
+    palaver: Client, database: Connection
+) -> None:
+    palaver.add("s", "1")
+    palaver.delete_memory("s")
+    take_purge_lease(database)
+    database.execute("UPDATE purge_lease SET expires_at = now() + interval '1 second'")
+
+    assert palaver.purge() == progress(sessions=1, messages=1)
+
+
+# Gives the lease to another purger, in the transaction of a batch.
+LOSE_LEASE = """
+    CREATE FUNCTION lose_lease() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        UPDATE purge_lease SET holder = 'another', expires_at = now() + interval '1 hour';
+        RETURN NULL;
+    END $$;
+    CREATE TRIGGER lose_lease AFTER DELETE ON messages EXECUTE FUNCTION lose_lease();
+"""
+
+
+def test_purge_deleted_call_that_loses_its_turn_continues_later(
+    start_server: StartServer, database: Connection
+) -> None:
+    palaver = start_server(purge_batch_size=1)
+    palaver.add("s", "1", "2", "3")
+    palaver.delete_memory("s")
+    database.execute(LOSE_LEASE)
+
+    purge = start_purge(palaver)
+    wait_until(lambda: count_sessions_and_messages(database) == (1, 2))
+    database.execute("DROP TRIGGER lose_lease ON messages")
+    end_purge_lease(database)
+
+    assert list(purge)[-1] == progress(sessions=1, messages=3)

@@ -18,6 +18,7 @@ from palaver.v1.session_service_pb2 import AddSessionRequest
 from tests.conftest import StartServer
 from tests.support.client import Client, refused, wait_until
 from tests.support.concurrency import MAX_WAIT_SECONDS, Connection, Gate, begin, wait_until_blocked
+from tests.support.locks import has_purge_lease, lease_requests
 from tests.support.rows import count_rows
 
 # --- Concurrency -------------------------------------------------------------------------------
@@ -195,15 +196,6 @@ def removed(responses: list[PurgeDeletedResponse]) -> tuple[int, int]:
     return responses[-1].messages.done, responses[-1].sessions.done
 
 
-def tries(database: Connection) -> set[object]:
-    """Return when the waiting purgers last tried to take the turn."""
-    attempts = database.execute(
-        "SELECT query_start FROM pg_stat_activity WHERE datname = current_database()"
-        " AND query LIKE '%pg_try_advisory_lock%' AND pid <> pg_backend_pid()"
-    )
-    return {attempt for (attempt,) in attempts}
-
-
 def test_purge_deleted_waits_for_purge_on_another_server(
     palaver: Client, start_server: StartServer, database: Connection, database_url: str
 ) -> None:
@@ -217,7 +209,7 @@ def test_purge_deleted_waits_for_purge_on_another_server(
         seen: set[object] = set()
 
         def has_tried_again() -> bool:
-            seen.update(tries(database))
+            seen.update(lease_requests(database))
             return len(seen) > 1
 
         wait_until(has_tried_again)
@@ -246,17 +238,6 @@ def test_purge_deleted_simultaneous_calls_share_the_work(
 EVERYTHING = PurgeDeletedRequest(older_than=Duration())
 
 
-def turns(database: Connection) -> int:
-    """Count the purgers that hold the turn."""
-    row = database.execute(
-        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted"
-        " AND mode = 'ExclusiveLock' AND objid <> %s"
-        " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
-        [Gate.KEY],
-    ).fetchone()
-    return int(row[0]) if row else 0
-
-
 def test_purge_deleted_cancelled_call_rolls_back_batch_and_releases_turn(
     palaver: Client, database: Connection, database_url: str
 ) -> None:
@@ -267,7 +248,7 @@ def test_purge_deleted_cancelled_call_rolls_back_batch_and_releases_turn(
 
         responses.cancel()
 
-        wait_until(lambda: turns(database) == 0)
+        wait_until(lambda: not has_purge_lease(database))
         assert count_rows(database, "messages") == 2
     assert removed(palaver.purge_deleted()) == (2, 1)
 

@@ -4,7 +4,13 @@ import pytest
 
 from palaver.v1.admin_service_pb2 import ReindexRequest
 from tests.support.client import Client
-from tests.support.concurrency import Connection, begin
+from tests.support.concurrency import (
+    MAX_WAIT_SECONDS,
+    Connection,
+    begin,
+    count_blocked,
+    wait_until_blocked,
+)
 from tests.support.endpoint import Endpoint
 from tests.support.rows import wait_until_embedded
 
@@ -54,3 +60,18 @@ def test_reindex_simultaneous_calls_both_end(
 
     for call in calls:
         assert call.result(20)[-1].vectors.done >= 50
+
+
+def test_reindex_second_call_joins_the_first(
+    palaver: Client, rival: Connection, database: Connection
+) -> None:
+    palaver.add("s", "one", "two")
+    rival.execute("LOCK TABLE messages IN ACCESS EXCLUSIVE MODE")
+    calls = [palaver.admin.Reindex(ReindexRequest(), timeout=MAX_WAIT_SECONDS) for _ in "ab"]
+    wait_until_blocked(database)
+    palaver.get_session("s")  # after the server has started both
+
+    assert count_blocked(database) == 1
+
+    rival.rollback()
+    assert [list(call)[-1].words.done for call in calls] == [2, 2]

@@ -62,7 +62,11 @@ class AdminServiceServicer:
 
         Safe while the service is in use: a session that is restored during the
         purge keeps its new messages. One purge runs at a time across all servers
-        of a database: this call waits for its turn.
+        of a database: this call waits for its turn. After a crash of the server
+        that was purging, that takes up to a minute.
+
+        A client that does not read does not hold up the purge, but misses reports.
+        If it does not read for the stream send timeout, the call is cancelled.
 
         Each batch is atomic. Safe to retry: a cancelled call stops after its
         current batch, and the next call continues from there.
@@ -75,7 +79,8 @@ class AdminServiceServicer:
         """Rebuilds the search data of every message and streams the progress; the
         last response is sent when all messages are done. The service stays
         available during the call. Call it once every server of the database runs
-        with the new settings.
+        with the new settings. A call joins the one that is running on the server,
+        if there is one. A client that does not read misses reports.
 
         The first step rebuilds the words for keyword search, as a change of the
         search language requires. Until a message's words are rebuilt, it is found

@@ -43,7 +43,11 @@ class AdminServiceStub:
 
     Safe while the service is in use: a session that is restored during the
     purge keeps its new messages. One purge runs at a time across all servers
-    of a database: this call waits for its turn.
+    of a database: this call waits for its turn. After a crash of the server
+    that was purging, that takes up to a minute.
+
+    A client that does not read does not hold up the purge, but misses reports.
+    If it does not read for the stream send timeout, the call is cancelled.
 
     Each batch is atomic. Safe to retry: a cancelled call stops after its
     current batch, and the next call continues from there.
@@ -52,7 +56,8 @@ class AdminServiceStub:
     """Rebuilds the search data of every message and streams the progress; the
     last response is sent when all messages are done. The service stays
     available during the call. Call it once every server of the database runs
-    with the new settings.
+    with the new settings. A call joins the one that is running on the server,
+    if there is one. A client that does not read misses reports.
 
     The first step rebuilds the words for keyword search, as a change of the
     search language requires. Until a message's words are rebuilt, it is found
@@ -85,7 +90,11 @@ class AdminServiceAsyncStub(AdminServiceStub):
 
     Safe while the service is in use: a session that is restored during the
     purge keeps its new messages. One purge runs at a time across all servers
-    of a database: this call waits for its turn.
+    of a database: this call waits for its turn. After a crash of the server
+    that was purging, that takes up to a minute.
+
+    A client that does not read does not hold up the purge, but misses reports.
+    If it does not read for the stream send timeout, the call is cancelled.
 
     Each batch is atomic. Safe to retry: a cancelled call stops after its
     current batch, and the next call continues from there.
@@ -94,7 +103,8 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Rebuilds the search data of every message and streams the progress; the
     last response is sent when all messages are done. The service stays
     available during the call. Call it once every server of the database runs
-    with the new settings.
+    with the new settings. A call joins the one that is running on the server,
+    if there is one. A client that does not read misses reports.
 
     The first step rebuilds the words for keyword search, as a change of the
     search language requires. Until a message's words are rebuilt, it is found
@@ -130,7 +140,11 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Safe while the service is in use: a session that is restored during the
         purge keeps its new messages. One purge runs at a time across all servers
-        of a database: this call waits for its turn.
+        of a database: this call waits for its turn. After a crash of the server
+        that was purging, that takes up to a minute.
+
+        A client that does not read does not hold up the purge, but misses reports.
+        If it does not read for the stream send timeout, the call is cancelled.
 
         Each batch is atomic. Safe to retry: a cancelled call stops after its
         current batch, and the next call continues from there.
@@ -145,7 +159,8 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         """Rebuilds the search data of every message and streams the progress; the
         last response is sent when all messages are done. The service stays
         available during the call. Call it once every server of the database runs
-        with the new settings.
+        with the new settings. A call joins the one that is running on the server,
+        if there is one. A client that does not read misses reports.
 
         The first step rebuilds the words for keyword search, as a change of the
         search language requires. Until a message's words are rebuilt, it is found
