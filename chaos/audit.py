@@ -18,7 +18,7 @@ from chaos.reads import get_session, stream_messages
 from chaos.servers import Server
 from chaos.users import user_exists
 from tests.support.concurrency import Connection
-from tests.support.model.book import BrokenPromise
+from tests.support.model.expected import BrokenPromise
 from tests.support.model.tables import broken_rules, duplicate_names, gaps
 
 _SECONDS_TO_HEAL = 60

@@ -11,7 +11,7 @@ import grpc
 
 from chaos.channels import Stubs
 from chaos.ledger import FOR_NOW, NO_ANSWER, Ledger
-from tests.support.model.book import BrokenPromise
+from tests.support.model.expected import BrokenPromise
 
 # Seconds: most callers wait, some do not.
 _DEADLINES = (10.0, 10.0, 10.0, 2.0, 0.5)

@@ -10,7 +10,8 @@ from math import inf
 
 import grpc
 
-from tests.support.model.book import Book, BrokenPromise
+from tests.support.model.book import Book
+from tests.support.model.expected import BrokenPromise
 
 StatusCode = grpc.StatusCode
 

@@ -11,7 +11,7 @@ from chaos.ledger import Ledger
 from palaver.v1.admin_service_pb2 import PurgeDeletedRequest
 from palaver.v1.session_pb2 import Session
 from palaver.v1.session_service_pb2 import ListAllSessionsRequest, ListSessionsRequest
-from tests.support.model.book import BrokenPromise
+from tests.support.model.expected import BrokenPromise
 
 
 class Listing:

@@ -7,7 +7,7 @@ from chaos import writes
 from chaos.caller import Caller
 from chaos.ledger import Ledger
 from chaos.reads import EVERY_READ, WORD
-from tests.support.model.book import BrokenPromise
+from tests.support.model.expected import BrokenPromise
 
 _MOST_AT_ONCE = 4
 

@@ -16,7 +16,8 @@ from palaver.v1.memory_service_pb2 import (
     StreamMessagesRequest,
 )
 from palaver.v1.session_service_pb2 import GetSessionRequest
-from tests.support.model.book import Book, BrokenPromise, Found, Place, name_of
+from tests.support.model.book import Book, name_of
+from tests.support.model.expected import BrokenPromise, Found, Place
 from tests.support.model.reading import Reading
 
 # A word that every message has.
@@ -27,14 +28,17 @@ _MOST_FOUND = 100
 
 def found_in(messages: Iterable[Message]) -> list[Found]:
     """Gives messages as books know them."""
-    return [Found(Place(one.message_id, one.sequence), one.content) for one in messages]
+    return [
+        Found(name_of(one.content), Place(one.message_id, one.sequence), one.content)
+        for one in messages
+    ]
 
 
 async def get_session(caller: Caller, book: Book, _random: Random) -> None:
     """Gets the session."""
     reading, session = await _read(caller, book, GetSessionRequest(session_id=book.session_id))
     if session:
-        reading.has(MessageToDict(session.metadata))
+        reading.check_metadata(MessageToDict(session.metadata))
 
 
 async def get_memory(caller: Caller, book: Book, random: Random) -> None:
@@ -44,8 +48,8 @@ async def get_memory(caller: Caller, book: Book, random: Random) -> None:
     if memory:
         found = found_in(memory.messages)
         after = found[0].place.sequence - 1 if memory.has_more else 0
-        reading.lists(found, after=after)
-        reading.has(MessageToDict(memory.metadata))
+        reading.check_listing(found, after=after)
+        reading.check_metadata(MessageToDict(memory.metadata))
 
 
 async def list_messages(caller: Caller, book: Book, random: Random) -> None:
@@ -57,7 +61,7 @@ async def list_messages(caller: Caller, book: Book, random: Random) -> None:
     reading, page = await _read(caller, book, request)
     if page:
         until = page.next_cursor or float("inf")
-        reading.lists(found_in(page.messages), after=cursor, until=until)
+        reading.check_listing(found_in(page.messages), after=cursor, until=until)
 
 
 async def stream_messages(caller: Caller, book: Book, random: Random) -> None:
@@ -69,9 +73,9 @@ async def stream_messages(caller: Caller, book: Book, random: Random) -> None:
             StreamMessagesRequest(session_id=book.session_id, chunk_size=chunk_size)
         )
     except Refused:
-        reading.finds_nothing()
+        reading.check_may_be_missing()
     else:
-        reading.lists(found_in(message for chunk in chunks for message in chunk.messages))
+        reading.check_listing(found_in(message for chunk in chunks for message in chunk.messages))
 
 
 async def get_message(caller: Caller, book: Book, random: Random) -> None:
@@ -84,7 +88,7 @@ async def get_message(caller: Caller, book: Book, random: Random) -> None:
         found = found_in([await caller.answered(request)])
     except Refused:
         found = []
-    reading.finds(name, found)
+    reading.check_message(name, found)
 
 
 async def search_session(caller: Caller, book: Book, _random: Random) -> None:
@@ -96,9 +100,9 @@ async def search_session(caller: Caller, book: Book, _random: Random) -> None:
         found = found_in(result.message for result in response.results)
         # Of more the best are chosen first, and then those left out that are deleted meanwhile.
         if book.named <= _MOST_FOUND:
-            reading.lists(sorted(found, key=lambda one: one.place.sequence))
+            reading.check_listing(sorted(found, key=lambda one: one.place.sequence))
         else:
-            reading.includes(found)
+            reading.check_possible(found)
 
 
 async def search_everything(caller: Caller, book: Book, random: Random) -> None:
@@ -108,7 +112,7 @@ async def search_everything(caller: Caller, book: Book, random: Random) -> None:
     response = await caller.answered(SearchMemoryRequest(text=name))
     results = [one for one in response.results if name_of(one.message.content) == name]
     _all_are_of(book, results)
-    reading.finds(name, found_in(result.message for result in results))
+    reading.check_message(name, found_in(result.message for result in results))
 
 
 EVERY_READ = (
@@ -128,7 +132,7 @@ async def _read(caller: Caller, book: Book, request: Request) -> tuple[Reading, 
     try:
         return reading, await caller.answered(request)
     except Refused:
-        reading.finds_nothing()
+        reading.check_may_be_missing()
         return reading, None
 
 

@@ -11,7 +11,7 @@ import psutil
 
 from bench.servers import free_port
 from palaver_server.addresses import split
-from tests.support.model.book import BrokenPromise
+from tests.support.model.expected import BrokenPromise
 from tests.support.processes import PalaverProcess
 
 _SECONDS_BETWEEN_LOOKS = 0.2

@@ -9,7 +9,7 @@ from chaos.reads import EVERY_READ, WORD
 from palaver.v1.session_pb2 import SessionFilter
 from palaver.v1.session_service_pb2 import ListSessionsRequest
 from palaver.v1.user_service_pb2 import DeleteUserRequest, GetUserRequest
-from tests.support.model.book import BrokenPromise
+from tests.support.model.expected import BrokenPromise
 
 _SESSIONS = 3
 

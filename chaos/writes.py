@@ -17,7 +17,8 @@ from palaver.v1.memory_service_pb2 import (
     UpdateMessageRequest,
 )
 from palaver.v1.session_service_pb2 import DeleteSessionRequest, UpdateSessionRequest
-from tests.support.model.book import Book, BrokenPromise, Place, name_of
+from tests.support.model.book import Book, name_of
+from tests.support.model.expected import BrokenPromise, Place
 
 
 async def add(

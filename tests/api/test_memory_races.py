@@ -15,7 +15,7 @@ from palaver.v1.memory_service_pb2 import DeleteMessagesRequest
 from tests.conftest import StartServer
 from tests.support.client import Client
 from tests.support.concurrency import MAX_WAIT_SECONDS, Connection, at_once, begin, crowd
-from tests.support.model.ledger import Ledger, read_all
+from tests.support.model.ledger import Ledger
 from tests.support.model.tables import audit_tables, count_deleted_rows
 
 pytestmark = pytest.mark.slow
@@ -64,7 +64,7 @@ def delete_session(ledger: Ledger, client: Client, choice: random.Random) -> Non
 
 
 def read(ledger: Ledger, client: Client, choice: random.Random) -> None:
-    read_all(client, choice.choice(SESSIONS))
+    ledger.read(client, choice.choice(SESSIONS))
 
 
 MIXES: dict[str, list[Step]] = {
@@ -116,7 +116,7 @@ def test_memory_races_of_adds_deletes_and_purges_keep_the_ledger(
     )
 
     audit_tables(database)
-    before = {session_id: ledger.audit(callers[0], session_id) for session_id in SESSIONS}
+    before = ledger.audit(callers[0], SESSIONS)
     list(callers[0].admin.PurgeDeleted(PurgeDeletedRequest(older_than=Duration())))
     assert count_deleted_rows(database) == 0
-    assert before == {session_id: ledger.audit(callers[1], session_id) for session_id in SESSIONS}
+    assert before == ledger.audit(callers[1], SESSIONS)

@@ -2,8 +2,6 @@
 
 import random
 import threading
-import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -11,19 +9,13 @@ import grpc
 import psycopg
 import pytest
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import Message as ProtobufMessage
 
 from palaver.v1.admin_service_pb2 import PurgeDeletedRequest
 from palaver.v1.memory_pb2 import Message
-from palaver.v1.memory_service_pb2 import AddMemoryRequest
-from palaver.v1.session_pb2 import Session
 from palaver.v1.session_service_pb2 import (
-    AddSessionRequest,
-    DeleteSessionRequest,
-    GetSessionRequest,
     UpdateSessionRequest,
 )
-from palaver.v1.user_service_pb2 import AddUserRequest, DeleteUserRequest, UpdateUserRequest
+from palaver.v1.user_service_pb2 import AddUserRequest, UpdateUserRequest
 from tests.conftest import StartServer
 from tests.support.client import Client, struct
 from tests.support.concurrency import (
@@ -34,7 +26,7 @@ from tests.support.concurrency import (
     crowd,
     unless_refused,
 )
-from tests.support.model.ledger import read_all
+from tests.support.model.ledger import Ledger
 from tests.support.model.tables import audit_tables
 
 pytestmark = pytest.mark.slow
@@ -54,67 +46,49 @@ def callers(start_server: StartServer) -> Iterator[list[Client]]:
         yield callers
 
 
-class Books:
-    """The times of acknowledged messages and of deletes; each text is added once."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._said_by: dict[str, float] = {}
-        self._deletes_began: dict[str, list[float]] = defaultdict(list)
-
-    def say(self, client: Client, choice: random.Random) -> None:
-        """Add memory that names a user, who gets the session only if it is new."""
-        text = f"{choice.random()}"
-        message = Message(role="user", content=text)
-        if choice.random() < 0.5:
-            message.message_id = choice.choice(["m0", "m1"])
-        request = AddMemoryRequest(session_id=choice.choice(SESSIONS), messages=[message])
-        if choice.random() < 0.8:
-            request.user_id = choice.choice(USERS)
-        client.memory.AddMemory(request)
-        with self._lock:
-            self._said_by[text] = time.monotonic()
-
-    def delete_user(self, client: Client, choice: random.Random) -> None:
-        user_id, began_at = choice.choice(USERS), time.monotonic()
-        request = DeleteUserRequest(user_id=user_id)
-        if unless_refused(NOT_FOUND, lambda: client.users.DeleteUser(request)):
-            with self._lock:
-                self._deletes_began[user_id].append(began_at)
-
-    def audit(self, client: Client, session_id: str) -> None:
-        """Check that no message of a session is older than its user. There must be no writers."""
-        request = GetSessionRequest(session_id=session_id)
-        session: Session | None = unless_refused(
-            NOT_FOUND, lambda: client.sessions.GetSession(request)
-        )
-        if session is None:
-            return
-        last_delete = max(self._deletes_began[session.user_id], default=0)
-        for message in read_all(client, session_id):
-            assert self._said_by[message.content] >= last_delete, "a message outlived its user"
+def add_memory(ledger: Ledger, client: Client, choice: random.Random) -> None:
+    """Add a message, mostly with a user, who gets the session only if it is new."""
+    message = Message(role="user", content=f"{choice.random()}")
+    if choice.random() < 0.5:
+        message.message_id = choice.choice(["m0", "m1"])
+    user_id = choice.choice(USERS) if choice.random() < 0.8 else None
+    ledger.add_memory(client, choice.choice(SESSIONS), [message], user_id=user_id)
 
 
-def request_of(choice: random.Random) -> tuple[ProtobufMessage, grpc.StatusCode]:
-    """Return one of the other calls, and the code that it may be refused with."""
-    session_id, user_id = choice.choice(SESSIONS), choice.choice(USERS)
-    return choice.choice(
-        [
-            (AddSessionRequest(session_id=session_id, user_id=user_id), ALREADY_EXISTS),
-            (DeleteSessionRequest(session_id=session_id), NOT_FOUND),
-            (UpdateSessionRequest(session_id=session_id, metadata=struct(a=1)), NOT_FOUND),
-            (AddUserRequest(user_id=user_id, email="x"), ALREADY_EXISTS),
-            (UpdateUserRequest(user_id=user_id, metadata=struct(a=1)), NOT_FOUND),
-        ]
-    )
+def add_session(ledger: Ledger, client: Client, choice: random.Random) -> None:
+    ledger.add_session(client, choice.choice(SESSIONS), user_id=choice.choice(USERS))
 
 
-def do_another(client: Client, choice: random.Random) -> None:
-    request, code = request_of(choice)
-    unless_refused(code, lambda: client.send(request))
+def delete_session(ledger: Ledger, client: Client, choice: random.Random) -> None:
+    ledger.delete_session(client, choice.choice(SESSIONS))
 
 
-def move(client: Client, choice: random.Random) -> None:
+def delete_user(ledger: Ledger, client: Client, choice: random.Random) -> None:
+    ledger.delete_user(client, choice.choice(USERS))
+
+
+def update_session(_ledger: Ledger, client: Client, choice: random.Random) -> None:
+    request = UpdateSessionRequest(session_id=choice.choice(SESSIONS), metadata=struct(a=1))
+    unless_refused(NOT_FOUND, lambda: client.sessions.UpdateSession(request))
+
+
+def add_user(_ledger: Ledger, client: Client, choice: random.Random) -> None:
+    request = AddUserRequest(user_id=choice.choice(USERS), email="x")
+    unless_refused(ALREADY_EXISTS, lambda: client.users.AddUser(request))
+
+
+def update_user(_ledger: Ledger, client: Client, choice: random.Random) -> None:
+    request = UpdateUserRequest(user_id=choice.choice(USERS), metadata=struct(a=1))
+    unless_refused(NOT_FOUND, lambda: client.users.UpdateUser(request))
+
+
+def do_another(ledger: Ledger, client: Client, choice: random.Random) -> None:
+    """Make one of the calls that are less frequent."""
+    others = [add_session, delete_session, update_session, add_user, update_user]
+    choice.choice(others)(ledger, client, choice)
+
+
+def move(_ledger: Ledger, client: Client, choice: random.Random) -> None:
     request = UpdateSessionRequest(
         session_id=choice.choice(SESSIONS), user_id=choice.choice(["", *USERS])
     )
@@ -125,10 +99,10 @@ def move(client: Client, choice: random.Random) -> None:
 def test_user_races_of_user_and_session_calls_leave_nothing_of_deleted_users(
     callers: list[Client], database: Connection, database_url: str, mix: str
 ) -> None:
-    books = Books()
+    ledger = Ledger()
     done = threading.Event()
-    steps: list[Callable[[Client, random.Random], None]] = [
-        books.say, books.say, books.say, do_another, do_another, books.delete_user,
+    steps: list[Callable[[Ledger, Client, random.Random], None]] = [
+        add_memory, add_memory, add_memory, do_another, do_another, delete_user,
     ]  # fmt: skip
     if mix == "with moves":  # a moved message may be older than its new user
         steps += [move, move]
@@ -136,7 +110,7 @@ def test_user_races_of_user_and_session_calls_leave_nothing_of_deleted_users(
     def work(number: int) -> None:
         choice = random.Random(number)
         for _ in range(ROUNDS):
-            choice.choice(steps)(callers[number], choice)
+            choice.choice(steps)(ledger, callers[number], choice)
 
     def purge_all_the_time() -> int:
         removed = 0
@@ -162,5 +136,4 @@ def test_user_races_of_user_and_session_calls_leave_nothing_of_deleted_users(
     assert purge.result(MAX_WAIT_SECONDS) > 0, "the purge had nothing to do"
     audit_tables(database)
     if mix == "without moves":
-        for session_id in SESSIONS:
-            books.audit(callers[0], session_id)
+        ledger.audit(callers[0], SESSIONS)

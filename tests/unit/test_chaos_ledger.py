@@ -12,7 +12,8 @@ from chaos.faults import faults
 from chaos.ledger import Ledger
 from chaos.listings import Listing
 from palaver.v1.session_pb2 import Session
-from tests.support.model.book import Book, BrokenPromise, Found, Place
+from tests.support.model.book import Book, name_of
+from tests.support.model.expected import BrokenPromise, Found, Place
 from tests.support.model.reading import Reading
 
 CANCELLED = grpc.StatusCode.CANCELLED
@@ -30,7 +31,9 @@ def book() -> Book:
 
 
 def found(*messages: tuple[str, int]) -> list[Found]:
-    return [Found(Place(content.split()[0], at), content) for content, at in messages]
+    return [
+        Found(name_of(content), Place(name_of(content), at), content) for content, at in messages
+    ]
 
 
 @pytest.mark.parametrize(
@@ -39,7 +42,7 @@ def found(*messages: tuple[str, int]) -> list[Found]:
 def test_ledger_unanswered_call_may_be_present_or_absent(
     book: Book, messages: list[tuple[str, int]]
 ) -> None:
-    Reading(book, "R").lists(found(*messages))
+    Reading(book, "R").check_listing(found(*messages))
 
 
 @pytest.mark.parametrize(
@@ -48,9 +51,9 @@ def test_ledger_unanswered_call_may_be_present_or_absent(
         ([("a", 1)], "b is missing"),
         ([("a", 1), ("b", 2), ("c", 3), ("c", 4)], "c is there twice"),
         ([("b", 2), ("a", 1)], "out of order"),
-        ([("a", 1), ("b", 3)], "never so acknowledged"),
-        ([("a changed", 1), ("b", 2)], "never so acknowledged"),
-        ([("a", 1), ("b", 2), ("x", 3)], "never so acknowledged"),
+        ([("a", 1), ("b", 3)], "never acknowledged like this"),
+        ([("a changed", 1), ("b", 2)], "never acknowledged like this"),
+        ([("a", 1), ("b", 2), ("x", 3)], "never acknowledged like this"),
     ],
     ids=["missing", "twice", "order", "moved", "changed", "unknown"],
 )
@@ -58,23 +61,23 @@ def test_ledger_wrong_listing_is_detected(
     book: Book, messages: list[tuple[str, int]], wrong: str
 ) -> None:
     with pytest.raises(BrokenPromise, match=wrong):
-        Reading(book, "R").lists(found(*messages))
+        Reading(book, "R").check_listing(found(*messages))
 
 
 def test_ledger_page_holds_only_its_range(book: Book) -> None:
-    Reading(book, "R").lists(found(("b", 2)), after=1)
-    Reading(book, "R").lists(found(("a", 1)), until=1)
+    Reading(book, "R").check_listing(found(("b", 2)), after=1)
+    Reading(book, "R").check_listing(found(("a", 1)), until=1)
     with pytest.raises(BrokenPromise, match="b is missing"):
-        Reading(book, "R").lists([], after=1)
+        Reading(book, "R").check_listing([], after=1)
 
 
 def test_ledger_restored_deleted_message_is_detected(book: Book) -> None:
     book.will_delete(["a"])
-    Reading(book, "R").lists(found(("a", 1), ("b", 2)))  # until the delete is acknowledged
+    Reading(book, "R").check_listing(found(("a", 1), ("b", 2)))  # until the delete is acknowledged
     book.deleted(["a"])
 
     with pytest.raises(BrokenPromise, match="the deleted message a is back"):
-        Reading(book, "R").lists(found(("a", 1), ("b", 2)))
+        Reading(book, "R").check_listing(found(("a", 1), ("b", 2)))
 
 
 def test_ledger_message_deleted_during_read_may_be_present_or_absent(book: Book) -> None:
@@ -82,38 +85,38 @@ def test_ledger_message_deleted_during_read_may_be_present_or_absent(book: Book)
     book.will_delete(["a"])
     book.deleted(["a"])
 
-    with_it.lists(found(("a", 1), ("b", 2)))
-    without.lists(found(("b", 2)))
+    with_it.check_listing(found(("a", 1), ("b", 2)))
+    without.check_listing(found(("b", 2)))
 
 
 def test_ledger_restored_deleted_session_is_detected(book: Book) -> None:
     book.will_delete_all()
     book.all_deleted()
     assert book.retired, "c may restore it"
-    Reading(book, "R").lists(found(("c", 3)))
+    Reading(book, "R").check_listing(found(("c", 3)))
     with pytest.raises(BrokenPromise, match="the deleted message b is back"):
-        Reading(book, "R").lists(found(("b", 2)))
+        Reading(book, "R").check_listing(found(("b", 2)))
 
     certain = Book("s")
     above = certain.will_send(["a"])
     certain.added({"a": Place("a", 1)}, above=above)
     certain.will_delete_all()
     certain.all_deleted()
-    with pytest.raises(BrokenPromise, match="deleted, and there"):
-        Reading(certain, "R").lists([])
+    with pytest.raises(BrokenPromise, match="was deleted, and was found"):
+        Reading(certain, "R").check_listing([])
 
 
 def test_ledger_missing_session_is_detected(book: Book) -> None:
-    with pytest.raises(BrokenPromise, match="it is there"):
-        Reading(book, "R").finds_nothing()
+    with pytest.raises(BrokenPromise, match="the session exists"):
+        Reading(book, "R").check_may_be_missing()
 
 
 def test_ledger_lost_merge_is_detected(book: Book) -> None:
     book.merged["k"] = "v"
 
-    Reading(book, "R").has({"k": "v", "other": "w"})
+    Reading(book, "R").check_metadata({"k": "v", "other": "w"})
     with pytest.raises(BrokenPromise, match="k is missing"):
-        Reading(book, "R").has({"other": "w"})
+        Reading(book, "R").check_metadata({"other": "w"})
 
 
 @pytest.mark.parametrize(

@@ -1,119 +1,208 @@
-"""The books of what a service acknowledged, kept by callers at the same time, and their audit."""
+"""The ledger of callers that race for the same sessions and users.
+
+Any caller may delete a message that another caller is adding, so the order of two calls that
+overlapped is unknown. The ledger keeps when each call began and ended, and derives from
+these times which messages must be there, and which must not. How many sessions and messages
+there are is exact in any order: each creation that was acknowledged is there, or is one of
+the deletions that were acknowledged.
+"""
 
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import inf
+from typing import Any
 
 import grpc
 
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import AddedMessage, DeleteMessagesRequest, StreamMessagesRequest
-from palaver.v1.session_service_pb2 import (
-    AddSessionRequest,
-    DeleteSessionRequest,
-    GetSessionRequest,
-)
+from palaver.v1.session_pb2 import Session
 from tests.support.client import Client
 from tests.support.concurrency import unless_refused
+from tests.support.model.expected import BrokenPromise, ExpectedSession, Found, Place
+from tests.support.model.reading import Reading
 
-# A message that was created once: its id, its sequence, and when. An upsert keeps all
-# three; an id that comes again after a delete or a purge differs in the last.
-Birth = tuple[str, int, int]
+_NOT_FOUND, _ALREADY_EXISTS = grpc.StatusCode.NOT_FOUND, grpc.StatusCode.ALREADY_EXISTS
 
-NOT_FOUND = grpc.StatusCode.NOT_FOUND
+
+@dataclass
+class _Life:
+    """A message from its creation to its deletion; an upsert leaves it the same message.
+
+    Attributes:
+        acknowledged_at: The end of the first call that was told of the message.
+        seen_after: The beginning of the last call that was told of the message.
+    """
+
+    place: Place
+    acknowledged_at: float = inf
+    seen_after: float = 0
+
+
+@dataclass
+class _Deletes:
+    """The acknowledged deletes of a session or a user."""
+
+    last_began_at: float = 0
+    last_ended_at: float = 0
+
+    def record(self, began_at: float) -> None:
+        """Record a delete that ends now."""
+        self.last_began_at = max(self.last_began_at, began_at)
+        self.last_ended_at = time.monotonic()
 
 
 class Ledger:
-    """Makes calls, any number of threads at a time, and books their answers."""
+    """Makes calls, in any number of threads, and records their answers."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._born_by: dict[str, dict[Birth, float]] = defaultdict(dict)
-        self._removed: dict[str, list[Birth]] = defaultdict(list)
-        self._deleted_with_session: Counter[str] = Counter()
-        self._deletes_began: dict[str, list[float]] = defaultdict(list)
-        self._session_births: Counter[str] = Counter()
+        self._lives: dict[str, dict[str, _Life]] = defaultdict(dict)
+        self._deleted: dict[str, set[str]] = defaultdict(set)
+        self._deletes: dict[tuple[str, str], _Deletes] = defaultdict(_Deletes)
+        self._sessions: Counter[str] = Counter()
+        self._messages: Counter[str] = Counter()
+        self._sessions_deleted_with_users = 0
+        self._messages_deleted_with_users = 0
 
-    def add_memory(self, client: Client, session_id: str, messages: Iterable[Message]) -> None:
-        response = client.add_memory(session_id, messages)
-        acknowledged_at = time.monotonic()
+    def add_memory(
+        self, client: Client, session_id: str, messages: Iterable[Message], **fields: Any
+    ) -> None:
+        began_at = time.monotonic()
+        response = client.add_memory(session_id, messages, **fields)
+        ended_at = time.monotonic()
         with self._lock:
-            self._session_births[session_id] += response.session_created
-            self._session_births[session_id] += response.session_undeleted
+            self._sessions[session_id] += response.session_created + response.session_undeleted
+            lives = self._lives[session_id]
             for added in response.messages:
-                self._born_by[session_id].setdefault(_birth(added), acknowledged_at)
+                self._messages[session_id] += _name(added) not in lives
+                life = lives.setdefault(_name(added), _Life(_place(added)))
+                life.acknowledged_at = min(life.acknowledged_at, ended_at)
+                life.seen_after = max(life.seen_after, began_at)
 
-    def add_session(self, client: Client, session_id: str) -> None:
-        request = AddSessionRequest(session_id=session_id)
-        session = unless_refused(
-            grpc.StatusCode.ALREADY_EXISTS, lambda: client.sessions.AddSession(request)
-        )
+    def add_session(self, client: Client, session_id: str, **fields: Any) -> None:
+        session = unless_refused(_ALREADY_EXISTS, lambda: client.add_session(session_id, **fields))
         with self._lock:
-            self._session_births[session_id] += session is not None
+            self._sessions[session_id] += session is not None
 
     def delete_messages(self, client: Client, request: DeleteMessagesRequest) -> None:
-        response = unless_refused(NOT_FOUND, lambda: client.memory.DeleteMessages(request))
+        response = unless_refused(_NOT_FOUND, lambda: client.memory.DeleteMessages(request))
         with self._lock:
-            self._removed[request.session_id].extend(
-                map(_birth, response.messages if response else ())
-            )
+            deleted = self._deleted[request.session_id]
+            for message in response.messages if response else ():
+                if _name(message) in deleted:
+                    raise BrokenPromise(f"{_name(message)} was deleted twice")
+                deleted.add(_name(message))
+                self._messages[request.session_id] -= 1
 
     def delete_session(self, client: Client, session_id: str) -> None:
         began_at = time.monotonic()
-        request = DeleteSessionRequest(session_id=session_id)
-        response = unless_refused(NOT_FOUND, lambda: client.sessions.DeleteSession(request))
+        response = unless_refused(_NOT_FOUND, lambda: client.delete_session(session_id))
         if response:
             with self._lock:
-                self._deletes_began[session_id].append(began_at)
-                self._deleted_with_session[session_id] += response.messages_deleted
+                self._deletes["session", session_id].record(began_at)
+                self._sessions[session_id] -= 1
+                self._messages[session_id] -= response.messages_deleted
 
-    def audit(self, client: Client, session_id: str) -> list[Message]:
-        """Compares what a session has with the books; gives its messages.
+    def delete_user(self, client: Client, user_id: str) -> None:
+        began_at = time.monotonic()
+        response = unless_refused(_NOT_FOUND, lambda: client.delete_user(user_id))
+        if response:
+            with self._lock:
+                self._deletes["user", user_id].record(began_at)
+                self._sessions_deleted_with_users += response.sessions_deleted
+                self._messages_deleted_with_users += response.messages_deleted
 
-        Nobody may write meanwhile.
+    def read(self, client: Client, session_id: str) -> None:
+        """Read a session's messages, and check them as far as is possible during writes."""
+        with self._lock:
+            gone = self._gone(session_id, self._deletes["session", session_id])
+        _read(client, ExpectedSession(session_id, exists=None, gone=gone))
+
+    def audit(self, client: Client, session_ids: Sequence[str]) -> dict[str, list[Message]]:
+        """Check all sessions; return their messages.
+
+        There must be no writers, and no session may have moved to another user.
         """
-        request = GetSessionRequest(session_id=session_id)
-        session = unless_refused(NOT_FOUND, lambda: client.sessions.GetSession(request))
-        births, deaths = self._session_births[session_id], len(self._deletes_began[session_id])
-        assert births - deaths == (1 if session else 0), f"{births} times made, {deaths} deleted"
-
-        messages = read_all(client, session_id)
-        alive, born, removed = (
-            set(map(_birth, messages)),
-            self._born_by[session_id],
-            self._removed[session_id],
-        )
-        assert len(set(removed)) == len(removed), "a message was deleted twice"
-        assert set(removed) <= born.keys(), "a message was deleted that nobody added"
-        assert alive <= born.keys(), "a message is there that nobody added"
-        assert not alive & set(removed), "a deleted message is back"
-        lost = len(born) - len(removed) - self._deleted_with_session[session_id] - len(alive)
-        assert lost == 0, f"{lost} messages are lost"
-        last_delete_began = max(self._deletes_began[session_id], default=0)
-        assert all(born[birth] >= last_delete_began for birth in alive), (
-            "a message outlived its session"
-        )
-        assert not session or session.last_sequence >= max(
-            (m.sequence for m in messages), default=0
-        )
+        unaccounted_sessions, unaccounted_messages = Counter[str](), Counter[str]()
+        messages = {}
+        for session_id in session_ids:
+            session = unless_refused(_NOT_FOUND, partial(client.get_session, session_id))
+            found = _read(client, self._expected(session_id, session))
+            if session and found and found[-1].sequence > session.last_sequence:
+                raise BrokenPromise(f"{session_id}: {found[-1]} exceeds {session.last_sequence}")
+            unaccounted_sessions[session_id] = self._sessions[session_id] - bool(session)
+            unaccounted_messages[session_id] = self._messages[session_id] - len(found)
+            messages[session_id] = found
+        _compare(unaccounted_sessions, self._sessions_deleted_with_users, "sessions")
+        _compare(unaccounted_messages, self._messages_deleted_with_users, "messages")
         return messages
 
+    def _expected(self, session_id: str, session: Session | None) -> ExpectedSession:
+        """Return the state of a session to which nobody writes."""
+        lives = self._lives[session_id]
+        if unknown := self._deleted[session_id] - lives.keys():
+            raise BrokenPromise(f"{session_id}: messages were deleted that nobody added: {unknown}")
+        if session is None:  # it may have been deleted with any user
+            return ExpectedSession(session_id, exists=False, known=lives)
+        own = self._deletes["session", session_id]
+        gone = self._gone(session_id, own, self._deletes["user", session.user_id])
+        # The session may have had any of the users before it was deleted with its user.
+        users = [deletes for (kind, _), deletes in self._deletes.items() if kind == "user"]
+        last_ended_at = max(deletes.last_ended_at for deletes in (own, *users))
+        live = {
+            name: life.place
+            for name, life in lives.items()
+            if name not in gone and life.seen_after >= last_ended_at
+        }
+        return ExpectedSession(session_id, exists=True, live=live, gone=gone, known=lives)
 
-def read_all(client: Client, session_id: str) -> list[Message]:
-    """Reads a session's messages, none if it is not there; they must be in order."""
-    request = StreamMessagesRequest(session_id=session_id, chunk_size=3)
+    def _gone(self, session_id: str, *deletes: _Deletes) -> set[str]:
+        """Return the messages that were deleted, or acknowledged before one of these began."""
+        last_began_at = max(one.last_began_at for one in deletes)
+        return self._deleted[session_id] | {
+            name
+            for name, life in self._lives[session_id].items()
+            if life.acknowledged_at < last_began_at
+        }
+
+
+def _read(client: Client, expected: ExpectedSession) -> list[Message]:
+    """Read a session's messages, none if it does not exist, and check them."""
+    reading = Reading(expected, "StreamMessages")
     messages: list[Message] = []
 
-    def read() -> None:
+    def read() -> bool:
+        request = StreamMessagesRequest(session_id=expected.session_id, chunk_size=3)
         for chunk in client.memory.StreamMessages(request):
             messages.extend(chunk.messages)
+        return True
 
-    unless_refused(NOT_FOUND, read)
-    sequences = [message.sequence for message in messages]
-    assert sequences == sorted(set(sequences)), f"out of order, or twice: {sequences}"
+    if not unless_refused(_NOT_FOUND, read):
+        reading.check_may_be_missing()
+        if not messages:
+            return []
+    reading.check_listing([Found(_name(message), _place(message)) for message in messages])
     return messages
 
 
-def _birth(message: Message | AddedMessage) -> Birth:
-    return message.message_id, message.sequence, message.created_at.ToNanoseconds()
+def _compare(unaccounted: Counter[str], deleted_with_users: int, kind: str) -> None:
+    """Check that what is neither there nor deleted by itself was deleted with its user."""
+    if min(unaccounted.values()) < 0:
+        raise BrokenPromise(f"more {kind} exist than were created and not deleted: {unaccounted}")
+    if unaccounted.total() != deleted_with_users:
+        raise BrokenPromise(f"{kind} are lost: {unaccounted}, {deleted_with_users} with users")
+
+
+def _place(message: Message | AddedMessage) -> Place:
+    return Place(message.message_id, message.sequence)
+
+
+def _name(message: Message | AddedMessage) -> str:
+    """Return a name that no other message has: an id may come again after a delete or a purge."""
+    created_at = message.created_at.ToNanoseconds()
+    return f"{message.message_id} ({message.sequence}, created at {created_at})"

@@ -1,97 +1,78 @@
-"""A read of a session, held against its book as it is before and after."""
+"""A read of a session, checked against its expected state before and after the read."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import inf
 
-from tests.support.model.book import Book, BrokenPromise, Found
+from tests.support.model.expected import BrokenPromise, ExpectedSession, Found
 
 
 class Reading:
-    """Checks a read that begins now and that may run while others write.
+    """Checks a read that begins now and may overlap with writes.
+
+    Every method raises BrokenPromise if its check fails.
 
     Args:
-        rpc: By which it reads.
+        expected: Callers may change it during the read.
+        rpc: The name of the RPC that reads.
     """
 
-    def __init__(self, book: Book, rpc: str) -> None:
-        self._book = book
+    def __init__(self, expected: ExpectedSession, rpc: str) -> None:
+        self._expected = expected
         self._rpc = rpc
-        self._existed = book.exists
-        self._live = set(book.live)
-        self._gone = set(book.gone)
-        self._merged = dict(book.merged)
+        self._existed = expected.exists
+        self._live = set(expected.live)
+        self._gone = set(expected.gone)
+        self._merged = dict(expected.merged)
 
-    def lists(self, found: Sequence[Found], *, after: float = 0, until: float = inf) -> None:
-        """Checks that these are all messages between two sequences, each once, in order.
+    def check_listing(
+        self, found: Sequence[Found], *, after: float = 0, until: float = inf
+    ) -> None:
+        """Check that these are all messages between two sequences, each once, in order."""
+        self.check_possible(found)
+        sequences = [message.place.sequence for message in found]
+        if sequences != sorted(set(sequences)):
+            raise self._broken(f"out of order, or a sequence twice: {sequences}")
+        live = self._expected.live
+        for name in self._live & live.keys() - {message.name for message in found}:
+            if after < live[name].sequence <= until:
+                raise self._broken(f"{name} is missing, at {live[name]}")
 
-        Raises:
-            BrokenPromise: They are not.
-        """
-        self.includes(found)
-        sequences = [one.place.sequence for one in found]
-        if sequences != sorted(sequences):
-            raise self._broken(f"out of order: {sequences}")
-        names = {one.name for one in found}
-        for name in self._live & self._book.live.keys() - names:
-            if after < self._book.live[name].sequence <= until:
-                raise self._broken(f"{name} is missing, at {self._book.live[name]}")
-
-    def includes(self, found: Iterable[Found]) -> None:
-        """Checks that these may be there, in whatever order.
-
-        Raises:
-            BrokenPromise: One may not be, or not as it is, or is there twice.
-        """
-        self.finds_it()
+    def check_possible(self, found: Iterable[Found]) -> None:
+        """Check that each of these may be there as it was found, in any order, and once."""
+        self.check_may_exist()
         names: set[str] = set()
-        for one in found:
-            if one.name in names:
-                raise self._broken(f"{one.name} is there twice")
-            if one.name in self._gone & self._book.gone:
-                raise self._broken(f"the deleted message {one.name} is back")
-            if not self._book.knows(one):
-                raise self._broken(f"never so acknowledged: {one}")
-            names.add(one.name)
+        for message in found:
+            if message.name in names:
+                raise self._broken(f"{message.name} is there twice")
+            if message.name in self._gone & self._expected.gone:
+                raise self._broken(f"the deleted message {message.name} is back")
+            if not self._expected.allows(message):
+                raise self._broken(f"never acknowledged like this: {message}")
+            names.add(message.name)
 
-    def finds(self, name: str, found: Sequence[Found]) -> None:
-        """Checks that this is what is there of one message.
-
-        Raises:
-            BrokenPromise: It is not.
-        """
+    def check_message(self, name: str, found: Sequence[Found]) -> None:
+        """Check a read of one message by name, which found it or nothing."""
         if found:
-            self.includes(found)
-        elif name in self._live & self._book.live.keys():
-            raise self._broken(f"{name} is not found, at {self._book.live[name]}")
+            self.check_possible(found)
+        elif name in self._live & self._expected.live.keys():
+            raise self._broken(f"{name} is not found, at {self._expected.live[name]}")
 
-    def has(self, metadata: Mapping[str, object]) -> None:
-        """Checks that the session's metadata are these.
-
-        Raises:
-            BrokenPromise: A merge that was acknowledged is lost.
-        """
-        self.finds_it()
+    def check_metadata(self, metadata: Mapping[str, object]) -> None:
+        """Check that the session's metadata has every acknowledged key."""
+        self.check_may_exist()
         for key, value in self._merged.items():
             if metadata.get(key) != value:
                 raise self._broken(f"the acknowledged metadata {key} is missing")
 
-    def finds_it(self) -> None:
-        """Checks that the session may be there.
+    def check_may_exist(self) -> None:
+        """Check a read that found the session."""
+        if self._existed is False and self._expected.exists is False:
+            raise self._broken("the session was deleted, and was found")
 
-        Raises:
-            BrokenPromise: It was deleted before.
-        """
-        if self._existed is False and self._book.exists is False:
-            raise self._broken("it is deleted, and there")
+    def check_may_be_missing(self) -> None:
+        """Check a read that did not find the session."""
+        if self._existed and self._expected.exists:
+            raise self._broken("the session exists, and was not found")
 
-    def finds_nothing(self) -> None:
-        """Checks that the session may be gone.
-
-        Raises:
-            BrokenPromise: It is there.
-        """
-        if self._existed and self._book.exists:
-            raise self._broken("it is there, and was not found")
-
-    def _broken(self, what: str) -> BrokenPromise:
-        return BrokenPromise(f"{self._rpc} of {self._book.session_id}: {what}")
+    def _broken(self, reason: str) -> BrokenPromise:
+        return BrokenPromise(f"{self._rpc} of {self._expected.session_id}: {reason}")

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import LiteralString
 
 from tests.support.concurrency import Connection
-from tests.support.model.book import BrokenPromise
+from tests.support.model.expected import BrokenPromise
 
 # Each query returns the rows that break its rule.
 _RULES: dict[str, LiteralString] = {
