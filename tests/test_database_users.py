@@ -1,8 +1,10 @@
 """The rights that the service needs in a shared PostgreSQL."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
+import grpc
 import psycopg
 import pytest
 from psycopg import sql
@@ -10,8 +12,12 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from palaver.v1.admin_service_pb2 import PurgeDeletedRequest
 from palaver_server.database.migrate import migrate
+from palaver_server.errors import DatabaseUnusable
 from tests.conftest import Run, StartServer
-from tests.support.client import Client
+from tests.support.client import Client, refused, wait_until
+from tests.support.endpoint import Endpoint
+from tests.support.processes import ROOT
+from tests.support.watching import NOT_SERVING, SERVING, watched_health
 
 
 class Administrator:
@@ -21,6 +27,8 @@ class Administrator:
         self.owners_url = database_url
         self.database = str(conninfo_to_dict(database_url)["dbname"])
         self.user = f"user_of_{self.database}"
+        self.owner = f"owner_of_{self.database}"
+        self.migrators_url = make_conninfo(database_url, user=self.owner, password="Sesame")
         self.users_url = make_conninfo(database_url, user=self.user, password="Sesame")
         self._connection = psycopg.connect(database_url, autocommit=True)
         self.does("REVOKE ALL ON DATABASE {database} FROM PUBLIC")
@@ -30,7 +38,11 @@ class Administrator:
 
     def does(self, statement: str) -> list[tuple[Any, ...]]:
         """Run a statement, and return its rows if there are any."""
-        names = {"database": sql.Identifier(self.database), "user": sql.Identifier(self.user)}
+        names = {
+            "database": sql.Identifier(self.database),
+            "owner": sql.Identifier(self.owner),
+            "user": sql.Identifier(self.user),
+        }
         cursor = self._connection.execute(sql.SQL(statement).format(**names))
         return cursor.fetchall() if cursor.description else []
 
@@ -102,3 +114,102 @@ def test_schemas_of_one_database_are_separate(
     live_a_session(start_server(database_url=url))
 
     assert others.get_session("s").last_sequence == 1
+
+
+LOSSES = {
+    "table": (
+        "REVOKE INSERT, UPDATE ON messages FROM {user}",
+        "GRANT INSERT, UPDATE ON messages TO ",
+    ),
+    "schema": (
+        "REVOKE USAGE ON SCHEMA public FROM {user}",
+        "GRANT USAGE ON SCHEMA public TO ",
+    ),
+}
+
+
+@pytest.mark.parametrize("lost", LOSSES)
+def test_database_right_that_is_revoked_is_named_and_its_return_is_noticed(  # noqa: PLR0917
+    lost: str,
+    administrator: Administrator,
+    run: Run,
+    empty_database_url: str,
+    start_server: StartServer,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    run(migrate(empty_database_url))
+    administrator.does("GRANT USAGE ON SCHEMA public TO {user}")
+    administrator.does("GRANT ALL ON ALL TABLES IN SCHEMA public TO {user}")
+    client = start_server(database_url=administrator.users_url, health_interval_seconds=0.05)
+    client.add("s", "before")
+    revoke, grant = LOSSES[lost]
+    grant += administrator.user
+
+    with watched_health(client) as health:
+        administrator.does(revoke)
+        health.turns(NOT_SERVING)
+        # Without its schema a table is not found, which is an error of its own.
+        code = grpc.StatusCode.UNAVAILABLE if lost == "table" else grpc.StatusCode.INTERNAL
+        with refused(code):
+            client.add("s", "meanwhile")
+        assert grant in caplog.text
+        assert caplog.text.count(grant) == 1, "not at each check"
+        administrator.does(grant)
+        health.turns(SERVING)
+
+    assert client.add("s", "after").messages[0].sequence == 2
+
+
+def documented_grants() -> Iterator[str]:
+    """Yield the statements in docs/databases.md that give users their rights."""
+    page = (ROOT / "docs/databases.md").read_text()
+    for documented, name in {"owner": "owner", "app": "user", "chats": "database"}.items():
+        page = re.sub(rf"\b{documented}\b", f"{{{name}}}", page)
+    for block in re.findall("^```sql\n(.*?)^```", page, re.DOTALL | re.MULTILINE):
+        yield from filter(str.strip, block.split(";"))
+
+
+def test_database_users_with_the_documented_rights_suffice(
+    administrator: Administrator, run: Run, start_server: StartServer, endpoint: Endpoint
+) -> None:
+    """One user migrates, also later, and creates the table of vectors; the other serves."""
+    administrator.does("CREATE ROLE {owner} LOGIN PASSWORD 'Sesame'")
+    try:
+        for statement in documented_grants():
+            administrator.does(statement)
+
+        client = start_server(
+            **endpoint.settings,
+            database_url=administrator.users_url,
+            migration_database_url=administrator.migrators_url,
+        )
+        live_a_session(client)
+        client.add("vectors", "one", "two")
+
+        wait_until(lambda: administrator.does("SELECT count(*) FROM palaver.embeddings") == [(2,)])
+        owners = administrator.does(
+            "SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'palaver'"
+        )
+        assert owners == [(administrator.owner,)]
+    finally:
+        administrator.does("DROP OWNED BY {owner} CASCADE")
+        administrator.does("DROP ROLE {owner}")
+
+
+def test_database_user_without_right_to_migrate_is_told_the_grant(
+    administrator: Administrator, run: Run
+) -> None:
+    with pytest.raises(DatabaseUnusable) as refusal:
+        run(migrate(administrator.users_url))
+    assert "palaver migrate" in str(refusal.value)
+
+    administrator.does("GRANT USAGE ON SCHEMA public TO {user}")
+    with pytest.raises(DatabaseUnusable) as refusal:
+        run(migrate(administrator.users_url))
+    assert f"GRANT USAGE, CREATE ON SCHEMA public TO {administrator.user}" in str(refusal.value)
+
+    run(migrate(administrator.owners_url))
+    with pytest.raises(DatabaseUnusable) as refusal:
+        run(migrate(administrator.users_url))
+    grant = f"GRANT SELECT, INSERT, UPDATE, DELETE ON schema_migrations TO {administrator.user}"
+    assert grant in str(refusal.value)

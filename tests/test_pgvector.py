@@ -104,6 +104,26 @@ def test_pgvector_table_that_cannot_be_created_is_explained(
     wait_until(lambda: administrator.does("SELECT count(*) FROM chats.embeddings") == [(1,)])
 
 
+def test_pgvector_that_the_user_may_not_use_is_explained(
+    administrator: Administrator, start_server: StartServer, endpoint: Endpoint
+) -> None:
+    administrator.does("CREATE EXTENSION vector SCHEMA public")
+    grant = f"GRANT USAGE ON SCHEMA public TO {administrator.user}"
+
+    before = start_server(**endpoint.settings, database_url=administrator.users_url)
+    assert_serves_without_vectors(before, grant, "restart")
+
+    administrator.does(grant)
+    after = start_server(**endpoint.settings, database_url=administrator.users_url)
+    after.add("vectors", "text")
+    wait_until(lambda: administrator.does("SELECT count(*) FROM chats.embeddings") == [(1,)])
+
+    administrator.does("ALTER TABLE chats.embeddings OWNER TO CURRENT_USER")
+    denied = start_server(**endpoint.settings, database_url=administrator.users_url)
+    grant = f"GRANT SELECT, INSERT, UPDATE, DELETE ON embeddings TO {administrator.user}"
+    assert_serves_without_vectors(denied, grant)
+
+
 def test_pgvector_that_is_not_installed_is_explained(
     database: Connection, database_url: str, start_server: StartServer, endpoint: Endpoint
 ) -> None:

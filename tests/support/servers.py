@@ -42,12 +42,14 @@ def running_server(run: "Run", database_url: str, **settings: Any) -> Iterator[s
     address: Future[str] = Future()
     stop: list[Callable[[], object]] = []
 
+    given = {**_DEFAULTS, "database_url": database_url, **settings}
+
     async def serve() -> None:
         stopped = asyncio.Event()
         loop = asyncio.get_running_loop()
         stop.append(lambda: loop.call_soon_threadsafe(stopped.set))
         try:
-            async with server.running(Settings(**_DEFAULTS | settings), database_url) as listening:
+            async with server.running(Settings(**given), database_url) as listening:
                 address.set_result(listening)
                 await stopped.wait()
         except BaseException as error:

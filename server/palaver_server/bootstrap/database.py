@@ -3,9 +3,19 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from palaver_server.config import Settings
+from palaver_server.config import DatabaseSettings, Settings
 from palaver_server.database.connection import Trace
 from palaver_server.database.pool import Pool
+from palaver_server.database.url import with_timeouts
+
+# The tables that calls read and write.
+TABLES_OF_CALLS = ("sessions", "messages", "users", "embedding_queue")
+
+
+def migration_url(settings: DatabaseSettings, database_url: str) -> str:
+    """Return the URL for changes to the schema, which is the database's unless one is set."""
+    own = settings.migration_database_url
+    return with_timeouts(own.get_secret_value() if own else database_url)
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from importlib.util import find_spec
 from typing import NamedTuple
 
-from palaver_server.bootstrap.database import opened
+from palaver_server.bootstrap.database import migration_url, opened
 from palaver_server.config import DatabaseSettings
 from palaver_server.database.pool import Pool
 from palaver_server.embedding.backlog import EmbeddingBacklog
@@ -61,6 +61,8 @@ async def open_embedding(
         yield _left_out("the server has no embedder: set PALAVER_EMBEDDER")
         return
     try:
+        if settings.migration_database_url:  # its user owns the schema, or may create the table
+            await _prepare_as_owner(migration_url(settings, database_url), embedder)
         space = await prepare_model(pool, embedder.model, embedder.dimensions)
     except VectorsUnusable as error:
         _LOGGER.warning("semantic search is off: %s", error)
@@ -78,6 +80,12 @@ async def open_embedding(
             yield _build(settings, embedder, space, own_pool)
         finally:
             await embedder.close()
+
+
+async def _prepare_as_owner(url: str, embedder: Embedder) -> None:
+    pool = Pool(url, min_size=0, max_size=1, timeout=_CONNECT_TIMEOUT_SECONDS)
+    async with opened(pool):
+        await prepare_model(pool, embedder.model, embedder.dimensions)
 
 
 def build_embedder(settings: DatabaseSettings) -> Embedder | None:

@@ -1,6 +1,6 @@
 """The preparation of a database: waiting for it, and its migrations."""
 
-from palaver_server.bootstrap.database import opened
+from palaver_server.bootstrap.database import migration_url, opened
 from palaver_server.bootstrap.embedding import open_embedding
 from palaver_server.config import DatabaseSettings, Settings
 from palaver_server.database.migrate import check_migrated, migrate
@@ -9,12 +9,6 @@ from palaver_server.database.readiness import wait_for_database
 from palaver_server.database.url import with_timeouts
 
 _CONNECT_TIMEOUT_SECONDS = 30.0
-
-
-def migration_url(settings: DatabaseSettings, database_url: str) -> str:
-    """Return the URL for changes to the schema, which is the database's unless one is set."""
-    own = settings.migration_database_url
-    return with_timeouts(own.get_secret_value() if own else database_url)
 
 
 async def prepare_schema(settings: Settings, database_url: str) -> None:

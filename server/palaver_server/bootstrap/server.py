@@ -12,7 +12,7 @@ import grpc
 
 from palaver_server.addresses import is_unix, with_port
 from palaver_server.bootstrap.background import in_background
-from palaver_server.bootstrap.database import open_pool
+from palaver_server.bootstrap.database import TABLES_OF_CALLS, open_pool
 from palaver_server.bootstrap.embedding import open_embedding
 from palaver_server.bootstrap.migration import prepare_schema
 from palaver_server.bootstrap.security import Security
@@ -203,6 +203,7 @@ async def open_database_health(
         database_url,
         pools,
         services=SERVICES,
+        tables=TABLES_OF_CALLS,
         interval=settings.health_interval_seconds,
     )
     try:

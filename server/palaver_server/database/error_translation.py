@@ -1,9 +1,16 @@
 """Translate the database driver's errors into those of the domain."""
 
+import re
+
 import psycopg
 from psycopg import errors as sqlstate
 
-from palaver_server.errors import DatabaseUnavailable, DeadlineExceeded, PalaverError
+from palaver_server.errors import (
+    DatabaseUnavailable,
+    DatabaseUnusable,
+    DeadlineExceeded,
+    PalaverError,
+)
 
 # The server is running but cannot execute the statement now; the statement had no effect.
 # Any other error that is not a lost connection is a bug, and is not translated.
@@ -20,6 +27,7 @@ _TEMPORARY = (
     sqlstate.LockNotAvailable,
     sqlstate.DeadlockDetected,
     sqlstate.SerializationFailure,
+    sqlstate.InsufficientPrivilege,  # revoked: the health check names it, and notices its return
 )
 
 # Their messages name roles, tables, columns and functions only.
@@ -50,12 +58,35 @@ def domain_error(error: psycopg.Error) -> PalaverError | None:
     return DatabaseUnavailable() if is_unavailable(error) else None
 
 
+_DENIED = re.compile(r"permission denied for (schema|table|relation|sequence) (\w+)")
+
+
+def start_failure(error: psycopg.Error, user: str) -> DatabaseUnusable:
+    """Return the error that ends a start or a migration, with the GRANT that a user lacks."""
+    reason = error.diag.message_primary or str(error)
+    advice = ""
+    if isinstance(error, sqlstate.InsufficientPrivilege):
+        advice = "; run palaver migrate as the schema's owner"
+        if denied := _DENIED.match(reason):
+            kind, name = denied.groups()
+            grant = (
+                f"USAGE, CREATE ON SCHEMA {name}"
+                if kind == "schema"
+                else f"SELECT, INSERT, UPDATE, DELETE ON {name}"
+            )
+            advice += f", or GRANT {grant} TO {user}"
+    return DatabaseUnusable(f"cannot use the database: {reason}{advice}")
+
+
 def loggable_reason(error: Exception) -> str:
     """Return what a log line may say about an error.
 
     PostgreSQL's messages may quote contents and metadata, so of most errors it is the class and
     the SQLSTATE.
     """
+    cause = error.__cause__
+    if isinstance(error, DatabaseUnavailable) and isinstance(cause, _LOGGABLE):
+        error = cause
     if isinstance(error, PalaverError):
         return str(error)
     if isinstance(error, _LOGGABLE) and error.diag.message_primary:

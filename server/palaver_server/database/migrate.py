@@ -13,6 +13,7 @@ from typing import Any, LiteralString, TypeAlias
 
 from psycopg import AsyncConnection, Error
 
+from palaver_server.database.error_translation import start_failure
 from palaver_server.database.sql_script import script_hash, statements
 from palaver_server.errors import DatabaseTooNew, DatabaseUnusable
 
@@ -136,22 +137,24 @@ class _Database:
                 self._database_url, autocommit=True, prepare_threshold=None
             )
         except Error as error:
-            raise _unusable(error) from error
+            raise DatabaseUnusable(f"cannot use the database: {error}") from error
         return self._connection
 
     async def __aexit__(self, _type: object, error: BaseException | None, _trace: object) -> None:
+        user = "" if self._connection.closed else self._connection.info.user
         await self._connection.close()
         if isinstance(error, Error):
-            raise _unusable(error) from error
-
-
-def _unusable(error: Error) -> DatabaseUnusable:
-    reason = error.diag.message_primary or str(error)
-    return DatabaseUnusable(f"cannot use the database: {reason}")
+            raise start_failure(error, user) from error
 
 
 async def _find_missing(connection: Connection) -> list[Migration]:
     """Return the known migrations that were not applied; refuse a schema of another history."""
+    if await _fetch_value(connection, "SELECT current_schema()") is None:
+        path = await _fetch_value(connection, "SELECT current_setting('search_path')")
+        raise DatabaseUnusable(
+            f"user {connection.info.user} may use no schema of its search path ({path}): set"
+            " search_path, or run GRANT USAGE ON SCHEMA; then run palaver migrate"
+        )
     applied: Mapping[int, str | None] = {}
     if await _fetch_value(connection, _TABLE_EXISTS):
         applied = dict(await (await connection.execute(_APPLIED)).fetchall())

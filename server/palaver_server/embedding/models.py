@@ -61,10 +61,24 @@ class VectorSpace(NamedTuple):
 _GET_PGVECTOR = Statement(
     "embedding.get_pgvector",
     """
-    SELECT extversion, quote_ident(nspname), t.oid, t.typarray
+    SELECT extversion, quote_ident(nspname), t.oid, t.typarray,
+        CASE WHEN has_schema_privilege(n.oid, 'USAGE') IS FALSE
+            THEN format('GRANT USAGE ON SCHEMA %%I TO %%I', nspname, current_user)
+        END
     FROM pg_extension JOIN pg_namespace n ON n.oid = extnamespace
         LEFT JOIN pg_type t ON t.typnamespace = n.oid AND typname = 'halfvec'
     WHERE extname = 'vector'
+""",
+)
+
+# NULL: there is no table yet, or nothing is missing.
+_GET_GRANT = Statement(
+    "embedding.get_grant",
+    """
+    SELECT format('GRANT %%s ON embeddings TO %%I', string_agg(privilege, ', '), current_user)
+    FROM unnest('{SELECT,INSERT,UPDATE,DELETE}'::text[]) AS privilege
+    WHERE NOT has_table_privilege(to_regclass('embeddings')::oid, privilege)
+    HAVING count(*) > 0
 """,
 )
 
@@ -141,7 +155,10 @@ async def prepare_model(pool: Pool, name: str, dimensions: int) -> VectorSpace:
         pgvector = await connection.fetch_one(_GET_PGVECTOR)
         found = await connection.fetch_one(_GET_MODEL, parameters)
         if pgvector and found:  # needs no right to create anything
-            return _space(found[0], dimensions, pgvector)
+            space = _space(found[0], dimensions, pgvector)
+            if grant := await connection.fetch_one(_GET_GRANT):
+                raise VectorsUnusable(_denied("use the table of vectors", grant[0]))
+            return space
         try:
             async with connection.transaction():
                 await connection.run(_LOCK)
@@ -184,10 +201,16 @@ async def _create_pgvector(connection: Connection) -> None:
 
 
 def _space(model_id: int, dimensions: int, pgvector: Row) -> VectorSpace:
-    version, schema, type_oid, array_oid = pgvector
+    version, schema, type_oid, array_oid, grant = pgvector
+    if grant:
+        raise VectorsUnusable(_denied("use pgvector", grant))
     if tuple(int(part) for part in version.split(".")[:2]) < _MIN_PGVECTOR_VERSION:
         raise VectorsUnusable(
             f"the database's pgvector is {version}, but Palaver needs 0.8 or newer: run"
             " ALTER EXTENSION vector UPDATE, then restart Palaver"
         )
     return VectorSpace(model_id, dimensions, schema, type_oid, array_oid)
+
+
+def _denied(action: str, grant: str) -> str:
+    return f"this database user may not {action}: run {grant}, then restart Palaver"

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from psycopg import Error, errors
 
 from palaver_server.database.connection import Connection
+from palaver_server.database.error_translation import start_failure
 from palaver_server.database.pool import Pool
 from palaver_server.database.statement import Statement
 from palaver_server.errors import DatabaseUnusable
@@ -45,8 +46,10 @@ async def check_language(database_url: str, language: str) -> None:
     Raises:
         DatabaseUnusable: The database lacks the language, or cannot be asked.
     """
+    user = ""
     try:
         async with await Connection.connect(database_url) as connection:
+            user = connection.info.user
             try:
                 row = await connection.fetch_one(_GET_LANGUAGE, {"language": language})
             except (errors.UndefinedObject, errors.InvalidName, errors.SyntaxError):
@@ -66,8 +69,7 @@ async def check_language(database_url: str, language: str) -> None:
                     indexed,
                 )
     except Error as error:
-        reason = error.diag.message_primary or str(error)
-        raise DatabaseUnusable(f"cannot use the database: {reason}") from error
+        raise start_failure(error, user) from error
 
 
 class ReindexedPage(NamedTuple):

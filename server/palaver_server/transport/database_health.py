@@ -16,13 +16,36 @@ _LOGGER = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-Connection: TypeAlias = AsyncConnection[tuple[Any, ...]]
+Row: TypeAlias = tuple[Any, ...]
+Connection: TypeAlias = AsyncConnection[Row]
 
 # The limit for connecting, and for the answer to a query.
 _TIMEOUT_SECONDS = 2.0
 
-# After a failover, an old connection may still lead to the former primary, now read-only.
-_IS_WRITABLE = "SELECT current_setting('transaction_read_only') = 'off'"
+# Whether the database is writable: after a failover, an old connection may still lead to the former
+# primary, now read-only. And the GRANT statements for the rights that this user lacks: on the
+# schema, without which its tables are not found, or else on tables.
+_CHECK = """
+    SELECT current_setting('transaction_read_only') = 'off', ARRAY(
+        SELECT format('GRANT USAGE ON SCHEMA %%I TO %%I', nspname, current_user)
+        FROM pg_namespace n
+        WHERE NOT has_schema_privilege(n.oid, 'USAGE') AND (
+            nspname = current_user
+            OR nspname = ANY (regexp_split_to_array(current_setting('search_path'), '[", ]+'))
+        ) AND to_regclass((%(tables)s::text[])[1]) IS NULL
+    ) || ARRAY(
+        SELECT format(
+            'GRANT %%s ON %%s TO %%I',
+            string_agg(privilege, ', ' ORDER BY place), name, current_user
+        )
+        FROM unnest(%(tables)s::text[]) AS name,
+            unnest('{SELECT,INSERT,UPDATE,DELETE}'::text[])
+                WITH ORDINALITY AS privileges (privilege, place)
+        WHERE NOT has_table_privilege(to_regclass(name)::oid, privilege)
+        GROUP BY name
+        ORDER BY name
+    )
+"""
 
 
 class DatabaseState(Enum):
@@ -44,23 +67,27 @@ class DatabaseHealth:
         database_url: The database.
         pools: The pools to reset, first the pool that serves calls.
         services: Full names of the services; the overall health, "", follows too.
+        tables: Names of the tables that calls read and write.
         interval: Seconds between checks.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - most by name
         self,
         servicer: health.aio.HealthServicer,
         database_url: str,
         pools: Sequence[Pool],
         *,
         services: Sequence[str],
+        tables: Sequence[str],
         interval: float,
     ) -> None:
         self._servicer = servicer
         self._database_url = database_url
         self._pools = pools
         self._services = ("", *services)
+        self._tables = {"tables": list(tables)}
         self._interval = interval
+        self._lacking: list[str] = []
         self._connection: Connection | None = None
         self._state: DatabaseState | None = None
         self._accepts_connections = True
@@ -83,7 +110,7 @@ class DatabaseHealth:
     async def check(self) -> None:
         """Check once, and set the health if it changed."""
         old = self._connection
-        over_old = state = await _ask(old) if old else DatabaseState.UNREACHABLE
+        over_old = state = await self._ask(old) if old else DatabaseState.UNREACHABLE
         if state is not DatabaseState.SERVING or not self._pools[0].connects:
             # The old connection alone may be lost, or lead to the former primary.
             state = await self._ask_again(over_old)
@@ -111,7 +138,7 @@ class DatabaseHealth:
         except (Error, TimeoutError) as error:
             answers_connect = not isinstance(error, TimeoutError)
         else:
-            over_new = await _ask(connection)
+            over_new = await self._ask(connection)
             if over_new is not DatabaseState.UNREACHABLE:
                 self._note_new_connections(accepted=True)
                 await self._replace(connection)
@@ -123,7 +150,50 @@ class DatabaseHealth:
         await self._replace(None)
         # The pool is closed while the database is unreachable.
         is_open = self._state is not DatabaseState.UNREACHABLE and pool.has_connections
-        return await _ask_over(pool) if answers_connect and is_open else DatabaseState.UNREACHABLE
+        return (
+            await self._ask_over(pool) if answers_connect and is_open else DatabaseState.UNREACHABLE
+        )
+
+    async def _ask(self, connection: Connection) -> DatabaseState:
+        """Ask over a connection; close it if the database does not answer."""
+        try:
+            row = await _in_time(self._check_over(connection), connection)
+        except (Error, TimeoutError):
+            await connection.close()
+            return DatabaseState.UNREACHABLE
+        return self._state_of(row)
+
+    async def _ask_over(self, pool: Pool) -> DatabaseState:
+        """Ask over a connection of a pool, of a database that refuses new connections at once."""
+        is_busy = True
+
+        async def ask() -> Row | None:
+            nonlocal is_busy
+            async with pool.connection() as connection:
+                is_busy = False
+                return await self._check_over(connection)
+
+        try:
+            row = await _in_time(ask())
+        except (DatabaseUnavailable, NoConnectionInTime, TimeoutError):
+            # Calls that have connections may still succeed, so they must not be aborted.
+            return DatabaseState.REFUSING if is_busy else DatabaseState.UNREACHABLE
+        return self._state_of(row)
+
+    async def _check_over(self, connection: Connection) -> Row | None:
+        cursor = await connection.execute(_CHECK, self._tables)
+        return await cursor.fetchone()
+
+    def _state_of(self, row: Row | None) -> DatabaseState:
+        """Return the state that an answer tells; log rights that are missing since the last."""
+        is_writable, lacking = row or (False, [])
+        if lacking != self._lacking and lacking:
+            _LOGGER.warning(
+                "this database user lacks rights that calls need; run as the schema's owner: %s",
+                "; ".join(lacking),
+            )
+        self._lacking = lacking
+        return DatabaseState.SERVING if is_writable and not lacking else DatabaseState.REFUSING
 
     def _note_new_connections(self, *, accepted: bool) -> None:
         if accepted != self._accepts_connections:
@@ -165,36 +235,6 @@ class DatabaseHealth:
         statuses = health_pb2.HealthCheckResponse
         for service in self._services:
             await self._servicer.set(service, statuses.SERVING if serves else statuses.NOT_SERVING)
-
-
-async def _ask(connection: Connection) -> DatabaseState:
-    """Ask over a connection; close it if the database does not answer."""
-    try:
-        cursor = await _in_time(connection.execute(_IS_WRITABLE), connection)
-        row = await cursor.fetchone()
-    except (Error, TimeoutError):
-        await connection.close()
-        return DatabaseState.UNREACHABLE
-    return DatabaseState.SERVING if row == (True,) else DatabaseState.REFUSING
-
-
-async def _ask_over(pool: Pool) -> DatabaseState:
-    """Ask over a connection of a pool, of a database that refuses new connections at once."""
-    is_busy = True
-
-    async def ask() -> bool:
-        nonlocal is_busy
-        async with pool.connection() as connection:
-            is_busy = False
-            cursor = await connection.execute(_IS_WRITABLE)
-            return await cursor.fetchone() == (True,)
-
-    try:
-        is_writable = await _in_time(ask())
-    except (DatabaseUnavailable, NoConnectionInTime, TimeoutError):
-        # Calls that have connections may still succeed, so they must not be aborted.
-        return DatabaseState.REFUSING if is_busy else DatabaseState.UNREACHABLE
-    return DatabaseState.SERVING if is_writable else DatabaseState.REFUSING
 
 
 async def _in_time(work: Coroutine[Any, Any, T], connection: Connection | None = None) -> T:
