@@ -4,10 +4,12 @@ Modes of directories outside the data directory stay as they are: a directory th
 enter, such as /root, is not used.
 """
 
+import fcntl
 import logging
 import os
 import pwd
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -86,16 +88,25 @@ def default_data_dir(preferred: Path) -> Path:
 
 
 def _user_instead_of_root() -> pwd.struct_passwd:
-    try:
+    with suppress(KeyError):
         return pwd.getpwnam(_NAME)
-    except KeyError:
-        _LOGGER.info("creating the system user %r to run PostgreSQL", _NAME)
-    useradd = ("/usr/sbin/useradd", "--system", "--no-create-home", "--shell=/usr/sbin/nologin")
     try:
-        subprocess.run([*useradd, _NAME], check=True, capture_output=True)
-        return pwd.getpwnam(_NAME)
+        # useradd looks for the name before it locks: of two at a time both succeed, and the user
+        # id of one is replaced by that of the other.
+        with Path("/etc/passwd").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            return _existing_or_new_user()
     except (OSError, subprocess.CalledProcessError, KeyError) as error:
         raise EmbeddedPostgresError(
             f"PostgreSQL does not run as root, and creating the user {_NAME!r} to run it failed:"
             f" create that user, or start Palaver as another one ({error})"
         ) from error
+
+
+def _existing_or_new_user() -> pwd.struct_passwd:
+    with suppress(KeyError):
+        return pwd.getpwnam(_NAME)
+    _LOGGER.info("creating the system user %r to run PostgreSQL", _NAME)
+    useradd = ("/usr/sbin/useradd", "--system", "--no-create-home", "--shell=/usr/sbin/nologin")
+    subprocess.run([*useradd, _NAME], check=True, capture_output=True)
+    return pwd.getpwnam(_NAME)
