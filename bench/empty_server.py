@@ -36,7 +36,9 @@ class _EveryMethod(grpc.GenericRpcHandler):
 
 async def serve(port: int, methods: grpc.GenericRpcHandler) -> None:
     """Serve methods with Palaver's runtime and options until the process ends."""
-    server = grpc.aio.server(options=connection_options(Settings.model_construct()))
+    settings = Settings.model_construct()
+    options = connection_options(settings, settings.max_connections)
+    server = grpc.aio.server(options=options)
     server.add_generic_rpc_handlers((methods,))
     server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()

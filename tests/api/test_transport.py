@@ -3,6 +3,7 @@
 import socket
 import struct
 from collections.abc import Iterator
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import grpc
@@ -11,9 +12,11 @@ import pytest
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import AddMemoryRequest
 from palaver.v1.session_service_pb2 import ListSessionsRequest
+from palaver_server.bootstrap import server as server_module
 from palaver_server.transport import server_options as transport
+from palaver_server.transport import unused_connections
 from tests.conftest import StartServer
-from tests.support.callers import code_of
+from tests.support.callers import KeysFile, caller, code_of
 from tests.support.client import Client, wait_until
 from tests.support.http2 import (
     ENHANCE_YOUR_CALM,
@@ -136,3 +139,52 @@ def test_transport_connections_over_limit_are_closed(
 
         palaver.channel.close()
         surplus.sessions.ListSessions(ListSessionsRequest(), wait_for_ready=True, timeout=20)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "0.0.0.0"])
+def test_transport_unauthenticated_connections_make_way_when_scarce(
+    start_server: StartServer, keys_file: KeysFile, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    monkeypatch.setattr(unused_connections, "_INTERVAL_SECONDS", 0.05)
+    key = keys_file.add()
+    server = start_server(
+        listen=f"{host}:0", insecure=True, max_connections=10, credentials=keys_file.path
+    )
+    address = server.address.replace("0.0.0.0", "127.0.0.1")
+    server.channel.close()
+    with caller(address, key) as early:
+        assert code_of(early) == "NOT_FOUND"
+        states: list[grpc.ChannelConnectivity] = []
+        early.channel.subscribe(states.append)
+
+        with ExitStack() as stack:
+            for _ in range(20):
+                with suppress(ConnectionError):  # beyond the limit
+                    stack.enter_context(closing(Http2(address)))
+            with caller(address, key) as late:
+                late.sessions.ListSessions(ListSessionsRequest(), wait_for_ready=True, timeout=20)
+
+        assert code_of(early) == "NOT_FOUND"
+        assert set(states) == {grpc.ChannelConnectivity.READY}
+
+
+def test_transport_unauthenticated_connections_stay_while_there_is_room(
+    start_server: StartServer, keys_file: KeysFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[None] = []
+
+    class Counting(unused_connections.UnusedConnections):
+        def _look(self) -> None:
+            super()._look()
+            looks.append(None)
+
+    monkeypatch.setattr(unused_connections, "_INTERVAL_SECONDS", 0.02)
+    monkeypatch.setattr(server_module, "UnusedConnections", Counting)
+    keys_file.add()
+    # Fewer than descriptors, so that connections are counted.
+    palaver = start_server(max_connections=20, credentials=keys_file.path)
+    with closing(Http2(palaver.address)) as idle:
+        seen = len(looks)
+        wait_until(lambda: len(looks) > seen + 4)
+        idle.send(PING, bytes(8))
+        assert any(frame.kind == PING for frame in idle.received())

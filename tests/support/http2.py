@@ -34,7 +34,7 @@ class Http2:
     ) -> None:
         self._address = address
         host, _, port = address.rpartition(":")
-        self._socket = socket.create_connection((host, int(port)), timeout=20)
+        self._socket = socket.create_connection((host.strip("[]"), int(port)), timeout=20)
         self._reader = self._socket.makefile("rb")
         if tls:
             context, session = tls

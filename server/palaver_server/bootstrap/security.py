@@ -32,9 +32,12 @@ class Security:
 
     Attributes:
         interceptors: Interceptors that check calls, outermost first; empty without any.
+        authenticated_peers: The peers of authenticated calls, which grows until those of closed
+            connections are removed; None without credentials.
     """
 
     interceptors: tuple[Interceptor, ...]
+    authenticated_peers: set[str] | None
     _identity: "HotReloaded[ServerIdentity] | None"
     _credentials: HotReloaded[CredentialsFile] | None
     _keys: "HotReloaded[KeySet] | None"
@@ -50,6 +53,7 @@ class Security:
         credentials = await _credentials(settings)
         keys = await _key_set(settings)
         interceptors: tuple[Interceptor, ...] = ()
+        authentication: Authentication | None = None
         if settings.tls_client_ca:
             from palaver_server.interceptors.client_certificates import (  # noqa: PLC0415
                 ClientCertificates,
@@ -58,8 +62,15 @@ class Security:
             interceptors += (ClientCertificates(),)
         if credentials or keys:
             tokens = _tokens(keys, settings) if keys else None
-            interceptors += (Authentication(Authenticator(credentials, tokens)), Authorization())
-        return cls(interceptors, identity, credentials, keys)
+            authentication = Authentication(Authenticator(credentials, tokens))
+            interceptors += (authentication, Authorization())
+        return cls(
+            interceptors,
+            authentication.peers if authentication else None,
+            identity,
+            credentials,
+            keys,
+        )
 
     def watch(self) -> Iterator[Coroutine[Any, Any, None]]:
         """Yield the background tasks that reload changed files and URLs."""

@@ -40,6 +40,7 @@ from palaver_server.transport.database_health import DatabaseHealth
 from palaver_server.transport.health_service import HealthService
 from palaver_server.transport.server_options import ConnectionLimits, server_options
 from palaver_server.transport.shutdown import shut_down, wait_for_ended_calls
+from palaver_server.transport.unused_connections import UnusedConnections
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -115,7 +116,8 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
         add_metrics(telemetry, settings, pool, purger, embedding, database_health, security)
         running_calls = RunningCalls()
         chain = InterceptorChain(interceptors(settings, telemetry, security, running_calls))
-        server = grpc.aio.server(options=connection_options(settings))
+        max_connections = _max_connections(settings)
+        server = grpc.aio.server(options=connection_options(settings, max_connections))
         ours = palaver_methods(chain, settings, pool, purger, embedding)
         server.add_generic_rpc_handlers((ours, grpc_methods(settings, health_servicer)))
         port = security.add_port(server, settings.listen)
@@ -123,6 +125,7 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
         tasks = (
             *telemetry.start(),
             *security.watch(),
+            *_unused_connections(security, port, max_connections),
             *scheduled_purges(settings, purger),
             database_health.watch(),
             embedding.worker.run(),
@@ -153,10 +156,20 @@ def interceptors(
     )
 
 
-def connection_options(settings: Settings) -> tuple[tuple[str, int], ...]:
-    """Return gRPC's options for the connection limits in the settings."""
+def _unused_connections(
+    security: Security, port: int, max_connections: int
+) -> Iterator[Coroutine[Any, Any, None]]:
+    """Yield the background task that closes unauthenticated connections, if there are others."""
+    if security.authenticated_peers is not None:
+        yield UnusedConnections(
+            port, max_connections=max_connections, authenticated=security.authenticated_peers
+        ).watch()
+
+
+def connection_options(settings: Settings, max_connections: int) -> tuple[tuple[str, int], ...]:
+    """Return gRPC's options for the connection limits in the settings, and this number."""
     limits = ConnectionLimits(
-        max_connections=_max_connections(settings),
+        max_connections=max_connections,
         keepalive_seconds=settings.keepalive_seconds,
         idle_seconds=settings.connection_idle_seconds,
         age_seconds=settings.connection_age_seconds,

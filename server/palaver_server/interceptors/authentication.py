@@ -14,10 +14,14 @@ class Authentication:
 
     Args:
         authenticator: Checks the credential of a call.
+
+    Attributes:
+        peers: The peers of authenticated calls; whoever knows their connections removes them.
     """
 
     def __init__(self, authenticator: Authenticator) -> None:
         self._authenticator = authenticator
+        self.peers: set[str] = set()
 
     def intercept(self, _method: MethodDescriptor) -> StartCall:
         """Return a function that authenticates a call."""
@@ -26,7 +30,9 @@ class Authentication:
     async def _authenticate(self, _request: bytes, context: Context) -> None:
         principal = await self._principal(context)
         PRINCIPAL.set(principal)
-        running_call.get().principal = principal.name
+        call = running_call.get()
+        call.principal = principal.name
+        self.peers.add(call.peer)
 
     async def _principal(self, context: Context) -> Principal:
         authorizations = [
