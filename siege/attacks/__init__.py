@@ -11,7 +11,7 @@ from siege.attacks import administration, database, floods, requests, unread
 
 Attack = Callable[[Attacker], Awaitable[None]]
 
-# The pause shows how the callers fare without an attack. The embedder is stopped by the run.
+# The baseline; and the attack during which the run stops the embedder.
 NO_ATTACK = "no attack"
 EMBEDDER_DOWN = "embedder down"
 

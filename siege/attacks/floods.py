@@ -20,7 +20,7 @@ _UNFINISHED_CALLS = 90
 
 
 async def nothing(_: Attacker) -> None:
-    """Attack nobody."""
+    """Do nothing, so that the callers are measured without an attack."""
     await asyncio.Event().wait()
 
 

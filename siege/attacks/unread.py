@@ -1,4 +1,4 @@
-"""Answers nobody reads: the flow-control windows stay closed, and responses wait in the server."""
+"""Unread answers: the flow-control windows stay closed, and responses wait in the server."""
 
 from google.protobuf.message import Message
 

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from siege.attacks import ATTACKS
 from tests.support.processes import ROOT
 
@@ -10,6 +12,7 @@ from tests.support.processes import ROOT
 _LIMITS = ("--max-p99-seconds=60", "--max-memory-mib=8000")
 
 
+@pytest.mark.timeout(300)
 def test_siege_short_run_keeps_rules() -> None:
     run = subprocess.run(
         [sys.executable, "-m", "siege", "--seconds=12", "--seed=1", *_LIMITS],
@@ -17,7 +20,7 @@ def test_siege_short_run_keeps_rules() -> None:
         check=False,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=280,
     )
 
     assert run.returncode == 0, run.stdout + run.stderr
