@@ -26,8 +26,8 @@ def small_pool(database_url: str, run: Run) -> Iterator[Pool]:
     run(pool.close())
 
 
-async def use(pool: Pool) -> None:
-    async with pool.connection() as connection:
+async def use(pool: Pool, principal: str | None = None) -> None:
+    async with pool.connection(principal) as connection:
         await connection.execute("SELECT 1")
 
 
@@ -58,6 +58,24 @@ def test_pool_waiter_gets_next_free_connection(database_url: str, run: Run) -> N
         await pool.close()
 
     run(use_by_turns())
+
+
+def test_pool_connections_of_a_principal_are_limited_and_its_waits_counted(
+    small_pool: Pool, run: Run
+) -> None:
+    async def use_more_than_a_share() -> int:
+        async with small_pool.connection("greedy"):
+            waiting = asyncio.create_task(use(small_pool, "greedy"))
+            await use(small_pool, "modest")
+            count = small_pool.stats()["requests_waiting"]
+            with pytest.raises(NoConnectionInTime):
+                await waiting
+        return count
+
+    assert run(use_more_than_a_share()) == 1
+    stats = small_pool.stats()
+    assert (stats["requests_waiting"], stats["requests_errors"]) == (0, 1)
+    assert stats["requests_wait_ms"] >= 1000 * A_MOMENT
 
 
 def test_pool_busy_is_not_reported_as_unreachable(database_url: str, run: Run) -> None:
