@@ -21,7 +21,7 @@ from tests.support.watching import NOT_SERVING, SERVING, watched_health
 
 
 class Administrator:
-    """A superuser of a database, and a user without rights."""
+    """A superuser of a database, and two users without rights."""
 
     def __init__(self, database_url: str) -> None:
         self.owners_url = database_url
@@ -33,7 +33,8 @@ class Administrator:
         self._connection = psycopg.connect(database_url, autocommit=True)
         self.does("REVOKE ALL ON DATABASE {database} FROM PUBLIC")
         self.does("REVOKE ALL ON SCHEMA public FROM PUBLIC")
-        self.does("CREATE ROLE {user} LOGIN PASSWORD 'Sesame'")
+        for role in ("{user}", "{owner}"):
+            self.does(f"CREATE ROLE {role} LOGIN PASSWORD 'Sesame'")
         self.does("GRANT CONNECT ON DATABASE {database} TO {user}")
 
     def does(self, statement: str) -> list[tuple[Any, ...]]:
@@ -47,9 +48,10 @@ class Administrator:
         return cursor.fetchall() if cursor.description else []
 
     def leaves(self) -> None:
-        """Drop the user."""
-        self.does("DROP OWNED BY {user} CASCADE")
-        self.does("DROP ROLE {user}")
+        """Drop the users."""
+        for role in ("{owner}", "{user}"):
+            self.does(f"DROP OWNED BY {role} CASCADE")
+            self.does(f"DROP ROLE {role}")
         self._connection.close()
 
 
@@ -170,30 +172,25 @@ def documented_grants() -> Iterator[str]:
 
 
 def test_database_users_with_the_documented_rights_suffice(
-    administrator: Administrator, run: Run, start_server: StartServer, endpoint: Endpoint
+    administrator: Administrator, start_server: StartServer, endpoint: Endpoint
 ) -> None:
-    """One user migrates, also later, and creates the table of vectors; the other serves."""
-    administrator.does("CREATE ROLE {owner} LOGIN PASSWORD 'Sesame'")
-    try:
-        for statement in documented_grants():
-            administrator.does(statement)
+    """One user migrates and creates the table of vectors; the other serves."""
+    for statement in documented_grants():
+        administrator.does(statement)
 
-        client = start_server(
-            **endpoint.settings,
-            database_url=administrator.users_url,
-            migration_database_url=administrator.migrators_url,
-        )
-        live_a_session(client)
-        client.add("vectors", "one", "two")
+    client = start_server(
+        **endpoint.settings,
+        database_url=administrator.users_url,
+        migration_database_url=administrator.migrators_url,
+    )
+    live_a_session(client)
+    client.add("vectors", "one", "two")
 
-        wait_until(lambda: administrator.does("SELECT count(*) FROM palaver.embeddings") == [(2,)])
-        owners = administrator.does(
-            "SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'palaver'"
-        )
-        assert owners == [(administrator.owner,)]
-    finally:
-        administrator.does("DROP OWNED BY {owner} CASCADE")
-        administrator.does("DROP ROLE {owner}")
+    wait_until(lambda: administrator.does("SELECT count(*) FROM palaver.embeddings") == [(2,)])
+    owners = administrator.does(
+        "SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'palaver'"
+    )
+    assert owners == [(administrator.owner,)]
 
 
 def test_database_user_without_right_to_migrate_is_told_the_grant(

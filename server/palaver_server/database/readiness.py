@@ -25,7 +25,8 @@ async def wait_for_database(database_url: str, *, seconds: float) -> None:
     """Wait until the database accepts a connection; log every second why it does not.
 
     Raises:
-        DatabaseUnusable: It refused this user for good, or accepted no connection in time.
+        DatabaseUnusable: It refused this user for good, accepted no connection in time, or has
+            an encoding other than UTF-8.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
@@ -44,5 +45,18 @@ async def wait_for_database(database_url: str, *, seconds: float) -> None:
             )
             await asyncio.sleep(min(_INTERVAL_SECONDS, left))
         else:
+            encoding = connection.info.parameter_status("server_encoding")
+            database = connection.info.dbname
             await connection.close()
+            _check_encoding(encoding, database)
             return
+
+
+def _check_encoding(encoding: str | None, database: str) -> None:
+    # Others cannot store all of Unicode, and SQL_ASCII does not even check what it stores.
+    if encoding != "UTF8":
+        raise DatabaseUnusable(
+            f"the encoding of database {database} is {encoding}, but Palaver needs UTF8: create"
+            " one with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0, and move the data"
+            " there with pg_dump"
+        )

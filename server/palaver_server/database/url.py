@@ -1,4 +1,4 @@
-"""The database URL: default connection parameters, and a form that is safe to log."""
+"""The database URL: connection parameters, and a form that is safe to log."""
 
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -15,8 +15,13 @@ _TIMEOUTS = {
 
 
 def with_timeouts(database_url: str) -> str:
-    """Add connect, keepalive and TCP timeouts to a URL; those that it sets already stay."""
-    return make_conninfo("", **{**_TIMEOUTS, **conninfo_to_dict(database_url)})
+    """Add connect, keepalive and TCP timeouts to a URL; those that it sets already stay.
+
+    The client encoding is set too: a service file, a role or PGCLIENTENCODING may name another one,
+    in which the database would read UTF-8 as something else.
+    """
+    given = conninfo_to_dict(database_url)
+    return make_conninfo("", **{**_TIMEOUTS, **given, "client_encoding": "UTF8"})
 
 
 _PASSWORDS = ("password", "sslpassword")
