@@ -370,6 +370,12 @@ class Settings(DatabaseSettings):
     max_streams: PositiveInt = Field(
         256, description="Maximum open streams; half of them for one credential."
     )
+    max_response_bytes_in_flight: int | None = Field(
+        None,
+        ge=16 * 1024 * 1024,
+        description="Maximum bytes of responses that are being made or wait for their clients, half"
+        " of them for one credential; if unset, a fifth of the memory, but at most 256 MiB.",
+    )
     stream_send_timeout_seconds: PositiveSeconds = Field(
         300, description="Maximum wait for a slow client to accept a response."
     )

@@ -3,7 +3,7 @@
 import socket
 import ssl
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
@@ -51,7 +51,7 @@ class Http2:
         header = struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream)
         self._socket.sendall((header + payload) * times)
 
-    def call(self, method: str, request: bytes) -> None:
+    def call(self, method: str, request: bytes, metadata: Mapping[str, str] | None = None) -> None:
         """Start a call as stream 1."""
         headers = {
             ":method": "POST",
@@ -60,6 +60,7 @@ class Http2:
             ":authority": self._address,
             "te": "trailers",
             "content-type": "application/grpc",
+            **(metadata or {}),
         }
         fields = b"".join(
             b"\0" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()

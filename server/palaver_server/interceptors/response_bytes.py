@@ -1,0 +1,151 @@
+"""The maximum number of bytes of the responses that are being made or wait for their clients."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
+
+from google.protobuf.descriptor import MethodDescriptor
+
+from palaver_server.auth.principal import PRINCIPAL
+from palaver_server.errors import DeadlineExceeded
+from palaver_server.interceptors.interceptor import CallHooks, Context, StartCall
+from palaver_server.services.limits import (
+    MAX_CONTENT_BYTES,
+    MAX_ITEMS,
+    MAX_METADATA_BYTES,
+    MAX_RESPONSE_BYTES,
+)
+from palaver_server.services.response_budget import READ_AHEAD, ResponseBudget
+
+# A Struct takes up to 4 times its JSON text. The other fields take less than 8 KiB.
+_MAX_RESOURCE_BYTES = 4 * MAX_METADATA_BYTES + 8 * 1024
+
+# The largest responses by their type, where they are smaller than the largest of all.
+_MAX_BYTES = {
+    "palaver.v1.DeleteMemoryResponse": 1024,
+    "palaver.v1.DeleteSessionResponse": 1024,
+    "palaver.v1.DeleteUserResponse": 1024,
+    "palaver.v1.Message": MAX_CONTENT_BYTES + _MAX_RESOURCE_BYTES,
+    "palaver.v1.Session": _MAX_RESOURCE_BYTES,
+    "palaver.v1.User": _MAX_RESOURCE_BYTES,
+}
+
+# AddMemory returns the IDs of its request or short ones, a number and a time for each message.
+_ADDED_MESSAGE_BYTES = 128
+
+_Size: TypeAlias = Callable[[bytes], int]
+
+
+class ResponseBytes:
+    """Starts a call when there is room for its response. It comes after Authentication.
+
+    Args:
+        max_bytes: Maximum number of bytes.
+        stream_wait_seconds: How long a stream may wait for room; other calls have a deadline.
+    """
+
+    def __init__(self, max_bytes: int, *, stream_wait_seconds: float) -> None:
+        self._budget = ResponseBudget(max_bytes)
+        self._stream_wait_seconds = stream_wait_seconds
+
+    def intercept(self, method: MethodDescriptor) -> StartCall:
+        """Return a function that reserves the bytes of a call."""
+        if method.server_streaming:
+            return self._start_stream
+        max_bytes = _largest_response(method)
+
+        def start(request: bytes, _context: Context) -> CallHooks | Awaitable[CallHooks]:
+            size = max_bytes(request)
+            reservation = _Reservation(self._budget, size)
+            if self._budget.try_reserve(reservation.principal, size):
+                return reservation
+            return reservation.reserved(size)
+
+        return start
+
+    async def _start_stream(self, _request: bytes, _context: Context) -> CallHooks:
+        stream = _StreamReservation(self._budget, self._stream_wait_seconds)
+        await stream.reserve()
+        READ_AHEAD.set(stream)
+        return stream
+
+
+class _Reservation(CallHooks):
+    """The reserved bytes of a call."""
+
+    __slots__ = ("_budget", "_size", "principal")
+
+    sees_responses = True
+
+    def __init__(self, budget: ResponseBudget, size: int) -> None:
+        principal = PRINCIPAL.get()
+        self.principal = principal.name if principal else None
+        self._budget = budget
+        self._size = size
+
+    async def reserved(self, size: int) -> CallHooks:
+        """Wait until the bytes are reserved, and return the hooks of the call."""
+        await self._budget.reserve(self.principal, size)
+        return self
+
+    def before_send(self, response: bytes) -> None:
+        """Shrink to the size of the response."""
+        self._release(self._size - len(response))
+
+    def close(self) -> None:
+        """Return the bytes."""
+        self._release(self._size)
+
+    def _release(self, size: int) -> None:
+        self._size -= size
+        self._budget.release(self.principal, size)
+
+
+class _StreamReservation(_Reservation):
+    """The reserved bytes of a stream: of the chunk being sent, and of the page read meanwhile."""
+
+    __slots__ = ("_chunk", "_wait_seconds")
+
+    def __init__(self, budget: ResponseBudget, wait_seconds: float) -> None:
+        super().__init__(budget, 0)
+        self._wait_seconds = wait_seconds
+        self._chunk = 0
+
+    def try_reserve(self) -> bool:
+        """Reserve the bytes of the next page; return whether they were free."""
+        is_free = self._budget.try_reserve(self.principal, MAX_RESPONSE_BYTES, is_read_ahead=True)
+        if is_free:
+            self._size += MAX_RESPONSE_BYTES
+        return is_free
+
+    async def reserve(self) -> None:
+        """Reserve the bytes of the next page.
+
+        Raises:
+            DeadlineExceeded: They were not free in time.
+        """
+        try:
+            async with asyncio.timeout(self._wait_seconds):
+                await self._budget.reserve(self.principal, MAX_RESPONSE_BYTES)
+        except TimeoutError:
+            raise DeadlineExceeded from None
+        self._size += MAX_RESPONSE_BYTES
+
+    def before_send(self, response: bytes) -> None:
+        """Shrink the bytes of the page to those of its chunk."""
+        self._chunk = len(response)
+        self._release(MAX_RESPONSE_BYTES - self._chunk)
+
+    def after_send(self) -> None:
+        """Return the bytes of the chunk."""
+        self._release(self._chunk)
+
+
+def _largest_response(method: MethodDescriptor) -> _Size:
+    """Return a function that gives the largest size of a response to a request."""
+    if method.output_type.name == "AddMemoryResponse":
+        return lambda request: min(
+            len(request) + MAX_ITEMS * _ADDED_MESSAGE_BYTES, MAX_RESPONSE_BYTES
+        )
+    max_bytes = _MAX_BYTES.get(method.output_type.full_name, MAX_RESPONSE_BYTES)
+    return lambda _request: max_bytes
