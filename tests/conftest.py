@@ -26,18 +26,18 @@ from tests.support.watching import eventually
 
 T = TypeVar("T")
 
-# Tests crash processes, not machines: what the kernel has is as good as on the disk.
+# Without fsync: tests crash processes, not machines, and the kernel keeps what was written.
 _FAST = {"fsync": "off", "synchronous_commit": "off", "max_connections": "200"}
 
 
 class Run(Protocol):
-    """Runs a coroutine on the loop of the tests, and waits for its result."""
+    """A function that runs a coroutine on the loop of the tests, and returns its result."""
 
     def __call__(self, coroutine: Coroutine[Any, Any, T]) -> T: ...
 
 
 class StartServer(Protocol):
-    """Starts a server with these settings, and gives a client of it."""
+    """A function that starts a server with these settings, and returns a client of it."""
 
     def __call__(self, **settings: Any) -> Client: ...
 
@@ -49,7 +49,7 @@ def pytest_xdist_auto_num_workers() -> int:
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects by marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what starts whole processes, injects faults or generates its input as slow."""
+    """Mark tests that start processes, inject faults or generate their input as slow."""
     for item in items:
         directory = item.path.relative_to(Path(__file__).parent).parts[0]
         is_generated = getattr(getattr(item, "obj", None), "is_hypothesis_test", False)
@@ -58,7 +58,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Keep the garbage collector from going through modules and tests again and again."""
+    """Exempt modules and tests from garbage collection: they live until the end of the run."""
     gc.collect()
     gc.freeze()
 
@@ -117,14 +117,14 @@ def empty_database_url(postgres: str) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def shared_server(run: Run, postgres: str, template: str) -> Iterator[SharedServer]:
-    """A server for the tests that are content with the default settings."""
+    """A server for the tests that need no settings of their own."""
     with closing(SharedServer(run, postgres, template)) as server:
         yield server
 
 
 @pytest.fixture
 def shared(request: pytest.FixtureRequest, shared_server: SharedServer) -> Iterator[Shared | None]:
-    """The shared server, if the test asks for `palaver`, and a server that others used will do."""
+    """The shared server if the test asks for `palaver` and changes no settings; else None."""
     if {"monkeypatch", "caplog"} & set(request.fixturenames):
         shared_server.close()  # it would be patched too, and logs calls of earlier tests
         yield None
@@ -163,7 +163,7 @@ def pool(database_url: str, run: Run) -> Iterator[Pool]:
 
 @pytest.fixture
 def start_server(run: Run, database_url: str) -> Iterator[StartServer]:
-    """Starts servers on the test's database, for as long as the test runs."""
+    """A function that starts servers on the test's database; they end with the test."""
     with ExitStack() as stack:
 
         def start(**settings: Any) -> Client:

@@ -1,4 +1,4 @@
-"""Fair shares: one credential that does its worst does not stop another's calls."""
+"""Fair shares: a credential that overloads the server does not stop another's calls."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -33,13 +33,13 @@ from tests.support.locks import locked
 
 RESOURCE_EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 
-# Starts a server with these settings, and gives clients with a credential each.
+# A function that starts a server with these settings, and returns clients with a credential each.
 StartPair = Callable[..., tuple[Client, Client]]
 
 
 @pytest.fixture
 def start_pair(start_server: StartServer, keys_file: KeysFile) -> Iterator[StartPair]:
-    """Start a server, and return a client that will do its worst and a well-behaved one."""
+    """Start a server, and return an abusive client and a well-behaved one."""
     with ExitStack() as stack:
 
         def start(**settings: Any) -> tuple[Client, Client]:

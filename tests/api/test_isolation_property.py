@@ -1,4 +1,4 @@
-"""A bound caller's answers are those of a database that holds its user's live rows alone."""
+"""A bound caller gets the answers of a database that holds only its user's live rows."""
 
 import json
 import os
@@ -32,20 +32,20 @@ from tests.support.vectors import embed
 
 pytestmark = pytest.mark.slow
 
-# Databases to try, each with several requests. Another number tries others each time.
+# The number of databases, each with several requests. A given number draws new ones each time.
 CASES = os.environ.get("PALAVER_ISOLATION_CASES")
 
 several = settings(
     max_examples=int(CASES or 60),
     derandomize=CASES is None,
-    # To shrink a case takes minutes.
+    # Shrinking a case takes minutes.
     phases=tuple(Phase) if CASES else (Phase.explicit, Phase.generate),
     deadline=None,
     print_blob=True,
     suppress_health_check=list(HealthCheck),
 )
 
-# What PostgreSQL would choose, and what it might in a larger database.
+# The plans that PostgreSQL chooses here, and those that it might choose for a larger database.
 PLANS = {
     "preferred": "",
     "hash": "-c enable_nestloop=off -c enable_mergejoin=off",
@@ -57,7 +57,7 @@ WORDS = ["tea", "coffee", "tea coffee", "milk", "a long talk about tea", "user"]
 
 
 class Message(NamedTuple):
-    """A message to be."""
+    """A message to insert."""
 
     role: str
     content: str
@@ -68,7 +68,7 @@ class Message(NamedTuple):
 
 
 class Session(NamedTuple):
-    """A session to be."""
+    """A session to insert."""
 
     user_id: str | None
     metadata: dict[str, object]
@@ -98,7 +98,7 @@ sessions = st.builds(
     st.lists(messages, max_size=4),
 )
 
-# How often the sessions of others are there, which makes them all that the statistics know.
+# How often each session of others is inserted: with many copies, they dominate the statistics.
 copies = st.sampled_from([1, 1, 40])
 
 
@@ -178,7 +178,7 @@ VECTORS = {f"{role}: {content}": embed(f"{role}: {content}")
 
 
 class Database:
-    """A database that is filled again and again, and a client of each server on it."""
+    """A database that is refilled for each case, and a client of each server on it."""
 
     def __init__(self, connection: Connection, clients: dict[str, Client]) -> None:
         self._connection = connection
@@ -188,7 +188,7 @@ class Database:
 
     @property
     def _space(self) -> tuple[int, int, str] | None:
-        """The model, its dimensions and the schema of vectors, once there is nothing to embed."""
+        """The model, its dimensions and the vectors' schema; None during the backfill."""
         query = """
             SELECT id, dimensions, extnamespace::regnamespace::text
             FROM embedding_models, pg_extension
@@ -197,7 +197,7 @@ class Database:
         return cast("tuple[int, int, str] | None", self._connection.execute(query).fetchone())
 
     def fill(self, sessions: Iterable[tuple[int, Session]], *, with_deleted: bool = True) -> None:
-        """Makes these sessions, under their numbers, all that is in the database."""
+        """Replace the contents of the database by these sessions, under their numbers."""
         rows: dict[str, list[dict[str, Any]]] = {"sessions": [], "messages": [], "embedded": []}
         for number, session in sessions:
             if session.is_deleted and not with_deleted:
@@ -251,7 +251,7 @@ def dates(day: int, *, is_deleted: bool) -> dict[str, str | None]:
 def start(
     start_server: StartServer, keys_file: KeysFile, endpoint: Endpoint
 ) -> Iterator[Callable[[str, Iterable[str]], Database]]:
-    """Starts servers on a database, one with each of these options, for a reader who is Ada."""
+    """A function that starts a server for each of these plans, and a client bound to Ada."""
     key = keys_file.add(Role.READER, "ada")
 
     with ExitStack() as stack:
@@ -280,12 +280,12 @@ def shared(start: Callable[[str, Iterable[str]], Database], database_url: str) -
 
 @pytest.fixture
 def alone(start: Callable[[str, Iterable[str]], Database], empty_database_url: str) -> Database:
-    """A database in which Ada's live rows are all there is."""
+    """A database that holds only Ada's live rows."""
     return start(empty_database_url, ["preferred"])
 
 
 def answer(client: Client, request: ProtobufMessage) -> list[str]:
-    """All that a caller can tell of the answer to a request."""
+    """Return everything that a caller sees of the answer to a request."""
     try:
         return [str(response) for response in client.send(request)]
     except grpc.RpcError as error:

@@ -1,4 +1,4 @@
-"""Large requests and responses: refused before they are parsed, or worked on beside the loop."""
+"""Large requests and responses: refused before they are parsed, or processed in a thread."""
 
 from typing import Any
 

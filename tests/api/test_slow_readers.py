@@ -26,7 +26,7 @@ def add_messages(palaver: Client) -> None:
         palaver.add("s", "x" * 1_000_000, timeout=60)
 
 
-def let_patience_end(palaver: Client, database_url: str) -> None:
+def exceed_send_timeout(palaver: Client, database_url: str) -> None:
     """Wait for two default deadlines: longer than the stream send timeout, shorter than two."""
     with locked(database_url):
         for _ in range(2):
@@ -42,7 +42,7 @@ def test_slow_reader_is_dropped_with_resume_cursor(
     stream = palaver.memory.StreamMessages(MESSAGES)
     received = [next(stream)]
 
-    let_patience_end(palaver, database_url)
+    exceed_send_timeout(palaver, database_url)
     with refused(DEADLINE_EXCEEDED) as refusal:
         received.extend(stream)
 
@@ -64,7 +64,7 @@ def test_slow_reader_of_no_chunk_is_dropped_with_resume_cursor(
     frames = reader.received()
     assert next(frame for frame in frames if frame.kind == DATA)
 
-    let_patience_end(palaver, database_url)
+    exceed_send_timeout(palaver, database_url)
     reader.take(2_000_000)
     trailers = next(f for f in frames if f.kind == HEADERS and f.flags & END_STREAM)
 
@@ -84,7 +84,7 @@ def test_slow_reader_of_session_listing_is_dropped_with_resume_cursor(
     stream = palaver.sessions.ListAllSessions(ListAllSessionsRequest(chunk_size=10))
     received = [next(stream)]
 
-    let_patience_end(palaver, database_url)
+    exceed_send_timeout(palaver, database_url)
     with refused(DEADLINE_EXCEEDED) as refusal:
         received.extend(stream)
 

@@ -28,7 +28,7 @@ def unread(palaver: Client, call: tuple[str, GetMemoryRequest | StreamMessagesRe
 
 
 def can_call(palaver: Client) -> bool:
-    """Tell whether there is a slot for a call."""
+    """Return whether there is a slot for a call."""
     return unless_refused(RESOURCE_EXHAUSTED, lambda: palaver.get_session("s")) is not None
 
 

@@ -59,7 +59,7 @@ class App(NamedTuple):
 
 
 def everywhere(client: Client, status: int) -> bool:
-    """Tell whether the server and each service report this health."""
+    """Return whether the server and each service report this health."""
     return {health_of(client, service) for service in ("", *SERVICES)} == {status}
 
 

@@ -1,4 +1,4 @@
-"""Every line on standard error is JSON where the log is JSON, whatever writes it."""
+"""Every line on standard error is JSON where the log is JSON, from any source."""
 
 import json
 import socket

@@ -33,7 +33,7 @@ def add_blocked(client: Client, database_url: str, session_id: str) -> Any:
 
 
 def stopped_cleanly(data_dir: Path) -> bool:
-    """Tell whether the embedded PostgreSQL has ended after a clean shutdown."""
+    """Return whether the embedded PostgreSQL has ended after a clean shutdown."""
     last_line = (data_dir / "postgres.log").read_text().splitlines()[-1]
     return last_line.endswith("database system is shut down") and not processes_in(data_dir)
 

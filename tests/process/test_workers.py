@@ -37,7 +37,7 @@ def serving(palaver: PalaverProcess, address: str) -> list[psutil.Process]:
 
 
 def is_called(process: psutil.Process, port: int) -> bool:
-    """Tell whether a process has a connection with a caller of the port."""
+    """Return whether a process has a connection with a caller of the port."""
     connections = process.net_connections("tcp")
     return any(c.status == psutil.CONN_ESTABLISHED and c.laddr.port == port for c in connections)
 

@@ -28,7 +28,7 @@ class _Details(NamedTuple):
 
 
 class _Showing(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):
-    """Send the same metadata with every call."""
+    """A client interceptor that sends the same metadata with every call."""
 
     def __init__(self, metadata: Sequence[tuple[str, str]]) -> None:
         self._metadata = metadata
@@ -129,7 +129,7 @@ class KeysFile:
         self.path.write_text("\n".join(self._entries.values()))
 
 
-# As long as `nobody`: the statuses about both can be compared.
+# As long as `nobody`, so that the statuses about both can be compared.
 OTHER_USER = "bertha"
 
 # Another user, a user with almost the same name, and no user.

@@ -44,12 +44,12 @@ def request_about(
 
 
 def names_a_session(method: MethodDescriptor) -> bool:
-    """Tell whether a request of the method names a session."""
+    """Return whether a request of the method names a session."""
     return "session_id" in _fields(method)
 
 
 def names_a_user(method: MethodDescriptor) -> bool:
-    """Tell whether a request of the method is about a user rather than a user's session."""
+    """Return whether a request of the method is about a user rather than a user's session."""
     return "user_id" in _fields(method) and not names_a_session(method)
 
 

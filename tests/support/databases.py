@@ -176,7 +176,7 @@ class Databases:
 
     @contextmanager
     def lent(self) -> Iterator[str]:
-        """Yield the URL of a database that nobody else uses during the block."""
+        """Yield the URL of a database that no other test uses during the block."""
         database = self._free.pop() if self._free else Database(self._postgres, self._template)
         try:
             yield database.url

@@ -75,7 +75,7 @@ class Document:
 
     @property
     def inline_code(self) -> list[str]:
-        """What stands in backquotes."""
+        """The texts in backquotes."""
         return _INLINE_CODE.findall(self.prose)
 
     @property

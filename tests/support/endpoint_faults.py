@@ -15,7 +15,7 @@ Fault = Callable[[BaseHTTPRequestHandler], None]
 
 _MIB = 1024 * 1024
 
-# Nobody sets it: waiting for it is how a handler is slow.
+# It is never set: a slow handler waits for it.
 _NEVER = threading.Event()
 
 
@@ -62,7 +62,7 @@ def close(handler: BaseHTTPRequestHandler) -> None:
     handler.close_connection = True
 
 
-def close_amid_answer(handler: BaseHTTPRequestHandler) -> None:
+def close_during_answer(handler: BaseHTTPRequestHandler) -> None:
     """Close the connection before the end of the answer."""
     _begin(handler, {"Content-Length": "1000"})
     handler.wfile.write(b'{"data": [')
@@ -86,7 +86,7 @@ FAULTS: dict[str, Fault] = {
     "hang": hang,
     "drip": drip,
     "close": close,
-    "close amid the answer": close_amid_answer,
+    "close during the answer": close_during_answer,
     "HTTP 500": status(500),
     "HTTP 429": status(429),
     "HTTP 401": status(401),

@@ -9,7 +9,7 @@ _HEADERS = 1
 
 
 class FlakyNetwork:
-    """Forwards connections to a server, and breaks some when the answer arrives.
+    """A proxy that forwards connections to a server, and breaks some when the answer arrives.
 
     The server has executed these calls; the caller cannot know.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class Network:
-    """Forwards connections to a PostgreSQL's socket, until they are cut.
+    """A proxy that forwards connections to a PostgreSQL's socket, until they are cut.
 
     A connection over a cut network is not closed: it carries no more data,
     and its ends see nothing else. After mend(), only new connections work, as

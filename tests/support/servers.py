@@ -19,7 +19,7 @@ from tests.support.databases import Database
 if TYPE_CHECKING:
     from tests.conftest import Run
 
-# What is left running when a test ends, such as a call whose caller hung up, has this long to end.
+# How long tasks that outlive a test, such as a call whose caller hung up, may take to end.
 _SECONDS_TO_SETTLE = 5
 
 _SHARED = "palaver of many tests"
@@ -86,7 +86,7 @@ class Shared:
 
 
 class SharedServer:
-    """Lends one server to one test after the other, on a database that is emptied in between.
+    """A server that tests use in turn, on a database that is emptied in between.
 
     Both are replaced when a test leaves anything behind: a running call or task, a connection
     lost, or a change to the database other than rows.
@@ -100,7 +100,7 @@ class SharedServer:
 
     @contextmanager
     def lent(self) -> Iterator[Shared]:
-        """Yield a server that nobody else calls during the block."""
+        """Yield a server that no other test calls during the block."""
         shared = self._shared = self._shared or self._start()
         connections = shared.database.kept_connections()
         tasks = running_tasks(self._run)
@@ -129,7 +129,7 @@ class SharedServer:
             return Shared(address, database, stack.pop_all().close)
 
     def _settles(self, before: Counter[str]) -> bool:
-        """Wait until no more tasks run than before; tell whether that is so in time."""
+        """Wait until no more tasks run than before; return whether that happened in time."""
         deadline = time.monotonic() + _SECONDS_TO_SETTLE
         while not running_tasks(self._run) <= before:
             if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""Waits for conditions, and for the health that a server reports."""
+"""Wait for conditions, and for the health that a server reports."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""Hot reload: a value follows its source once the source is valid and unchanged for a look."""
+"""Hot reload: a value follows its source once two reads return the same valid content."""
 
 import asyncio
 import time
@@ -101,7 +101,7 @@ def test_hot_reload_unforeseen_error_keeps_value_and_is_logged_unquoted(
 
 
 async def fail_until_expired(reloaded: HotReloaded[str]) -> None:
-    """Reload in vain until the value expires: further failures must not prolong the grace."""
+    """Fail to reload until the value expires: further failures must not prolong the grace."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         assert reloaded.value == "a"

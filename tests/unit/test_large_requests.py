@@ -1,4 +1,4 @@
-"""Large requests decode as protobuf decodes them, whatever their bytes are."""
+"""Large requests decode as protobuf decodes them, for arbitrary bytes."""
 
 from typing import Any
 

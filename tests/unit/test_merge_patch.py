@@ -28,7 +28,7 @@ generated = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow]
 
 
 def has_null_member(value: Any) -> bool:
-    """Tell whether an object or a nested object has a null; lists are opaque."""
+    """Return whether an object or a nested object has a null; lists are opaque."""
     return isinstance(value, dict) and any(
         item is None or has_null_member(item) for item in value.values()
     )

@@ -18,7 +18,7 @@ async def echo(request: bytes, _: Any) -> bytes:
 
 
 def passes_at_once(call: Call) -> bool:
-    """Tell whether a call passes without waiting."""
+    """Return whether a call passes without waiting."""
     coroutine: Any = call(b"", CONTEXT)
     try:
         coroutine.send(None)

@@ -151,7 +151,7 @@ def test_update_session_user_id_moves_session_to_another_user(palaver: Client) -
 # --- Limits ------------------------------------------------------------------------------------
 
 
-# What 64 KiB leave next to an `a` of 40,000 bytes.
+# The rest of 64 KiB next to an `a` of 40,000 bytes.
 ROOM_FOR_B = 64 * 1024 - 40_000 - len('{"a":"","b":""}')
 
 
