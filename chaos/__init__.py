@@ -1,3 +1,3 @@
-"""The chaos run: calls of all kinds while everything is killed and frozen, against a ledger."""
+"""The chaos run: all kinds of calls while processes are killed and frozen, against a ledger."""
 
-import palaver_server  # noqa: F401 - settles how gRPC takes forks, before anything loads it
+import palaver_server  # noqa: F401 - sets how gRPC handles forks, before gRPC is loaded

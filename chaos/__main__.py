@@ -16,26 +16,26 @@ from chaos.report import show
 from chaos.run import Run
 from tests.support.processes import scratch_directory
 
-_MOST_SEEDS = 10**6
+_MAX_SEEDS = 10**6
 
-# Of the tables, where there is no terminal.
+# The width of the tables without a terminal.
 _WIDTH = 120
 
 
 @click.command()
 @click.option("--seconds", type=click.FloatRange(min=1), default=300, show_default=True)
-@click.option("--seed", type=int, help="That of an earlier run has the same faults again.")
+@click.option("--seed", type=int, help="Repeat the faults of the run with this seed.")
 def main(seconds: float, seed: int | None) -> None:
     """Call two servers for some time while they and PostgreSQL are killed and frozen.
 
-    At the end all that was acknowledged is checked. Ends with status 1, and keeps the
+    At the end, check everything that was acknowledged. Exit with status 1, and keep the
     logs, if a promise was broken.
     """
-    seed = random.randrange(_MOST_SEEDS) if seed is None else seed
+    seed = random.randrange(_MAX_SEEDS) if seed is None else seed
     console = Console(width=None if sys.stdout.isatty() else _WIDTH)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up, as Ctrl-C does
     console.print(f"seed {seed}, {seconds:g} seconds")
-    # It tells of each fault.
+    # It logs an error for each fault.
     logging.getLogger("palaver_server.process.embedded_postgres").setLevel(logging.CRITICAL)
     with scratch_directory() as directory:
         run = Run(seed, seconds, directory, console)

@@ -1,4 +1,4 @@
-"""The audit at the end: everything that the service has, against everything that it said."""
+"""The audit at the end: everything that is stored, against everything that was acknowledged."""
 
 import asyncio
 import time
@@ -21,16 +21,16 @@ from tests.support.concurrency import Connection
 from tests.support.model.expected import BrokenPromise
 from tests.support.model.tables import broken_rules, duplicate_names, gaps
 
-_SECONDS_TO_HEAL = 60
+_HEAL_SECONDS = 60
 
 
 async def serving_again(servers: Sequence[Server]) -> None:
-    """Waits until all servers say that they serve.
+    """Wait until all servers report SERVING.
 
     Raises:
-        BrokenPromise: One does not.
+        BrokenPromise: A server does not in time.
     """
-    end = time.monotonic() + _SECONDS_TO_HEAL
+    end = time.monotonic() + _HEAL_SECONDS
     for server in servers:
         while not await _serves(server.address):
             if time.monotonic() > end:
@@ -49,7 +49,7 @@ async def _serves(address: str) -> bool:
 
 
 async def audit(caller: Caller, ledger: Ledger, database_url: str) -> None:
-    """Notes in the ledger what is not as it says. Nobody may write meanwhile."""
+    """Add to the ledger each difference from what it expects. There must be no writers."""
     random = Random(0)
     for book in ledger.books:
         for read in (stream_messages, get_session):
@@ -62,7 +62,7 @@ async def audit(caller: Caller, ledger: Ledger, database_url: str) -> None:
     for user_id, expected in ledger.users.items():
         with ledger.keeps():
             if expected not in (None, await user_exists(caller, user_id)):
-                raise BrokenPromise(f"{user_id} is to be there: {expected}")
+                raise BrokenPromise(f"{user_id}: expected to exist: {expected}")
     with psycopg.connect(database_url, autocommit=True) as database:
         for wrong in _wrong_rows(database, ledger):
             with ledger.keeps():

@@ -1,4 +1,4 @@
-"""Calls the servers as a caller does who has read the manual: with deadlines and retries."""
+"""A caller that follows the documentation: it has deadlines, and retries."""
 
 import asyncio
 import time
@@ -13,20 +13,20 @@ from chaos.channels import Stubs
 from chaos.ledger import FOR_NOW, NO_ANSWER, Ledger
 from tests.support.model.expected import BrokenPromise
 
-# Seconds: most callers wait, some do not.
-_DEADLINES = (10.0, 10.0, 10.0, 2.0, 0.5)
+# Most callers wait long, some do not.
+_DEADLINE_SECONDS = (10.0, 10.0, 10.0, 2.0, 0.5)
 
-# The share of calls that wait for a server that is away. The others fail at once, and nobody
-# can tell them from those that were lost on the way.
-_WAITING = 0.8
+# The share of calls that wait until the server is reachable. The others fail at once, and look
+# like calls that were lost on the way.
+_WAIT_FOR_READY_SHARE = 0.8
 
-_SECONDS_TO_BE_ANSWERED = 90
+_MAX_ANSWER_SECONDS = 90
 
-Request = Any  # of one of the services, by whose name the RPC is found
+Request = Any  # its class name is the name of the RPC and "Request"
 
 
 class Refused(Exception):
-    """A call ended with this code, which it may end with."""
+    """A call ended with an error code that is allowed."""
 
     def __init__(self, code: grpc.StatusCode) -> None:
         super().__init__(code.name)
@@ -34,9 +34,9 @@ class Refused(Exception):
 
 
 class Caller:
-    """Makes calls over channels chosen at random, and notes in the ledger how they end.
+    """Makes calls over random channels, and records in the ledger how each ends.
 
-    Raises BrokenPromise where a call ends with a code that it never may.
+    Every method raises BrokenPromise if a call ends with a code that is not allowed.
     """
 
     def __init__(self, stubs: Sequence[Stubs], ledger: Ledger, random: Random) -> None:
@@ -45,24 +45,24 @@ class Caller:
         self._random = random
 
     async def attempt(self, request: Request) -> Any:
-        """Makes a call once; gives its response, or those of its stream.
+        """Make a call once; return its response, or the responses of its stream.
 
         Raises:
-            Refused: It ended with another code than OK.
+            Refused: The call ended with an error.
         """
         responses: list[Any] = []
         await self._attempt(request, responses)
         return responses if _is_stream(request) else responses[0]
 
     async def answered(self, request: Request, doubt: Callable[[], None] = lambda: None) -> Any:
-        """Makes a call, again and again until it is answered.
+        """Retry a call until it is answered, and return the response.
 
         Args:
             request: Must be safe to send again.
-            doubt: Called for every attempt that may still be carried out.
+            doubt: Called after each attempt that the service may still carry out.
 
         Raises:
-            Refused: The answer is neither OK nor to try again.
+            Refused: The call ended with an error that is not retried.
         """
         async for _ in self._tries(rpc_of(request)):
             try:
@@ -75,13 +75,13 @@ class Caller:
         raise AssertionError
 
     async def carried_out(self, request: Request, *, deletes: bool = False) -> tuple[Any, bool]:
-        """Makes a call that changes or deletes what is there, until it is answered.
+        """Retry a call that changes or deletes something existing until it is answered.
 
-        Gives the response, None if that was lost; and whether the first attempt was
-        answered, so that it is certain that the call will not be carried out later again.
+        Return the response, None if it was lost, and whether the first attempt was answered:
+        then no earlier attempt can still be carried out later.
 
         Raises:
-            BrokenPromise: It is not there, and no attempt can have deleted it.
+            BrokenPromise: The call was refused, and no earlier attempt can be the reason.
         """
         doubts: list[None] = []
         try:
@@ -95,10 +95,10 @@ class Caller:
         return response, not doubts
 
     async def streamed(self, request: Request) -> list[Any]:
-        """Reads a listing by streams, each from where the one before broke.
+        """Read a listing to its end by streams, each from the cursor of the previous one.
 
         Raises:
-            Refused: There is no such listing, or not any more.
+            Refused: The session does not exist, or not any more.
         """
         responses: list[Any] = []
         async for _ in self._tries(rpc_of(request)):
@@ -119,13 +119,13 @@ class Caller:
         heedless_since = inf if stubs.heed_health else time.monotonic()
         call = stubs.rpc(rpc)(
             request,
-            timeout=self._random.choice(_DEADLINES),
-            wait_for_ready=self._random.random() < _WAITING,
+            timeout=self._random.choice(_DEADLINE_SECONDS),
+            wait_for_ready=self._random.random() < _WAIT_FOR_READY_SHARE,
         )
         try:
             if _is_stream(request):
                 async for response in call:
-                    responses.append(response)  # noqa: PERF401 - what came before the end counts
+                    responses.append(response)  # noqa: PERF401 - kept if the stream breaks
             else:
                 responses.append(await call)
         except grpc.aio.AioRpcError as error:
@@ -137,16 +137,16 @@ class Caller:
         self._ledger.called(rpc, grpc.StatusCode.OK)
 
     async def _tries(self, what: str) -> AsyncIterator[None]:
-        """Gives try after try, with a pause between; one more than enough is a broken promise."""
-        end = time.monotonic() + _SECONDS_TO_BE_ANSWERED
+        """Yield for each attempt, with pauses; raise BrokenPromise when the time is over."""
+        end = time.monotonic() + _MAX_ANSWER_SECONDS
         while time.monotonic() < end:
             yield
             await asyncio.sleep(self._random.uniform(0.05, 0.5))
-        raise BrokenPromise(f"{what} was not answered in {_SECONDS_TO_BE_ANSWERED} seconds")
+        raise BrokenPromise(f"{what} was not answered in {_MAX_ANSWER_SECONDS} seconds")
 
 
 def rpc_of(request: Request) -> str:
-    """Gives the name of the RPC that a request is for."""
+    """Return the name of the RPC that takes this request."""
     return type(request).__name__.removesuffix("Request")
 
 

@@ -1,4 +1,4 @@
-"""Channels to the servers, and the methods that are called over them."""
+"""Channels to the servers, and the methods of the services on them."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -14,7 +14,7 @@ from tests.support.processes import ROOT
 
 _SERVICE_CONFIG = (ROOT / "clients" / "service_config.json").read_text()
 
-# A server that comes back is found again at once.
+# Clients reconnect to a restarted server at once.
 _OPTIONS = (
     ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.initial_reconnect_backoff_ms", 50),
@@ -26,8 +26,8 @@ class Stubs:
     """The methods of all services on a channel, by name.
 
     Args:
-        channel: To be connected.
-        heed_health: Whether it sends no calls to servers that are about to stop.
+        channel: A channel to one or all servers.
+        heed_health: The channel sends no calls to servers that report NOT_SERVING.
     """
 
     def __init__(self, channel: grpc.aio.Channel, *, heed_health: bool) -> None:
@@ -36,13 +36,13 @@ class Stubs:
         self.heed_health = heed_health
 
     def rpc(self, name: str) -> Any:
-        """Gives a method."""
+        """Return a method by the name of its RPC."""
         return next(getattr(stub, name) for stub in self._stubs if hasattr(stub, name))
 
 
 @asynccontextmanager
 async def connected(addresses: Sequence[str]) -> AsyncIterator[Sequence[Stubs]]:
-    """Connects to each of the servers, and to all as a client does that has the config."""
+    """Connect to each server alone, and to all with the service config of the clients."""
     balanced = (*_OPTIONS, ("grpc.service_config", _SERVICE_CONFIG))
     async with AsyncExitStack() as stack:
         stubs = []

@@ -10,13 +10,12 @@ from tests.support.model.book import Book
 
 
 class Crowd:
-    """A session at a time that many write to; when it is full, the next one is begun.
+    """One session at a time with many writers; a full session is replaced by a new one.
 
-    Each method is for tasks of its own. Nobody deletes the session.
+    Different tasks may call different methods at the same time. No task deletes the session.
 
     Args:
-        deletes: Whether messages are deleted from it. Where none are, none may be missing
-            between the first and the last.
+        deletes: Delete messages. Otherwise the sequences of the session must have no gaps.
     """
 
     def __init__(self, caller: Caller, ledger: Ledger, random: Random, *, deletes: bool) -> None:
@@ -27,25 +26,25 @@ class Crowd:
         self._book = ledger.open_book()
 
     async def add(self) -> None:
-        """Adds messages with ids."""
+        """Add messages with ids."""
         await writes.add(self._caller, self._open_book(), self._contents())
 
     async def add_without_ids(self) -> None:
-        """Adds messages without."""
+        """Add messages without ids."""
         await writes.add_without_ids(self._caller, self._open_book(), self._contents())
 
     async def merge(self) -> None:
-        """Merges a new key."""
+        """Merge a new key into the metadata."""
         book = self._open_book()
         if book.exists:
             await writes.merge(self._caller, book, self._ledger.new_name())
 
     async def read(self) -> None:
-        """Reads, in one of the ways that there are."""
+        """Read the session by a random RPC."""
         await self._random.choice(EVERY_READ)(self._caller, self._open_book(), self._random)
 
     async def delete(self) -> None:
-        """Deletes a message, if any are to be deleted. For one task alone."""
+        """Delete a message, if this crowd deletes. Only one task may call this."""
         book = self._open_book()
         if self._deletes and book.live:
             name = self._random.choice(list(book.live))

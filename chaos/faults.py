@@ -1,4 +1,4 @@
-"""The faults: what is done to servers and to PostgreSQL, and when, as a seed has it."""
+"""The faults of servers and PostgreSQL; a seed determines which happen, and when."""
 
 import asyncio
 import signal
@@ -13,20 +13,20 @@ from chaos.ledger import Ledger
 from chaos.servers import Server
 from palaver_server.process.embedded_postgres import EmbeddedPostgres
 
-# Seconds. Between the faults of one victim there is time to get some work done.
-_PAUSE = (1.0, 8.0)
-_FREEZE = (0.5, 5.0)
+# The pause between two faults of one victim lets callers do some work.
+_PAUSE_SECONDS = (1.0, 8.0)
+_FREEZE_SECONDS = (0.5, 5.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What is done to a victim next.
+    """The next fault of a victim.
 
     Attributes:
-        pause: Seconds until then.
-        kind: Its name.
-        seconds: How long the victim is frozen, if it is.
-        which: Which of the processes, from 0 to 1, if it is one of many.
+        pause: The seconds until then.
+        kind: The name of the fault.
+        seconds: The seconds for which the fault freezes the victim, if it does.
+        which: Chooses one of several processes: from 0 to 1.
     """
 
     pause: float
@@ -36,10 +36,13 @@ class Fault:
 
 
 def faults(kinds: Sequence[str], random: Random) -> Iterator[Fault]:
-    """Gives faults without end, the same for the same seed."""
+    """Yield faults without end, the same for the same seed."""
     while True:
         yield Fault(
-            random.uniform(*_PAUSE), random.choice(kinds), random.uniform(*_FREEZE), random.random()
+            random.uniform(*_PAUSE_SECONDS),
+            random.choice(kinds),
+            random.uniform(*_FREEZE_SECONDS),
+            random.random(),
         )
 
 
@@ -47,7 +50,7 @@ Torment = Callable[[Fault], Awaitable[None]]
 
 
 class ServerFaults:
-    """What is done to a server."""
+    """The kinds of faults of a server."""
 
     def __init__(self, server: Server, ledger: Ledger) -> None:
         self._server = server
@@ -73,7 +76,7 @@ class ServerFaults:
 
 
 class PostgresFaults:
-    """What is done to PostgreSQL, which is started again by what runs it."""
+    """The kinds of faults of PostgreSQL; EmbeddedPostgres restarts it."""
 
     def __init__(self, postgres: EmbeddedPostgres) -> None:
         self._postgres = postgres
@@ -111,7 +114,7 @@ class PostgresFaults:
         return [postmaster, *postmaster.children()]
 
     def _backend(self, fault: Fault) -> list[psutil.Process]:
-        """Gives one of the processes that work for servers, or none if there are none."""
+        """Return one of the backends of servers, or none if there are none."""
         backends = [one for one in self._processes() if "[local]" in "".join(one.cmdline())]
         return backends[int(fault.which * len(backends)) :][:1]
 
@@ -130,9 +133,9 @@ async def _frozen(processes: Sequence[psutil.Process]) -> AsyncIterator[None]:
 
 
 async def torment(kinds: dict[str, Torment], random: Random, ledger: Ledger) -> None:
-    """Does one fault after the other to a victim, for ever."""
+    """Make one fault after the other happen to a victim, until cancelled."""
     for fault in faults(list(kinds), random):
         await asyncio.sleep(fault.pause)
         ledger.faults[fault.kind] += 1
-        with ledger.keeps(), suppress(psutil.NoSuchProcess):  # ended by itself just now
+        with ledger.keeps(), suppress(psutil.NoSuchProcess):  # the process just ended by itself
             await kinds[fault.kind](fault)

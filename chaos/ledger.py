@@ -1,4 +1,4 @@
-"""The ledger of a run: the books of all sessions, the calls by status, and what went wrong."""
+"""The ledger of a run: the books of all sessions, the calls by status, and the broken promises."""
 
 import itertools
 import time
@@ -15,14 +15,14 @@ from tests.support.model.expected import BrokenPromise
 
 StatusCode = grpc.StatusCode
 
-# After these nobody knows whether a call was carried out, or still will be.
+# A call that ended with one of these may have been carried out, or may be later.
 NO_ANSWER = frozenset({StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED, StatusCode.CANCELLED})
 
-# What calls may end with while servers and the database come and go; they are made again.
+# Calls may end with these while servers and the database come and go; callers retry them.
 FOR_NOW = NO_ANSWER | {StatusCode.RESOURCE_EXHAUSTED}
 
-# Calls that may end with NOT_FOUND beside OK and those: whether it is right then, the books
-# know. Those that are not named here, such as AddMemory, may not end with anything else.
+# Calls that may end with NOT_FOUND too; the books tell whether that is right. Other calls, such
+# as AddMemory, must not.
 _MAY_FIND_NOTHING = frozenset(
     {
         "UpdateSession",
@@ -43,14 +43,14 @@ _MAY_FIND_NOTHING = frozenset(
 
 
 class Ledger:
-    """All that callers were told.
+    """Everything that callers were told.
 
     Attributes:
-        books: Of all sessions, the oldest first.
-        users: Whether each user exists; None if that is not known.
-        calls: How many ended how, by RPC and status code.
-        faults: How many of each kind there were.
-        broken: The promises that the service broke, in words.
+        books: The books of all sessions, the oldest first.
+        users: Whether each user exists; None if unknown.
+        calls: The number of calls, by RPC and status code.
+        faults: The number of faults, by kind.
+        broken: The promises that the service broke, one description each.
     """
 
     def __init__(self, run: str) -> None:
@@ -65,24 +65,24 @@ class Ledger:
         self._numbers = itertools.count(1)
 
     def open_book(self) -> Book:
-        """Begins another session."""
+        """Add a book for a new session, and return it."""
         book = Book(f"session-{self._run}-{len(self.books)}")
         self.books.append(book)
         return book
 
     def new_user(self) -> str:
-        """Gives the id of another user."""
+        """Return the id of a new user."""
         user_id = f"user-{self._run}-{len(self.users)}"
         self.users[user_id] = False
         return user_id
 
     def new_name(self) -> str:
-        """Gives a word that nothing else is named with."""
+        """Return a word that names nothing else."""
         return f"m{next(self._numbers)}"
 
     @contextmanager
     def stopping(self) -> Iterator[None]:
-        """Notes that a server is told to stop, and does so, in the block."""
+        """Record that a server stops in the block."""
         self._stopping += 1
         try:
             yield
@@ -91,17 +91,17 @@ class Ledger:
             self._stopped_at = time.monotonic()
 
     def called(self, rpc: str, code: StatusCode, *, heedless_since: float = inf) -> None:
-        """Notes how a call ended.
+        """Record how a call ended.
 
         Args:
-            rpc: Its name.
-            code: What it ended with.
-            heedless_since: When it began, if its caller did not heed the health of the server.
-                In the instant in which this stops, gRPC has calls that reach it end as if they
-                were cancelled (https://github.com/grpc/grpc/issues/41785).
+            rpc: The name of the RPC.
+            code: The status code.
+            heedless_since: The time when the call began, if its channel ignores the health of
+                servers. While a server stops, gRPC ends calls that arrive with CANCELLED
+                (https://github.com/grpc/grpc/issues/41785).
 
         Raises:
-            BrokenPromise: It never may end so.
+            BrokenPromise: The call must not end like this.
         """
         self.calls[rpc, code] += 1
         met_a_stop = heedless_since < (inf if self._stopping else self._stopped_at)
@@ -113,7 +113,7 @@ class Ledger:
 
     @contextmanager
     def keeps(self) -> Iterator[None]:
-        """Notes it if the service breaks a promise in the block, and has the run go on."""
+        """Record a promise that is broken in the block, and let the run continue."""
         try:
             yield
         except BrokenPromise as broken:

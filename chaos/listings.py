@@ -15,18 +15,19 @@ from tests.support.model.expected import BrokenPromise
 
 
 class Listing:
-    """Checks a listing that begins now."""
+    """Checks a listing of all sessions that begins now."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._turns = {book: (book.exists, book.turns) for book in ledger.books}
 
     def gives(self, sessions: Sequence[Session], *, newest_first: bool) -> None:
-        """Checks that all sessions that stayed are there, once, and none that stayed away.
+        """Check that each session that existed all the time is listed once, in order.
 
-        Of others nothing is certain: one that starts anew meanwhile gets another position.
+        A session that did not exist all the time must not be listed. A session that was
+        created or deleted during the listing may be, because a new one gets a new position.
 
         Raises:
-            BrokenPromise: That is not so.
+            BrokenPromise: The listing has other sessions, or another order.
         """
         positions = [session.id for session in sessions]
         if positions != sorted(set(positions), reverse=newest_first):
@@ -37,12 +38,12 @@ class Listing:
             if settled and listed[book.session_id] != existed:
                 raise BrokenPromise(
                     f"{book.session_id} is listed {listed[book.session_id]} times,"
-                    f" and is there: {existed}"
+                    f" and exists: {existed}"
                 )
 
 
 class Lister:
-    """Lists all sessions, in each of the ways that there are; and purges."""
+    """Lists all sessions by pages and by streams, and purges deleted rows."""
 
     def __init__(self, caller: Caller, ledger: Ledger, random: Random) -> None:
         self._caller = caller
@@ -50,7 +51,7 @@ class Lister:
         self._random = random
 
     async def page(self) -> None:
-        """Lists them page by page."""
+        """List all sessions by pages."""
         listing, sessions = Listing(self._ledger), []
         newest_first = self._random.random() < 0.5
         request = ListSessionsRequest(limit=200, newest_first=newest_first)
@@ -63,7 +64,7 @@ class Lister:
         listing.gives(sessions, newest_first=newest_first)
 
     async def stream(self) -> None:
-        """Lists them by streams, each from where the one before broke."""
+        """List all sessions by streams, each from the cursor of the previous one."""
         listing = Listing(self._ledger)
         newest_first = self._random.random() < 0.5
         chunks = await self._caller.streamed(
@@ -73,6 +74,6 @@ class Lister:
         listing.gives(sessions, newest_first=newest_first)
 
     async def purge(self) -> None:
-        """Has a server remove what was deleted, however short ago."""
+        """Purge rows that were deleted at least 0 or 2 seconds ago."""
         seconds = self._random.choice((0, 0, 2))
         await self._caller.answered(PurgeDeletedRequest(older_than=Duration(seconds=seconds)))

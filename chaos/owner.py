@@ -1,4 +1,4 @@
-"""A caller who alone writes to a session, and so knows exactly what must be read."""
+"""A caller that is the only writer of a session, and so knows exactly what reads return."""
 
 from collections.abc import Awaitable, Callable
 from random import Random
@@ -9,14 +9,14 @@ from chaos.ledger import Ledger
 from chaos.reads import EVERY_READ, WORD
 from tests.support.model.expected import BrokenPromise
 
-_MOST_AT_ONCE = 4
+_MAX_MESSAGES = 4
 
 
 class Owner:
-    """Does one thing after the other to a session: adds, changes, deletes and reads.
+    """Makes one call after the other for a session: adds, changes, deletes and reads.
 
-    Sessions are deleted and brought back, deleted ids used again. When one is full, or it
-    is not certain any more what will become of it, the next one is begun.
+    It deletes sessions and restores them, and uses deleted ids again. When a session is full,
+    or its further state is uncertain, the owner begins another one.
     """
 
     def __init__(self, caller: Caller, ledger: Ledger, random: Random) -> None:
@@ -26,7 +26,7 @@ class Owner:
         self._begin()
 
     async def step(self) -> None:
-        """Does the next thing."""
+        """Make the next call."""
         if self._book.is_full:
             self._begin()
         try:
@@ -57,13 +57,13 @@ class Owner:
         return choices
 
     async def _add(self) -> None:
-        names = [self._ledger.new_name() for _ in range(self._random.randint(1, _MOST_AT_ONCE))]
+        names = [self._ledger.new_name() for _ in range(self._random.randint(1, _MAX_MESSAGES))]
         if self._reusable and self._random.random() < 0.5:
             names.append(self._reusable.pop())
         await writes.add(self._caller, self._book, [f"{name} {WORD}" for name in names])
 
     async def _add_again(self) -> None:
-        """Sends a message again: as it is, as after an answer that was lost, or changed."""
+        """Send a message again: unchanged, as a retry does, or changed."""
         content = self._book.content_of(self._any_live())
         await writes.add(self._caller, self._book, [content + self._random.choice(("", " again"))])
 
@@ -78,7 +78,7 @@ class Owner:
         await self._random.choice(EVERY_READ)(self._caller, self._book, self._random)
 
     async def _delete_messages(self) -> None:
-        count = min(len(self._book.live), self._random.randint(1, _MOST_AT_ONCE))
+        count = min(len(self._book.live), self._random.randint(1, _MAX_MESSAGES))
         names = self._random.sample(list(self._book.live), count)
         if await writes.delete_messages(self._caller, self._book, names):
             self._reusable += self._book.gone.intersection(names)

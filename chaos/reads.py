@@ -1,4 +1,4 @@
-"""Reads of a session, each checked against its book."""
+"""Reads of a session, each checked against the session's book."""
 
 from collections.abc import Iterable
 from random import Random
@@ -20,14 +20,14 @@ from tests.support.model.book import Book, name_of
 from tests.support.model.expected import BrokenPromise, Found, Place
 from tests.support.model.reading import Reading
 
-# A word that every message has.
+# A word in every message.
 WORD = "chaos"
 
-_MOST_FOUND = 100
+_MAX_RESULTS = 100
 
 
 def found_in(messages: Iterable[Message]) -> list[Found]:
-    """Gives messages as books know them."""
+    """Convert messages to the form that a book checks."""
     return [
         Found(name_of(one.content), Place(one.message_id, one.sequence), one.content)
         for one in messages
@@ -35,14 +35,14 @@ def found_in(messages: Iterable[Message]) -> list[Found]:
 
 
 async def get_session(caller: Caller, book: Book, _random: Random) -> None:
-    """Gets the session."""
+    """Call GetSession."""
     reading, session = await _read(caller, book, GetSessionRequest(session_id=book.session_id))
     if session:
         reading.check_metadata(MessageToDict(session.metadata))
 
 
 async def get_memory(caller: Caller, book: Book, random: Random) -> None:
-    """Gets the newest messages."""
+    """Read the newest messages."""
     request = GetMemoryRequest(session_id=book.session_id, last_n=random.choice((5, 1000)))
     reading, memory = await _read(caller, book, request)
     if memory:
@@ -53,7 +53,7 @@ async def get_memory(caller: Caller, book: Book, random: Random) -> None:
 
 
 async def list_messages(caller: Caller, book: Book, random: Random) -> None:
-    """Lists a page."""
+    """List a page of messages."""
     cursor = random.choice((0, random.randrange(len(book.live) + 1)))
     request = ListMessagesRequest(
         session_id=book.session_id, limit=random.choice((5, 1000)), cursor=cursor
@@ -65,7 +65,7 @@ async def list_messages(caller: Caller, book: Book, random: Random) -> None:
 
 
 async def stream_messages(caller: Caller, book: Book, random: Random) -> None:
-    """Reads the whole history by streams, and goes on where one broke."""
+    """Read all messages by streams, each from the cursor of the previous one."""
     reading = Reading(book, "StreamMessages")
     chunk_size = random.choice((3, 50))
     try:
@@ -79,7 +79,7 @@ async def stream_messages(caller: Caller, book: Book, random: Random) -> None:
 
 
 async def get_message(caller: Caller, book: Book, random: Random) -> None:
-    """Gets one of the messages that are there or were."""
+    """Read one of the messages that exist or were deleted."""
     name = _any_name(book, random)
     place = book.live.get(name, Place(name, 0))
     reading = Reading(book, "GetMessage")
@@ -92,21 +92,21 @@ async def get_message(caller: Caller, book: Book, random: Random) -> None:
 
 
 async def search_session(caller: Caller, book: Book, _random: Random) -> None:
-    """Searches the session for what every message says."""
-    request = SearchMemoryRequest(session_id=book.session_id, text=WORD, limit=_MOST_FOUND)
+    """Search the session for the word in every message."""
+    request = SearchMemoryRequest(session_id=book.session_id, text=WORD, limit=_MAX_RESULTS)
     reading, response = await _read(caller, book, request)
     if response:
         _all_are_of(book, response.results)
         found = found_in(result.message for result in response.results)
-        # Of more the best are chosen first, and then those left out that are deleted meanwhile.
-        if book.named <= _MOST_FOUND:
+        # With more, the search ranks first and then drops results that are deleted meanwhile.
+        if book.named <= _MAX_RESULTS:
             reading.check_listing(sorted(found, key=lambda one: one.place.sequence))
         else:
             reading.check_possible(found)
 
 
 async def search_everything(caller: Caller, book: Book, random: Random) -> None:
-    """Searches everything for one of the messages that are there or were, by its name."""
+    """Search all sessions for the name of a message that exists or was deleted."""
     name = _any_name(book, random)
     reading = Reading(book, "SearchMemory")
     response = await caller.answered(SearchMemoryRequest(text=name))
@@ -127,7 +127,7 @@ EVERY_READ = (
 
 
 async def _read(caller: Caller, book: Book, request: Request) -> tuple[Reading, Any]:
-    """Makes a call; gives what checks the response, and the response if there is one."""
+    """Make a call; return the reading, and the response unless the call was refused."""
     reading = Reading(book, rpc_of(request))
     try:
         return reading, await caller.answered(request)

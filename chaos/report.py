@@ -1,4 +1,4 @@
-"""What a run ends with: tables of the calls and the faults, and what went wrong."""
+"""The report of a run: tables of the calls and the faults, and the broken promises."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -8,11 +8,11 @@ from rich.table import Table
 
 from chaos.ledger import Ledger
 
-_MOST_SHOWN = 20
+_MAX_SHOWN = 20
 
 
 def show(ledger: Ledger, console: Console) -> None:
-    """Prints the tables."""
+    """Print the tables."""
     codes = sorted({code.name for _, code in ledger.calls}, key=lambda name: (name != "OK", name))
     rows: dict[str, Counter[str]] = {}
     for (rpc, code), count in sorted(ledger.calls.items(), key=lambda one: one[0][0]):
@@ -23,10 +23,10 @@ def show(ledger: Ledger, console: Console) -> None:
     console.print(calls)
     _print_counts("faults", sorted(ledger.faults.items()), console)
     _print_counts("checked at the end", _checked(ledger), console)
-    for line in ledger.broken[:_MOST_SHOWN]:
+    for line in ledger.broken[:_MAX_SHOWN]:
         console.print(f"broken: {line}", markup=False, highlight=False, soft_wrap=True)
-    if len(ledger.broken) > _MOST_SHOWN:
-        console.print(f"and {len(ledger.broken) - _MOST_SHOWN} more")
+    if len(ledger.broken) > _MAX_SHOWN:
+        console.print(f"and {len(ledger.broken) - _MAX_SHOWN} more")
 
 
 def _checked(ledger: Ledger) -> Iterable[tuple[str, int]]:

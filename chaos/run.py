@@ -1,4 +1,4 @@
-"""A run: the servers, who calls them, what is done to them, and the audit."""
+"""A run: the servers, their callers, their faults, and the audit."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -23,25 +23,25 @@ from palaver_server.process.embedded_postgres import EmbeddedPostgres
 
 _SERVERS = 2
 
-# Processes are killed, not machines: what the kernel has is as good as on the disk.
+# fsync is not needed: only processes are killed, so the kernel still writes their data.
 _POSTGRES_SETTINGS = {"fsync": "off"}
 
 _OWNERS = 10
 _USER_OWNERS = 3
 
-# Seconds that a caller waits at the most before its next call.
-_LEISURE = 0.1
-_MUCH_LEISURE = 2.0
+# A caller waits at most this long before its next call.
+_MAX_PAUSE_SECONDS = 0.1
+_LISTER_MAX_PAUSE_SECONDS = 2.0
 
 Step = Callable[[], Awaitable[None]]
 
 
 class Run:
-    """A run of so many seconds, whose chances come from the seed.
+    """A run of some seconds, whose random choices come from the seed.
 
     Args:
-        directory: For data and logs.
-        console: Where the progress is shown.
+        directory: The directory for data and logs.
+        console: Shows the progress.
     """
 
     def __init__(self, seed: int, seconds: float, directory: Path, console: Console) -> None:
@@ -53,7 +53,7 @@ class Run:
         self.ledger = Ledger(str(seed))
 
     async def __call__(self) -> None:
-        """Runs, and fills the ledger."""
+        """Run, and fill the ledger."""
         with ExitStack() as stack:
             data_dir = self._directory / "data"
             postgres = stack.enter_context(EmbeddedPostgres(data_dir, _POSTGRES_SETTINGS))
@@ -66,7 +66,7 @@ class Run:
                 await self._struggle(caller, servers, postgres)
                 with self.ledger.keeps():
                     await serving_again(servers)
-                self._console.print("all is healed; the audit begins")
+                self._console.print("all servers serve again; the audit begins")
                 await audit(caller, self.ledger, postgres.url)
             for task in keeping:
                 task.cancel()
@@ -76,15 +76,15 @@ class Run:
     async def _struggle(
         self, caller: Caller, servers: Sequence[Server], postgres: EmbeddedPostgres
     ) -> None:
-        """Has everybody at work, and everything go wrong, until the time is over."""
+        """Run all callers and all faults until the time is over."""
         victims = {
             f"server {n}": ServerFaults(server, self.ledger).kinds
             for n, server in enumerate(servers)
         }
         victims["PostgreSQL"] = PostgresFaults(postgres).kinds
         async with asyncio.TaskGroup() as tasks:
-            for step, leisure in self._steps(caller):
-                tasks.create_task(self._repeat(step, leisure))
+            for step, max_pause in self._steps(caller):
+                tasks.create_task(self._repeat(step, max_pause))
             torments = [
                 tasks.create_task(torment(kinds, self._random(victim), self.ledger))
                 for victim, kinds in victims.items()
@@ -95,28 +95,40 @@ class Run:
             self._stopping.set()
 
     def _steps(self, caller: Caller) -> Iterator[tuple[Step, float]]:
-        """Gives what each task does again and again, and how long it pauses at the most."""
+        """Yield the step that each task repeats, and its longest pause in seconds."""
         for number in range(_OWNERS):
-            yield Owner(caller, self.ledger, self._random(f"owner {number}")).step, _LEISURE
+            yield (
+                Owner(caller, self.ledger, self._random(f"owner {number}")).step,
+                _MAX_PAUSE_SECONDS,
+            )
         for number in range(_USER_OWNERS):
-            yield UserOwner(caller, self.ledger, self._random(f"user {number}")).step, _LEISURE
+            yield (
+                UserOwner(caller, self.ledger, self._random(f"user {number}")).step,
+                _MAX_PAUSE_SECONDS,
+            )
         for deletes in (False, True):
             crowd = Crowd(caller, self.ledger, self._random(f"crowd {deletes}"), deletes=deletes)
-            yield from ((step, _LEISURE) for step in (crowd.add, crowd.add, crowd.add_without_ids))
-            yield from ((step, _LEISURE) for step in (crowd.merge, crowd.read, crowd.read))
-            yield crowd.delete, 5 * _LEISURE
+            yield from (
+                (step, _MAX_PAUSE_SECONDS) for step in (crowd.add, crowd.add, crowd.add_without_ids)
+            )
+            yield from (
+                (step, _MAX_PAUSE_SECONDS) for step in (crowd.merge, crowd.read, crowd.read)
+            )
+            yield crowd.delete, 5 * _MAX_PAUSE_SECONDS
         lister = Lister(caller, self.ledger, self._random("lister"))
-        yield from ((step, _MUCH_LEISURE) for step in (lister.page, lister.stream, lister.purge))
+        yield from (
+            (step, _LISTER_MAX_PAUSE_SECONDS) for step in (lister.page, lister.stream, lister.purge)
+        )
 
-    async def _repeat(self, step: Step, leisure: float) -> None:
+    async def _repeat(self, step: Step, max_pause: float) -> None:
         random = self._random("leisure")
         while not self._stopping.is_set():
             with self.ledger.keeps():
                 await step()
-            await asyncio.sleep(random.uniform(0, leisure))
+            await asyncio.sleep(random.uniform(0, max_pause))
 
     async def _wait(self) -> None:
-        """Shows how far the run is, until its time is over."""
+        """Show the progress of the run until its time is over."""
         with Progress(console=self._console) as progress:
             bar = progress.add_task("", total=self._seconds)
             loop = asyncio.get_running_loop()
@@ -130,5 +142,5 @@ class Run:
                 await asyncio.sleep(min(left, 0.5))
 
     def _random(self, whose: str) -> Random:
-        """Gives each its own chances: the faults do not depend on who calls how often."""
+        """Return a generator of its own for each: faults do not depend on the number of calls."""
         return Random(f"{self._seed} {whose}")

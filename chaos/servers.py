@@ -1,4 +1,4 @@
-"""The servers: real processes, each on a port that it keeps, started again when it ends."""
+"""The servers: real processes, each with a fixed port, restarted when they end."""
 
 import asyncio
 import re
@@ -14,10 +14,10 @@ from palaver_server.addresses import split
 from tests.support.model.expected import BrokenPromise
 from tests.support.processes import PalaverProcess
 
-_SECONDS_BETWEEN_LOOKS = 0.2
+_POLL_SECONDS = 0.2
 
-# The drain, the grace, and time enough for a busy machine.
-_SECONDS_TO_STOP = 30
+# The drain and the grace period, with a margin for a busy machine.
+_MAX_STOP_SECONDS = 30
 
 _ARGUMENTS = (
     "--log-level=WARNING",
@@ -26,15 +26,15 @@ _ARGUMENTS = (
     "--shutdown-grace-seconds=2",
 )
 
-# What the log of a server has only if there is a bug in it.
+# Only a bug logs one of these.
 _SIGNS_OF_A_BUG = re.compile(r".*(?:Traceback|incident| ERROR | CRITICAL |Exception ignored).*")
 
 
 class Server:
-    """`palaver serve`, which whoever keeps it running starts again.
+    """`palaver serve`, started again by `keep_running`.
 
     Args:
-        directory: For the logs, one for each start.
+        directory: The directory for the logs, one for each start.
     """
 
     def __init__(self, database_url: str, directory: Path) -> None:
@@ -50,47 +50,47 @@ class Server:
 
     @property
     def process(self) -> psutil.Process:
-        """The process that runs now."""
+        """Return the process that runs now."""
         return psutil.Process(self._palaver.process.pid)
 
     async def keep_running(self) -> None:
-        """Starts it again whenever it ends."""
+        """Restart the server whenever it ends, until cancelled."""
         while True:
             if self._palaver.process.poll() is not None:
                 self._palaver = self._start()
-            await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
+            await asyncio.sleep(_POLL_SECONDS)
 
     async def listens(self) -> None:
-        """Waits until it takes connections."""
+        """Wait until the server accepts connections."""
         host, port = split(self.address)
         while True:
             try:
                 _, writer = await asyncio.open_connection(host, port)
             except OSError:
-                await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
+                await asyncio.sleep(_POLL_SECONDS)
             else:
                 writer.close()
                 return
 
     async def stop(self) -> None:
-        """Ends it in order.
+        """Stop the server by SIGTERM.
 
         Raises:
-            BrokenPromise: It does not end, or not well.
+            BrokenPromise: The server does not end in time, or with an error.
         """
         process = self._palaver.process
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
-            await asyncio.to_thread(process.wait, _SECONDS_TO_STOP)
+            await asyncio.to_thread(process.wait, _MAX_STOP_SECONDS)
         if process.returncode != 0:
             raise BrokenPromise(f"{self._directory.name}: {process.returncode} after SIGTERM")
 
     def kill(self) -> None:
-        """Ends it, whatever it is at."""
+        """Kill the server."""
         self._palaver.kill()
 
     def signs_of_a_bug(self) -> Iterator[str]:
-        """Gives the lines of its logs that should not be there."""
+        """Yield the lines of the logs that only a bug writes."""
         for log in sorted(self._directory.glob("*.log")):
             for line in _SIGNS_OF_A_BUG.findall(log.read_text(errors="replace")):
                 yield f"{self._directory.name}/{log.name}: {line}"
@@ -98,7 +98,7 @@ class Server:
 
 @contextmanager
 def serving(database_url: str, directory: Path, count: int) -> Iterator[Sequence[Server]]:
-    """Runs so many servers on a database in the block."""
+    """Run servers on a database in the block."""
     servers: list[Server] = []
     try:
         for number in range(count):

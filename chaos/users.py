@@ -1,4 +1,4 @@
-"""A caller who alone knows a user and its sessions, and has the user forgotten."""
+"""A caller that is the only one to use a user and its sessions, and deletes the user."""
 
 from random import Random
 
@@ -24,7 +24,7 @@ class UserOwner:
         self._begin()
 
     async def step(self) -> None:
-        """Does the next thing."""
+        """Make the next call."""
         if any(book.is_full for book in self._books):
             self._begin()
         choices = [self._add, self._add, self._read, self._read, self._get, self._list]
@@ -55,7 +55,7 @@ class UserOwner:
         expected = self._ledger.users[self._user_id]
         exists = await user_exists(self._caller, self._user_id)
         if expected not in (None, exists):
-            raise BrokenPromise(f"{self._user_id}: there: {exists}, and not {expected}")
+            raise BrokenPromise(f"{self._user_id}: exists: {exists}, expected {expected}")
 
     async def _list(self) -> None:
         request = ListSessionsRequest(filter=SessionFilter(user_id=self._user_id))
@@ -64,7 +64,7 @@ class UserOwner:
         must = {book.session_id for book in self._books if book.exists}
         may = {book.session_id for book in self._books if book.exists is not False}
         if len(set(listed)) != len(listed) or not must <= set(listed) <= may:
-            raise BrokenPromise(f"{self._user_id} has {listed}: of {must}, perhaps {may}")
+            raise BrokenPromise(f"{self._user_id} has {listed}; expected {must}, allowed {may}")
 
     async def _delete(self) -> None:
         self._ledger.users[self._user_id] = None
@@ -74,14 +74,14 @@ class UserOwner:
         _, at_once = await self._caller.carried_out(request, deletes=True)
         for book in self._books:
             if not at_once:
-                book.retire()  # it may yet happen again
+                book.retire()  # an attempt may still be carried out
             book.all_deleted()
         is_certain = not any(book.has_doubts for book in self._books)
         self._ledger.users[self._user_id] = False if is_certain else None
 
 
 async def user_exists(caller: Caller, user_id: str) -> bool:
-    """Asks for a user."""
+    """Return whether GetUser finds the user."""
     try:
         await caller.answered(GetUserRequest(user_id=user_id))
     except Refused:

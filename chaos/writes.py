@@ -1,4 +1,4 @@
-"""Calls that change a session, each noted in its book before and after."""
+"""Calls that change a session, each recorded in the session's book before and after."""
 
 from collections.abc import Sequence
 from random import Random
@@ -24,7 +24,7 @@ from tests.support.model.expected import BrokenPromise, Place
 async def add(
     caller: Caller, book: Book, contents: Sequence[str], user_id: str | None = None
 ) -> None:
-    """Adds messages under their names as ids, until that is acknowledged."""
+    """Add messages with their names as ids; retry until that is acknowledged."""
     names = [name_of(content) for content in contents]
     messages = [
         Message(message_id=name, role="user", content=content)
@@ -40,7 +40,7 @@ async def add(
 
     request = AddMemoryRequest(session_id=book.session_id, messages=messages, user_id=user_id)
     response = await caller.answered(request, doubt)
-    # A doubtful attempt may have created the session.
+    # An attempt without an answer may have created the session.
     if response.session_created or (is_doubtful and response.messages[0].sequence == 1):
         book.starts_over()
         above = 0
@@ -48,7 +48,7 @@ async def add(
 
 
 async def add_without_ids(caller: Caller, book: Book, contents: Sequence[str]) -> None:
-    """Adds messages to which the service gives ids; once, whatever becomes of it."""
+    """Add messages to which the service gives ids. Do not retry: that would add them twice."""
     names = [name_of(content) for content in contents]
     messages = [Message(role="user", content=content) for content in contents]
     above = book.will_send(contents)
@@ -68,7 +68,7 @@ def _added(book: Book, names: Sequence[str], response: AddMemoryResponse, above:
 
 
 async def update_message(caller: Caller, book: Book, content: str) -> None:
-    """Gives a live message another content."""
+    """Change the content of a live message."""
     name = name_of(content)
     book.will_send([content])
     request = UpdateMessageRequest(
@@ -80,7 +80,7 @@ async def update_message(caller: Caller, book: Book, content: str) -> None:
 
 
 async def merge(caller: Caller, book: Book, key: str) -> None:
-    """Merges a key of its own into the session's metadata."""
+    """Merge a new key into the session's metadata."""
     metadata = Struct()
     metadata.update({key: key.upper()})
     await caller.carried_out(UpdateSessionRequest(session_id=book.session_id, metadata=metadata))
@@ -88,7 +88,7 @@ async def merge(caller: Caller, book: Book, key: str) -> None:
 
 
 async def delete_messages(caller: Caller, book: Book, names: Sequence[str]) -> bool:
-    """Deletes live messages; tells whether it is certain that this will happen no more."""
+    """Delete live messages; return whether no attempt can still be carried out later."""
     ids = [book.live[name].message_id for name in names]
     was_certain = book.is_certain
     book.will_delete(names)
@@ -96,13 +96,13 @@ async def delete_messages(caller: Caller, book: Book, names: Sequence[str]) -> b
     response, at_once = await caller.carried_out(request)
     deleted = {one.name for one in found_in(response.messages)}
     if not deleted <= set(names) or (was_certain and at_once and deleted != set(names)):
-        raise BrokenPromise(f"{book.session_id}: deleted {deleted}, and was to delete {names}")
+        raise BrokenPromise(f"{book.session_id}: deleted {deleted}, expected {names}")
     book.deleted(names)
     return at_once
 
 
 async def pop(caller: Caller, book: Book) -> None:
-    """Deletes the newest message of a session of which all is known."""
+    """Delete the newest message of a session whose state is certain."""
     newest = max(book.live, key=lambda name: book.live[name].sequence)
     place = book.live[newest]
     book.will_delete([newest])
@@ -110,26 +110,26 @@ async def pop(caller: Caller, book: Book) -> None:
         response = await caller.attempt(DeleteMessagesRequest(session_id=book.session_id, last_n=1))
     except Refused as refused:
         if refused.code in NO_ANSWER:
-            book.retire()  # it may yet happen, to whatever is the newest then
+            book.retire()  # it may still delete the message that is newest then
         else:
             book.live[newest] = place
         return
     popped = [one.name for one in found_in(response.messages)]
     if popped != [newest]:
-        raise BrokenPromise(f"{book.session_id}: popped {popped}, and the newest was {newest}")
+        raise BrokenPromise(f"{book.session_id}: deleted {popped}, but {newest} was the newest")
     book.deleted(popped)
 
 
 async def delete_session(caller: Caller, book: Book, random: Random) -> None:
-    """Deletes the session, under one of the two names that this has."""
+    """Delete the session by DeleteSession or DeleteMemory."""
     live = len(book.live) if book.is_certain else None
     kind = random.choice((DeleteSessionRequest, DeleteMemoryRequest))
     book.will_delete_all()
     response, at_once = await caller.carried_out(kind(session_id=book.session_id), deletes=True)
     if not at_once:
-        book.retire()  # it may yet happen again
+        book.retire()  # an attempt may still be carried out
     elif live not in (None, response.messages_deleted):
         raise BrokenPromise(
-            f"{book.session_id}: deleted {response.messages_deleted} messages of {live}"
+            f"{book.session_id}: deleted {response.messages_deleted} messages, expected {live}"
         )
     book.all_deleted()
