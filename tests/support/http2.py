@@ -35,12 +35,12 @@ class Http2:
         self._address = address
         host, _, port = address.rpartition(":")
         self._socket = socket.create_connection((host.strip("[]"), int(port)), timeout=20)
-        self._reader = self._socket.makefile("rb")
         if tls:
             context, session = tls
             self._socket = context.wrap_socket(
                 self._socket, server_hostname="localhost", session=session
             )
+        self._reader = self._socket.makefile("rb")
         self._socket.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
         self.send(SETTINGS, b"")
 
