@@ -21,7 +21,7 @@ class Found:
     """A message as a read found it.
 
     Attributes:
-        name: Identifies the message for its writer, whatever id the service gave it.
+        name: Identifies the message for its writer; its id may come from the service.
     """
 
     name: str

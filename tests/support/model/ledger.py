@@ -143,10 +143,10 @@ class Ledger:
         return messages
 
     def _expected(self, session_id: str, session: Session | None) -> ExpectedSession:
-        """Return the state of a session to which nobody writes."""
+        """Return the state of a session while there are no writers."""
         lives = self._lives[session_id]
         if unknown := self._deleted[session_id] - lives.keys():
-            raise BrokenPromise(f"{session_id}: messages were deleted that nobody added: {unknown}")
+            raise BrokenPromise(f"{session_id}: deleted messages were never added: {unknown}")
         if session is None:  # it may have been deleted with any user
             return ExpectedSession(session_id, exists=False, known=lives)
         own = self._deletes["session", session_id]
@@ -191,7 +191,7 @@ def _read(client: Client, expected: ExpectedSession) -> list[Message]:
 
 
 def _compare(unaccounted: Counter[str], deleted_with_users: int, kind: str) -> None:
-    """Check that what is neither there nor deleted by itself was deleted with its user."""
+    """Check that as many are unaccounted for as were deleted with their users."""
     if min(unaccounted.values()) < 0:
         raise BrokenPromise(f"more {kind} exist than were created and not deleted: {unaccounted}")
     if unaccounted.total() != deleted_with_users:

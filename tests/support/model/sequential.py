@@ -1,4 +1,4 @@
-"""The contract in plain Python: what the service must hold and answer, one call at a time."""
+"""The contract in plain Python: predicts state and answers, one call at a time."""
 
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
@@ -14,7 +14,7 @@ from tests.support.model.state import (
     Stale,
     known,
 )
-from tests.support.model.users import UserModel, beyond, merge_patch
+from tests.support.model.users import UserModel, after_cursor, merge_patch
 
 
 class Added(NamedTuple):
@@ -34,7 +34,7 @@ class Memory(NamedTuple):
 
 
 class Model(UserModel):
-    """The service. Every method is a call that breaks no rule for its fields."""
+    """The service. Each method is a valid call; it raises Refused if the service must refuse."""
 
     def __init__(self, *, window: int) -> None:
         super().__init__()
@@ -42,14 +42,14 @@ class Model(UserModel):
         self._sessions: dict[str, Session] = {}
 
     def session(self, session_id: str) -> Session:
-        """The live session of this id."""
+        """Return the live session with this id."""
         session = self._sessions.get(session_id)
         if session is None or session.is_deleted:
             raise NotFound("Session", session_id)
         return session
 
     def message(self, session_id: str, message_id: str) -> Message:
-        """The live message of this id."""
+        """Return the live message with this id."""
         message = self.session(session_id).find(message_id)
         if message is None:
             raise NotFound("Message", message_id)
@@ -71,12 +71,12 @@ class Model(UserModel):
             session.metadata = patch if replace else merge_patch(session.metadata, patch)
         if user_id is not None:
             session.user_id = user_id
-            self.name_user(user_id)
+            self.ensure_user(user_id)
         session.updated_at = self.now_or_still(session.updated_at)
         return session
 
     def delete_session(self, session_id: str) -> int:
-        """Returns how many messages went with the session."""
+        """Delete a session; return the number of its messages."""
         session = self.session(session_id)
         count = len(session.messages)
         session.delete(session.messages)
@@ -86,20 +86,22 @@ class Model(UserModel):
     def sessions(
         self, *, newest_first: bool, cursor: int, matches: Callable[[Session], bool]
     ) -> list[Session]:
-        """The rest of a listing after a cursor."""
+        """Return the rest of a listing after a cursor."""
         live = [s for s in self._sessions.values() if not s.is_deleted and matches(s)]
-        return beyond(cursor, live, lambda session: known(session.id), newest_first=newest_first)
+        return after_cursor(
+            cursor, live, lambda session: known(session.id), newest_first=newest_first
+        )
 
-    # UserService, as far as sessions go with a user
+    # UserService, where sessions are deleted with a user
 
     def delete_user(self, user_id: str) -> tuple[int, int]:
-        """Returns how many sessions and messages went with the user."""
-        self.forget_user(user_id)
+        """Delete a user; return the numbers of the user's sessions and messages."""
+        self.delete_user_alone(user_id)
         its_own = [s for s in self._sessions.values() if s.user_id == user_id]
         live = [session for session in its_own if not session.is_deleted]
         messages = sum(self.delete_session(session.session_id) for session in live)
         for session in its_own:
-            session.is_forgotten, session.user_id = True, ""
+            session.is_restorable, session.user_id = False, ""
         return len(live), messages
 
     # MemoryService
@@ -111,9 +113,9 @@ class Model(UserModel):
         last_sequence = session.last_sequence if session else 0
         if expected not in (None, last_sequence):
             raise Stale(expected, last_sequence)
-        starts = session is None or session.is_forgotten
+        starts = session is None or not session.is_restorable
         added = Added(starts, session is not None and session.is_deleted and not starts, [])
-        if session is None or session.is_forgotten:
+        if session is None or not session.is_restorable:
             session = self._create(session_id, user_id, {})
         for message in messages:
             old = session.find(message.message_id) if message.message_id else None
@@ -128,14 +130,14 @@ class Model(UserModel):
         session.last_sequence += 1
         session.deleted_ids.discard(message.message_id)
         message.sequence = session.last_sequence
-        if isinstance(message.created_at, Later):  # not given by the caller
+        if isinstance(message.created_at, Later):  # the request had none
             message.created_at = self.now()
         message.updated_at = session.updated_at = self.now()
         session.messages.append(message)
         return message
 
     def _upsert(self, session: Session, old: Message, new: Message) -> Message:
-        if not old.says_the_same_as(new):
+        if not old.equals(new):
             old.role, old.content = new.role, new.content
             old.metadata, old.token_count = new.metadata, new.token_count
             old.updated_at = session.updated_at = self.now()
@@ -153,9 +155,11 @@ class Model(UserModel):
         return Memory(fitting, session.metadata, has_more=len(fitting) < len(session.messages))
 
     def messages(self, session_id: str, *, newest_first: bool, cursor: int) -> list[Message]:
-        """The rest of a listing after a cursor."""
+        """Return the rest of a listing after a cursor."""
         live = self.session(session_id).messages
-        return beyond(cursor, live, lambda message: message.sequence, newest_first=newest_first)
+        return after_cursor(
+            cursor, live, lambda message: message.sequence, newest_first=newest_first
+        )
 
     def update_message(self, session_id: str, message_id: str, **given: Any) -> Message:
         message, session = self.message(session_id, message_id), self.session(session_id)
@@ -183,7 +187,7 @@ class Model(UserModel):
     # AdminService
 
     def purge(self) -> tuple[int, int, int]:
-        """Removes all that is deleted; returns how many messages, sessions and users that are."""
+        """Remove all deleted rows; return the numbers of messages, sessions and users."""
         messages = 0
         for session in self._sessions.values():
             messages += len(session.deleted_ids)
@@ -194,11 +198,11 @@ class Model(UserModel):
         return messages, len(deleted), self.purge_users()
 
     def _create(self, session_id: str, user_id: str, metadata: Metadata) -> Session:
-        """Creates a session, or starts one anew: only its sequences go on."""
+        """Create a session, or replace a deleted one: only its sequences continue."""
         position, now = self.next_id(Session), self.now()
         session = Session(session_id, user_id, metadata, position, now, now)
         if old := self._sessions.get(session_id):
             session.last_sequence, session.deleted_ids = old.last_sequence, old.deleted_ids
         self._sessions[session_id] = session
-        self.name_user(user_id)
+        self.ensure_user(user_id)
         return session

@@ -1,4 +1,4 @@
-"""What the model of the service keeps, and how it refuses."""
+"""The objects that the sequential model keeps, and its refusals."""
 
 import json
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ Metadata = dict[str, Any]
 
 
 class Later(NamedTuple):
-    """A number that only the server knows: `least` or more, or else still `or_still`."""
+    """A number that only the server knows: `least` or more, or unchanged if it is `or_still`."""
 
     least: int
     or_still: int | None = None
@@ -22,7 +22,7 @@ NOT_GIVEN = Later(0)
 
 @dataclass
 class Message:
-    """A live message. Times are in nanoseconds. An empty id is one that the server makes up."""
+    """A live message. Times are in nanoseconds. The server replaces an empty id."""
 
     message_id: str
     role: str
@@ -33,15 +33,15 @@ class Message:
     created_at: Number = NOT_GIVEN
     updated_at: Number = NOT_GIVEN
 
-    def says_the_same_as(self, other: "Message") -> bool:
-        """Whether an upsert by the other would change nothing."""
+    def equals(self, other: "Message") -> bool:
+        """Return whether an upsert by the other changes nothing."""
         parts = [(m.role, m.content, m.token_count, as_json(m.metadata)) for m in (self, other)]
         return parts[0] == parts[1]
 
 
 @dataclass
 class Session:
-    """A session that is there, or was deleted and waits for the purge."""
+    """A session that is live, or was deleted and waits for the purge."""
 
     session_id: str
     user_id: str
@@ -51,29 +51,29 @@ class Session:
     updated_at: Number
     last_sequence: int = 0
     is_deleted: bool = False
-    is_forgotten: bool = False
+    is_restorable: bool = True
     messages: list[Message] = field(default_factory=list)
     deleted_ids: set[str] = field(default_factory=set)
 
     def find(self, message_id: str) -> Message | None:
-        """The live message of this id."""
+        """Return the live message with this id, if there is one."""
         return next((m for m in self.messages if m.message_id == message_id), None)
 
     def delete(self, messages: Sequence[Message]) -> None:
-        """Deletes some of the messages."""
+        """Delete these messages."""
         self.deleted_ids |= {message.message_id for message in messages}
         self.messages = [message for message in self.messages if message not in messages]
 
 
 @dataclass
 class User:
-    """A live user. Bare: not filled in."""
+    """A live user: a placeholder until it is complete."""
 
     user_id: str
     id: Number
     created_at: Number
     updated_at: Number
-    is_filled_in: bool = False
+    is_complete: bool = False
     email: str = ""
     first_name: str = ""
     last_name: str = ""
@@ -81,27 +81,27 @@ class User:
 
 
 class Refused(Exception):
-    """The answer is an error."""
+    """The service must refuse the call."""
 
 
 class NotFound(Refused):
-    """Names the kind and the id of what is missing."""
+    """NOT_FOUND. Its arguments are the kind and the id of the missing resource."""
 
 
 class AlreadyExists(Refused):
-    """Names the kind and the id of what is there."""
+    """ALREADY_EXISTS. Its arguments are the kind and the id of the existing resource."""
 
 
 class Stale(Refused):
-    """Gives the last sequence that was expected, and the one that the session has."""
+    """ABORTED. Its arguments are the expected and the actual last sequence of the session."""
 
 
 def known(number: Number) -> int:
-    """A number that the server must have told by now."""
+    """Return a number that an answer of the server has told."""
     assert isinstance(number, int), "no answer has told this yet"
     return number
 
 
 def as_json(metadata: Metadata) -> str:
-    """Metadata as something to compare: Python itself takes True for 1."""
+    """Return metadata as comparable text: in Python, True equals 1."""
     return json.dumps(metadata, sort_keys=True)

@@ -1,4 +1,4 @@
-"""Rules for the stored rows, whoever is writing, and the rows that break them."""
+"""Rules for the stored rows that hold during writes too, and the rows that break them."""
 
 from collections.abc import Iterator, Sequence
 from typing import LiteralString
@@ -63,7 +63,7 @@ def broken_rules(database: Connection) -> Iterator[str]:
 def duplicate_names(database: Connection) -> Iterator[str]:
     """Yield the names that two live messages have, where a name is used for one message only.
 
-    A retry that was stored twice shows here, whatever ids the service gave.
+    This finds a retry that was stored twice under different ids.
     """
     for row in database.execute(_DUPLICATE_NAMES):
         yield f"stored twice: {row}"

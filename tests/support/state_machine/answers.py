@@ -1,6 +1,6 @@
-"""Compares what the service answers with what the model does, whole.
+"""Compares whole answers of the service with those of the model.
 
-What only the server knows is checked for what is promised of it, and then adopted.
+A value that only the server knows is checked against its contract, and then adopted.
 """
 
 import re
@@ -23,7 +23,7 @@ UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9
 
 
 def plain(struct: Struct) -> state.Metadata:
-    """A Struct as plain Python; numbers are floats."""
+    """Return a Struct as plain Python; numbers are floats."""
     return {name: _plain(value) for name, value in struct.fields.items()}
 
 
@@ -37,7 +37,7 @@ def _plain(value: Value) -> Any:
 
 
 def kept(struct: Struct) -> state.Metadata:
-    """A Struct as the service must keep it: negative zero is zero."""
+    """Return a Struct as the service must keep it: negative zero becomes zero."""
 
     def keep(value: Any) -> Any:
         if isinstance(value, dict):
@@ -55,14 +55,14 @@ def nanoseconds(timestamp: Timestamp) -> int:
 
 @dataclass
 class Answer:
-    """What the model answers, and what the service does."""
+    """The answer of the model, and the responses of the service."""
 
     expected: Any
     responses: list[Any]
 
     @property
     def response(self) -> Any:
-        """The one response."""
+        """Return the only response."""
         (response,) = self.responses
         return response
 
@@ -75,7 +75,7 @@ class Answers:
         self._model = model
 
     def send(self, request: ProtobufMessage, expect: Callable[[], Any]) -> Answer | None:
-        """Asks the model and the service; gives None if both refuse, and for the same reason."""
+        """Ask the model and the service; return None if both refuse for the same reason."""
         try:
             expected = expect()
         except state.Refused as refusal:
@@ -99,7 +99,7 @@ class Answers:
         assert (info.resource_type, info.resource_name) == (f"palaver.v1.{kind}", name)
 
     def compare_page(self, kind: str, expected: Sequence[Any], actual: Any, limit: int) -> None:
-        """Compares a page with the rest of the listing from there on."""
+        """Compare a page with the rest of the listing."""
         self._compare_items(kind, expected[:limit], getattr(actual, kind))
         has_more = len(expected) > limit
         assert actual.next_cursor == (_position(getattr(actual, kind)[-1]) if has_more else 0)
@@ -107,7 +107,7 @@ class Answers:
     def compare_chunks(
         self, kind: str, expected: Sequence[Any], actual: Sequence[Any], limit: int
     ) -> None:
-        """Compares the chunks of a stream with the rest of the listing from there on."""
+        """Compare the chunks of a stream with the rest of the listing."""
         chunks = [getattr(response, kind) for response in actual]
         self._compare_items(kind, expected, [item for chunk in chunks for item in chunk])
         assert all(1 <= len(chunk) <= limit for chunk in chunks)

@@ -1,4 +1,4 @@
-"""Requests that break rules for their fields, and the paths of the fields that do."""
+"""Invalid requests, and the paths of their invalid fields."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from tests.support.state_machine import requests
 
 
 class BadRequest(NamedTuple):
-    """A request, and the paths of its bad fields."""
+    """An invalid request, and the paths of its invalid fields."""
 
     request: ProtobufMessage
     fields: set[str]
@@ -84,7 +84,7 @@ VALID = st.one_of(
 
 @st.composite
 def bad_requests(draw: st.DrawFn) -> BadRequest:
-    """Takes a request that breaks no rule, and has it break some."""
+    """Draw a valid request, and make some of its fields invalid."""
     request = draw(VALID)
     names = {field.name for field in request.DESCRIPTOR.fields}
     if isinstance(request, DeleteMessagesRequest) and request.last_n:

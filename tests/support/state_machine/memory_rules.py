@@ -1,4 +1,4 @@
-"""The calls of MemoryService."""
+"""The rules that call MemoryService."""
 
 from google.protobuf.duration_pb2 import Duration
 from hypothesis import strategies as st
@@ -22,7 +22,7 @@ from tests.support.state_machine import requests
 from tests.support.state_machine.answers import kept, nanoseconds, plain
 from tests.support.state_machine.session_rules import DEFAULT_LIMIT, SessionRules
 
-MOST_RESULTS = 100
+MAX_RESULTS = 100
 
 
 class MemoryRules(SessionRules):
@@ -41,7 +41,7 @@ class MemoryRules(SessionRules):
         meanwhile=st.sampled_from(["", "", "delete", "delete", "delete and purge"]),
     )
     def add_memory_again(self, session_id: str, meanwhile: str) -> None:
-        """Retries what added to the session last, if anything did; it may be gone by then."""
+        """Retry the last add to the session, if there was one, perhaps after a delete."""
         if session_id in self._last_added:
             if "delete" in meanwhile:
                 self.delete_session(session_id, DeleteSessionRequest)
@@ -75,7 +75,7 @@ class MemoryRules(SessionRules):
         match request:
             case GetMemoryRequest():
                 self._get_memory(request)
-                for max_tokens in (1, 2, 3):  # a budget that is just met is easily missed
+                for max_tokens in (1, 2, 3):  # off-by-one errors show at budgets that just fit
                     request.max_tokens = max_tokens
                     self._get_memory(request)
             case ListMessagesRequest():
@@ -122,7 +122,7 @@ class MemoryRules(SessionRules):
             self._answers.compare_chunks("messages", answer.expected, answer.responses, limit)
 
     def _name(self, session_id: str, message_id: str) -> str:
-        """Gives NEWEST the id that it stands for, if there is any message."""
+        """Replace NEWEST with the id of the newest message, if there is one."""
         if message_id == requests.NEWEST:
             for session in self.all_sessions():
                 if session.session_id == session_id and session.messages:
@@ -176,9 +176,9 @@ class MemoryRules(SessionRules):
         text=st.sampled_from(["", *requests.WORDS]),
     )
     def search_memory(self, session_id: str | None, text: str) -> None:
-        """Finds all that says a word, or all there is, and nothing that is deleted."""
+        """Search for a word or for everything: exactly the live messages match."""
         request = SearchMemoryRequest(
-            text=text, mode=SearchMemoryRequest.KEYWORD, limit=MOST_RESULTS
+            text=text, mode=SearchMemoryRequest.KEYWORD, limit=MAX_RESULTS
         )
         if session_id is not None:
             request.session_id = session_id
@@ -200,7 +200,7 @@ class MemoryRules(SessionRules):
                 for result in answer.response.results
             }
             assert len(found) == len(answer.response.results)
-            if len(expected) <= MOST_RESULTS:
+            if len(expected) <= MAX_RESULTS:
                 assert found.keys() == expected.keys()
                 self._answers.compare_messages(
                     [expected[key] for key in found], list(found.values())
@@ -208,7 +208,7 @@ class MemoryRules(SessionRules):
 
 
 def _as_given(message: memory_pb2.Message) -> state.Message:
-    """A message to add as the model takes it; a time is kept to the microsecond, rounded down."""
+    """Convert a message to the model's; times are kept in microseconds, rounded down."""
     given = state.Message(
         message.message_id,
         message.role,

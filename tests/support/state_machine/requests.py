@@ -1,4 +1,4 @@
-"""Requests as hypothesis draws them: of few ids, so that they meet, revive and collide."""
+"""Strategies for requests. They use few ids, so that calls often meet the same objects."""
 
 from collections.abc import Callable
 from typing import Any
@@ -27,9 +27,9 @@ from palaver.v1.session_service_pb2 import (
 from palaver.v1.user_service_pb2 import AddUserRequest, ListUsersRequest, UpdateUserRequest
 from tests.support.model.state import Metadata
 
-NEWEST = "(the newest message, whatever its id)"
+NEWEST = "(the newest message)"
 
-# The first ones more often, so that there is something to find.
+# The first ids are drawn more often, so that calls find something.
 SESSION_IDS = ["s", "S", "🙂" * 256]
 USER_IDS = ["u", "U", "nobody's"]
 session_ids = st.sampled_from(["s", "s", "s", "s", "S", "S", "🙂" * 256])
@@ -155,7 +155,7 @@ purge_deleted = st.builds(
 )
 
 
-# SQL/JSON paths, and what they say of metadata.
+# SQL/JSON paths, and the same conditions in Python.
 PATHS: dict[str, Callable[[Metadata], bool]] = {
     '$.plan == "pro"': lambda m: any(item == "pro" for item in _items(m.get("plan"))),
     "$.n > 1": lambda m: any(type(item) is float and item > 1 for item in _items(m.get("n"))),
@@ -175,5 +175,5 @@ list_sessions = st.builds(
 
 
 def _items(value: Any) -> list[Any]:
-    """What a path that wants single values takes a value for: a list is its items."""
+    """Return the values that a path in lax mode compares: the items of a list."""
     return value if isinstance(value, list) else [value]

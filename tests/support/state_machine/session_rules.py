@@ -1,4 +1,4 @@
-"""The calls of SessionService and AdminService, and what all rules share."""
+"""The rules that call SessionService and AdminService, and helpers of all rules."""
 
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +27,7 @@ DEFAULT_LIMIT = 100
 
 
 class SessionRules(RuleBasedStateMachine):
-    """Each rule is a call or two; after a change, all that may have changed is read again."""
+    """Each rule makes a call or two, and reads everything that they may have changed."""
 
     def __init__(self, client: Client, *, window: int) -> None:
         super().__init__()
@@ -35,18 +35,18 @@ class SessionRules(RuleBasedStateMachine):
         self._model = Model(window=window)
         self._answers = Answers(client, self._model)
         self._last_added: dict[str, AddMemoryRequest] = {}
-        self._positions = [0]  # where a listing may start: also after sessions that are gone
+        self._positions = [0]  # cursors for listings, of deleted sessions too
 
     def all_sessions(self) -> list[state.Session]:
-        """The live sessions, by listing position."""
+        """Return the live sessions by listing position."""
         return self._model.sessions(newest_first=False, cursor=0, matches=lambda _: True)
 
     def all_users(self) -> list[state.User]:
-        """The live users, by listing position."""
+        """Return the live users by listing position."""
         return self._model.users(newest_first=False, cursor=0)
 
     def look_at_users(self) -> None:
-        """Compares all users that there may be."""
+        """Compare every user that may exist."""
         for user_id in requests.USER_IDS:
             get = GetUserRequest(user_id=user_id)
             answer = self._answers.send(get, lambda: self._model.user(user_id))  # noqa: B023
@@ -54,7 +54,7 @@ class SessionRules(RuleBasedStateMachine):
                 self._answers.compare_user(answer.expected, answer.response)
 
     def look_at(self, session_id: str) -> None:
-        """Compares all users, a session, and all its messages."""
+        """Compare all users, a session, and all its messages."""
         self.look_at_users()
         get = GetSessionRequest(session_id=session_id)
         answer = self._answers.send(get, lambda: self._model.session(session_id))
@@ -70,7 +70,7 @@ class SessionRules(RuleBasedStateMachine):
             assert state.known(message.updated_at) <= state.known(session.updated_at)
 
     @rule(request=requests.add_session)
-    def add_session_anew(self, request: AddSessionRequest) -> None:
+    def replace_session(self, request: AddSessionRequest) -> None:
         self.delete_session(request.session_id, DeleteSessionRequest)
         self.add_session(request)
 
@@ -120,7 +120,7 @@ class SessionRules(RuleBasedStateMachine):
 
     @rule(request=requests.purge_deleted)
     def purge_deleted(self, request: PurgeDeletedRequest) -> None:
-        # Nothing here is an hour old, and an hour is the retention too.
+        # No row is an hour old, and the retention is an hour too.
         all_of_it = request.HasField("older_than") and request.older_than != requests.HOUR
         counts = self._model.purge() if all_of_it else (0, 0, 0)
         progress: list[Any] = self._client.send(request)
@@ -162,6 +162,6 @@ class SessionRules(RuleBasedStateMachine):
         self._answers.compare_chunks("sessions", expected, self._client.send(stream), limit)
 
     def _created_at(self, rank: int) -> int:
-        """When one of the sessions was created; 0 rather often."""
+        """Return the creation time of a session, or 0 if there are fewer sessions."""
         times = [state.known(session.created_at) for session in self.all_sessions()]
         return times[rank] if rank < len(times) else 0

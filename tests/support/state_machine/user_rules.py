@@ -1,4 +1,4 @@
-"""The calls of UserService."""
+"""The rules that call UserService."""
 
 from typing import Any
 
