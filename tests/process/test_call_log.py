@@ -43,8 +43,10 @@ def test_call_log_of_running_calls_is_written_at_shutdown(
     stream = client.memory.StreamMessages(StreamMessagesRequest(session_id="s", chunk_size=1))
     next(stream)
     with locked(database_url):
-        client.sessions.DeleteSession.future(DeleteSessionRequest(session_id="s"))
+        # Referenced, since gRPC cancels a call whose future is collected.
+        deletion = client.sessions.DeleteSession.future(DeleteSessionRequest(session_id="s"))
         wait_until_blocked(database)
+        assert not deletion.done()
 
         assert palaver.stop() == 0
 
