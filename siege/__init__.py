@@ -1,3 +1,3 @@
-"""The siege: one credential does its worst, and the callers with other credentials are measured."""
+"""The siege: one credential attacks, and the callers with other credentials are measured."""
 
 import palaver_server  # noqa: F401 - settles how gRPC takes forks, before anything loads it

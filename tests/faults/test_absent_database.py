@@ -1,4 +1,4 @@
-"""Starts while the database is away: they wait for it, and end with its reason."""
+"""A start waits for an unreachable database, and fails with the reason if it stays unreachable."""
 
 import re
 import socket

@@ -1,4 +1,4 @@
-"""Starts that `palaver` refuses, with an error message and an exit status."""
+"""`palaver` refuses to start: the error messages and exit statuses."""
 
 import re
 import socket
