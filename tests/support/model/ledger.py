@@ -64,6 +64,7 @@ class Ledger:
         self._lives: dict[str, dict[str, _Life]] = defaultdict(dict)
         self._deleted: dict[str, set[str]] = defaultdict(set)
         self._deletes: dict[tuple[str, str], _Deletes] = defaultdict(_Deletes)
+        self._moved: set[str] = set()
         self._sessions: Counter[str] = Counter()
         self._messages: Counter[str] = Counter()
         self._sessions_deleted_with_users = 0
@@ -88,6 +89,12 @@ class Ledger:
         session = unless_refused(_ALREADY_EXISTS, lambda: client.add_session(session_id, **fields))
         with self._lock:
             self._sessions[session_id] += session is not None
+
+    def move_session(self, client: Client, session_id: str, user_id: str) -> None:
+        """Give a session to another user, or to none."""
+        with self._lock:
+            self._moved.add(session_id)
+        unless_refused(_NOT_FOUND, lambda: client.update_session(session_id, user_id=user_id))
 
     def delete_messages(self, client: Client, request: DeleteMessagesRequest) -> None:
         response = unless_refused(_NOT_FOUND, lambda: client.memory.DeleteMessages(request))
@@ -124,10 +131,7 @@ class Ledger:
         _read(client, ExpectedSession(session_id, exists=None, gone=gone))
 
     def audit(self, client: Client, session_ids: Sequence[str]) -> dict[str, list[Message]]:
-        """Check all sessions; return their messages.
-
-        There must be no writers, and no session may have moved to another user.
-        """
+        """Check all sessions; return their messages. There must be no writers."""
         unaccounted_sessions, unaccounted_messages = Counter[str](), Counter[str]()
         messages = {}
         for session_id in session_ids:
@@ -150,8 +154,10 @@ class Ledger:
         if session is None:  # it may have been deleted with any user
             return ExpectedSession(session_id, exists=False, known=lives)
         own = self._deletes["session", session_id]
-        gone = self._gone(session_id, own, self._deletes["user", session.user_id])
-        # The session may have had any of the users before it was deleted with its user.
+        gone = self._gone(session_id, own)
+        if session_id not in self._moved:  # a moved message may be older than its user
+            gone |= self._gone(session_id, self._deletes["user", session.user_id])
+        # A deleted session may have had any of the users.
         users = [deletes for (kind, _), deletes in self._deletes.items() if kind == "user"]
         last_ended_at = max(deletes.last_ended_at for deletes in (own, *users))
         live = {
