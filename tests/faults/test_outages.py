@@ -10,6 +10,7 @@ from google.rpc.error_details_pb2 import RetryInfo
 
 from palaver_server.database import pool as pool_module
 from palaver_server.process.embedded_postgres import EmbeddedPostgres
+from palaver_server.transport.database_health import DatabaseHealth
 from tests.conftest import Run, StartServer
 from tests.support.client import Client, refused
 from tests.support.clusters import FAST, Cluster
@@ -151,7 +152,7 @@ def test_outage_of_silent_database_does_not_delay_stop(serve: Serve, network: Ne
 def test_outage_of_silent_database_leaves_no_statement_running_after_stop(
     run: Run, network: Network
 ) -> None:
-    statement = "AsyncConnection.execute"
+    statement = DatabaseHealth._check_over.__qualname__
 
     with running_server(run, network.url, health_interval_seconds=0.01):
         network.cut()
