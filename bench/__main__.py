@@ -22,7 +22,9 @@ _SESSIONS_AT_SCALE_1 = 1_000_000
     show_default=True,
     help="1 is 1,000,000 sessions and 10,000,000 messages.",
 )
-@click.option("--only", multiple=True, metavar="NAME", help="Measure this row; may come again.")
+@click.option(
+    "--only", multiple=True, metavar="NAME", help="Measure only this row; can be repeated."
+)
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True)
 @click.option("--seconds", type=click.FloatRange(min=0.1), default=1.0, show_default=True)
 def main(scale: float, only: tuple[str, ...], rounds: int, seconds: float) -> None:

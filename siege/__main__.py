@@ -29,7 +29,11 @@ _WIDTH = 160
 
 @click.command()
 @click.option("--seconds", type=click.FloatRange(min=1), default=300, show_default=True)
-@click.option("--seed", type=int, help="Repeats what the well-behaved callers did in a run.")
+@click.option(
+    "--seed",
+    type=int,
+    help="Repeat the calls of the well-behaved callers of the run with this seed.",
+)
 @click.option(
     "--only",
     "attacks",

@@ -13,8 +13,8 @@ class Limits:
     """The limits of the rules.
 
     Args:
-        seconds: What the 99th percentile of the other callers' GetSession stays below.
-        memory: What the server's resident memory stays below, in MiB.
+        seconds: The limit of the 99th percentile of the other callers' GetSession.
+        memory: The limit of the server's resident memory, in MiB.
     """
 
     seconds: float

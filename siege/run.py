@@ -20,12 +20,12 @@ from tests.support.endpoint import Endpoint, running_endpoint
 
 _CALLERS = 10
 
-# Nothing crashes here.
+# fsync is not needed: no process is killed in this run.
 _POSTGRES_SETTINGS = {"fsync": "off"}
 
 _SAMPLE_SECONDS = 0.05
 
-# Between two attacks, so that the figures of one are not those of the one before.
+# The pause between two attacks, so that one does not affect the figures of the next.
 _PAUSE_PART = 0.1
 
 

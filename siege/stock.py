@@ -12,7 +12,7 @@ from siege.attacker import Attacker
 
 LARGE_SESSION = "siege"
 
-# A word that all messages of the large session have.
+# A word in every message of the large session.
 WORD = "besieged"
 
 # About 4 MiB, the most that a response of messages may have.

@@ -12,7 +12,7 @@ _MIB = 1024 * 1024
 _PARALLEL = 8
 _LARGE_REQUESTS = 64
 
-# What a connection may send before the server enlarges the window, and the header of a request.
+# The bytes that a connection may send before the server enlarges the window; a message's header.
 _WINDOW_BYTES = 65_535
 _HEADER_BYTES = 5
 

@@ -37,7 +37,9 @@ _Size: TypeAlias = Callable[[bytes], int]
 
 
 class ResponseBytes:
-    """Starts a call when there is room for its response. It comes after Authentication.
+    """The interceptor that holds a call until there is room for its response.
+
+    It comes after Authentication.
 
     Args:
         max_bytes: Maximum number of bytes.

@@ -26,7 +26,7 @@ logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 def set_up(*, level: str, format: str) -> None:
     """Log to standard error, warnings and uncaught exceptions of threads included.
 
-    Where the program around this one has set up its own log, that stays as it is.
+    An existing configuration of the log by the surrounding program stays as it is.
 
     Args:
         level: Lowest level that is logged.

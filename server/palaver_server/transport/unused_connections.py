@@ -1,7 +1,7 @@
-"""Closes connections that no caller authenticated on, when connections become scarce.
+"""Close connections without an authenticated call when connections become scarce.
 
-At its limit, gRPC closes new connections, whoever they are from, and keeps the old ones. Clients
-without a credential could so lock out all others. gRPC cannot close a single connection, but the
+At its limit, gRPC closes new connections of all clients, and keeps the old ones. Clients
+without a credential could thus lock out all others. gRPC cannot close a single connection, but the
 kernel can: gRPC then sees that the peer has hung up.
 """
 
@@ -15,12 +15,12 @@ import psutil
 
 _INTERVAL_SECONDS = 1.0
 
-# The part of all connections from which on unauthenticated ones are closed.
+# Unauthenticated connections are closed while at least this part of all connections is in use.
 _SCARCE = 0.8
 
 
 class UnusedConnections:
-    """Closes a TCP port's connections without authenticated calls when connections are scarce.
+    """The closer of a TCP port's connections without authenticated calls.
 
     Args:
         port: The port; other ports and Unix sockets are left alone.
