@@ -12,6 +12,7 @@ version of grpcio does not drop the call.
 import asyncio
 import gc
 import logging
+from collections.abc import Collection, Iterator
 from typing import Any
 
 _LOGGER = logging.getLogger(__name__)
@@ -20,22 +21,26 @@ _LOGGER = logging.getLogger(__name__)
 _OUTER_TASK_NAME = "rpc_task"
 
 
-def abandon_call(task: "asyncio.Task[Any]") -> None:
-    """Cancel a call whose handler runs in this task; the client sees CANCELLED."""
-    outer = next(filter(lambda each: _refers_to(each, task), asyncio.all_tasks()), None)
-    if outer is not None:
-        outer.cancel()
-    else:
-        _LOGGER.error(
-            "cannot abandon a call that a client does not read: this version of grpcio runs calls"
-            " in another way; its memory is freed when the client disconnects"
-        )
-    task.cancel()
+def abandon_calls(tasks: "Collection[asyncio.Task[Any]]") -> None:
+    """Cancel the calls that are run by these tasks; their clients see CANCELLED."""
+    remaining = set(tasks)
+    for outer in asyncio.all_tasks():
+        if outer.get_name() == _OUTER_TASK_NAME:
+            for task in remaining.intersection(_tasks_in(outer)):
+                outer.cancel()
+                task.cancel()
+                remaining.discard(task)
+    for task in remaining:
+        if task.cancel():  # it was not done
+            _LOGGER.error(
+                "cannot abandon a call whose client does not answer: this version of grpcio runs"
+                " calls in another way; its memory is freed when the client disconnects"
+            )
 
 
-def _refers_to(outer: "asyncio.Task[Any]", inner: "asyncio.Task[Any]") -> bool:
-    """Return whether the coroutine of one of gRPC's tasks has another task as a variable."""
-    if outer.get_name() != _OUTER_TASK_NAME:
-        return False
-    scopes = gc.get_referents(outer.get_coro())
-    return any(value is inner for scope in scopes for value in gc.get_referents(scope))
+def _tasks_in(outer: "asyncio.Task[Any]") -> "Iterator[asyncio.Task[Any]]":
+    """Yield the tasks that are variables of the coroutine of one of gRPC's tasks."""
+    for scope in gc.get_referents(outer.get_coro()):
+        for value in gc.get_referents(scope):
+            if isinstance(value, asyncio.Task):
+                yield value

@@ -6,19 +6,15 @@ whose handler has ended is abandoned if its response or its status does not leav
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, TypeAlias
 
 from google.protobuf.descriptor import MethodDescriptor
 
 from palaver_server.errors import CallCancelled, ReaderTooSlow
-from palaver_server.interceptors.abandoned_calls import abandon_call
+from palaver_server.interceptors.abandoned_calls import abandon_calls
 from palaver_server.interceptors.interceptor import CallHooks, Context, StartCall
 from palaver_server.interceptors.running_calls import RunningCall, RunningCalls
 from palaver_server.interceptors.shared_timer import SharedTimer
 from palaver_server.services.encoding.wire_reader import read_varint, wire_fields
-
-# A string: at run time this class is not generic.
-Task: TypeAlias = "asyncio.Task[Any]"
 
 
 class SendTimeout:
@@ -32,7 +28,7 @@ class SendTimeout:
     def __init__(self, running_calls: RunningCalls, *, seconds: float) -> None:
         self._running_calls = running_calls
         self._seconds = seconds
-        self._leaving: SharedTimer[Task] = SharedTimer(seconds, abandon_call)
+        self._leaving: SharedTimer = SharedTimer(seconds, abandon_calls)
 
     def intercept(self, method: MethodDescriptor) -> StartCall:
         """Return a function that starts a call."""
@@ -52,7 +48,7 @@ class _Sending(CallHooks):
 
     __slots__ = ("_leaving", "_task")
 
-    def __init__(self, leaving: SharedTimer[Task]) -> None:
+    def __init__(self, leaving: SharedTimer) -> None:
         self._leaving = leaving
         self._task = asyncio.current_task()
 
@@ -77,7 +73,7 @@ class _Stream(_Sending):
 
     def __init__(
         self,
-        leaving: SharedTimer[Task],
+        leaving: SharedTimer,
         running: RunningCall,
         seconds: float,
         next_cursor: Callable[[bytes], int],

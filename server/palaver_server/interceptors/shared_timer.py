@@ -5,44 +5,51 @@ that almost never expire.
 """
 
 import asyncio
-from collections.abc import Callable, Hashable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Collection
+from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary
 
-KeyT = TypeVar("KeyT", bound=Hashable)
+# A string: at run time this class is not generic.
+Task: TypeAlias = "asyncio.Task[Any]"
+
+# Timeouts that expire within this part of their length are reported together.
+_BATCH_PART = 0.1
 
 
-class SharedTimer(Generic[KeyT]):
-    """Calls a function with each key whose timeout expires.
+class SharedTimer:
+    """Reports the tasks whose timeouts expire. The timeouts of tasks that are gone end.
 
     Args:
         seconds: The length of every timeout.
-        on_timeout: Called when one expires.
+        on_timeout: Called with tasks whose timeouts have expired.
     """
 
-    def __init__(self, seconds: float, on_timeout: Callable[[KeyT], None]) -> None:
+    def __init__(self, seconds: float, on_timeout: Callable[[Collection[Task]], None]) -> None:
         self._seconds = seconds
         self._on_timeout = on_timeout
-        self._ends: dict[KeyT, float] = {}  # in the order of the ends
+        self._ends: WeakKeyDictionary[Task, float] = WeakKeyDictionary()  # in the order of the ends
         self._timer: asyncio.TimerHandle | None = None
 
-    def start(self, key: KeyT) -> None:
-        """Start the timeout of a key that has none."""
+    def start(self, task: Task) -> None:
+        """Start the timeout of a task that has none."""
         loop = asyncio.get_running_loop()
-        self._ends[key] = loop.time() + self._seconds
+        self._ends[task] = loop.time() + self._seconds
         if self._timer is None:
             self._timer = loop.call_later(self._seconds, self._expire, loop)
 
-    def clear(self, key: KeyT) -> None:
-        """End the timeout of a key if it has one."""
-        self._ends.pop(key, None)
+    def clear(self, task: Task) -> None:
+        """End the timeout of a task if it has one."""
+        self._ends.pop(task, None)
 
     def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._timer = None
         now = loop.time()
-        expired = [key for key, end in self._ends.items() if end <= now]
-        for key in expired:
-            del self._ends[key]
-        if self._ends:
-            self._timer = loop.call_at(next(iter(self._ends.values())), self._expire, loop)
-        for key in expired:
-            self._on_timeout(key)
+        expired = [task for task, end in self._ends.items() if end <= now]
+        for task in expired:
+            del self._ends[task]
+        next_end = next(iter(self._ends.values()), None)
+        self._timer = None
+        if next_end is not None:
+            at = max(next_end, now + _BATCH_PART * self._seconds)
+            self._timer = loop.call_at(at, self._expire, loop)
+        if expired:
+            self._on_timeout(expired)
