@@ -7,9 +7,10 @@ one principal.
 
 import asyncio
 import os
+import select
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
@@ -158,15 +159,22 @@ class Pool:
         except Rollback as error:  # a transaction lets it out only if the connection was lost
             raise DatabaseUnavailable from error
         finally:
-            # In a task of its own: a caller cancelled during putconn would make psycopg_pool
-            # lose the connection and leave the next waiter without one.
-            returning = asyncio.create_task(self._return(pool, connection, share))
-            self._returning.add(returning)
-            returning.add_done_callback(self._returning.discard)
+            self._return_later(self._return(pool, connection, share))
+
+    def _return_later(self, putconn: Coroutine[Any, Any, None]) -> None:
+        # In a task of its own: a caller cancelled during putconn would make psycopg_pool
+        # lose the connection and leave the next waiter without one.
+        returning = asyncio.create_task(putconn)
+        self._returning.add(returning)
+        returning.add_done_callback(self._returning.discard)
 
     async def _acquire(self, pool: AsyncConnectionPool[Connection]) -> Connection:
         try:
-            return await pool.getconn()
+            while _was_closed(connection := await pool.getconn()):
+                # Not as psycopg_pool's `check`, which pauses for a second after each.
+                await connection.close()
+                self._return_later(pool.putconn(connection))
+            return connection
         except PoolTimeout as error:
             if self.connects:  # all connections were in use
                 raise NoConnectionInTime from error
@@ -267,6 +275,20 @@ class Pool:
                 return connection
 
         return PoolConnection
+
+
+def _was_closed(connection: Connection) -> bool:
+    """Return whether the database closed a connection while it was idle.
+
+    Over an idle connection, the database sends only the reason why it closes it, and then the end
+    of the stream, so a look at the socket suffices, without a round trip. (It also sends
+    parameters that a reload of its configuration changed; replacing that connection is harmless.)
+    """
+    if connection.closed:
+        return True
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 async def _roll_back(connection: Connection) -> None:

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from grpc_health.v1 import health, health_pb2
 from psycopg import AsyncConnection, Error
+from psycopg.errors import IdleSessionTimeout
 
 from palaver_server.database.pool import Pool
 from palaver_server.errors import DatabaseUnavailable, NoConnectionInTime
@@ -55,6 +56,7 @@ class DatabaseState(Enum):
     REFUSING = "answers, but accepts no writes, or no connections where none is left"
     RECONNECTED = "closed the connection, and accepts new ones"
     UNREACHABLE = "does not answer"
+    TIMED_OUT = "closed the idle connection"
 
 
 class DatabaseHealth:
@@ -111,6 +113,9 @@ class DatabaseHealth:
         """Check once, and set the health if it changed."""
         old = self._connection
         over_old = state = await self._ask(old) if old else DatabaseState.UNREACHABLE
+        if over_old is DatabaseState.TIMED_OUT:  # a setting of the database, and no outage
+            await self._replace(None)
+            old, over_old = None, DatabaseState.UNREACHABLE
         if state is not DatabaseState.SERVING or not self._pools[0].connects:
             # The old connection alone may be lost, or lead to the former primary.
             state = await self._ask_again(over_old)
@@ -158,9 +163,10 @@ class DatabaseHealth:
         """Ask over a connection; close it if the database does not answer."""
         try:
             row = await _in_time(self._check_over(connection), connection)
-        except (Error, TimeoutError):
+        except (Error, TimeoutError) as error:
             await connection.close()
-            return DatabaseState.UNREACHABLE
+            is_timeout = isinstance(error, IdleSessionTimeout)
+            return DatabaseState.TIMED_OUT if is_timeout else DatabaseState.UNREACHABLE
         return self._state_of(row)
 
     async def _ask_over(self, pool: Pool) -> DatabaseState:
