@@ -3,13 +3,16 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from palaver_server.process.embedded_postgres import EmbeddedPostgres
+from tests.support.client import Client
 from tests.support.clusters import FAST
 from tests.support.palaver_process import RunPalaver, Serve
+from tests.support.watching import eventually
 
 
 def secrets(output: str) -> list[str]:
@@ -169,3 +172,48 @@ def test_secret_in_two_places_or_in_an_unusable_file_is_refused_in_one_line(
     assert "Is a directory" in refusal(str(tmp_path))
     assert "it is empty" in refusal(str(tmp_path / "empty"))
     assert "UTF-8" in refusal(str(tmp_path / "binary"))
+
+
+@pytest.mark.parametrize("place", ["passfile", "service"])
+def test_password_that_is_rotated_in_a_file_needs_no_restart(
+    place: str, serve: Serve, asking_postgres: str, directory: Path
+) -> None:
+    """`aladdin` gets another password, first in the file, and connections have to be made again."""
+    file = directory / place
+    parts = conninfo_to_dict(asking_postgres)
+
+    def write_password(password: str) -> None:
+        text = f"*:*:*:*:{password}\n"
+        if place == "service":
+            lines = {**parts, "password": password}.items()
+            text = "[db]\n" + "".join(f"{key}={value}\n" for key, value in lines)
+        file.write_text(text)
+        file.chmod(0o600)
+
+    write_password("OpenSesame")
+    if place == "passfile":
+        url, variables = make_conninfo(asking_postgres, passfile=str(file)), {}
+    else:
+        url, variables = "service=db", {"PGSERVICEFILE": str(file)}
+    _, client = serve(PALAVER_DATABASE_URL=url, **variables)
+    client.add_session("s")
+
+    write_password("Rotated")
+    with psycopg.connect(make_conninfo(asking_postgres, user="palaver"), autocommit=True) as admin:
+        admin.execute("ALTER ROLE aladdin PASSWORD 'Rotated'")
+        admin.execute(
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+            " WHERE usename = 'aladdin'"
+        )
+
+    # While the health check finds its connection lost, calls may fail.
+    eventually(lambda: adds(client), "a call succeeds with the new password")
+
+
+def adds(client: Client) -> bool:
+    """Tell whether a message can be added."""
+    try:
+        client.add("s", "with the new password")
+    except grpc.RpcError:
+        return False
+    return True
