@@ -102,7 +102,10 @@ class Pool:
     @property
     def has_connections(self) -> bool:
         """Whether a connection is open, as far as is known without using it."""
-        return any(not connection.closed for connection in self._opened)
+        return any(
+            not (connection.closed if connection in self._in_use else _was_closed(connection))
+            for connection in self._opened
+        )
 
     async def reset(self) -> None:
         """Replace all connections; those in use are closed when they are returned.
