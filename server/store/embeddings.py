@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
+from server.principal import bound_user
 from server.store.embedding_models import VectorSpace
 from server.store.message_filter import EVERY_MESSAGE, EVERYTHING, MessageFilter, Scope
 from server.store.messages import KEYS, Key, key_parameters
 from server.store.metadata_path import checked_path
+from server.store.ownership import VISIBLE_MESSAGE
 from server.store.pool import Pool
 
 # How near messages are, the nearest first: 1 is the same direction, 0 nothing in common,
@@ -31,7 +33,7 @@ class EmbeddingStore:
         SELECT session_id, sequence, -distance
         FROM nearest JOIN messages m USING (session_id, sequence)
         WHERE text_hash = {text_hash}
-        ORDER BY distance
+        ORDER BY distance, session_id, sequence DESC
     """
 
     # By the index, which goes on until so many pass.
@@ -39,7 +41,7 @@ class EmbeddingStore:
         SELECT session_id, sequence, text_hash,
             {indexed} {distance} %(vector)s::{halfvec} AS distance
         FROM embeddings e JOIN messages m USING (session_id, sequence)
-        WHERE e.model = {model} AND m.deleted_at IS NULL {filters}
+        WHERE {condition}
         ORDER BY {indexed} {distance} %(vector)s::{halfvec}
         LIMIT %(limit)s
     """
@@ -49,8 +51,8 @@ class EmbeddingStore:
         SELECT session_id, sequence, text_hash,
             embedding {distance} %(vector)s::{halfvec} AS distance
         FROM {source} JOIN embeddings e USING (session_id, sequence)
-        WHERE {condition} AND e.model = {model} {filters}
-        ORDER BY distance
+        WHERE {condition}
+        ORDER BY distance, session_id, sequence DESC
         LIMIT %(limit)s
     """
 
@@ -78,7 +80,8 @@ class EmbeddingStore:
             DeadlineExceeded: The search takes longer than it may.
         """
         nearest = self.AMONG_ALL if scope.is_everything else self.IN_SCOPE
-        names = {**self._space.names, **scope.sql._asdict(), "filters": filter.sql}
+        condition = filter.sql(f"e.model = {self._space.model_id} AND {scope.sql.condition}")
+        names = {**self._space.names, "source": scope.sql.source, "condition": condition}
         statement = self.NEAREST.format(nearest=nearest.format(**names), **names)
         parameters = {**filter.given, **scope.parameters, "vector": str(list(vector))}
         async with (
@@ -94,14 +97,16 @@ class EmbeddingStore:
         SELECT session_id, sequence, -(embedding {{distance}} %(vector)s::{{halfvec}}) AS similarity
         FROM {KEYS} JOIN messages m USING (session_id, sequence)
             JOIN embeddings e USING (session_id, sequence)
-        WHERE m.deleted_at IS NULL AND e.model = {{model}} AND text_hash = {{text_hash}}
+        WHERE {VISIBLE_MESSAGE} AND e.model = {{model}} AND text_hash = {{text_hash}}
         ORDER BY similarity DESC
     """
 
     async def get_similarities(self, vector: Sequence[float], keys: Sequence[Key]) -> Similarities:
         """Tells how near those of the messages are that are live and have their vector."""
         statement = self.GET_SIMILARITIES.format(**self._space.names)
-        parameters = {"vector": str(list(vector)), **key_parameters(keys)}
+        parameters = {
+            "vector": str(list(vector)), "bound_user": bound_user(), **key_parameters(keys)
+        }  # fmt: skip
         async with self._pool.connection() as connection:
             rows = await connection.fetch(statement, parameters)
             return {Key(*row[:2]): row[2] for row in rows}

@@ -7,7 +7,7 @@ from server.principal import bound_user
 from server.store.message_filter import EVERY_MESSAGE, EVERYTHING, MessageFilter, Scope
 from server.store.messages import COLUMNS, KEYS, SIZE, Key, MessageRow, key_parameters
 from server.store.metadata_path import checked_path
-from server.store.ownership import OWNED
+from server.store.ownership import VISIBLE_MESSAGE
 from server.store.page import MAX_PAGE_BYTES
 from server.store.pool import Pool
 
@@ -39,8 +39,21 @@ class FoundStore:
 
     NEWEST = """
         SELECT m.session_id, m.sequence FROM {source}
-        WHERE {condition} {filters}
+        WHERE {condition}
         ORDER BY m.created_at DESC, m.session_id, m.sequence DESC
+        LIMIT %(limit)s
+    """
+
+    # For a bound caller: the path is evaluated on all messages of the scope. Whether it fails must
+    # not depend on the plan, which depends on everybody's messages: one that reads the newest
+    # first would stop at the limit.
+    NEWEST_OF_ALL = """
+        WITH passing AS MATERIALIZED (
+            SELECT m.created_at, m.session_id, m.sequence FROM {source}
+            WHERE {condition}
+        )
+        SELECT session_id, sequence FROM passing
+        ORDER BY created_at DESC, session_id, sequence DESC
         LIMIT %(limit)s
     """
 
@@ -53,7 +66,10 @@ class FoundStore:
             InvalidRequest: `filter.metadata` is not a SQL/JSON path.
             DeadlineExceeded: The search takes longer than it may.
         """
-        statement = self.NEWEST.format(**scope.sql._asdict(), filters=filter.sql)
+        newest = self.NEWEST if bound_user() is None else self.NEWEST_OF_ALL
+        statement = newest.format(
+            source=scope.sql.source, condition=filter.sql(scope.sql.condition)
+        )
         parameters = {**scope.parameters, **filter.given, "limit": limit}
         async with (
             self._pool.searching(everything=scope.is_everything) as connection,
@@ -65,12 +81,14 @@ class FoundStore:
     GET_WORDS = f"""
         SELECT session_id, sequence, tsvector_to_array(words)
         FROM {KEYS} JOIN messages m USING (session_id, sequence)
+        WHERE {VISIBLE_MESSAGE}
     """
 
     async def get_words(self, keys: Sequence[Key]) -> dict[Key, frozenset[str]]:
-        """Gets the different words of messages."""
+        """Gets the different words of those of the messages that are live."""
+        parameters = {**key_parameters(keys), "bound_user": bound_user()}
         async with self._pool.connection() as connection:
-            rows = await connection.fetch(self.GET_WORDS, key_parameters(keys))
+            rows = await connection.fetch(self.GET_WORDS, parameters)
             return {Key(*row[:2]): frozenset(row[2]) for row in rows}
 
     # ts_headline looks for words as the index has them: in the content as it was indexed.
@@ -82,10 +100,7 @@ class FoundStore:
         FROM (
             SELECT m.*, number, row_number() OVER best AS place, sum({SIZE}) OVER best AS size
             FROM {KEYS} JOIN messages m USING (session_id, sequence)
-            WHERE m.deleted_at IS NULL
-                AND (%(bound_user)s::text IS NULL OR EXISTS (
-                    SELECT FROM sessions s WHERE s.session_id = m.session_id AND {OWNED}
-                ))
+            WHERE {VISIBLE_MESSAGE}
             WINDOW best AS (ORDER BY number)
         ) m
         WHERE place = 1 OR size <= {MAX_PAGE_BYTES}

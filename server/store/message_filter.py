@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from server.principal import bound_user
-from server.store.ownership import OWNED
+from server.store.ownership import OWNED, narrowed
 
 
 class ScopeSql(NamedTuple):
@@ -30,16 +30,19 @@ _IN_SESSION = ScopeSql(
         s.session_id = %(session_id)s AND s.deleted_at IS NULL AND {OWNED}
         AND m.deleted_at IS NULL
     """,
-    size="SELECT last_sequence FROM sessions WHERE session_id = %(session_id)s",
+    size=f"""
+        SELECT last_sequence FROM sessions s
+        WHERE session_id = %(session_id)s AND deleted_at IS NULL AND {OWNED}
+    """,
 )
 _OF_USER = ScopeSql(
     source="sessions s JOIN messages m USING (session_id)",
     condition=f"""
         s.user_id = %(user_id)s AND s.deleted_at IS NULL AND {OWNED} AND m.deleted_at IS NULL
     """,
-    size="""
-        SELECT sum(last_sequence) FROM sessions
-        WHERE user_id = %(user_id)s AND deleted_at IS NULL
+    size=f"""
+        SELECT sum(last_sequence) FROM sessions s
+        WHERE user_id = %(user_id)s AND deleted_at IS NULL AND {OWNED}
     """,
 )
 
@@ -90,18 +93,26 @@ class MessageFilter(NamedTuple):
             if value
         }
 
-    @property
-    def sql(self) -> str:
-        """The filter as conditions on `messages m`, whose parameters are `given`."""
-        return " ".join(_FILTERS[name] for name in self.given)
+    def sql(self, visible: str, *supplied: str) -> str:
+        """Return the condition that selects the messages `m` which pass, as `narrowed` does.
+
+        Its parameters are those of `visible` and `supplied`, and `given`.
+
+        Args:
+            visible: The condition that selects the messages to filter.
+            supplied: What the caller supplies besides the filter; evaluated before its path.
+        """
+        comparisons = [_COMPARISONS[name] for name in self.given if name in _COMPARISONS]
+        paths = [] if self.metadata is None else [_PATH]
+        return narrowed(" AND ".join([visible, *comparisons]), *supplied, *paths)
 
 
 EVERYTHING = Scope()
 EVERY_MESSAGE = MessageFilter()
 
-_FILTERS = {
-    "roles": "AND m.role = ANY(%(roles)s::text[])",
-    "created_after": "AND m.created_at >= %(created_after)s",
-    "created_before": "AND m.created_at < %(created_before)s",
-    "metadata": "AND m.metadata @@ %(metadata)s::jsonpath",
+_COMPARISONS = {
+    "roles": "m.role = ANY(%(roles)s::text[])",
+    "created_after": "m.created_at >= %(created_after)s",
+    "created_before": "m.created_at < %(created_before)s",
 }
+_PATH = "m.metadata @@ %(metadata)s::jsonpath"

@@ -24,15 +24,15 @@ MAX_PAGE_BYTES = 4 * 1024 * 1024 - 64 * 1024
 
 
 def listing(table: str, columns: str, *, size: str) -> str:
-    """Makes the statement that lists the live rows of a table by `id`, a page of a Span.
+    """Makes the statement that lists rows of a table by `id`, a page of a Span.
 
     Args:
-        table: Its name.
+        table: Its name, or a subquery in parentheses.
         columns: What is listed, metadata as text.
         size: Upper bound of a row's size as a protobuf message, in bytes, from its columns.
 
     Returns:
-        The statement, but for `{filters}` and `{direction}`, which are to be filled in.
+        The statement, but for `{condition}` and `{direction}`, which are to be filled in.
     """
     names = columns.replace("::text", "")
     return f"""
@@ -43,7 +43,7 @@ def listing(table: str, columns: str, *, size: str) -> str:
                 sum({size}) OVER listing AS total_size
             FROM (
                 SELECT {columns} FROM {table} s
-                WHERE deleted_at IS NULL AND id > %(after)s AND id < %(before)s {{filters}}
+                WHERE id > %(after)s AND id < %(before)s AND {{condition}}
                 ORDER BY id {{direction}}
                 LIMIT %(limit)s + 1
             ) candidates

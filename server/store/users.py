@@ -206,7 +206,8 @@ class UserStore:
         """Lists live users by listing position."""
         user = bound_user()
         statement = self.LIST_USERS.format(
-            filters=f"AND {OWNED}" if user else "", direction=span.direction
+            condition=f"deleted_at IS NULL AND {OWNED}" if user else "deleted_at IS NULL",
+            direction=span.direction,
         )
         parameters = {
             "limit": limit, "after": span.after, "before": span.before, "bound_user": user

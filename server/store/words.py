@@ -98,7 +98,7 @@ class WordStore:
             FROM unnest(%(terms)s::text[]::tsquery[]) WITH ORDINALITY AS terms (term, number)
         ), matched AS MATERIALIZED (
             SELECT m.session_id, m.sequence, m.role, m.words
-            FROM {source} WHERE {matches} AND {condition} {filters}
+            FROM {source} WHERE {condition}
         ), total AS MATERIALIZED (
             SELECT avg(length(words))::float8 AS length,
                 greatest(({size}), count(*))::float8 AS messages
@@ -129,7 +129,7 @@ class WordStore:
         ), around AS MATERIALIZED (
             SELECT session_id, sequence, role, passes
             FROM (SELECT DISTINCT session_id, sequence FROM near) keys CROSS JOIN LATERAL (
-                SELECT m.role, true {filters} AS passes FROM messages m
+                SELECT m.role, {passes} AS passes FROM messages m
                 WHERE m.session_id = keys.session_id AND m.sequence = keys.sequence
                     AND m.deleted_at IS NULL
                 OFFSET 0 -- keeps it a look at each by its key
@@ -186,11 +186,14 @@ class WordStore:
         # In a session or of a user, all messages are looked at. The index on words knows no
         # scopes: `IS TRUE` hides it from the planner.
         matches = "m.words @@ %(match)s::tsquery"
+        if not scope.is_everything:
+            matches = f"({matches}) IS TRUE"
         statement = self.MATCH.format(
-            **scope.sql._asdict(),
+            source=scope.sql.source,
+            condition=filter.sql(scope.sql.condition, matches),
+            passes=filter.sql("m.deleted_at IS NULL"),
+            size=scope.sql.size,
             weight=self.WEIGHT,
-            matches=matches if scope.is_everything else f"({matches}) IS TRUE",
-            filters=filter.sql,
         )
         parameters = {**query._asdict(), **scope.parameters, **filter.given, "limit": limit}
         async with (
