@@ -106,6 +106,7 @@ def test_large_request_over_a_limit_is_refused_unparsed(
 LISTS = Struct.FromString(list_of(EMPTY_LIST, 21_000))
 
 
+@pytest.mark.slow
 def test_large_metadata_of_messages_holds_no_loop(palaver: Client, run: Run) -> None:
     with longest_hold(run) as hold:
         palaver.add_memory("s", [Message(role="user", metadata=LISTS) for _ in range(25)])
@@ -117,6 +118,7 @@ def test_large_metadata_of_messages_holds_no_loop(palaver: Client, run: Run) -> 
     assert all(message.metadata == LISTS for message in listed)
 
 
+@pytest.mark.slow
 def test_large_metadata_of_users_holds_no_loop(palaver: Client, run: Run) -> None:
     for number in range(15):
         palaver.add_user(f"u{number}", metadata=LISTS)
@@ -185,6 +187,7 @@ def test_large_request_of_grpc_is_refused(palaver: Client, method: str, kind: st
     assert violation.description == "must have at most 4096 bytes; got 1048581"
 
 
+@pytest.mark.slow
 def test_search_of_long_contents_holds_no_loop(palaver: Client, run: Run) -> None:
     long = "cat " * 16_000
     distinct = [" ".join(f"w{n}" for n in range(a, a + 5000)) for a in range(0, 5000, 500)]

@@ -284,6 +284,7 @@ def slow_connections(caplog: pytest.LogCaptureFixture, count: int) -> Iterator[l
         yield opened
 
 
+@pytest.mark.slow
 def test_metrics_are_scraped_while_slow_connections_fill_the_server(
     start_measured: StartMeasured, caplog: pytest.LogCaptureFixture
 ) -> None:

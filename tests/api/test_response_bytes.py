@@ -65,6 +65,7 @@ def test_response_bytes_full_budget_delays_response(
     assert len(delayed.result().messages) == 3
 
 
+@pytest.mark.slow
 def test_response_bytes_full_budget_ends_call_at_its_deadline(
     start_server: StartServer, readers: ExitStack
 ) -> None:

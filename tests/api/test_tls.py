@@ -108,6 +108,7 @@ def shown_serial(address: str, files: ServerFiles) -> int:
     return x509.load_der_x509_certificate(certificate).serial_number
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_key", [False, True])
 def test_tls_open_connection_is_refused_after_end_of_client_certificate(
     start_server: StartServer, files: ServerFiles, keys_file: KeysFile, *, with_key: bool
@@ -126,6 +127,7 @@ def test_tls_open_connection_is_refused_after_end_of_client_certificate(
         wait_until(lambda: code_of(client) == "UNAUTHENTICATED")
 
 
+@pytest.mark.slow
 def test_tls_resumed_session_is_refused_after_end_of_client_certificate(
     start_server: StartServer, files: ServerFiles, tmp_path: Path
 ) -> None:

@@ -113,6 +113,7 @@ def test_pool_of_unreachable_database_is_not_reported_as_busy(run: Run) -> None:
         run(ask())
 
 
+@pytest.mark.slow
 def test_pool_in_use_of_unreachable_database_is_not_reported_as_busy(
     run: Run, database_url: str, postgres: str
 ) -> None:

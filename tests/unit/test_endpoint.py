@@ -118,6 +118,7 @@ def test_endpoint_that_fails_is_unavailable(run: Run, endpoint: Endpoint, fault:
         run(endpoint.embedder(timeout=0.3).embed(["text"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [endless, gzip_bomb])
 def test_endpoint_oversized_answer_is_not_read_into_memory(
     run: Run, endpoint: Endpoint, fault: Fault
