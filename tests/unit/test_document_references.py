@@ -69,9 +69,14 @@ def test_log_lines_come_from_a_module(document: Document) -> None:
         assert importlib.import_module(json.loads(line)["logger"])
 
 
+def context_of(command: click.Command) -> click.Context:
+    """Return a context with the group's settings: a command keeps its first help option."""
+    return click.Context(command, **main.context_settings)
+
+
 def subcommand(name: str) -> click.Command:
     """Return the command `palaver NAME`."""
-    command = main.get_command(click.Context(main), name)
+    command = main.get_command(context_of(main), name)
     assert command, name
     return command
 
@@ -116,11 +121,11 @@ def test_shell_commands_name_what_exists(
 
 def all_flags() -> set[str]:
     """Return all flags of the project's programs."""
-    subcommands = map(subcommand, main.list_commands(click.Context(main)))
+    subcommands = map(subcommand, main.list_commands(context_of(main)))
     return {
         spelling
         for command in (*subcommands, main, bench, chaos, siege, fuzz)
-        for option in command.get_params(click.Context(command))
+        for option in command.get_params(context_of(command))
         if isinstance(option, click.Option)
         for spelling in (*option.opts, *option.secondary_opts)
     }
