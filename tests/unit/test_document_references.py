@@ -95,7 +95,7 @@ def check_command(command: Command) -> None:
             Settings(**settings)
         case "palaver" | ".venv/bin/palaver":
             name, *arguments = [word for word in words if word != "--help"]
-            with subcommand(name).make_context(name, arguments) as context:
+            with subcommand(name).make_context(name, arguments, context_of(main)) as context:
                 given = {key: value for key, value in context.params.items() if value is not None}
             if name in {"serve", "migrate"}:
                 Settings(**settings, **given)

@@ -8,8 +8,8 @@ from typing import Any
 
 # The shell waits for the end of its standard input, a pipe that only this process holds open for
 # writing: the kernel closes it together with the process. The last line that was read says which
-# process to signal. The signal is repeated every second, up to 30 times, until that process is gone:
-# one that arrives while PostgreSQL starts may have no effect.
+# process to signal. The signal is repeated every second, up to 30 times, until that process has
+# ended: one that arrives while PostgreSQL starts may have no effect.
 _SCRIPT = """
 while read -r line; do target=$line; done
 left=30
