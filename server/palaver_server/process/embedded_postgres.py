@@ -189,8 +189,7 @@ class EmbeddedPostgres:
     def _init(self) -> None:
         """Create the cluster under a temporary name, and rename it once it is complete."""
         _LOGGER.info("creating a PostgreSQL cluster in %s", self._cluster)
-        for left in self._data_dir.glob("postgres.unfinished*"):
-            shutil.rmtree(left, ignore_errors=True)
+        self._remove_unfinished()
         unfinished = Path(tempfile.mkdtemp(prefix="postgres.unfinished-", dir=self._data_dir))
         self._account.own(unfinished)
         # PostgreSQL's built-in locale sorts and folds case identically on every machine.
@@ -211,6 +210,12 @@ class EmbeddedPostgres:
         if status != 0:
             raise self._failure(f"initdb failed with status {status}")
         unfinished.rename(self._cluster)
+        self._remove_unfinished()  # an initdb left by a killed server wrote on after the first time
+
+    def _remove_unfinished(self) -> None:
+        """Remove clusters whose creation was interrupted."""
+        for left in self._data_dir.glob("postgres.unfinished*"):
+            shutil.rmtree(left, ignore_errors=True)
 
     def _start(self) -> None:
         settings = {
