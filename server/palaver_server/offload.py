@@ -19,6 +19,9 @@ ArgumentTs = TypeVarTuple("ArgumentTs")
 # The slowest inputs, metadata of empty lists, take about a microsecond per byte.
 MAX_INLINE_BYTES = 16 * 1024
 
+# Larger requests are parsed one item at a time. Parsing takes up to 0.1 microseconds per byte.
+MAX_PARSED_BYTES = 128 * 1024
+
 # The event loop lets go of Python's lock for each system call, and then waits this long for it.
 # A call has some ten of them, so that Python's default of 5 ms would add 50 ms to every call.
 _SWITCH_INTERVAL_SECONDS = 0.0005

@@ -7,7 +7,7 @@ from palaver.v1 import memory_pb2
 from palaver.v1 import memory_service_pb2 as pb
 from palaver_server.database.paging import KeyRange
 from palaver_server.errors import InvalidRequest
-from palaver_server.offload import offload, offload_each
+from palaver_server.offload import MAX_PARSED_BYTES, offload, offload_each
 from palaver_server.search.searcher import Searcher
 from palaver_server.services.context import Context, caller_access
 from palaver_server.services.encoding.added_memory import added_memory_response
@@ -54,7 +54,7 @@ class MemoryService:
         with Fields() as fields:
             session_id = fields.id("session_id", request.session_id)
             messages = await offload_each(
-                request.ByteSize(), fields.new_messages("messages", request.messages)
+                _conversion_bytes(request), fields.new_messages("messages", request.messages)
             )
             user_id = fields.optional_id("user_id", request.user_id)
             expected = fields.not_negative("expected_last_sequence", request.expected_last_sequence)
@@ -192,3 +192,11 @@ class MemoryService:
         with Fields() as fields:
             search = search_from_request(fields, request)
         return search_response(await self._searcher.search(caller_access(), search))
+
+
+def _conversion_bytes(request: pb.AddMemoryRequest) -> int:
+    """Return the size of what takes long to convert: metadata, or all if it is not parsed yet."""
+    size = request.ByteSize()
+    if size > MAX_PARSED_BYTES:
+        return size
+    return sum([message.metadata.ByteSize() for message in request.messages])
