@@ -19,7 +19,8 @@ ArgumentTs = TypeVarTuple("ArgumentTs")
 # The slowest inputs, metadata of empty lists, take about a microsecond per byte.
 MAX_INLINE_BYTES = 16 * 1024
 
-# Larger requests are parsed one item at a time. Parsing takes up to 0.1 microseconds per byte.
+# Larger requests are scanned, and parsed one item at a time. Parsing takes up to 0.1 microseconds
+# per byte.
 MAX_PARSED_BYTES = 128 * 1024
 
 # The event loop lets go of Python's lock for each system call, and then waits this long for it.

@@ -152,14 +152,14 @@ def test_large_request_with_all_fields_is_stored(palaver: Client) -> None:
     assert palaver.get_session("s").user_id == "u"
 
 
-TRUNCATED = b"\x0a" + with_size(b"s" * 20_000)[:-1]
-GROUP = b"\x0b" + b"\x10\x01" * 10_000 + b"\x0c"
+TRUNCATED = b"\x0a" + with_size(b"s" * 200_000)[:-1]
+GROUP = b"\x0b" + b"\x10\x01" * 100_000 + b"\x0c"
 BAD_UTF8_IN_A_MESSAGE = (
     SESSION
     + b"\x12\x03\x12\x01\xff"
     + b"\x12\x00" * 10
     + b"\xa2\x06"
-    + (with_size(b"unknown" * 4000))
+    + (with_size(b"unknown" * 40_000))
 )
 
 

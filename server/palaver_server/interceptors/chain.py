@@ -27,7 +27,7 @@ from palaver_server.interceptors.large_requests import (
     LargeRequestDecoder,
     message_decoder,
 )
-from palaver_server.offload import MAX_INLINE_BYTES, MAX_PARSED_BYTES
+from palaver_server.offload import MAX_PARSED_BYTES
 from palaver_server.services.encoding.encoded import Encoded
 
 # The method of a servicer: takes a request and the context.
@@ -181,8 +181,6 @@ def _request_decoder(method: MethodDescriptor) -> Callable[[bytes], Message | La
     def decode_request(request: bytes) -> Message | LargeRequest:
         if len(request) > MAX_PARSED_BYTES:
             return large_requests.decode(request)
-        if len(request) > MAX_INLINE_BYTES:
-            large_requests.check(request)
         return decode(request)
 
     return decode_request

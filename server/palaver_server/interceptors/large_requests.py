@@ -99,14 +99,6 @@ class LargeRequestDecoder:
             if field.is_repeated and field.message_type is not None
         }
 
-    def check(self, request: bytes) -> None:
-        """Check the fields of a request, except for those of the items of lists of messages.
-
-        Raises:
-            InvalidRequest: A field is over its limit, or the bytes are no message of the type.
-        """
-        self._limits.check(request, "")
-
     def decode(self, request: bytes) -> "LargeRequest":
         """Check and decode a request, except for the items of lists of messages.
 

@@ -36,7 +36,7 @@ class SessionServiceStub:
     Errors carry `google.rpc` details, the same for every RPC of every service:
 
     - `INVALID_ARGUMENT`: `BadRequest`, with a violation for each invalid field,
-    up to 20. A request of more than 16 KiB is refused at the first list, text
+    up to 20. A request of more than 128 KiB is refused at the first list, text
     or metadata over its limit, before other fields are checked. Encoded,
     metadata may take up to six times its limit as JSON.
     - `NOT_FOUND` and `ALREADY_EXISTS`: `ResourceInfo`, whose `resource_type` is
@@ -126,7 +126,7 @@ class SessionServiceServicer:
     Errors carry `google.rpc` details, the same for every RPC of every service:
 
     - `INVALID_ARGUMENT`: `BadRequest`, with a violation for each invalid field,
-    up to 20. A request of more than 16 KiB is refused at the first list, text
+    up to 20. A request of more than 128 KiB is refused at the first list, text
     or metadata over its limit, before other fields are checked. Encoded,
     metadata may take up to six times its limit as JSON.
     - `NOT_FOUND` and `ALREADY_EXISTS`: `ResourceInfo`, whose `resource_type` is
@@ -311,7 +311,7 @@ class SessionService:
     Errors carry `google.rpc` details, the same for every RPC of every service:
 
     - `INVALID_ARGUMENT`: `BadRequest`, with a violation for each invalid field,
-    up to 20. A request of more than 16 KiB is refused at the first list, text
+    up to 20. A request of more than 128 KiB is refused at the first list, text
     or metadata over its limit, before other fields are checked. Encoded,
     metadata may take up to six times its limit as JSON.
     - `NOT_FOUND` and `ALREADY_EXISTS`: `ResourceInfo`, whose `resource_type` is

@@ -37,7 +37,7 @@ class SessionServiceStub:
     Errors carry `google.rpc` details, the same for every RPC of every service:
 
     - `INVALID_ARGUMENT`: `BadRequest`, with a violation for each invalid field,
-      up to 20. A request of more than 16 KiB is refused at the first list, text
+      up to 20. A request of more than 128 KiB is refused at the first list, text
       or metadata over its limit, before other fields are checked. Encoded,
       metadata may take up to six times its limit as JSON.
     - `NOT_FOUND` and `ALREADY_EXISTS`: `ResourceInfo`, whose `resource_type` is
@@ -163,7 +163,7 @@ class SessionServiceAsyncStub(SessionServiceStub):
     Errors carry `google.rpc` details, the same for every RPC of every service:
 
     - `INVALID_ARGUMENT`: `BadRequest`, with a violation for each invalid field,
-      up to 20. A request of more than 16 KiB is refused at the first list, text
+      up to 20. A request of more than 128 KiB is refused at the first list, text
       or metadata over its limit, before other fields are checked. Encoded,
       metadata may take up to six times its limit as JSON.
     - `NOT_FOUND` and `ALREADY_EXISTS`: `ResourceInfo`, whose `resource_type` is
@@ -285,7 +285,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     Errors carry `google.rpc` details, the same for every RPC of every service:
 
     - `INVALID_ARGUMENT`: `BadRequest`, with a violation for each invalid field,
-      up to 20. A request of more than 16 KiB is refused at the first list, text
+      up to 20. A request of more than 128 KiB is refused at the first list, text
       or metadata over its limit, before other fields are checked. Encoded,
       metadata may take up to six times its limit as JSON.
     - `NOT_FOUND` and `ALREADY_EXISTS`: `ResourceInfo`, whose `resource_type` is
