@@ -29,7 +29,7 @@ from palaver_server.store.uuid7 import uuid7
 _MAX_READS_PER_BATCH = 16
 
 _MAX_APPENDS_PER_BATCH = 32
-_MAX_BATCHED_APPEND_CHARACTERS = 16 * 1024
+_MAX_BATCHED_APPEND_CHARACTERS = 16 * 1024  # of contents, and of metadata
 
 # An attempt fails if the session is created, or deleted with its user, at the same time.
 _MAX_ATTEMPTS = 10
@@ -484,8 +484,10 @@ class MemoryStore:
 
 def _is_short(messages: Sequence[NewMessage]) -> bool:
     """Return whether an append is short enough to share a statement without delaying others."""
-    characters = sum(len(message.content) + len(message.metadata) for message in messages)
-    return characters <= _MAX_BATCHED_APPEND_CHARACTERS
+    return (
+        sum([len(message.content) for message in messages]) <= _MAX_BATCHED_APPEND_CHARACTERS
+        and sum([len(message.metadata) for message in messages]) <= _MAX_BATCHED_APPEND_CHARACTERS
+    )
 
 
 def _columns(messages: Sequence[NewMessage]) -> dict[str, list[Any]]:
