@@ -16,7 +16,7 @@ class Authentication:
         authenticator: Checks the credential of a call.
 
     Attributes:
-        peers: The peers of authenticated calls; whoever knows their connections removes them.
+        peers: The peers of authenticated calls; the owner of their connections removes them.
     """
 
     def __init__(self, authenticator: Authenticator) -> None:

@@ -67,10 +67,7 @@ def _unary(
         hooks = _closed_at_end()
         try:
             await _start(starts, hooks, request, context)
-            message = await handler(decode(request), context)
-            response = message.data if isinstance(message, Encoded) else message.SerializeToString()
-            if response is None:
-                response = await message.encode()
+            response = await _encode(await handler(decode(request), context))
             for hook in hooks:
                 if hook.sees_responses:
                     hook.before_send(response)
