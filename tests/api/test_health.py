@@ -11,10 +11,10 @@ from grpc_health.v1.health_pb2 import HealthCheckResponse
 
 from palaver_server.bootstrap.services import SERVICES
 from tests.conftest import StartServer
-from tests.support.client import Client
+from tests.support.client import Client, wait_until
 from tests.support.concurrency import Connection, begin, wait_until_blocked
 from tests.support.contract import send
-from tests.support.watching import SERVING, health_of, watch_health, watched_health
+from tests.support.watching import NOT_SERVING, SERVING, health_of, watch_health, watched_health
 
 
 def test_health_server_and_each_service_serve(palaver: Client) -> None:
@@ -45,6 +45,22 @@ def test_health_list_names_all_services(palaver: Client) -> None:
     statuses = list_health(palaver)
 
     assert statuses == dict.fromkeys(("", *SERVICES), SERVING)
+
+
+def test_health_unreadable_tables_stop_serving_until_they_are_readable(
+    start_server: StartServer, database: Connection
+) -> None:
+    client = start_server(health_interval_seconds=0.05)
+    database.execute("ALTER TABLE schema_migrations RENAME TO lost")
+    database.execute(
+        "CREATE VIEW schema_migrations AS SELECT 1 WHERE 1 / (0 * random())::integer = 1"
+    )
+    wait_until(lambda: health_of(client) == NOT_SERVING)
+
+    database.execute("DROP VIEW schema_migrations")
+    database.execute("ALTER TABLE lost RENAME TO schema_migrations")
+
+    wait_until(lambda: health_of(client) == SERVING)
 
 
 def test_health_busy_pool_keeps_serving(

@@ -73,7 +73,7 @@ _RECORD = "INSERT INTO schema_migrations (version, name) VALUES (%(version)s, %(
 
 _HAS_HASHES = """
     SELECT EXISTS (
-        SELECT FROM pg_attribute
+        SELECT 1 FROM pg_attribute
         WHERE attrelid = 'schema_migrations'::regclass AND attname = 'sql_hash'
     )
 """

@@ -285,7 +285,15 @@ class EmbeddingBatch:
 
     # To the end of the queue, so that the next batch starts with other messages.
     DEFER_ENTRIES = Statement(
-        "embedding.defer_entries", "UPDATE embedding_queue SET id = DEFAULT WHERE id = ANY(%(ids)s)"
+        "embedding.defer_entries",
+        """
+        WITH deferred AS (
+            DELETE FROM embedding_queue WHERE id = ANY(%(ids)s)
+            RETURNING id, session_id, sequence, queued_at
+        )
+        INSERT INTO embedding_queue (session_id, sequence, queued_at)
+        SELECT session_id, sequence, queued_at FROM deferred ORDER BY id
+    """,
     )
 
     async def finish(self, vectors: Sequence[Sequence[float] | None]) -> int:

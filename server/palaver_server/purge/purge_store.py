@@ -70,7 +70,7 @@ class PurgeStore:
         "purge.add_lease",
         """
         INSERT INTO purge_lease (expires_at)
-        SELECT '-infinity' WHERE NOT EXISTS (SELECT FROM purge_lease)
+        SELECT '-infinity' WHERE NOT EXISTS (SELECT 1 FROM purge_lease)
         ON CONFLICT DO NOTHING
     """,
     )
@@ -209,7 +209,7 @@ class PurgeTurn:
         """
         SELECT session_id FROM sessions s
         WHERE deleted_at <= %(before)s
-            AND NOT EXISTS (SELECT FROM messages m WHERE m.session_id = s.session_id)
+            AND NOT EXISTS (SELECT 1 FROM messages m WHERE m.session_id = s.session_id)
         ORDER BY deleted_at
         LIMIT %(limit)s
         FOR UPDATE SKIP LOCKED
@@ -225,7 +225,7 @@ class PurgeTurn:
         """
         DELETE FROM sessions s
         WHERE session_id = ANY(%(session_ids)s)
-            AND NOT EXISTS (SELECT FROM messages m WHERE m.session_id = s.session_id)
+            AND NOT EXISTS (SELECT 1 FROM messages m WHERE m.session_id = s.session_id)
     """,
         is_prepared=False,
     )

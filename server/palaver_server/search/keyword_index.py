@@ -28,7 +28,7 @@ _LANGUAGES = Statement(
 _GET_LANGUAGE = Statement(
     "search_index.get_language",
     """
-    SELECT language, language::regconfig = %(language)s::regconfig, EXISTS (SELECT FROM messages)
+    SELECT language, language::regconfig = %(language)s::regconfig, EXISTS (SELECT 1 FROM messages)
     FROM search_index
 """,
 )

@@ -55,7 +55,7 @@ class KeywordStore:
         "search.read_text",
         f"""
         SELECT %(session_id)s::text IS NULL OR EXISTS (
-                SELECT FROM sessions s
+                SELECT 1 FROM sessions s
                 WHERE session_id = %(session_id)s AND deleted_at IS NULL AND {ACCESSIBLE_SESSION}
             ), words, phrases, ARRAY(
                 SELECT DISTINCT gram[1]

@@ -30,7 +30,7 @@ def accessible_if_bound(access: Access, user_id: str) -> list[str]:
 # A live message of such a session, for statements that read messages by key.
 ACCESSIBLE_MESSAGE = f"""
     m.deleted_at IS NULL AND (%(access_user_id)s::text IS NULL OR EXISTS (
-        SELECT FROM sessions s WHERE s.session_id = m.session_id AND {ACCESSIBLE_SESSION}
+        SELECT 1 FROM sessions s WHERE s.session_id = m.session_id AND {ACCESSIBLE_SESSION}
     ))
 """
 

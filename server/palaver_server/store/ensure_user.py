@@ -22,7 +22,7 @@ ENSURED = """
         FOR KEY SHARE
     ), ensured AS (
         INSERT INTO users AS u (user_id)
-        SELECT %(user_id)s WHERE NOT EXISTS (SELECT FROM known) AND {condition}
+        SELECT %(user_id)s WHERE NOT EXISTS (SELECT 1 FROM known) AND {condition}
         ON CONFLICT (user_id) DO UPDATE SET
             id = excluded.id,
             filled_in = excluded.filled_in,

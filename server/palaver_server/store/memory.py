@@ -101,7 +101,9 @@ class MemoryStore:
         self._pool = pool
         self._queue = queue
         enqueue = queue.enqueue_written
-        exists = "EXISTS (SELECT FROM sessions WHERE session_id = %(session_id)s FOR NO KEY UPDATE)"
+        exists = (
+            "EXISTS (SELECT 1 FROM sessions WHERE session_id = %(session_id)s FOR NO KEY UPDATE)"
+        )
         self._add_or_create = self.ADD_MEMORY.fill(
             is_locked=False, may_insert=True, enqueue=enqueue
         )
@@ -115,7 +117,8 @@ class MemoryStore:
     # `kept` are the live messages whose ids the request contains: they keep their sequences, and
     # are written only if something changes. All other messages get the next sequences of the
     # session's row, which the statement locks. The row of a deleted message with the same id is
-    # written again.
+    # written again. `updated_at` of the session to insert is '-infinity' if all messages are kept
+    # unchanged: its live row, which exists then, keeps the greater time.
     #
     # The snapshot of the statement is older than its wait for the session's lock. Where it has to
     # see the session's messages or its deletion, the session must be locked by a statement before
@@ -138,13 +141,14 @@ class MemoryStore:
             INSERT INTO sessions AS s (session_id, user_id, last_sequence, created_at, updated_at)
             SELECT %(session_id)s, %(user_id)s,
                 cardinality(%(message_ids)b::text[]) - (SELECT count(*) FROM kept),
-                statement_timestamp(), statement_timestamp()
+                statement_timestamp(),
+                CASE cardinality(%(message_ids)b::text[])
+                    WHEN (SELECT count(*) FROM kept WHERE NOT changed) THEN '-infinity'
+                    ELSE statement_timestamp() END
             WHERE {{may_insert}}
             ON CONFLICT (session_id) DO UPDATE SET
                 last_sequence = s.last_sequence + excluded.last_sequence,
-                updated_at = CASE
-                    WHEN excluded.last_sequence > 0 OR (SELECT bool_or(changed) FROM kept)
-                    THEN greatest(s.updated_at, excluded.updated_at) ELSE s.updated_at END,
+                updated_at = greatest(s.updated_at, excluded.updated_at),
                 deleted_at = NULL
             WHERE (s.deleted_at IS NULL OR {{is_locked}}) AND {ACCESSIBLE_SESSION}
             RETURNING last_sequence, updated_at, xmax = 0 AS created
@@ -192,10 +196,10 @@ class MemoryStore:
             {_INPUT}
         ), absent AS (
             SELECT %(session_id)s AS session_id
-            WHERE NOT EXISTS (SELECT FROM sessions WHERE session_id = %(session_id)s)
+            WHERE NOT EXISTS (SELECT 1 FROM sessions WHERE session_id = %(session_id)s)
         ), {
             ENSURED.format(
-                condition="%(user_id)s::text IS NOT NULL AND EXISTS (SELECT FROM absent)"
+                condition="%(user_id)s::text IS NOT NULL AND EXISTS (SELECT 1 FROM absent)"
             )
         }, session AS (
             INSERT INTO sessions (session_id, user_id, last_sequence, created_at, updated_at)

@@ -227,12 +227,14 @@ class SessionStore:
         WITH deleted AS (
             UPDATE sessions SET deleted_at = statement_timestamp()
             WHERE session_id = %(session_id)s
+            RETURNING deleted_at
         ), deleted_messages AS (
-            UPDATE messages SET deleted_at = statement_timestamp()
-            WHERE session_id = %(session_id)s AND deleted_at IS NULL
+            UPDATE messages m SET deleted_at = deleted.deleted_at
+            FROM deleted
+            WHERE m.session_id = %(session_id)s AND m.deleted_at IS NULL
             RETURNING sequence
         )
-        SELECT statement_timestamp(), count(*) FROM deleted_messages
+        SELECT deleted_at, (SELECT count(*) FROM deleted_messages) FROM deleted
     """,
     )
 

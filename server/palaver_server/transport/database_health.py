@@ -10,6 +10,7 @@ from grpc_health.v1 import health, health_pb2
 from psycopg import AsyncConnection, Error
 from psycopg.errors import IdleSessionTimeout
 
+from palaver_server.database.error_translation import loggable_reason
 from palaver_server.database.pool import Pool
 from palaver_server.errors import DatabaseUnavailable, NoConnectionInTime
 
@@ -45,15 +46,22 @@ _CHECK = """
         WHERE NOT has_table_privilege(to_regclass(name)::oid, privilege)
         GROUP BY name
         ORDER BY name
+    ) || ARRAY(
+        SELECT format('GRANT SELECT ON schema_migrations TO %%I', current_user)
+        WHERE NOT has_table_privilege(to_regclass('schema_migrations')::oid, 'SELECT')
     )
 """
+
+# Catalogs may be on another machine than the tables: on Citus, the coordinator answers _CHECK
+# although the worker with the schema is lost. Of all tables, this one is never locked for long.
+_READ_TABLE = "SELECT 1 FROM schema_migrations LIMIT 1"
 
 
 class DatabaseState(Enum):
     """The state of the database; the values are for the log."""
 
     SERVING = "answers"
-    REFUSING = "answers, but accepts no writes, or no connections where none is left"
+    REFUSING = "answers, but refuses reads, writes, or connections where none is left"
     RECONNECTED = "closed the connection, and accepts new ones"
     UNREACHABLE = "does not answer"
     TIMED_OUT = "closed the idle connection"
@@ -188,7 +196,18 @@ class DatabaseHealth:
 
     async def _check_over(self, connection: Connection) -> Row | None:
         cursor = await connection.execute(_CHECK, self._tables)
-        return await cursor.fetchone()
+        row = await cursor.fetchone()
+        if row != (True, []):
+            return row
+        try:
+            await connection.execute(_READ_TABLE)
+        except Error as error:
+            if connection.closed:
+                raise
+            if self._state is DatabaseState.SERVING:
+                _LOGGER.warning("the database cannot read its tables: %s", loggable_reason(error))
+            return (False, [])
+        return row
 
     def _state_of(self, row: Row | None) -> DatabaseState:
         """Return the state that an answer tells; log rights that are missing since the last."""

@@ -41,7 +41,8 @@ class Session(_message.Message):
     """
     id: _builtins.int
     """The listing position of the session. Positive. Positions increase in the
-    order in which sessions are created, with gaps.
+    order in which sessions are created, with gaps. (On a Citus cluster, they
+    do so only if all servers of the schema use one address of the cluster.)
     """
     last_sequence: _builtins.int
     """The last sequence assigned in this session. 0 if no message was ever added.

@@ -49,7 +49,8 @@ class User(_message.Message):
     """The last name. Up to 256 characters; any except NUL. Empty means unknown."""
     id: _builtins.int
     """The listing position of the user. Positive. Positions increase in the order
-    in which users are created, with gaps.
+    in which users are created, with gaps. (On a Citus cluster, they do so only
+    if all servers of the schema use one address of the cluster.)
     """
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
