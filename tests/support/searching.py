@@ -20,7 +20,8 @@ def snapshot(
     pool: Pool, scope: Scope = ALL_MESSAGES, access: Access = EVERYTHING
 ) -> AbstractAsyncContextManager[Connection]:
     """Check out a connection as a search does."""
-    return Searcher(pool, NoSemanticSearch("it is not needed"))._snapshot(access, scope)
+    searcher = Searcher(pool, NoSemanticSearch("it is not needed"))
+    return pool.snapshot(searcher._setup_of(access, scope), access.principal)
 
 
 def search(palaver: Client, text: str = "", **fields: Any) -> SearchMemoryResponse:

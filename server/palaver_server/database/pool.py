@@ -21,6 +21,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from palaver_server.database.connection import Connection, Trace, untraced
 from palaver_server.database.error_translation import domain_error
+from palaver_server.database.reader import T, Work
 from palaver_server.database.statement import Statement
 from palaver_server.durations import milliseconds
 from palaver_server.errors import DatabaseUnavailable, NoConnectionInTime
@@ -240,6 +241,17 @@ class Pool:
                 yield connection
         finally:
             share.release()
+
+    async def read(
+        self, work: Work[T], principal: str | None = None, *, snapshot: str | None = None
+    ) -> T:
+        """Run a read, as `Reader` describes."""
+        async with (
+            self.connection(principal)
+            if snapshot is None
+            else self.snapshot(snapshot, principal) as connection
+        ):
+            return await work(connection)
 
     # UTC: in other time zones, the ends of the years 1 and 9999 are out of range. A timeout for
     # idle transactions: a hanging server must not keep its locks.

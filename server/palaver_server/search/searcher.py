@@ -1,21 +1,20 @@
 """The search: composes keyword search, semantic search and diversity in one snapshot."""
 
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from palaver_server.auth.access import Access
 from palaver_server.database.connection import Connection
 from palaver_server.database.metadata_path import checked_path
-from palaver_server.database.pool import Pool
+from palaver_server.database.reader import Reader, T, Work
 from palaver_server.durations import milliseconds
 from palaver_server.embedding.semantic_search import EmbeddedText, NoSemanticSearch, SemanticSearch
 from palaver_server.errors import PalaverError
 from palaver_server.offload import offload_each
 from palaver_server.search.diversity import diverse
 from palaver_server.search.keyword_store import Hit, KeywordQuery, KeywordStore
-from palaver_server.search.result_store import Result, ResultStore, with_snippets
+from palaver_server.search.result_store import FoundMessage, Result, ResultStore, with_snippets
 from palaver_server.store.message_filter import ALL_MESSAGES, EVERY_MESSAGE, MessageFilter, Scope
 
 # How many hits diversity and HYBRID choose from.
@@ -79,13 +78,14 @@ class Searcher:
     """The search over messages.
 
     Args:
+        reader: Runs the statements.
         timeout: Maximum seconds for a statement.
     """
 
     def __init__(
-        self, pool: Pool, semantic: SemanticSearch | NoSemanticSearch, *, timeout: float = 5
+        self, reader: Reader, semantic: SemanticSearch | NoSemanticSearch, *, timeout: float = 5
     ) -> None:
-        self._pool = pool
+        self._reader = reader
         self._semantic = semantic
         self._setup = _SETUP.format(milliseconds=milliseconds(timeout))
         self._setup_in_scope = _SETUP_IN_SCOPE.format(milliseconds=milliseconds(timeout))
@@ -112,17 +112,11 @@ class Searcher:
             # Before a connection is taken: an endpoint may take seconds.
             embedded = await self._embed(access, search)
             search = search if embedded else replace(search, mode=Mode.KEYWORD)
-        async with self._snapshot(access, search.scope) as connection:
-            keywords = KeywordStore(connection)
-            query = await keywords.read_text(access, search.text, scope=search.scope)
-            async with checked_path(connection, search.filter.metadata, access):
-                found = await _find(access, connection, search, query, embedded)
-            hits = [hit for hit in found if hit.score >= search.min_score]
-            store = ResultStore(connection)
-            if search.diversity:
-                words = await store.get_words(access, [hit.key for hit in hits])
-                hits = await diverse(hits, words, diversity=search.diversity, limit=search.limit)
-            found_messages = await store.get_messages(access, hits[: search.limit], query)
+        found_messages, query = await self._read(
+            access,
+            search.scope,
+            lambda connection: _search(access, connection, search, embedded),
+        )
         size = sum(len(found.marked) for found in found_messages)
         results = await offload_each(size, with_snippets(found_messages, query.grams))
         return Results(results, search.mode)
@@ -139,15 +133,38 @@ class Searcher:
             return await self._semantic.embed(search.text)
         except PalaverError:
             # A missing session is reported before any error of the embedder.
-            async with self._snapshot(access, search.scope) as connection:
-                await KeywordStore(connection).read_text(access, "", scope=search.scope)
+            await self._read(
+                access,
+                search.scope,
+                lambda connection: KeywordStore(connection).read_text(
+                    access, "", scope=search.scope
+                ),
+            )
             raise
 
-    def _snapshot(self, access: Access, scope: Scope) -> AbstractAsyncContextManager[Connection]:
-        is_everything = scope.within(access).is_everything
-        return self._pool.snapshot(
-            self._setup if is_everything else self._setup_in_scope, access.principal
-        )
+    async def _read(self, access: Access, scope: Scope, work: Work[T]) -> T:
+        setup = self._setup_of(access, scope)
+        return await self._reader.read(work, access.principal, snapshot=setup)
+
+    def _setup_of(self, access: Access, scope: Scope) -> str:
+        """Return the statements that set up a search's transaction."""
+        return self._setup if scope.within(access).is_everything else self._setup_in_scope
+
+
+async def _search(
+    access: Access, connection: Connection, search: Search, embedded: EmbeddedText | None
+) -> tuple[list[FoundMessage], KeywordQuery]:
+    """Return the messages that a search finds, and what its text asks for."""
+    keywords = KeywordStore(connection)
+    query = await keywords.read_text(access, search.text, scope=search.scope)
+    async with checked_path(connection, search.filter.metadata, access):
+        found = await _find(access, connection, search, query, embedded)
+    hits = [hit for hit in found if hit.score >= search.min_score]
+    store = ResultStore(connection)
+    if search.diversity:
+        words = await store.get_words(access, [hit.key for hit in hits])
+        hits = await diverse(hits, words, diversity=search.diversity, limit=search.limit)
+    return await store.get_messages(access, hits[: search.limit], query), query
 
 
 async def _find(

@@ -15,6 +15,7 @@ from palaver_server.database.batching import Batcher
 from palaver_server.database.connection import Connection, Row
 from palaver_server.database.paging import MAX_PAGE_BYTES, Page
 from palaver_server.database.pool import Pool
+from palaver_server.database.reader import Reader
 from palaver_server.database.statement import Statement, StatementTemplate
 from palaver_server.database.timestamps import PgTimestamp
 from palaver_server.errors import DatabaseUnavailable, NotFound, StaleLastSequence
@@ -95,10 +96,14 @@ class MemoryStore:
 
     Args:
         queue: The queue of messages that wait for a vector.
+        reader: Runs the reads; None: the pool.
     """
 
-    def __init__(self, pool: Pool, queue: EmbeddingQueue = NO_QUEUE) -> None:
+    def __init__(
+        self, pool: Pool, queue: EmbeddingQueue = NO_QUEUE, reader: Reader | None = None
+    ) -> None:
         self._pool = pool
+        self._reader = reader or pool
         self._queue = queue
         enqueue = queue.enqueue_written
         exists = (
@@ -469,20 +474,26 @@ class MemoryStore:
         self, access: Access, reads: Sequence[tuple[str, int, int]]
     ) -> list[list[Row] | None]:
         """Return the rows of each read; None if there is no such live session."""
+        return await self._reader.read(
+            lambda connection: self._get_over(connection, access, reads), access.principal
+        )
+
+    async def _get_over(
+        self, connection: Connection, access: Access, reads: Sequence[tuple[str, int, int]]
+    ) -> list[list[Row] | None]:
         found: dict[tuple[str, int, int], list[Row]] = {}
-        async with self._pool.connection(access.principal) as connection:
-            for last_n, max_tokens in {read[1:] for read in reads}:
-                parameters = {
-                    "session_ids": list(
-                        {read[0] for read in reads if read[1:] == (last_n, max_tokens)}
-                    ),
-                    "last_n": last_n,
-                    "max_tokens": max_tokens,
-                    "access_user_id": access.user_id,
-                }
-                rows = await connection.fetch(self.GET_MEMORY, parameters)
-                for session_id, of_session in groupby(rows, key=itemgetter(0)):
-                    found[session_id, last_n, max_tokens] = [row[1:] for row in of_session]
+        for last_n, max_tokens in {read[1:] for read in reads}:
+            parameters = {
+                "session_ids": list(
+                    {read[0] for read in reads if read[1:] == (last_n, max_tokens)}
+                ),
+                "last_n": last_n,
+                "max_tokens": max_tokens,
+                "access_user_id": access.user_id,
+            }
+            rows = await connection.fetch(self.GET_MEMORY, parameters)
+            for session_id, of_session in groupby(rows, key=itemgetter(0)):
+                found[session_id, last_n, max_tokens] = [row[1:] for row in of_session]
         return [found.get(read) for read in reads]
 
 

@@ -13,6 +13,7 @@ from palaver_server.auth.access import Access
 from palaver_server.database.connection import Connection, Row
 from palaver_server.database.paging import MAX_PAGE_BYTES, KeyRange, Page
 from palaver_server.database.pool import Pool
+from palaver_server.database.reader import Reader
 from palaver_server.database.statement import Statement, StatementTemplate
 from palaver_server.database.timestamps import PgTimestamp
 from palaver_server.errors import FieldViolation, InvalidRequest, NotFound
@@ -109,10 +110,14 @@ class MessageStore:
 
     Args:
         queue: The queue of messages that wait for a vector.
+        reader: Runs the reads; None: the pool.
     """
 
-    def __init__(self, pool: Pool, queue: EmbeddingQueue = NO_QUEUE) -> None:
+    def __init__(
+        self, pool: Pool, queue: EmbeddingQueue = NO_QUEUE, reader: Reader | None = None
+    ) -> None:
         self._pool = pool
+        self._reader = reader or pool
         self._queue = queue
         self._update_message = self.UPDATE_MESSAGE.fill(enqueue=queue.enqueue_one)
 
@@ -153,8 +158,9 @@ class MessageStore:
             "before": key_range.before,
             "access_user_id": access.user_id,
         }
-        async with self._pool.connection(access.principal) as connection:
-            rows = await connection.fetch(statement, parameters)
+        rows = await self._reader.read(
+            lambda connection: connection.fetch(statement, parameters), access.principal
+        )
         if not rows:
             raise NotFound("Session", session_id)
         is_empty = rows[0][0] is None
@@ -177,8 +183,10 @@ class MessageStore:
         Raises:
             NotFound: There is no such live session or message.
         """
-        async with self._pool.connection(access.principal) as connection:
-            return await self._get_message(connection, access, session_id, message_id)
+        return await self._reader.read(
+            lambda connection: self._get_message(connection, access, session_id, message_id),
+            access.principal,
+        )
 
     UPDATE_MESSAGE = StatementTemplate(
         "messages.update",

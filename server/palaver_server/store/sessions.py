@@ -11,6 +11,7 @@ from palaver_server.database.connection import Connection, Row
 from palaver_server.database.metadata_path import checked_path
 from palaver_server.database.paging import KeyRange, Page, last_position, listing
 from palaver_server.database.pool import Pool
+from palaver_server.database.reader import Reader
 from palaver_server.database.statement import DISABLE_TIMEOUT, Statement, StatementTemplate
 from palaver_server.database.timestamps import PgTimestamp
 from palaver_server.durations import milliseconds
@@ -103,11 +104,15 @@ class SessionStore:
     Every method raises DatabaseUnavailable and NoConnectionInTime as the pool does.
 
     Args:
+        reader: Runs the reads; None: the pool.
         filter_timeout: Maximum seconds for a statement with a caller's path.
     """
 
-    def __init__(self, pool: Pool, *, filter_timeout: float = 10) -> None:
+    def __init__(
+        self, pool: Pool, reader: Reader | None = None, *, filter_timeout: float = 10
+    ) -> None:
         self._pool = pool
+        self._reader = reader or pool
         self._set_filter_timeout = f"SET LOCAL statement_timeout = {milliseconds(filter_timeout)}"
         self._reads = Batcher(self._get_sessions, max_size=_MAX_READS_PER_BATCH)
 
@@ -176,11 +181,16 @@ class SessionStore:
     )
 
     async def _get_sessions(self, access: Access, session_ids: Sequence[str]) -> list[Row | None]:
-        async with self._pool.connection(access.principal) as connection:
-            if len(session_ids) == 1:  # PostgreSQL caches the plan of this one
-                return [await connection.fetch_one(GET_SESSION, _named(access, session_ids[0]))]
-            parameters = {"session_ids": list(set(session_ids)), "access_user_id": access.user_id}
-            rows = await connection.fetch(self.GET_SESSIONS, parameters)
+        if len(session_ids) == 1:  # PostgreSQL caches the plan of this one
+            named = _named(access, session_ids[0])
+            row = await self._reader.read(
+                lambda connection: connection.fetch_one(GET_SESSION, named), access.principal
+            )
+            return [row]
+        parameters = {"session_ids": list(set(session_ids)), "access_user_id": access.user_id}
+        rows = await self._reader.read(
+            lambda connection: connection.fetch(self.GET_SESSIONS, parameters), access.principal
+        )
         found = {row[0]: row for row in rows}
         return [found.get(session_id) for session_id in session_ids]
 
@@ -309,21 +319,22 @@ class SessionStore:
             "access_user_id": access.user_id,
             **given,
         }
-        async with (
-            self._pool.snapshot(self._set_filter_timeout, access.principal)
-            if paths
-            else self._pool.connection(access.principal) as connection,
-            checked_path(connection, filter.metadata, access),
-        ):
-            rows = await connection.fetch(statement, parameters)
-            return Page.of(SessionRow, rows)
+
+        async def fetch(connection: Connection) -> list[Row]:
+            async with checked_path(connection, filter.metadata, access):
+                return await connection.fetch(statement, parameters)
+
+        snapshot = self._set_filter_timeout if paths else None
+        rows = await self._reader.read(fetch, access.principal, snapshot=snapshot)
+        return Page.of(SessionRow, rows)
 
     LAST_ID = Statement("sessions.last_id", last_position("sessions"))
 
     async def last_id(self, access: Access) -> int:
         """Return the last listing position in use, 0 if there is none; of all users' sessions."""
-        async with self._pool.connection(access.principal) as connection:
-            row = await connection.fetch_one(self.LAST_ID)
+        row = await self._reader.read(
+            lambda connection: connection.fetch_one(self.LAST_ID), access.principal
+        )
         return int(row[0]) if row else 0
 
 

@@ -7,6 +7,7 @@ from palaver_server.auth.access import Access
 from palaver_server.database.connection import Row
 from palaver_server.database.paging import KeyRange, Page, last_position, listing
 from palaver_server.database.pool import Pool
+from palaver_server.database.reader import Reader
 from palaver_server.database.statement import DISABLE_TIMEOUT, Statement, StatementTemplate
 from palaver_server.database.timestamps import PgTimestamp, as_datetime
 from palaver_server.errors import AlreadyExists, NotFound
@@ -54,10 +55,14 @@ class UserStore:
     """The queries that read and write users. Each method is one transaction.
 
     Every method raises DatabaseUnavailable and NoConnectionInTime as the pool does.
+
+    Args:
+        reader: Runs the reads; None: the pool.
     """
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, reader: Reader | None = None) -> None:
         self._pool = pool
+        self._reader = reader or pool
 
     # A conflict with a complete live user updates nothing and returns no row.
     ADD_USER = Statement(
@@ -126,9 +131,11 @@ class UserStore:
         Raises:
             NotFound: There is no such live user.
         """
-        async with self._pool.connection(access.principal) as connection:
-            row = await connection.fetch_one(self.GET_USER, _named(access, user_id))
-            return _found(user_id, row)
+        named = _named(access, user_id)
+        row = await self._reader.read(
+            lambda connection: connection.fetch_one(self.GET_USER, named), access.principal
+        )
+        return _found(user_id, row)
 
     # Concurrent merges run one after the other: each reads what the one before it wrote.
     LOCK_USER = Statement("users.lock", GET_USER.sql + " FOR NO KEY UPDATE")
@@ -249,16 +256,18 @@ class UserStore:
             "before": key_range.before,
             "access_user_id": access.user_id,
         }
-        async with self._pool.connection(access.principal) as connection:
-            rows = await connection.fetch(statement, parameters)
-            return Page.of(UserRow, rows)
+        rows = await self._reader.read(
+            lambda connection: connection.fetch(statement, parameters), access.principal
+        )
+        return Page.of(UserRow, rows)
 
     LAST_ID = Statement("users.last_id", last_position("users"))
 
     async def last_id(self, access: Access) -> int:
         """Return the last listing position in use, 0 if there is none; of all users."""
-        async with self._pool.connection(access.principal) as connection:
-            row = await connection.fetch_one(self.LAST_ID)
+        row = await self._reader.read(
+            lambda connection: connection.fetch_one(self.LAST_ID), access.principal
+        )
         return int(row[0]) if row else 0
 
 
