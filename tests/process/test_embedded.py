@@ -63,6 +63,28 @@ def test_embedded_postgres_takes_settings(data_dir: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO notes VALUES ('secret note')",  # the key is in the details of the error
+        "DO $$ BEGIN PERFORM 1 / length(note) FROM notes; RAISE 'secret note'; END $$",
+        "SELECT note::timestamptz FROM notes",  # the value is in the message of the error
+        "SELECT secret_note FROM notes",
+    ],
+)
+def test_embedded_postgres_log_has_no_contents_of_failed_statements(
+    data_dir: Path, statement: str
+) -> None:
+    with EmbeddedPostgres(data_dir, FAST) as postgres, psycopg.connect(postgres.url) as connection:
+        connection.execute("CREATE TEMPORARY TABLE notes (note text PRIMARY KEY)")
+        connection.execute("INSERT INTO notes VALUES (%s)", ["secret note"])
+
+        with pytest.raises(psycopg.Error, match="secret.note"):
+            connection.execute(statement)
+
+    assert not re.search("secret.note", log(data_dir))
+
+
+@pytest.mark.parametrize(
     "name",
     ["with a space", "a,b", """it's "quoted" """, "größe", "100%s=$HOME", "back\\slash"],
 )

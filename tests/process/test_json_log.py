@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from palaver_server.cli.main import main
+from tests.api.test_unread_responses import GET_MEMORY, STREAM_MESSAGES, unread
 from tests.support.certificates import Authority
 from tests.support.palaver_process import Serve, StartPalaver
 from tests.support.processes import ROOT
@@ -79,6 +80,22 @@ def test_failed_tls_handshakes_write_no_text(
 
     assert palaver.stop() == 0
     assert lines(palaver.output)
+
+
+def test_clients_that_disconnect_before_their_response_cause_no_traceback(
+    serve: Serve, database_url: str
+) -> None:
+    palaver, client = serve(PALAVER_DATABASE_URL=database_url, **JSON)
+    for _ in range(3):
+        client.add("s", "x" * 1_000_000)
+
+    for _ in range(5):
+        unread(client, GET_MEMORY).close()
+        unread(client, STREAM_MESSAGES).close()
+    palaver.prints(r"ended before its response was sent: .*\[/palaver.v1.MemoryService/GetMemory\]")
+
+    assert palaver.stop() == 0
+    assert not any("exception" in line for line in lines(palaver.output))
 
 
 def test_unexpected_error_of_a_command_is_a_json_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,10 +5,18 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from typing import Any
 
+import grpc
 import pytest
 
-from palaver_server.process.logging_setup import BurstHandler, JsonFormatter, shorten_abandoned_call
+from palaver_server.process.logging_setup import (
+    BurstHandler,
+    JsonFormatter,
+    keep_grpc_to_the_log,
+    shorten_abandoned_call,
+)
+from tests.conftest import Run
 
 
 class ExecuteBatchError(Exception):
@@ -100,4 +108,41 @@ def test_log_of_call_already_over_is_no_error(
 
     logger.error("raised by servicer method [%s]", "/palaver.v1.S/M", exc_info=error)
 
-    assert stream.getvalue() == "call of /palaver.v1.S/M ended before its response was sent\n"
+    assert stream.getvalue() == (
+        "a call ended before its response was sent: raised by servicer method [/palaver.v1.S/M]\n"
+    )
+
+
+def test_log_of_grpc_task_cancelled_as_its_call_ends_is_not_printed_too(
+    run: Run, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    keep_grpc_to_the_log()
+
+    run(cancel_both_tasks_of_a_call())
+
+    assert "Exception not handled" in caplog.text  # gRPC did come to the place where it prints
+    assert capfd.readouterr().err == ""
+
+
+async def cancel_both_tasks_of_a_call() -> None:
+    """Cancel a call as its client does, and gRPC's other task of it in the turn in which it ends."""
+    started = asyncio.Event()
+
+    async def handle(_request: bytes, _context: Any) -> bytes:
+        (outer,) = (task for task in asyncio.all_tasks() if task.get_name() == "rpc_task")
+        if task := asyncio.current_task():
+            task.add_done_callback(lambda _: outer.cancel())
+        started.set()
+        return await asyncio.Future()
+
+    handlers = {"M": grpc.unary_unary_rpc_method_handler(handle)}
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("S", handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call = channel.unary_unary("/S/M")(b"")
+        await started.wait()
+        call.cancel()
+    await server.stop(None)

@@ -32,6 +32,7 @@ from palaver_server.interceptors.running_calls import RunningCalls
 from palaver_server.interceptors.send_timeout import SendTimeout
 from palaver_server.process.available_memory import default_response_bytes
 from palaver_server.process.file_descriptors import raise_limit
+from palaver_server.process.logging_setup import keep_grpc_to_the_log
 from palaver_server.process.memory_trim import trim_memory
 from palaver_server.process.running_command import running_command
 from palaver_server.purge.purge_store import PurgeStore
@@ -52,6 +53,7 @@ _OWN_DESCRIPTORS = 128
 
 async def serve(settings: Settings, database_url: str) -> None:
     """Run the service until SIGTERM or SIGINT, then let running calls finish."""
+    keep_grpc_to_the_log()
     starting = asyncio.current_task()
     stopping = asyncio.Event()
 

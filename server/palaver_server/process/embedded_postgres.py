@@ -39,6 +39,13 @@ _POLL_INTERVAL_SECONDS = 0.05
 _RESTART_INTERVAL_SECONDS = 1
 _STOP_TIMEOUT_SECONDS = 30
 
+# The log must not hold contents and metadata. They are in the details and statements of errors, and
+# in the message itself of some, such as of a value that cannot be converted.
+_PRIVATE_LOG = {"log_error_verbosity": "terse", "log_min_error_statement": "panic"}
+
+# For sessions of Palaver only, whose callers get the errors; those of autovacuum are logged.
+_LOG_NO_ERRORS = "-c log_min_messages=log"
+
 # Parts of every cluster, besides PG_VERSION.
 _CLUSTER_PARTS = ("base", "global/pg_control", "pg_wal", "postgresql.conf")
 
@@ -73,7 +80,11 @@ class EmbeddedPostgres:
     def url(self) -> str:
         """URL of the database."""
         return make_conninfo(
-            host=str(self._socket_dir), port=5432, user="palaver", dbname="postgres"
+            host=str(self._socket_dir),
+            port=5432,
+            user="palaver",
+            dbname="postgres",
+            options=_LOG_NO_ERRORS,
         )
 
     @property
@@ -222,6 +233,7 @@ class EmbeddedPostgres:
             "listen_addresses": "",
             "port": "5432",  # part of the socket's name
             "unix_socket_directories": str(self._socket_dir),
+            **_PRIVATE_LOG,
             **self._settings,
         }
         flags = [f"-c{name}={value}" for name, value in settings.items()]

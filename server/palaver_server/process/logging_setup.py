@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import threading
+import traceback
 from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from types import TracebackType
@@ -85,12 +86,29 @@ _ABANDONED = frozenset({"ExecuteBatchError", "CancelledError"})
 
 
 def shorten_abandoned_call(record: logging.LogRecord) -> bool:
-    """Replace gRPC's traceback for a call that ended before its response by a line at INFO."""
+    """Log a call that ended before its response was sent at INFO, without gRPC's traceback."""
     if record.exc_info and type(record.exc_info[1]).__name__ in _ABANDONED:
-        record.msg = "call of %s ended before its response was sent"
+        record.msg = f"a call ended before its response was sent: {record.getMessage()}"
+        record.args = ()
         record.levelno, record.levelname = logging.INFO, "INFO"
         record.exc_info = None
     return logging.getLogger(record.name).isEnabledFor(record.levelno)
+
+
+class _LoggedTracebacks:
+    """The functions of `traceback` that gRPC's module uses; it prints what it has just logged."""
+
+    format_exception = staticmethod(traceback.format_exception)
+
+    @staticmethod
+    def print_exc() -> None:
+        """Print nothing."""
+
+
+def keep_grpc_to_the_log() -> None:
+    """Keep gRPC from printing tracebacks past the log; call after gRPC was imported."""
+    cygrpc = sys.modules["grpc._cython.cygrpc"]
+    vars(cygrpc)["traceback"] = _LoggedTracebacks
 
 
 class BurstHandler(logging.StreamHandler[TextIO]):
