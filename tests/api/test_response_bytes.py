@@ -7,10 +7,17 @@ from typing import Any
 import grpc
 import pytest
 
-from palaver.v1.memory_service_pb2 import GetMemoryRequest, StreamMessagesRequest
+from palaver.v1.memory_pb2 import Message
+from palaver.v1.memory_service_pb2 import (
+    AddMemoryRequest,
+    GetMemoryRequest,
+    StreamMessagesRequest,
+)
+from palaver_server.interceptors.response_bytes import largest_response
 from tests.conftest import StartServer
+from tests.support import contract
 from tests.support.callers import KeysFile, caller
-from tests.support.client import Client, connected, refused, wait_until
+from tests.support.client import Client, connected, refused, struct, wait_until
 from tests.support.concurrency import MAX_WAIT_SECONDS
 from tests.support.http2 import DATA, Http2
 
@@ -119,3 +126,50 @@ def test_response_bytes_streams_read_all_with_full_budget(
         streams = [client.memory.StreamMessages(request) for client in (palaver, other)]
         assert [len(list(stream)) for stream in streams] == [3, 3]
     wait_until(lambda: len(get_memory(palaver).result().messages) == 3)
+
+
+METHODS = {method.name: method for method in contract.METHODS}
+
+LONGEST_ID = 1024 * "i"
+
+# Of metadata of 64 KiB as JSON, {"a":[1,1,...]} has the longest encoding.
+LARGEST_METADATA = struct(a=(64 * 1024 - len('{"a":[]}')) // len("1,") * [1])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name for name, method in METHODS.items() if name.startswith(("Get", "Delete", "Update"))],
+)
+def test_response_bytes_reserved_suffice_for_largest_resource(palaver: Client, name: str) -> None:
+    texts = {"first_name": 256 * "😀", "last_name": 256 * "😀", "email": f"{312 * 'e'}@x.test"}
+    palaver.add_user(LONGEST_ID, metadata=LARGEST_METADATA, **texts)
+    palaver.add_session(LONGEST_ID, user_id=LONGEST_ID, metadata=LARGEST_METADATA)
+    message = Message(
+        message_id=LONGEST_ID, role=64 * "😀", content=1024 * 1024 * "x", metadata=LARGEST_METADATA
+    )
+    palaver.add_memory(LONGEST_ID, [message])
+    ids = {"session_id": LONGEST_ID, "user_id": LONGEST_ID, "message_id": LONGEST_ID}
+    request = contract.request_about(METHODS[name], **ids)
+    if name == "UpdateMessage":
+        request.ClearField("content")  # which stays the largest
+        request.role = message.role
+
+    (response,) = contract.send(palaver.channel, METHODS[name], request)
+
+    assert response.ByteSize() <= largest_response(METHODS[name])(request.SerializeToString())
+
+
+@pytest.mark.parametrize("length", [0, 36, 1024])
+def test_response_bytes_reserved_suffice_for_most_added_messages(
+    palaver: Client, length: int
+) -> None:
+    def message(number: int) -> Message:
+        message_id = f"{number:04}".ljust(length, "i") if length else ""
+        return Message(message_id=message_id, role="user", content="x")
+
+    request = AddMemoryRequest(session_id="s", messages=map(message, range(1000)))
+
+    response = palaver.memory.AddMemory(request, timeout=MAX_WAIT_SECONDS)
+
+    reserved = largest_response(METHODS["AddMemory"])(request.SerializeToString())
+    assert response.ByteSize() <= reserved

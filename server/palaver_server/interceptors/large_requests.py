@@ -22,11 +22,11 @@ from palaver_server.services.limits import (
     MAX_EMAIL_BYTES,
     MAX_ID_BYTES,
     MAX_ITEMS,
-    MAX_METADATA_BYTES,
     MAX_NAME_CHARACTERS,
     MAX_PATH_BYTES,
     MAX_ROLE_CHARACTERS,
     MAX_ROLES,
+    MAX_STRUCT_BYTES,
 )
 
 # The largest encoded forms of strings by the field's name; a character takes up to 4 bytes.
@@ -47,9 +47,9 @@ _MAX_STRING_BYTES = {
 _MAX_ITEMS = {"messages": MAX_ITEMS, "message_ids": MAX_ITEMS, "roles": MAX_ROLES}
 
 # The largest encoded forms of messages by their type, with room for fields that this version does
-# not know. Of metadata, numbers in a list grow most: from 2 bytes as JSON to 11.
+# not know.
 _MAX_MESSAGE_BYTES = {
-    "google.protobuf.Struct": 6 * MAX_METADATA_BYTES,
+    "google.protobuf.Struct": MAX_STRUCT_BYTES,
     "google.protobuf.Timestamp": 1024,
     "google.protobuf.Duration": 1024,
     "palaver.v1.MessageFilter": 64 * 1024,

@@ -12,13 +12,13 @@ from palaver_server.interceptors.interceptor import CallHooks, Context, StartCal
 from palaver_server.services.limits import (
     MAX_CONTENT_BYTES,
     MAX_ITEMS,
-    MAX_METADATA_BYTES,
     MAX_RESPONSE_BYTES,
+    MAX_STRUCT_BYTES,
 )
 from palaver_server.services.response_budget import READ_AHEAD, ResponseBudget
 
-# A Struct takes up to 4 times its JSON text. The other fields take less than 8 KiB.
-_MAX_RESOURCE_BYTES = 4 * MAX_METADATA_BYTES + 8 * 1024
+# The metadata, and the other fields.
+_MAX_RESOURCE_BYTES = MAX_STRUCT_BYTES + 8 * 1024
 
 # The largest responses by their type, where they are smaller than the largest of all.
 _MAX_BYTES = {
@@ -54,7 +54,7 @@ class ResponseBytes:
         """Return a function that reserves the bytes of a call."""
         if method.server_streaming:
             return self._start_stream
-        max_bytes = _largest_response(method)
+        max_bytes = largest_response(method)
 
         def start(request: bytes, _context: Context) -> CallHooks | Awaitable[CallHooks]:
             size = max_bytes(request)
@@ -143,7 +143,7 @@ class _StreamReservation(_Reservation):
         self._release(self._chunk)
 
 
-def _largest_response(method: MethodDescriptor) -> _Size:
+def largest_response(method: MethodDescriptor) -> _Size:
     """Return a function that gives the largest size of a response to a request."""
     if method.output_type.name == "AddMemoryResponse":
         return lambda request: min(

@@ -13,6 +13,8 @@ MAX_PATH_BYTES = 4096
 
 # Metadata
 MAX_METADATA_BYTES = 64 * 1024  # as JSON
+# As a Struct. Of metadata, numbers in a list grow most: from 2 bytes as JSON to 11.
+MAX_STRUCT_BYTES = 6 * MAX_METADATA_BYTES
 MAX_METADATA_LEVELS = 32
 
 # Items of a list or a page

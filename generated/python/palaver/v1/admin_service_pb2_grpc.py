@@ -79,8 +79,10 @@ class AdminServiceServicer:
         """Rebuilds the search data of every message and streams the progress; the
         last response is sent when all messages are done. The service stays
         available during the call. Call it once every server of the database runs
-        with the new settings. A call joins the one that is running on the server,
-        if there is one. A client that does not read misses reports.
+        with the new settings. A call joins the one that is running on the same
+        server, if there is one. Calls on several servers do the first step once
+        each, which is safe, and share the second. A client that does not read
+        misses reports.
 
         The first step rebuilds the words for keyword search, as a change of the
         search language requires. Until a message's words are rebuilt, it is found
