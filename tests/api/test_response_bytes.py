@@ -149,7 +149,7 @@ def test_response_bytes_reserved_suffice_for_largest_resource(palaver: Client, n
     )
     palaver.add_memory(LONGEST_ID, [message])
     ids = {"session_id": LONGEST_ID, "user_id": LONGEST_ID, "message_id": LONGEST_ID}
-    request = contract.request_about(METHODS[name], **ids)
+    request: Any = contract.request_about(METHODS[name], **ids)
     if name == "UpdateMessage":
         request.ClearField("content")  # which stays the largest
         request.role = message.role

@@ -78,7 +78,7 @@ def test_embedded_postgres_log_has_no_contents_of_failed_statements(
         connection.execute("CREATE TEMPORARY TABLE notes (note text PRIMARY KEY)")
         connection.execute("INSERT INTO notes VALUES (%s)", ["secret note"])
 
-        with pytest.raises(psycopg.Error, match="secret.note"):
+        with pytest.raises(psycopg.Error, match=r"secret.note"):
             connection.execute(statement)
 
     assert not re.search("secret.note", log(data_dir))

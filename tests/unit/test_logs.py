@@ -126,7 +126,7 @@ def test_log_of_grpc_task_cancelled_as_its_call_ends_is_not_printed_too(
 
 
 async def cancel_both_tasks_of_a_call() -> None:
-    """Cancel a call as its client does, and gRPC's other task of it in the turn in which it ends."""
+    """Cancel a call as its client does, and gRPC's other task in the turn in which it ends."""
     started = asyncio.Event()
 
     async def handle(_request: bytes, _context: Any) -> bytes:
@@ -136,13 +136,14 @@ async def cancel_both_tasks_of_a_call() -> None:
         started.set()
         return await asyncio.Future()
 
-    handlers = {"M": grpc.unary_unary_rpc_method_handler(handle)}
+    handlers: dict[str, Any] = {"M": grpc.unary_unary_rpc_method_handler(handle)}
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("S", handlers),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        call = channel.unary_unary("/S/M")(b"")
+        method: Any = channel.unary_unary("/S/M")
+        call = method(b"")
         await started.wait()
         call.cancel()
     await server.stop(None)
