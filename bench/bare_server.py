@@ -13,7 +13,6 @@ from typing import Any
 import grpc
 import uvloop
 
-from bench.database import LANGUAGE
 from bench.empty_server import serve
 from bench.floors import ADD_MEMORY
 from palaver.v1.memory_service_pb2 import AddMemoryRequest
@@ -56,6 +55,7 @@ class _BareMethods(grpc.GenericRpcHandler):
             "session_id": request.session_id, "user_id": None, "access_user_id": None,
             "message_ids": [uuid7()], "roles": [message.role], "contents": [message.content],
             "token_counts": [message.token_count], "metadatas": [metadata], "created_ats": [None],
+            "language": "english",
         }  # fmt: skip
         created, *added = await self._connection.fetch_one(ADD_MEMORY, parameters) or ()
         memory = AddedMemory(created, False, [AddedMessage._make(added)])  # noqa: FBT003
@@ -64,7 +64,7 @@ class _BareMethods(grpc.GenericRpcHandler):
 
 async def main(port: int, database_url: str) -> None:
     """Connect to the database, and serve until the process ends."""
-    connection = await Connection.connect(database_url, options=LANGUAGE)
+    connection = await Connection.connect(database_url)
     await serve(port, _BareMethods(connection))
 
 

@@ -16,9 +16,6 @@ LONG_MESSAGES = 100_000
 # A prime: steps of this size visit every session once before they come back.
 _STRIDE = 618_034_003
 
-# Palaver's default search language.
-LANGUAGE = "-c default_text_search_config=pg_catalog.english"
-
 
 @dataclass
 class Database:
@@ -58,6 +55,6 @@ class Database:
 
     @contextmanager
     def connected(self) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
-        """Connect for the block, in autocommit mode and with the language of searches."""
-        with psycopg.connect(self.url, autocommit=True, options=LANGUAGE) as connection:
+        """Connect for the block, in autocommit mode."""
+        with psycopg.connect(self.url, autocommit=True) as connection:
             yield connection

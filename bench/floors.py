@@ -39,7 +39,7 @@ _COPY_MESSAGES = """
         created_at, updated_at) FROM STDIN
 """
 
-_WORDS = "SELECT search_words(%(content)s)::text"
+_WORDS = "SELECT search_words(%(content)s, 'english')::text"
 
 # Above all existing sequences, so that copied rows can be identified and removed.
 _FIRST_COPIED = 1_000_000_000
@@ -72,7 +72,7 @@ def _added_memory(
                 "session_id": next(session_ids), "user_id": None, "access_user_id": None,
                 "message_ids": [str(uuid4())], "roles": [calls.ROLE],
                 "contents": [calls.CONTENT], "token_counts": [0],
-                "metadatas": ['{"lang":"en"}'], "created_ats": [None],
+                "metadatas": ['{"lang":"en"}'], "created_ats": [None], "language": "english",
             }  # fmt: skip
             with transaction(connection):
                 return len(connection.execute(ADD_MEMORY.sql, parameters).fetchall())

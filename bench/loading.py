@@ -52,7 +52,7 @@ _LOAD_USERS = """
 
 _CREATE_SENTENCES = """
     CREATE TEMPORARY TABLE sentences AS
-        SELECT number - 1 AS number, text, search_words(text) AS words
+        SELECT number - 1 AS number, text, search_words(text, 'english') AS words
         FROM unnest(%(sentences)s::text[]) WITH ORDINALITY AS texts (text, number)
 """
 

@@ -122,6 +122,18 @@ def test_migration_that_fails_is_rolled_back_alone(
     assert recorded_names(empty) == ["whole"]
 
 
+def test_every_table_has_a_primary_key_for_logical_replication(database: Connection) -> None:
+    without = database.execute(
+        """
+        SELECT relname FROM pg_class c
+        WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND NOT EXISTS (
+            SELECT FROM pg_constraint WHERE conrelid = c.oid AND contype = 'p'
+        )
+        """
+    )
+    assert without.fetchall() == []
+
+
 def test_migration_to_users_creates_placeholders(
     run: Run, empty_database_url: str, empty: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

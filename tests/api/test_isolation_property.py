@@ -161,8 +161,8 @@ FILL = """
         session_id, sequence, message_id, role, content, words, metadata, created_at, updated_at,
         deleted_at
     )
-    SELECT session_id, sequence, message_id, role, content, search_words(content), metadata,
-        created_at, updated_at, deleted_at
+    SELECT session_id, sequence, message_id, role, content, search_words(content, 'english'),
+        metadata, created_at, updated_at, deleted_at
     FROM jsonb_populate_recordset(NULL::messages, %(messages)s::jsonb);
 """
 

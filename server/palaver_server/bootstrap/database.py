@@ -28,7 +28,6 @@ async def open_pool(settings: Settings, database_url: str, trace: Trace) -> Asyn
         timeout=settings.pool_timeout_seconds,
         statement_timeout=settings.statement_timeout_seconds,
         trace=trace,
-        search_language=settings.search_language,
     )
     async with opened(pool):
         yield pool

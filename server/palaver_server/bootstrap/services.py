@@ -51,15 +51,19 @@ def palaver_methods(
 ) -> MethodRouter:
     """Register Palaver's services behind the chain of interceptors."""
     router = MethodRouter(chain.wrap)
+    language = settings.search_language
     sessions = SessionStore(pool, filter_timeout=settings.filter_timeout_seconds)
     memory_service = MemoryService(
         sessions,
-        MemoryStore(pool, embedding.queue),
-        MessageStore(pool, embedding.queue),
-        Searcher(pool, embedding.search, timeout=settings.search_timeout_seconds),
+        MemoryStore(pool, embedding.queue, language=language),
+        MessageStore(pool, embedding.queue, language=language),
+        Searcher(
+            pool, embedding.search, language=language, timeout=settings.search_timeout_seconds
+        ),
         window=settings.memory_window,
     )
-    admin_service = AdminService(purger, Reindexer(KeywordIndex(pool), embedding.worker))
+    reindexer = Reindexer(KeywordIndex(pool, language), embedding.worker)
+    admin_service = AdminService(purger, reindexer)
     router.add_service(_SESSIONS, SessionService(sessions))
     router.add_service(_MEMORY, memory_service)
     router.add_service(_USERS, UserService(UserStore(pool)))

@@ -35,7 +35,7 @@ _ROLLBACK_TIMEOUT_SECONDS = 5.0
 
 
 class Pool:
-    """A pool of connections in autocommit mode, with UTC and the search language set.
+    """A pool of connections in autocommit mode, with UTC set.
 
     Args:
         database_url: A PostgreSQL URL or conninfo string.
@@ -44,7 +44,6 @@ class Pool:
         timeout: Seconds that a caller waits for a connection.
         statement_timeout: Maximum seconds for a statement, and for a pause in a transaction.
         trace: Wraps each statement while it runs.
-        search_language: The text search configuration that parses contents into words.
 
     Attributes:
         connects: Whether the last attempt to open a connection succeeded.
@@ -59,11 +58,9 @@ class Pool:
         timeout: float,
         statement_timeout: float = 60,
         trace: Trace = untraced,
-        search_language: str = "english",
     ) -> None:
         self.connects = False
         self._statement_timeout = statement_timeout
-        self._search_language = search_language
         self._opened: WeakSet[Connection] = WeakSet()
         self._in_use: set[Connection] = set()
         self._in_snapshot: set[Connection] = set()
@@ -259,18 +256,14 @@ class Pool:
         "connection.configure",
         """
         SELECT set_config('TimeZone', 'UTC', false),
-            set_config('default_text_search_config', %(language)s, false),
             set_config('statement_timeout', %(timeout)s, false),
             set_config('idle_in_transaction_session_timeout', %(timeout)s, false)
     """,
     )
 
     async def _configure(self, connection: Connection) -> None:
-        parameters = {
-            "language": self._search_language,
-            "timeout": str(milliseconds(self._statement_timeout)),
-        }
-        await connection.fetch(self.CONFIGURE, parameters)
+        timeout = str(milliseconds(self._statement_timeout))
+        await connection.fetch(self.CONFIGURE, {"timeout": timeout})
 
     def _connection_class(self, pool_trace: Trace) -> type[Connection]:
         """Make a connection class that records its connections, and failures to connect."""

@@ -25,17 +25,24 @@ _LANGUAGES = Statement(
     "SELECT string_agg(cfgname, ', ' ORDER BY cfgname) FROM pg_ts_config",
 )
 
+# With its schema: which configuration a name alone means depends on the search path.
+_FIND_LANGUAGE = Statement(
+    "search_index.find_language",
+    """
+    SELECT format('%%I.%%I', nspname, cfgname)
+    FROM pg_ts_config c JOIN pg_namespace n ON n.oid = cfgnamespace
+    WHERE c.oid = %(language)s::regconfig
+""",
+)
+
 _GET_LANGUAGE = Statement(
     "search_index.get_language",
-    """
-    SELECT language, language::regconfig = %(language)s::regconfig, EXISTS (SELECT 1 FROM messages)
-    FROM search_index
-""",
+    "SELECT language, EXISTS (SELECT 1 FROM messages) FROM search_index",
 )
 
 _SET_LANGUAGE = Statement(
     "search_index.set_language",
-    "UPDATE search_index SET language = %(language)s",
+    "UPDATE search_index SET language = %(name)s",
     is_prepared=False,
 )
 
@@ -51,25 +58,30 @@ async def check_language(database_url: str, language: str) -> None:
         async with await Connection.connect(database_url) as connection:
             user = connection.info.user
             try:
-                row = await connection.fetch_one(_GET_LANGUAGE, {"language": language})
+                name = await _find_language(connection, language)
             except (errors.UndefinedObject, errors.InvalidName, errors.SyntaxError):
                 (languages,) = await connection.fetch_one(_LANGUAGES) or ()
                 raise DatabaseUnusable(
                     f"the database has no text search configuration {language!r}; set"
                     f" PALAVER_SEARCH_LANGUAGE to one of {languages}"
                 ) from None
-            indexed, is_same, has_messages = row or ()
-            if not is_same and not has_messages:
-                await connection.run(_SET_LANGUAGE, {"language": language})
-            elif not is_same:
+            indexed, has_messages = await connection.fetch_one(_GET_LANGUAGE) or ()
+            if indexed != name and not has_messages:
+                await connection.run(_SET_LANGUAGE, {"name": name})
+            elif indexed != name:
                 _LOGGER.warning(
                     "the search language is %s, but messages are indexed in %s, so keyword search"
                     " misses some: run palaver reindex",
-                    language,
+                    name,
                     indexed,
                 )
     except Error as error:
         raise start_failure(error, user) from error
+
+
+async def _find_language(connection: Connection, language: str) -> str:
+    row = await connection.fetch_one(_FIND_LANGUAGE, {"language": language})
+    return str(row[0]) if row else language
 
 
 class ReindexedPage(NamedTuple):
@@ -85,8 +97,9 @@ class KeywordIndex:
     Every method raises DatabaseUnavailable and NoConnectionInTime as the pool does.
     """
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, language: str) -> None:
         self._pool = pool
+        self._language = language
 
     async def count_messages(self) -> int:
         """Count the live messages."""
@@ -105,11 +118,12 @@ class KeywordIndex:
             ORDER BY session_id, sequence
             LIMIT %(limit)s
         ), stale AS (
-            SELECT session_id, sequence FROM page JOIN messages m USING (session_id, sequence)
-            WHERE m.words <> search_words(m.content)
+            SELECT session_id, sequence, search_words(m.content, %(language)s::regconfig) AS words
+            FROM page JOIN messages m USING (session_id, sequence)
+            WHERE m.words <> search_words(m.content, %(language)s::regconfig)
             FOR NO KEY UPDATE OF m SKIP LOCKED
         ), reindexed AS (
-            UPDATE messages m SET words = search_words(m.content)
+            UPDATE messages m SET words = stale.words
             FROM stale
             WHERE m.session_id = stale.session_id AND m.sequence = stale.sequence
         )
@@ -120,25 +134,18 @@ class KeywordIndex:
     )
 
     async def reindex(self, *, limit: int, after: MessageKey = _FIRST_KEY) -> ReindexedPage | None:
-        """Compute the words of the next page of messages, in the language of the pool.
+        """Compute the words of the next page of messages.
 
         Returns:
             None if there are no more messages.
         """
-        parameters = {**after._asdict(), "limit": limit}
+        parameters = {**after._asdict(), "language": self._language, "limit": limit}
         async with self._pool.connection() as connection:
             row = await connection.fetch_one(self.REINDEX, parameters)
             return ReindexedPage(row[0], MessageKey(*row[1:])) if row else None
 
-    SET_LANGUAGE = Statement(
-        "reindex.set_language",
-        """
-        UPDATE search_index SET language = current_setting('default_text_search_config')
-    """,
-        is_prepared=False,
-    )
-
     async def set_language(self) -> None:
-        """Record that all messages are indexed in the language of the pool."""
+        """Record that all messages are indexed in the search language."""
         async with self._pool.connection() as connection:
-            await connection.run(self.SET_LANGUAGE)
+            name = await _find_language(connection, self._language)
+            await connection.run(_SET_LANGUAGE, {"name": name})

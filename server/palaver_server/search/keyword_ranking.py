@@ -69,7 +69,8 @@ _RANKING = StatementTemplate(
         ) message
     ), role_terms AS MATERIALIZED (
         SELECT role, number
-        FROM (SELECT DISTINCT role FROM context) roles JOIN terms ON search_words(role) @@ term
+        FROM (SELECT DISTINCT role FROM context) roles
+            JOIN terms ON search_words(role, %(language)s::regconfig) @@ term
     ), weights AS MATERIALIZED (
         SELECT number, {weight} AS weight
         FROM (

@@ -30,12 +30,14 @@ class KeywordQuery(NamedTuple):
     """A parsed text, as PostgreSQL's full text search takes it.
 
     Attributes:
+        language: The search language.
         terms: A tsquery for each word or phrase to find; at most 32.
         match: A tsquery that the results match; empty: there are no results.
         is_plain: Whether no term is required or excluded.
         grams: The parts of the terms that are one or two characters of a script without spaces.
     """
 
+    language: str
     terms: list[str]
     match: str
     is_plain: bool
@@ -43,7 +45,7 @@ class KeywordQuery(NamedTuple):
 
 
 class KeywordStore:
-    """The queries of keyword search, over a connection in the search language.
+    """The queries of keyword search.
 
     Its methods raise psycopg's errors, for the connection's owner to translate.
     """
@@ -65,8 +67,8 @@ class KeywordStore:
                 ) AS gram
             )
         FROM (
-            SELECT ARRAY(SELECT search_terms(%(words)s)) AS words, ARRAY(
-                SELECT search_phrase(phrase)::text
+            SELECT ARRAY(SELECT search_terms(%(words)s, %(language)s::regconfig)) AS words, ARRAY(
+                SELECT search_phrase(phrase, %(language)s::regconfig)::text
                 FROM unnest(%(phrases)s::text[]) WITH ORDINALITY AS phrases (phrase, number)
                 ORDER BY number
             ) AS phrases
@@ -75,21 +77,28 @@ class KeywordStore:
     )
 
     async def read_text(
-        self, access: Access, text: str, *, scope: Scope = ALL_MESSAGES
+        self, access: Access, text: str, *, language: str = "english", scope: Scope = ALL_MESSAGES
     ) -> KeywordQuery:
-        """Parse a text in the search language.
+        """Parse a text in a search language.
 
         Raises:
             NotFound: The scope is a session that is not live.
         """
         parsed = SearchText.parse(text)
         phrases = [*(phrase for choice in parsed.required for phrase in choice), *parsed.excluded]
-        parameters = {**scope.within(access).parameters, "words": parsed.words, "phrases": phrases}
+        parameters = {
+            **scope.within(access).parameters,
+            "language": language,
+            "words": parsed.words,
+            "phrases": phrases,
+        }
         row = await self._connection.fetch_one(self.READ_TEXT, parameters)
         is_live, words, queries, grams = row or ()
         if not is_live:
             raise NotFound("Session", scope.session_id or "")
-        return _keyword_query(parsed, words, dict(zip(phrases, queries, strict=True)), grams)
+        return _keyword_query(
+            parsed, language, words, dict(zip(phrases, queries, strict=True)), grams
+        )
 
     async def rank(
         self,
@@ -108,7 +117,11 @@ class KeywordStore:
 
 
 def _keyword_query(
-    parsed: SearchText, words: list[str], phrases: dict[str, str], grams: list[str]
+    parsed: SearchText,
+    language: str,
+    words: list[str],
+    phrases: dict[str, str],
+    grams: list[str],
 ) -> KeywordQuery:
     """Combine tsqueries. The tsquery of a phrase without words is empty."""
     required = [[phrases[text] for text in choice if phrases[text]] for choice in parsed.required]
@@ -120,6 +133,7 @@ def _keyword_query(
         parts += [f"!({query})" for query in excluded]
     kept = terms[:MAX_TERMS]
     return KeywordQuery(
+        language=language,
         terms=kept,
         match=" & ".join(parts),
         is_plain=not (excluded or any(required)),

@@ -138,7 +138,7 @@ class ResultStore:
         "search.get_results",
         f"""
         SELECT number, session_id, ts_headline(
-                search_spaced(left(content, 65536)), %(query)s::tsquery,
+                %(language)s::regconfig, search_spaced(left(content, 65536)), %(query)s::tsquery,
                 'HighlightAll = true, StartSel = {MATCH_START}, StopSel = {MATCH_END}'
             ), {COLUMNS}
         FROM (
@@ -164,6 +164,7 @@ class ResultStore:
         """
         parameters = {
             **key_parameters([hit.key for hit in hits]),
+            "language": query.language,
             "query": " | ".join(query.terms),
             "access_user_id": access.user_id,
         }

@@ -79,14 +79,21 @@ class Searcher:
 
     Args:
         reader: Runs the statements.
+        language: The search language.
         timeout: Maximum seconds for a statement.
     """
 
     def __init__(
-        self, reader: Reader, semantic: SemanticSearch | NoSemanticSearch, *, timeout: float = 5
+        self,
+        reader: Reader,
+        semantic: SemanticSearch | NoSemanticSearch,
+        *,
+        language: str = "english",
+        timeout: float = 5,
     ) -> None:
         self._reader = reader
         self._semantic = semantic
+        self._language = language
         self._setup = _SETUP.format(milliseconds=milliseconds(timeout))
         self._setup_in_scope = _SETUP_IN_SCOPE.format(milliseconds=milliseconds(timeout))
 
@@ -115,7 +122,7 @@ class Searcher:
         found_messages, query = await self._read(
             access,
             search.scope,
-            lambda connection: _search(access, connection, search, embedded),
+            lambda connection: _search(access, connection, search, self._language, embedded),
         )
         size = sum(len(found.marked) for found in found_messages)
         results = await offload_each(size, with_snippets(found_messages, query.grams))
@@ -137,7 +144,7 @@ class Searcher:
                 access,
                 search.scope,
                 lambda connection: KeywordStore(connection).read_text(
-                    access, "", scope=search.scope
+                    access, "", language=self._language, scope=search.scope
                 ),
             )
             raise
@@ -152,11 +159,15 @@ class Searcher:
 
 
 async def _search(
-    access: Access, connection: Connection, search: Search, embedded: EmbeddedText | None
+    access: Access,
+    connection: Connection,
+    search: Search,
+    language: str,
+    embedded: EmbeddedText | None,
 ) -> tuple[list[FoundMessage], KeywordQuery]:
     """Return the messages that a search finds, and what its text asks for."""
     keywords = KeywordStore(connection)
-    query = await keywords.read_text(access, search.text, scope=search.scope)
+    query = await keywords.read_text(access, search.text, language=language, scope=search.scope)
     async with checked_path(connection, search.filter.metadata, access):
         found = await _find(access, connection, search, query, embedded)
     hits = [hit for hit in found if hit.score >= search.min_score]

@@ -97,14 +97,21 @@ class MemoryStore:
     Args:
         queue: The queue of messages that wait for a vector.
         reader: Runs the reads; None: the pool.
+        language: The search language.
     """
 
     def __init__(
-        self, pool: Pool, queue: EmbeddingQueue = NO_QUEUE, reader: Reader | None = None
+        self,
+        pool: Pool,
+        queue: EmbeddingQueue = NO_QUEUE,
+        reader: Reader | None = None,
+        *,
+        language: str = "english",
     ) -> None:
         self._pool = pool
         self._reader = reader or pool
         self._queue = queue
+        self._language = language
         enqueue = queue.enqueue_written
         exists = (
             "EXISTS (SELECT 1 FROM sessions WHERE session_id = %(session_id)s FOR NO KEY UPDATE)"
@@ -167,7 +174,8 @@ class MemoryStore:
             INSERT INTO messages AS m
                 (session_id, sequence, message_id, role, content, words, token_count, metadata,
                 created_at, updated_at)
-            SELECT %(session_id)s, sequence, message_id, role, content, search_words(content),
+            SELECT %(session_id)s, sequence, message_id, role, content,
+                search_words(content, %(language)s::regconfig),
                 token_count, metadata, coalesce(kept_created_at, created_at, updated_at), updated_at
             FROM numbered WHERE to_write
             ON CONFLICT (session_id, message_id) DO UPDATE SET
@@ -217,7 +225,8 @@ class MemoryStore:
             INSERT INTO messages
                 (session_id, sequence, message_id, role, content, words, token_count, metadata,
                 created_at, updated_at)
-            SELECT session_id, position, message_id, role, content, search_words(content),
+            SELECT session_id, position, message_id, role, content,
+                search_words(content, %(language)s::regconfig),
                 token_count, metadata, coalesce(created_at, updated_at), updated_at
             FROM session CROSS JOIN input
             RETURNING session_id, message_id, sequence, created_at
@@ -255,6 +264,7 @@ class MemoryStore:
             "session_id": session_id,
             "user_id": user_id,
             "access_user_id": access.user_id,
+            "language": self._language,
             **_columns(messages),
         }
         async with self._pool.connection(access.principal) as connection:
@@ -380,7 +390,8 @@ class MemoryStore:
             INSERT INTO messages
                 (session_id, sequence, message_id, role, content, words, token_count, metadata,
                 created_at, updated_at)
-            SELECT session_id, before + number, message_id, role, content, search_words(content),
+            SELECT session_id, before + number, message_id, role, content,
+                search_words(content, %(language)s::regconfig),
                 token_count, metadata, coalesce(created_at, updated_at), updated_at
             FROM session JOIN input USING (session_id)
             RETURNING session_id, message_id, sequence, created_at
@@ -406,6 +417,7 @@ class MemoryStore:
         parameters = {
             "session_ids": [session_id for session_id in shared for _ in shared[session_id]],
             "access_user_id": access.user_id,
+            "language": self._language,
             **_columns(messages),
         }
         try:

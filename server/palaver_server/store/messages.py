@@ -111,14 +111,21 @@ class MessageStore:
     Args:
         queue: The queue of messages that wait for a vector.
         reader: Runs the reads; None: the pool.
+        language: The search language.
     """
 
     def __init__(
-        self, pool: Pool, queue: EmbeddingQueue = NO_QUEUE, reader: Reader | None = None
+        self,
+        pool: Pool,
+        queue: EmbeddingQueue = NO_QUEUE,
+        reader: Reader | None = None,
+        *,
+        language: str = "english",
     ) -> None:
         self._pool = pool
         self._reader = reader or pool
         self._queue = queue
+        self._language = language
         self._update_message = self.UPDATE_MESSAGE.fill(enqueue=queue.enqueue_one)
 
     # Joined to the session: no row means no session, and a row of NULLs an empty page.
@@ -196,7 +203,8 @@ class MessageStore:
             WHERE session_id = %(session_id)s
         ){{enqueue}}
         UPDATE messages m
-        SET role = %(role)s, content = %(content)s, words = search_words(%(content)s),
+        SET role = %(role)s, content = %(content)s,
+            words = search_words(%(content)s, %(language)s::regconfig),
             token_count = %(token_count)s, metadata = %(metadata)s::jsonb,
             updated_at = statement_timestamp()
         WHERE m.session_id = %(session_id)s AND m.message_id = %(message_id)s
@@ -221,7 +229,7 @@ class MessageStore:
         """
         async with self._locked_session(access, session_id) as connection:
             row = change(await self._get_message(connection, access, session_id, message_id))
-            parameters = {**row._asdict(), "session_id": session_id}
+            parameters = {**row._asdict(), "session_id": session_id, "language": self._language}
             updated = await connection.fetch_one(self._update_message, parameters)
         self._queue.notify()
         return MessageRow._make(updated or ())

@@ -4,12 +4,15 @@ import psycopg
 import pytest
 
 from palaver.v1.admin_service_pb2 import ReindexRequest
+from palaver.v1.memory_service_pb2 import UpdateMessageRequest
+from palaver_server.database.statement import Statement
 from palaver_server.errors import DatabaseUnusable
-from palaver_server.search import reindexing
+from palaver_server.search import keyword_index, reindexing
 from palaver_server.search.keyword_index import check_language
 from tests.conftest import Run, StartServer
+from tests.support.client import Client
 from tests.support.concurrency import Connection
-from tests.support.searching import found
+from tests.support.searching import found, say, search
 
 
 def test_search_memory_words_match_by_configured_language(start_server: StartServer) -> None:
@@ -36,7 +39,66 @@ def test_search_memory_unknown_language_is_refused_at_start(run: Run, database_u
     run(check_language(database_url, "pg_catalog.english"))
 
 
+def test_search_memory_language_does_not_depend_on_the_session(
+    start_server: StartServer, database: Connection
+) -> None:
+    name = database.info.dbname
+    database.execute(f"ALTER DATABASE {name} SET default_text_search_config = 'simple'".encode())
+    german = start_server(search_language="german")
+    german.add("s", "Die Häuser sind alt.")
+    say(german, "s", ("user", "noch ein Baum"))
+    german.memory.UpdateMessage(
+        UpdateMessageRequest(session_id="s", message_id="noch ein Baum", content="viele Bäume")
+    )
+
+    assert found(german, "Haus") == ["Die Häuser sind alt."]
+    assert found(german, "der Baum", session_id="s") == ["viele Bäume"]
+    assert found(german, '"alte Häuser"') == []
+    assert search(german, "Haus").results[0].snippet == "Die **Häuser** sind alt."
+
+
+def test_search_memory_finds_words_of_servers_of_the_version_before(
+    palaver: Client, database: Connection
+) -> None:
+    palaver.add("s", "to be replaced")
+    database.execute("SET default_text_search_config = 'english'")
+    database.execute(
+        "UPDATE messages SET content = %(content)s, words = search_words(%(content)s)",
+        {"content": "Houses by the sea, 海边的房子"},
+    )
+
+    assert len(found(palaver, "house")) == len(found(palaver, "海边")) == 1
+    for text in ("Houses by the sea", "海边的房子"):
+        for function in ("search_terms", "search_phrase"):
+            old, new = (
+                database.execute(f"SELECT {function}({arguments})".encode(), [text]).fetchall()
+                for arguments in ("%s", "%s, 'english'")
+            )
+            assert old == new
+
+
 UPDATED = "SELECT updated_at FROM messages WHERE sequence <= 5 ORDER BY session_id, sequence"
+
+
+def test_search_memory_indexed_language_that_is_gone_is_named_in_the_warning(
+    palaver: Client, run: Run, database_url: str, database: Connection,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    palaver.add("s", "word")
+    for gone in ("public.gone", "a.b.c.d"):
+        database.execute("UPDATE search_index SET language = %s", [gone])
+        run(check_language(database_url, "english"))
+        assert f"messages are indexed in {gone}" in caplog.text
+
+
+def test_search_memory_language_is_not_blamed_for_other_errors(
+    run: Run, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = Statement("search_index.get_language", "SELECT language FRUM search_index")
+    monkeypatch.setattr(keyword_index, "_GET_LANGUAGE", wrong)
+    with pytest.raises(DatabaseUnusable, match="syntax error") as raised:
+        run(check_language(database_url, "english"))
+    assert "PALAVER_SEARCH_LANGUAGE" not in str(raised.value)
 
 
 def test_search_memory_language_change_warns_and_reindex_rebuilds(
