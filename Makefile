@@ -10,7 +10,7 @@ PYTEST  = env -u PYTHONDONTWRITEBYTECODE PYTHONPYCACHEPREFIX="$(abspath $(VENV))
 	$(BIN)/pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal
 PROTOC  = PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc --proto_path=protos
 
-.PHONY: help run test test-fast bench bench-search chaos siege fuzz check format protos settings-doc lock audit sbom clean
+.PHONY: help run test test-databases test-fast bench bench-search chaos siege fuzz check format protos settings-doc lock audit sbom clean
 
 help: ## List the commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -19,10 +19,20 @@ run: $(VENV)/run.done ## Run the service on an embedded PostgreSQL, or on PALAVE
 	@exec $(BIN)/palaver serve
 
 test: $(VENV)/dev.done ## Run all tests on all cores; ARGS are passed to pytest
-	@$(PYTEST) $(ARGS)
+	@$(PYTEST) -m "not databases" $(ARGS)
+
+# The whole API runs on Debian's PostgreSQL, as `make test` runs it on the embedded one.
+SETUPS = embedded-c,embedded-english,embedded-turkish,debian-c,debian-c-utf8,debian-turkish,debian-icu-english,debian-icu-turkish
+# What depends on the locale: searches, metadata, names and orders.
+CORE = $(addprefix tests/api/,memory_service session_service/test_session_filter.py test_odd_input.py)
+test-databases: $(VENV)/dev.done ## Run tests on other databases; needs the packages that .ci/run installs
+	@PALAVER_TEST_DATABASE=debian $(PYTEST) --no-skips $(ARGS) tests/databases/test_setups.py tests/api \
+		tests/faults/test_database_encoding.py
+	@PALAVER_TEST_DATABASE=$(SETUPS) $(PYTEST) --no-skips -m "not slow" $(ARGS) tests/databases/test_setups.py $(CORE)
+	@$(PYTEST) --no-skips $(ARGS) tests/databases
 
 test-fast: $(VENV)/dev.done ## Run the tests that are not marked slow, in under a minute
-	@$(PYTEST) -m "not slow" $(ARGS)
+	@$(PYTEST) -m "not slow and not databases" $(ARGS)
 
 bench: $(VENV)/dev.done ## Run the benchmarks; ARGS="--scale 1" runs them at full size
 	@$(BIN)/python -m bench $(ARGS)

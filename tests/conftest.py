@@ -4,7 +4,7 @@ import asyncio
 import gc
 import os
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Generator, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -16,18 +16,20 @@ from psycopg.conninfo import conninfo_to_dict
 
 from palaver_server.database.migrate import migrate
 from palaver_server.database.pool import Pool
-from palaver_server.process.embedded_postgres import EmbeddedPostgres
 from tests.support.client import Client, connected
+from tests.support.database_setups import (
+    DEFAULT_SETUP,
+    SETUPS,
+    SKIPPED_WITHOUT_VECTORS,
+    DatabaseSetup,
+    has_vectors,
+)
 from tests.support.databases import Databases, new_database
 from tests.support.endpoint import Endpoint, running_endpoint
-from tests.support.processes import scratch_directory
 from tests.support.servers import Shared, SharedServer, running_server, running_tasks
 from tests.support.watching import eventually
 
 T = TypeVar("T")
-
-# Without fsync: tests crash processes, not machines, and the kernel keeps what was written.
-_FAST = {"fsync": "off", "synchronous_commit": "off", "max_connections": "200"}
 
 
 class Run(Protocol):
@@ -49,12 +51,21 @@ def pytest_xdist_auto_num_workers() -> int:
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects by marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests that start processes, inject faults or generate their input as slow."""
+    """Mark tests of database set-ups, and slow ones; skip those whose set-up has no vectors.
+
+    Tests are slow that start processes, inject faults or generate their input.
+    """
     for item in items:
         directory = item.path.relative_to(Path(__file__).parent).parts[0]
         is_generated = getattr(getattr(item, "obj", None), "is_hypothesis_test", False)
         if directory in {"process", "faults"} or is_generated:
             item.add_marker(pytest.mark.slow)
+        if directory == "databases":
+            item.add_marker(pytest.mark.databases)
+        if isinstance(item, pytest.Function) and item.get_closest_marker("vectors"):
+            setup = item.callspec.params.get("database_setup") if hasattr(item, "callspec") else ""
+            if not has_vectors(str(setup)):
+                item.add_marker(pytest.mark.skip(reason=SKIPPED_WITHOUT_VECTORS))
 
 
 def pytest_collection_finish() -> None:
@@ -63,15 +74,43 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option of runs in which everything that tests need is there."""
+    parser.addoption("--no-skips", action="store_true", help="fail where a test is skipped")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each test that uses a database on all set-ups that PALAVER_TEST_DATABASE names."""
+    names = os.environ.get("PALAVER_TEST_DATABASE")
+    if names and "database_setup" in metafunc.fixturenames:
+        metafunc.parametrize("database_setup", names.split(","), indirect=True, scope="session")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With --no-skips, fail a test that is skipped for a reason that is not expected."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and item.config.getoption("--no-skips"):
+        reason = report.longrepr[-1] if isinstance(report.longrepr, tuple) else ""
+        if not reason.endswith(SKIPPED_WITHOUT_VECTORS):
+            report.outcome = "failed"
+            report.longrepr = f"{reason}, which --no-skips forbids"
+    return report
+
+
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
-    """The URL of a PostgreSQL server: PALAVER_TEST_DATABASE_URL, or an embedded one."""
-    given = os.environ.get("PALAVER_TEST_DATABASE_URL")
-    if given:
-        yield given
-        return
-    with scratch_directory() as directory, EmbeddedPostgres(directory, _FAST) as server:
-        yield server.url
+def database_setup(request: pytest.FixtureRequest) -> Iterator[DatabaseSetup]:
+    """The database server of the tests, and how servers connect to it."""
+    with SETUPS[getattr(request, "param", DEFAULT_SETUP)]() as setup:
+        yield setup
+
+
+@pytest.fixture(scope="session")
+def postgres(database_setup: DatabaseSetup) -> str:
+    """The URL of a superuser of the PostgreSQL server."""
+    return database_setup.url
 
 
 @pytest.fixture(scope="session")
@@ -116,9 +155,9 @@ def empty_database_url(postgres: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def shared_server(run: Run, postgres: str, template: str) -> Iterator[SharedServer]:
+def shared_server(run: Run, database_setup: DatabaseSetup, template: str) -> Iterator[SharedServer]:
     """A server for the tests that need no settings of their own."""
-    with closing(SharedServer(run, postgres, template)) as server:
+    with closing(SharedServer(run, database_setup, template)) as server:
         yield server
 
 
@@ -162,13 +201,16 @@ def pool(database_url: str, run: Run) -> Iterator[Pool]:
 
 
 @pytest.fixture
-def start_server(run: Run, database_url: str) -> Iterator[StartServer]:
+def start_server(
+    run: Run, database_setup: DatabaseSetup, database_url: str
+) -> Iterator[StartServer]:
     """A function that starts servers on the test's database; they end with the test."""
+    given = database_setup.settings_for(database_url)
     with ExitStack() as stack:
 
         def start(**settings: Any) -> Client:
-            url = settings.pop("database_url", database_url)
-            address = stack.enter_context(running_server(run, url, **settings))
+            own = settings if "database_url" in settings else {**given, **settings}
+            address = stack.enter_context(running_server(run, **own))
             return stack.enter_context(connected(address))
 
         yield start

@@ -15,7 +15,7 @@ from tests.support.endpoint import Endpoint
 from tests.support.rows import count_rows, wait_until_embedded
 from tests.support.vectors import Vectors
 
-pytestmark = pytest.mark.usefixtures("short_pauses")
+pytestmark = [pytest.mark.vectors, pytest.mark.usefixtures("short_pauses")]
 
 
 def test_embedding_covers_added_and_updated_messages(

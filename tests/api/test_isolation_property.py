@@ -294,6 +294,7 @@ def answer(client: Client, request: ProtobufMessage) -> list[str]:
         return [str(call.code()), str(call.details()), *map(str, trailing)]
 
 
+@pytest.mark.vectors
 @pytest.mark.timeout(0 if CASES else 120)
 @several
 @given(

@@ -14,6 +14,7 @@ from psycopg.conninfo import make_conninfo
 
 from palaver_server.bootstrap import server
 from palaver_server.config import Settings
+from tests.support.database_setups import DatabaseSetup
 from tests.support.databases import Database
 
 if TYPE_CHECKING:
@@ -92,9 +93,9 @@ class SharedServer:
     lost, or a change to the database other than rows.
     """
 
-    def __init__(self, run: "Run", postgres: str, template: str) -> None:
+    def __init__(self, run: "Run", setup: DatabaseSetup, template: str) -> None:
         self._run = run
-        self._postgres = postgres
+        self._setup = setup
         self._template = template
         self._shared: Shared | None = None
 
@@ -122,10 +123,11 @@ class SharedServer:
 
     def _start(self) -> Shared:
         with ExitStack() as stack:
-            database = Database(self._postgres, self._template, kept=_SHARED)
+            database = Database(self._setup.url, self._template, kept=_SHARED)
             stack.callback(database.drop)
             url = make_conninfo(database.url, application_name=_SHARED)
-            address = stack.enter_context(running_server(self._run, url))
+            settings = self._setup.settings_for(url)
+            address = stack.enter_context(running_server(self._run, **settings))
             return Shared(address, database, stack.pop_all().close)
 
     def _settles(self, before: Counter[str]) -> bool:

@@ -32,6 +32,7 @@ def test_reindex_without_embedder_makes_no_vectors(palaver: Client) -> None:
 # --- Concurrency -------------------------------------------------------------------------------
 
 
+@pytest.mark.vectors
 def test_reindex_continues_without_caller_and_next_call_joins(
     embedding_server: Client, database: Connection, endpoint: Endpoint
 ) -> None:
@@ -50,6 +51,7 @@ def test_reindex_continues_without_caller_and_next_call_joins(
     assert (last.vectors.done, last.vectors.estimated) == (100, 100)
 
 
+@pytest.mark.vectors
 def test_reindex_simultaneous_calls_both_end(
     embedding_server: Client, database: Connection
 ) -> None:

@@ -34,6 +34,7 @@ def alike(word: str, text: str) -> bool:
     return sum(one * other for one, other in pairs) > 0.3
 
 
+@pytest.mark.vectors
 def test_search_memory_hybrid_merges_keyword_and_semantic_results(
     start_server: StartServer, endpoint: Endpoint
 ) -> None:
@@ -377,6 +378,7 @@ def test_search_memory_after_waiting_for_delete_finds_nothing_deleted(
 MODES = (SearchMemoryRequest.KEYWORD, SearchMemoryRequest.SEMANTIC, SearchMemoryRequest.HYBRID)
 
 
+@pytest.mark.vectors
 @pytest.mark.slow
 def test_search_memory_writers_find_own_writes_and_nothing_deleted(
     start_server: StartServer, endpoint: Endpoint

@@ -201,7 +201,7 @@ def test_session_filter_path_slow_to_parse_exceeds_deadline(
     palaver: Client, subtests: pytest.Subtests
 ) -> None:
     palaver.add("s", "hello")
-    path = f'$.a like_regex "{"(a|" * 1000}a{")" * 1000}"'
+    path = f'$.a like_regex "{"(ab?)*" * 675}"'  # compiled in 4 s by PostgreSQL 15, and later by 18
 
     for request in (
         ListSessionsRequest(filter=SessionFilter(metadata=path)),

@@ -1,0 +1,93 @@
+"""Set-ups of the database under which tests run; PALAVER_TEST_DATABASE names some of them.
+
+A set-up is a PostgreSQL server of some version and locale. Tests connect to it as its superuser,
+and Palaver as the set-up says.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from palaver_server.process.postgres_program import PostgresProgram
+from tests.support.postgres import DEBIAN, EMBEDDED, running_postgres
+
+
+def _direct(url: str) -> Mapping[str, Any]:
+    return {"database_url": url}
+
+
+@dataclass(frozen=True)
+class DatabaseSetup:
+    """A running database server.
+
+    Attributes:
+        url: The URL of its superuser.
+        settings_for: Returns the settings with which Palaver uses a database, given the
+            superuser's URL of that.
+    """
+
+    url: str
+    settings_for: Callable[[str], Mapping[str, Any]] = _direct
+
+
+RunningSetup = AbstractContextManager[DatabaseSetup]
+
+
+def _cluster(program: PostgresProgram, *locale: str) -> Callable[[], RunningSetup]:
+    """Return a set-up of PostgreSQL alone, with these flags of `initdb`."""
+
+    @contextmanager
+    def running() -> Iterator[DatabaseSetup]:
+        with running_postgres(program, *locale) as url:
+            yield DatabaseSetup(url)
+
+    return running
+
+
+# Like the cluster that `palaver serve` creates.
+_embedded = _cluster(
+    EMBEDDED, "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"
+)
+
+
+@contextmanager
+def _default() -> Iterator[DatabaseSetup]:
+    """Yield the server that PALAVER_TEST_DATABASE_URL names, or the embedded one."""
+    url = os.environ.get("PALAVER_TEST_DATABASE_URL")
+    if url:
+        yield DatabaseSetup(url)
+        return
+    with _embedded() as setup:
+        yield setup
+
+
+DEFAULT_SETUP = "embedded"
+
+# The embedded PostgreSQL is built without ICU, and Debian's 15 has no builtin provider.
+SETUPS: Mapping[str, Callable[[], RunningSetup]] = {
+    DEFAULT_SETUP: _default,
+    "debian": _cluster(DEBIAN, "--locale=en_US.UTF-8"),
+    "embedded-c": _cluster(EMBEDDED, "--locale=C"),
+    "embedded-english": _cluster(EMBEDDED, "--locale=en_US.UTF-8"),
+    "embedded-turkish": _cluster(EMBEDDED, "--locale=tr_TR.UTF-8"),
+    "debian-c": _cluster(DEBIAN, "--locale=C"),
+    "debian-c-utf8": _cluster(DEBIAN, "--locale=C.UTF-8"),
+    "debian-turkish": _cluster(DEBIAN, "--locale=tr_TR.UTF-8"),
+    "debian-icu-english": _cluster(
+        DEBIAN, "--locale=C.UTF-8", "--locale-provider=icu", "--icu-locale=en-US"
+    ),
+    "debian-icu-turkish": _cluster(
+        DEBIAN, "--locale=C.UTF-8", "--locale-provider=icu", "--icu-locale=tr-TR"
+    ),
+}
+
+_NO_VECTORS = {name for name in SETUPS if name.startswith("debian")}
+
+SKIPPED_WITHOUT_VECTORS = "Debian's PostgreSQL comes without pgvector"
+
+
+def has_vectors(name: str) -> bool:
+    """Return whether the server of a set-up has pgvector."""
+    return name not in _NO_VECTORS
