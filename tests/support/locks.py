@@ -19,7 +19,7 @@ def locked(database_url: str, session_id: str = "s") -> Iterator[Connection]:
 
 
 _TAKE_LEASE: LiteralString = """
-    INSERT INTO purge_lease (holder, expires_at) VALUES ('another', now() + interval '1 hour')
+    INSERT INTO purge_lease (holder, expires_at) VALUES ('another', now() + interval '1 minute')
     ON CONFLICT (is_only) DO UPDATE SET holder = excluded.holder, expires_at = excluded.expires_at
 """
 

@@ -109,7 +109,7 @@ class EmbeddingBacklog:
         async with self._pool.connection() as connection:
             counted = await connection.fetch_one(self.BACKLOG, {"limit": MAX_COUNTED_ROWS})
             rows, age = counted or (0, None)
-            return Backlog(rows, age or 0)
+            return Backlog(rows, max(age or 0, 0))  # negative: the clock was set back
 
     GET_BACKFILL_POSITION = StatementTemplate(
         "embedding.get_backfill",

@@ -46,6 +46,9 @@ _PRIVATE_LOG = {"log_error_verbosity": "terse", "log_min_error_statement": "pani
 # For sessions of Palaver only, whose callers get the errors; those of autovacuum are logged.
 _LOG_NO_ERRORS = "-c log_min_messages=log"
 
+# The variables of PostgreSQL's programs: those of Palaver do not reach them.
+_ENVIRONMENT = {"LC_ALL": "C", "TZ": "UTC", "PATH": os.defpath}
+
 # Parts of every cluster, besides PG_VERSION.
 _CLUSTER_PARTS = ("base", "global/pg_control", "pg_wal", "postgresql.conf")
 
@@ -343,7 +346,7 @@ class EmbeddedPostgres:
         process = subprocess.Popen(
             [self._program.bin_dir / program, *arguments],
             cwd="/",
-            env={"LC_ALL": "C", "TZ": "UTC", "PATH": os.defpath},
+            env=_ENVIRONMENT,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -76,13 +76,16 @@ class PurgeStore:
     )
 
     # SKIP LOCKED: the batch of another purger that takes longer than its lease holds the row.
+    # BETWEEN: a lease that would last longer than any does was given before the clock was set back.
     TAKE_LEASE = Statement(
         "purge.take_lease",
         """
         UPDATE purge_lease
         SET holder = %(holder)s, expires_at = statement_timestamp() + %(duration)s::interval
         WHERE is_only IN (
-            SELECT is_only FROM purge_lease WHERE expires_at <= statement_timestamp()
+            SELECT is_only FROM purge_lease
+            WHERE expires_at NOT BETWEEN statement_timestamp()
+                AND statement_timestamp() + %(duration)s::interval
             FOR UPDATE SKIP LOCKED
         )
     """,

@@ -30,8 +30,8 @@ ENSURED = """
             first_name = excluded.first_name,
             last_name = excluded.last_name,
             metadata = excluded.metadata,
-            created_at = greatest(excluded.created_at, u.deleted_at),
-            updated_at = greatest(excluded.updated_at, u.deleted_at),
+            created_at = greatest(excluded.created_at, u.updated_at, u.deleted_at),
+            updated_at = greatest(excluded.updated_at, u.updated_at, u.deleted_at),
             deleted_at = NULL
         WHERE u.deleted_at IS NOT NULL
         RETURNING created_at

@@ -160,7 +160,7 @@ class MemoryStore:
             WHERE {{may_insert}}
             ON CONFLICT (session_id) DO UPDATE SET
                 last_sequence = s.last_sequence + excluded.last_sequence,
-                updated_at = greatest(s.updated_at, excluded.updated_at),
+                updated_at = greatest(s.updated_at, s.deleted_at, excluded.updated_at),
                 deleted_at = NULL
             WHERE (s.deleted_at IS NULL OR {{is_locked}}) AND {ACCESSIBLE_SESSION}
             RETURNING last_sequence, updated_at, xmax = 0 AS created
@@ -186,7 +186,7 @@ class MemoryStore:
                 token_count = excluded.token_count,
                 metadata = excluded.metadata,
                 created_at = excluded.created_at,
-                updated_at = excluded.updated_at,
+                updated_at = greatest(m.updated_at, excluded.updated_at),
                 deleted_at = NULL
             RETURNING session_id, message_id, sequence, created_at
         ){{enqueue}}

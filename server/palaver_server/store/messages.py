@@ -199,14 +199,14 @@ class MessageStore:
         "messages.update",
         f"""
         WITH touched AS (
-            UPDATE sessions SET updated_at = statement_timestamp()
+            UPDATE sessions SET updated_at = greatest(updated_at, statement_timestamp())
             WHERE session_id = %(session_id)s
         ){{enqueue}}
         UPDATE messages m
         SET role = %(role)s, content = %(content)s,
             words = search_words(%(content)s, %(language)s::regconfig),
             token_count = %(token_count)s, metadata = %(metadata)s::jsonb,
-            updated_at = statement_timestamp()
+            updated_at = greatest(m.updated_at, statement_timestamp())
         WHERE m.session_id = %(session_id)s AND m.message_id = %(message_id)s
         RETURNING {COLUMNS}
     """,
@@ -260,7 +260,7 @@ class MessageStore:
         "messages.delete",
         f"""
         WITH touched AS (
-            UPDATE sessions SET updated_at = statement_timestamp()
+            UPDATE sessions SET updated_at = greatest(updated_at, statement_timestamp())
             WHERE session_id = %(session_id)s
         )
         UPDATE messages m SET deleted_at = statement_timestamp()

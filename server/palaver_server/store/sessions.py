@@ -130,8 +130,8 @@ class SessionStore:
             id = excluded.id,
             user_id = excluded.user_id,
             metadata = excluded.metadata,
-            created_at = greatest(excluded.created_at, s.deleted_at),
-            updated_at = greatest(excluded.updated_at, s.deleted_at),
+            created_at = greatest(excluded.created_at, s.updated_at, s.deleted_at),
+            updated_at = greatest(excluded.updated_at, s.updated_at, s.deleted_at),
             deleted_at = NULL,
             forgotten = false
         WHERE s.deleted_at IS NOT NULL AND {ACCESSIBLE_SESSION}
@@ -199,7 +199,7 @@ class SessionStore:
         f"""
         UPDATE sessions
         SET user_id = %(user_id)s, metadata = %(metadata)s::jsonb,
-            updated_at = statement_timestamp()
+            updated_at = greatest(updated_at, statement_timestamp())
         WHERE session_id = %(session_id)s
         RETURNING {COLUMNS}
     """,

@@ -80,7 +80,7 @@ class UserStore:
             last_name = excluded.last_name,
             metadata = excluded.metadata,
             created_at = CASE WHEN u.deleted_at IS NULL THEN u.created_at
-                ELSE greatest(excluded.created_at, u.deleted_at) END,
+                ELSE greatest(excluded.created_at, u.updated_at, u.deleted_at) END,
             updated_at = greatest(excluded.updated_at, u.updated_at, u.deleted_at),
             deleted_at = NULL
         WHERE (u.deleted_at IS NOT NULL OR NOT u.filled_in) AND {accessible("u.user_id")}
@@ -146,7 +146,7 @@ class UserStore:
         UPDATE users
         SET filled_in = true, email = %(email)s, first_name = %(first_name)s,
             last_name = %(last_name)s, metadata = %(metadata)s::jsonb,
-            updated_at = statement_timestamp()
+            updated_at = greatest(updated_at, statement_timestamp())
         WHERE user_id = %(user_id)s
         RETURNING {COLUMNS}
     """,

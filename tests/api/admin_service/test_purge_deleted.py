@@ -327,11 +327,22 @@ def test_purge_deleted_lease_of_crashed_purger_expires(
     assert palaver.purge() == progress(sessions=1, messages=1)
 
 
+def test_purge_deleted_lease_from_before_clock_was_set_back_does_not_count(
+    palaver: Client, database: Connection
+) -> None:
+    palaver.add("s", "1")
+    palaver.delete_memory("s")
+    take_purge_lease(database)
+    database.execute("UPDATE purge_lease SET expires_at = now() + interval '10 years'")
+
+    assert palaver.purge() == progress(sessions=1, messages=1)
+
+
 # Gives the lease to another purger, in the transaction of a batch.
 LOSE_LEASE = """
     CREATE FUNCTION lose_lease() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
-        UPDATE purge_lease SET holder = 'another', expires_at = now() + interval '1 hour';
+        UPDATE purge_lease SET holder = 'another', expires_at = now() + interval '1 minute';
         RETURN NULL;
     END $$;
     CREATE TRIGGER lose_lease AFTER DELETE ON messages EXECUTE FUNCTION lose_lease();

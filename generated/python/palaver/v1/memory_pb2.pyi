@@ -73,7 +73,7 @@ class Message(_message.Message):
     @_builtins.property
     def updated_at(self) -> _timestamp_pb2.Timestamp:
         """Output only; ignored when a message is added. The time of the last change
-        to the message.
+        to the message. Never goes back, even if the database's clock does.
         """
 
     def __init__(

@@ -61,7 +61,10 @@ class Session(_message.Message):
 
     @_builtins.property
     def updated_at(self) -> _timestamp_pb2.Timestamp:
-        """The time of the last change to the session or one of its messages."""
+        """The time of the last change to the session or one of its messages. Never
+        goes back: after the database's clock was set back, changes keep this time
+        until the clock has passed it.
+        """
 
     def __init__(
         self,

@@ -69,7 +69,7 @@ class User(_message.Message):
     @_builtins.property
     def updated_at(self) -> _timestamp_pb2.Timestamp:
         """The time of the last change to the user. Changes to the user's sessions do
-        not count.
+        not count. Never goes back, even if the database's clock does.
         """
 
     def __init__(
