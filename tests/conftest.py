@@ -23,6 +23,7 @@ from tests.support.database_setups import (
     SKIPPED_WITHOUT_VECTORS,
     DatabaseSetup,
     has_vectors,
+    setup_of,
 )
 from tests.support.databases import Databases, new_database
 from tests.support.endpoint import Endpoint, running_endpoint
@@ -62,10 +63,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
         if directory == "databases":
             item.add_marker(pytest.mark.databases)
-        if isinstance(item, pytest.Function) and item.get_closest_marker("vectors"):
-            setup = item.callspec.params.get("database_setup") if hasattr(item, "callspec") else ""
-            if not has_vectors(str(setup)):
-                item.add_marker(pytest.mark.skip(reason=SKIPPED_WITHOUT_VECTORS))
+        if item.get_closest_marker("vectors") and not has_vectors(setup_of(item)):
+            item.add_marker(pytest.mark.skip(reason=SKIPPED_WITHOUT_VECTORS))
 
 
 def pytest_collection_finish() -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.support.concurrency import Connection
-from tests.support.database_setups import DEFAULT_SETUP, has_vectors
+from tests.support.database_setups import has_vectors, setup_of
 
 # Major version, provider and locale.
 EXPECTED = {
@@ -28,7 +28,7 @@ LOCALE = """
 @pytest.fixture
 def name(request: pytest.FixtureRequest) -> str:
     """The name of the set-up."""
-    return str(request.node.callspec.params.get("database_setup", DEFAULT_SETUP))
+    return setup_of(request.node)
 
 
 def test_setup_has_the_version_and_locale_of_its_name(name: str, database: Connection) -> None:

@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
+
 from palaver_server.process.postgres_program import PostgresProgram
 from tests.support.postgres import DEBIAN, EMBEDDED, running_postgres
 
@@ -83,11 +85,15 @@ SETUPS: Mapping[str, Callable[[], RunningSetup]] = {
     ),
 }
 
-_NO_VECTORS = {name for name in SETUPS if name.startswith("debian")}
-
 SKIPPED_WITHOUT_VECTORS = "Debian's PostgreSQL comes without pgvector"
+
+
+def setup_of(item: pytest.Item) -> str:
+    """Return the name of the set-up on which a test runs."""
+    call = getattr(item, "callspec", None)
+    return str(call.params.get("database_setup", DEFAULT_SETUP)) if call else DEFAULT_SETUP
 
 
 def has_vectors(name: str) -> bool:
     """Return whether the server of a set-up has pgvector."""
-    return name not in _NO_VECTORS
+    return not name.startswith("debian")
