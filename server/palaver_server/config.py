@@ -167,6 +167,7 @@ _MAX_SECONDS = 100 * 365 * 24 * 3600
 Seconds = Annotated[float, Field(ge=0, le=_MAX_SECONDS)]
 PositiveSeconds = Annotated[float, Field(gt=0, le=_MAX_SECONDS)]
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)]
+PreparedStatements = Annotated[Literal["auto", "on", "off"], BeforeValidator(_lower)]
 LogFormat = Annotated[Literal["auto", "text", "json"], BeforeValidator(_lower)]
 
 
@@ -202,6 +203,11 @@ class DatabaseSettings(BaseSettings):
         30,
         description="Maximum wait at the start for a database that is away, and for another"
         " server's migration.",
+    )
+    prepared_statements: PreparedStatements = Field(
+        "auto",
+        description="Whether statements are prepared; auto does where no pooler stands before the"
+        " database.",
     )
     data_dir: Path = Field(
         platformdirs.user_data_path("palaver"),

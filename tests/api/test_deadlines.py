@@ -139,7 +139,7 @@ def test_deadline_idle_transaction_timeout_equals_statement_timeout(
     palaver = start_server(statement_timeout_seconds=7)
     database.execute(TELL)
 
-    palaver.add("s", "told")
+    palaver.add("s", "told", expected_last_sequence=0)  # in a transaction, to compare
 
     assert database.execute("SELECT content FROM messages").fetchone() == ("7s",)
 

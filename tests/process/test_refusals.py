@@ -54,6 +54,7 @@ BAD_SETTINGS = {
     "pool_max_size": "-1",
     "pool_timeout_seconds": "soon",
     "statement_timeout_seconds": "0",
+    "prepared_statements": "sometimes",
     "default_deadline_seconds": "-1",
     "max_running_calls": "0",
     "max_waiting_calls": "-1",

@@ -10,8 +10,10 @@ import psycopg
 import pytest
 
 from palaver_server.database.connection import Connection
+from palaver_server.database.error_translation import domain_error
 from palaver_server.database.statement import Statement, StatementTemplate
 from palaver_server.database.timestamps import as_datetime
+from palaver_server.errors import DatabaseUnavailable
 from tests.conftest import Run
 
 
@@ -25,6 +27,7 @@ PREPARED = statement("SELECT statement FROM pg_prepared_statements", is_prepared
 @pytest.fixture
 def connection(database_url: str, run: Run) -> Iterator[Connection]:
     connection = run(Connection.connect(database_url))
+    connection.prepares = True
     yield connection
     run(connection.close())
 
@@ -136,6 +139,115 @@ def test_connection_prepared_statements_outlive_rollback(connection: Connection,
 
     assert run(connection.fetch(select, {"n": 2})) == [(2,)]
     assert len(prepared(connection, run)) == 1
+
+
+def test_connection_runs_statement_unprepared_where_it_was_lost(
+    connection: Connection, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    select = statement("SELECT %(n)s::int")
+    run(connection.fetch(select, {"n": 1}))
+    run(connection.execute("DEALLOCATE ALL"))
+
+    for number in (2, 3):
+        assert run(connection.fetch(select, {"n": number})) == [(number,)]
+
+    assert prepared(connection, run) == []
+    assert caplog.text.count("PALAVER_PREPARED_STATEMENTS=off") == 1
+
+
+def test_connection_transaction_that_lost_a_prepared_statement_can_run_again(
+    connection: Connection, run: Run
+) -> None:
+    select = statement("SELECT %(n)s::int")
+    run(connection.fetch(select, {"n": 1}))
+    run(connection.execute("DEALLOCATE ALL"))
+
+    async def fetch_in_transaction() -> list[Any]:
+        async with connection.in_transaction():
+            return await connection.fetch(select, {"n": 2})
+
+    with pytest.raises(psycopg.errors.InvalidSqlStatementName) as raised:
+        run(fetch_in_transaction())
+
+    assert isinstance(domain_error(raised.value), DatabaseUnavailable)
+    assert run(fetch_in_transaction()) == [(2,)]
+
+
+def test_connection_never_runs_what_others_prepared_under_its_names(
+    database_url: str, run: Run
+) -> None:
+    async def name_prepared_by_a_new_connection() -> str:
+        async with await Connection.connect(database_url) as connection:
+            connection.prepares = True
+            await connection.fetch(statement("SELECT 1"))
+            ((name,),) = await connection.fetch(
+                statement("SELECT name FROM pg_prepared_statements", is_prepared=False)
+            )
+            return str(name)
+
+    names = {run(name_prepared_by_a_new_connection()) for _ in range(3)}
+
+    assert len(names) == 3
+
+
+def test_connection_transaction_has_the_timeouts_and_leaves_none(
+    database_url: str, run: Run
+) -> None:
+    connection = run(limited(7).connect(database_url))
+    show = statement(
+        "SELECT current_setting('statement_timeout'),"
+        " current_setting('idle_in_transaction_session_timeout')"
+    )
+
+    async def show_in_transaction() -> list[Any]:
+        async with connection.in_transaction():
+            return await connection.fetch(show)
+
+    assert run(show_in_transaction()) == [("7s", "7s")]
+    assert run(connection.fetch(show)) == [("0", "0")]
+    run(connection.close())
+
+
+def limited(seconds: float) -> type[Connection]:
+    """Return a class of connections with a statement timeout."""
+
+    class LimitedConnection(Connection):
+        statement_timeout = seconds
+
+    return LimitedConnection
+
+
+def test_connection_statement_ends_at_its_timeout(database_url: str, run: Run) -> None:
+    connection = run(limited(0.05).connect(database_url))
+
+    async def outlast_the_timeout() -> None:
+        task = asyncio.current_task()
+        for _ in range(3):
+            with pytest.raises(psycopg.errors.QueryCanceled):
+                await connection.fetch(statement("SELECT pg_sleep(600)"))
+            assert task
+            assert not task.cancelling()
+            assert await connection.fetch(statement("SELECT 1")) == [(1,)]
+
+    run(outlast_the_timeout())
+    run(connection.close())
+
+
+def test_connection_statement_cancelled_by_its_caller_has_not_timed_out(
+    database_url: str, run: Run
+) -> None:
+    connection = run(limited(60).connect(database_url))
+
+    async def cancel() -> None:
+        waiting = asyncio.create_task(connection.fetch(statement("SELECT pg_sleep(600)")))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert await connection.fetch(statement("SELECT 1")) == [(1,)]
+
+    run(cancel())
+    run(connection.close())
 
 
 def test_connection_cancelled_statement_can_run_again(connection: Connection, run: Run) -> None:

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 import psycopg
 import pytest
 
-from palaver_server.database.pool import Pool
+from palaver_server.database.pool import Pool, PreparedStatements
 from palaver_server.errors import DatabaseUnavailable, NoConnectionInTime
 from tests.conftest import Run
 from tests.support.concurrency import Connection
@@ -47,6 +47,41 @@ def test_pool_without_connection_in_time_is_exhausted(small_pool: Pool, run: Run
     with pytest.raises(NoConnectionInTime):
         run(ask_while_all_are_in_use())
     run(use(small_pool))
+
+
+SESSION_SETTINGS = """
+    SELECT name FROM pg_settings
+    WHERE source = 'session'
+"""
+
+
+def test_pool_sets_nothing_for_the_database_session(small_pool: Pool, run: Run) -> None:
+    async def use_it() -> list[tuple[str]]:
+        async with small_pool.snapshot("SET LOCAL jit = off") as connection:
+            await connection.execute("SELECT 1")
+        async with small_pool.connection() as connection, connection.in_transaction():
+            await connection.execute("SELECT 1")
+        async with small_pool.connection() as connection:
+            return await (await connection.execute(SESSION_SETTINGS)).fetchall()
+
+    assert run(use_it()) == []
+
+
+@pytest.mark.parametrize("prepared_statements", PreparedStatements)
+def test_pool_connected_directly_prepares_statements_unless_off(
+    database_url: str, run: Run, prepared_statements: PreparedStatements
+) -> None:
+    pool = Pool(
+        database_url, min_size=1, max_size=1, timeout=5, prepared_statements=prepared_statements
+    )
+
+    async def use_it() -> bool:
+        await pool.open()
+        async with pool.connection() as connection:
+            return connection.prepares
+
+    assert run(use_it()) is (prepared_statements is not PreparedStatements.OFF)
+    run(pool.close())
 
 
 def test_pool_waiter_gets_next_free_connection(database_url: str, run: Run) -> None:
@@ -173,10 +208,10 @@ def test_pool_connection_is_returned_after_any_outcome(
 
 def test_pool_rollback_on_lost_connection_fails(small_pool: Pool, run: Run) -> None:
     async def roll_back_what_is_lost() -> None:
-        async with small_pool.connection() as connection, connection.transaction() as transaction:
+        async with small_pool.connection() as connection, connection.in_transaction():
             await connection.execute("SELECT 1")
             await connection.close()
-            raise psycopg.Rollback(transaction)
+            raise psycopg.Rollback
 
     with pytest.raises(DatabaseUnavailable):
         run(roll_back_what_is_lost())

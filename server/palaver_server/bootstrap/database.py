@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 from palaver_server.config import DatabaseSettings, Settings
 from palaver_server.database.connection import Trace
-from palaver_server.database.pool import Pool
+from palaver_server.database.pool import Pool, PreparedStatements
 from palaver_server.database.url import with_timeouts
 
 # The tables that calls read and write.
@@ -28,6 +28,7 @@ async def open_pool(settings: Settings, database_url: str, trace: Trace) -> Asyn
         timeout=settings.pool_timeout_seconds,
         statement_timeout=settings.statement_timeout_seconds,
         trace=trace,
+        prepared_statements=PreparedStatements(settings.prepared_statements),
     )
     async with opened(pool):
         yield pool

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from palaver_server.bootstrap.database import migration_url, opened
 from palaver_server.config import DatabaseSettings
-from palaver_server.database.pool import Pool
+from palaver_server.database.pool import Pool, PreparedStatements
 from palaver_server.embedding.backlog import EmbeddingBacklog
 from palaver_server.embedding.embedders.embedder import MAX_CHARACTERS, Embedder
 from palaver_server.embedding.embedders.wordllama import WordLlamaEmbedder
@@ -74,6 +74,7 @@ async def open_embedding(
         max_size=_POOL_MAX_SIZE,
         timeout=_CONNECT_TIMEOUT_SECONDS,
         statement_timeout=_STATEMENT_TIMEOUT_SECONDS,
+        prepared_statements=PreparedStatements(settings.prepared_statements),
     )
     async with opened(own_pool):
         try:

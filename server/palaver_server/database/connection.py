@@ -1,19 +1,34 @@
-"""Connections to the database, and how they run statements."""
+"""Connections to the database, and how they run statements.
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+A pooler may run each transaction in another database session. So a connection sets nothing for its
+session and locks nothing in it: timeouts are those of a transaction, or come by a cancel request.
+Statements are prepared in a session, unless that is turned off.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from itertools import count
-from typing import Any, Self, TypeAlias
+from typing import Any, Self, TypeAlias, TypeVar
 
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, Error, Rollback
+from psycopg.abc import PQGen
 from psycopg.adapt import Transformer
-from psycopg.errors import error_from_result
+from psycopg.errors import InvalidSqlStatementName, QueryCanceled, error_from_result
 from psycopg.generators import execute
-from psycopg.pq import ExecStatus, Format
-from psycopg.pq.abc import PGresult
+from psycopg.pq import ExecStatus, Format, TransactionStatus
+from psycopg.pq.abc import PGconn, PGresult
 from psycopg.types.numeric import Int8BinaryDumper, Int8BinaryLoader, Int8Dumper
 
 from palaver_server.database.statement import Statement
+from palaver_server.database.statement_timer import StatementTimer
+from palaver_server.durations import milliseconds
+
+_LOGGER = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 Row: TypeAlias = tuple[Any, ...]
 
@@ -37,9 +52,13 @@ class Connection(AsyncConnection[Row]):
 
     Attributes:
         trace: Wraps each statement while it runs.
+        statement_timeout: Maximum seconds for a statement, and for a pause in a transaction.
+        prepares: Whether it prepares statements, which needs a database session of its own.
     """
 
     trace: Trace = staticmethod(untraced)
+    statement_timeout: float | None = None
+    prepares: bool = False
 
     @classmethod
     async def connect(cls, *args: Any, **kwargs: Any) -> Self:
@@ -58,8 +77,69 @@ class Connection(AsyncConnection[Row]):
             self.adapters.register_dumper(int, dumper)
         self.adapters.register_loader("timestamptz", Int8BinaryLoader)  # a PgTimestamp
         self._adapter = Transformer(self)
+        timeout = self.statement_timeout
+        self._timer = None if timeout is None else StatementTimer(timeout)
         self._statement_names: dict[tuple[Statement, tuple[int, ...]], bytes] = {}
-        self._numbers = count()
+        # A pooler may run a statement in a session where others have prepared theirs: a name that
+        # is in use there would run the wrong one.
+        prefix = secrets.token_hex(6)
+        self._new_names = (f"palaver_{prefix}_{number}".encode() for number in count())
+
+    async def wait(self, gen: PQGen[T], *args: Any, **kwargs: Any) -> T:
+        """Run a statement, outside of transactions for at most the timeout.
+
+        Raises:
+            QueryCanceled: The timeout expired.
+        """
+        timer = self._timer
+        if timer is None or self.pgconn.transaction_status != TransactionStatus.IDLE:
+            return await super().wait(gen, *args, **kwargs)
+        timer.start()
+        try:
+            # Cancelled, it sends a cancel request and waits for the end of the statement.
+            return await super().wait(gen, *args, **kwargs)
+        except asyncio.CancelledError:
+            if not timer.stop():
+                raise
+            raise QueryCanceled("the statement exceeded its timeout") from None
+        finally:
+            timer.stop()
+
+    async def begin(self, modes: str = "", setup: str = "") -> None:
+        """Begin a transaction with the timeout, in one round trip.
+
+        Args:
+            modes: The transaction's modes, as BEGIN takes them.
+            setup: Statements to run in it, such as SET LOCAL, separated by semicolons.
+        """
+        statements = [f"BEGIN {modes}"]
+        if self.statement_timeout is not None:
+            timeout = milliseconds(self.statement_timeout)
+            statements += [
+                f"SET LOCAL statement_timeout = {timeout}",
+                # A server that hangs must not keep its locks.
+                f"SET LOCAL idle_in_transaction_session_timeout = {timeout}",
+            ]
+        async with self.lock:
+            await self._run(self.pgconn.send_query, "; ".join([*statements, setup]).encode())
+
+    @asynccontextmanager
+    async def in_transaction(self) -> AsyncIterator[None]:
+        """Run the block in a transaction with the timeout, and commit it.
+
+        The transaction is rolled back if the block raises. `psycopg.Rollback` ends here.
+        """
+        try:
+            await self.begin()
+            yield
+        except Rollback:
+            await self.rollback()
+        except BaseException:
+            with suppress(Error):  # the connection is lost, and the transaction with it
+                await self.rollback()
+            raise
+        else:
+            await self.commit()
 
     async def fetch(
         self, statement: Statement, parameters: Mapping[str, Any] | None = None
@@ -93,28 +173,50 @@ class Connection(AsyncConnection[Row]):
             async with self.lock:
                 dumped = self._adapter.dump_sequence(values, statement.formats)
                 types, formats = self._adapter.types or (), self._adapter.formats
-                if statement.is_prepared:
+                if statement.is_prepared and self.prepares:
                     name = self._statement_names.get((statement, types))
                     if name is None:
                         name = await self._prepare(statement, types)
-                    self.pgconn.send_query_prepared(name, dumped, formats, Format.BINARY)
-                else:
-                    self.pgconn.send_query_params(
-                        statement.query, dumped, types, formats, Format.BINARY
-                    )
-                return self._checked(await self.wait(execute(self.pgconn)))
+                    try:
+                        return await self._run(
+                            self.pgconn.send_query_prepared, name, dumped, formats, Format.BINARY
+                        )
+                    except InvalidSqlStatementName:
+                        self._stop_preparing()
+                        if self.pgconn.transaction_status != TransactionStatus.IDLE:
+                            raise  # the transaction is aborted
+                return await self._run(
+                    self.pgconn.send_query_params,
+                    statement.query, dumped, types, formats, Format.BINARY,
+                )  # fmt: skip
 
     async def _prepare(self, statement: Statement, types: tuple[int, ...]) -> bytes:
         # Never reuse a name: a cancelled PREPARE may or may not have taken effect.
-        name = b"palaver_%d" % next(self._numbers)
-        self.pgconn.send_prepare(name, statement.query, types)
-        self._checked(await self.wait(execute(self.pgconn)))
+        name = next(self._new_names)
+        await self._run(self.pgconn.send_prepare, name, statement.query, types)
         self._statement_names[statement, types] = name
         return name
 
-    def _checked(self, results: list[PGresult]) -> PGresult:
-        """Return the last result; raise the error of any that failed."""
+    def _stop_preparing(self) -> None:
+        self.prepares = False
+        _LOGGER.warning(
+            "the database session has lost a prepared statement, as it does behind a connection"
+            " pooler in transaction mode; this connection prepares none any more: set"
+            " PALAVER_PREPARED_STATEMENTS=off"
+        )
+
+    async def _run(self, send: Callable[..., None], *arguments: Any) -> PGresult:
+        """Send a request and return its last result; raise the error of any that failed."""
+        results = await self.wait(_sent(self.pgconn, send, arguments))
         for result in results:
             if result.status not in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
                 raise error_from_result(result, self.info.encoding)
         return results[-1]
+
+
+def _sent(
+    pgconn: PGconn, send: Callable[..., None], arguments: Sequence[Any]
+) -> PQGen[list[PGresult]]:
+    send(*arguments)
+    results: list[PGresult] = yield from execute(pgconn)
+    return results

@@ -27,6 +27,7 @@ _TEMPORARY = (
     sqlstate.LockNotAvailable,
     sqlstate.DeadlockDetected,
     sqlstate.SerializationFailure,
+    sqlstate.InvalidSqlStatementName,  # prepared in another session, behind a pooler
     sqlstate.InsufficientPrivilege,  # revoked: the health check names it, and notices its return
 )
 

@@ -12,11 +12,12 @@ import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
+from enum import Enum
 from functools import partial
 from typing import Any
 from weakref import WeakSet
 
-from psycopg import Error, OperationalError, Rollback
+from psycopg import Error, OperationalError
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from palaver_server.database.connection import Connection, Trace, untraced
@@ -34,8 +35,16 @@ _RECONNECT_SECONDS = 10
 _ROLLBACK_TIMEOUT_SECONDS = 5.0
 
 
+class PreparedStatements(Enum):
+    """Whether the connections of a pool prepare statements."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
 class Pool:
-    """A pool of connections in autocommit mode, with UTC set.
+    """A pool of connections in autocommit mode.
 
     Args:
         database_url: A PostgreSQL URL or conninfo string.
@@ -44,6 +53,8 @@ class Pool:
         timeout: Seconds that a caller waits for a connection.
         statement_timeout: Maximum seconds for a statement, and for a pause in a transaction.
         trace: Wraps each statement while it runs.
+        prepared_statements: Whether connections prepare statements. AUTO: unless they lead to a
+            pooler, which may run each transaction in another database session.
 
     Attributes:
         connects: Whether the last attempt to open a connection succeeded.
@@ -58,9 +69,10 @@ class Pool:
         timeout: float,
         statement_timeout: float = 60,
         trace: Trace = untraced,
+        prepared_statements: PreparedStatements = PreparedStatements.AUTO,
     ) -> None:
         self.connects = False
-        self._statement_timeout = statement_timeout
+        self._prepared_statements = prepared_statements
         self._opened: WeakSet[Connection] = WeakSet()
         self._in_use: set[Connection] = set()
         self._in_snapshot: set[Connection] = set()
@@ -72,7 +84,7 @@ class Pool:
         self._make = partial(
             AsyncConnectionPool[Connection],
             database_url,
-            connection_class=self._connection_class(trace),
+            connection_class=self._connection_class(trace, statement_timeout),
             min_size=min(min_size, max_size),
             max_size=max_size,
             timeout=timeout,
@@ -157,8 +169,6 @@ class Pool:
             if (translated := domain_error(error)) is None:
                 raise
             raise translated from error
-        except Rollback as error:  # a transaction lets it out only if the connection was lost
-            raise DatabaseUnavailable from error
         finally:
             self._return_later(self._return(pool, connection, share))
 
@@ -227,14 +237,13 @@ class Pool:
         Raises:
             PalaverError: As `connection` does.
         """
-        begin = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {setup}"
         share = self._snapshot_slots.share(principal)
         if not share.try_acquire():
             await self._wait(share)
         try:
             async with self.connection(principal) as connection:
                 self._in_snapshot.add(connection)
-                await connection.execute(begin.encode())  # one round trip
+                await connection.begin("ISOLATION LEVEL REPEATABLE READ READ ONLY", setup)
                 yield connection
         finally:
             share.release()
@@ -250,26 +259,22 @@ class Pool:
         ):
             return await work(connection)
 
-    # UTC: in other time zones, the ends of the years 1 and 9999 are out of range. A timeout for
-    # idle transactions: a hanging server must not keep its locks.
-    CONFIGURE = Statement(
-        "connection.configure",
-        """
-        SELECT set_config('TimeZone', 'UTC', false),
-            set_config('statement_timeout', %(timeout)s, false),
-            set_config('idle_in_transaction_session_timeout', %(timeout)s, false)
-    """,
-    )
+    GET_BACKEND = Statement("connection.get_backend", "SELECT pg_backend_pid()", is_prepared=False)
 
     async def _configure(self, connection: Connection) -> None:
-        timeout = str(milliseconds(self._statement_timeout))
-        await connection.fetch(self.CONFIGURE, {"timeout": timeout})
+        if self._prepared_statements is PreparedStatements.AUTO:
+            row = await connection.fetch_one(self.GET_BACKEND)
+            # A pooler gives its clients numbers of its own, by which they cancel statements.
+            connection.prepares = row == (connection.info.backend_pid,)
+        else:
+            connection.prepares = self._prepared_statements is PreparedStatements.ON
 
-    def _connection_class(self, pool_trace: Trace) -> type[Connection]:
+    def _connection_class(self, pool_trace: Trace, timeout: float) -> type[Connection]:
         """Make a connection class that records its connections, and failures to connect."""
 
         class PoolConnection(Connection):
             trace = staticmethod(pool_trace)
+            statement_timeout = timeout
 
             @classmethod
             async def connect(cls, *args: Any, **kwargs: Any) -> Any:

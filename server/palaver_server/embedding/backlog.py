@@ -91,7 +91,7 @@ class EmbeddingBacklog:
         Entries that the block does not finish stay in the queue.
         """
         parameters = {"limit": limit, "max_characters": self._max_characters}
-        async with self._pool.connection() as connection, connection.transaction():
+        async with self._pool.connection() as connection, connection.in_transaction():
             take = self.TAKE.fill(**self._space.names)
             rows = await connection.fetch(take, parameters)
             yield EmbeddingBatch(connection, self._space, rows)
@@ -159,7 +159,7 @@ class EmbeddingBacklog:
             False if the backfill is complete, or another server is running a step of it.
         """
         names = self._space.names
-        async with self._pool.connection() as connection, connection.transaction():
+        async with self._pool.connection() as connection, connection.in_transaction():
             position = await connection.fetch_one(self.GET_BACKFILL_POSITION.fill(**names))
             if position is None:
                 return False
@@ -181,7 +181,7 @@ class EmbeddingBacklog:
 
     async def start_backfill(self) -> int:
         """Start a backfill unless one is running; return how many messages there are."""
-        async with self._pool.connection() as connection, connection.transaction():
+        async with self._pool.connection() as connection, connection.in_transaction():
             await connection.fetch(self.START_BACKFILL.fill(**self._space.names))
             row = await connection.fetch_one(COUNT_MESSAGES)
             return int(row[0]) if row else 0
@@ -223,7 +223,7 @@ class EmbeddingBacklog:
 
     async def delete_other_models(self) -> None:
         """Delete all other models with their vectors."""
-        async with self._pool.connection() as connection, connection.transaction():
+        async with self._pool.connection() as connection, connection.in_transaction():
             names = self._space.names
             rows = await connection.fetch(self.GET_OTHER_MODELS.fill(**names))
             others = [model_id for (model_id,) in rows]

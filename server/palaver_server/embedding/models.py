@@ -160,7 +160,7 @@ async def prepare_model(pool: Pool, name: str, dimensions: int) -> VectorSpace:
                 raise VectorsUnusable(_denied("use the table of vectors", grant[0]))
             return space
         try:
-            async with connection.transaction():
+            async with connection.in_transaction():
                 await connection.run(_LOCK)
                 return await _create(connection, parameters)
         except errors.InsufficientPrivilege as error:

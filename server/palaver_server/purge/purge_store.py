@@ -150,7 +150,7 @@ class PurgeTurn:
     async def _transaction(self) -> AsyncIterator[Connection]:
         """Begin a transaction that renews the lease and holds its row."""
         lease = {"holder": self.holder, "duration": LEASE_DURATION}
-        async with self._pool.connection() as connection, connection.transaction():
+        async with self._pool.connection() as connection, connection.in_transaction():
             is_renewed = await connection.run(self.RENEW_LEASE, lease)
             if not is_renewed or await connection.fetch(self.LOCK_OUT_OLD_VERSIONS) != [(True,)]:
                 raise TurnLost

@@ -303,21 +303,21 @@ class MemoryStore:
         state = _SessionState.LIVE
         for _ in range(_MAX_ATTEMPTS):
             try:
-                async with connection.transaction() as transaction:
+                async with connection.in_transaction():
                     is_user_ensured = user_id is not None and state is _SessionState.NOT_RESTORABLE
                     if is_user_ensured:
                         await ensure_user(connection, user_id)
                     state, last_sequence = await self._lock_session(connection, parameters)
                     needs_user = user_id is not None and state is _SessionState.NOT_RESTORABLE
                     if needs_user is not is_user_ensured:
-                        raise Rollback(transaction)
+                        raise Rollback
                     if expected_last_sequence not in (None, last_sequence):
                         raise StaleLastSequence(
                             expected=expected_last_sequence, actual=last_sequence
                         )
                     rows = await self._add_in_state(connection, parameters, state)
                     if not rows:
-                        raise Rollback(transaction)
+                        raise Rollback
                     created = state in (_SessionState.ABSENT, _SessionState.NOT_RESTORABLE)
                     undeleted = state is _SessionState.RESTORABLE
                     return _added(rows, created=created, undeleted=undeleted)

@@ -322,7 +322,10 @@ class MessageStore:
     @asynccontextmanager
     async def _locked_session(self, access: Access, session_id: str) -> AsyncIterator[Connection]:
         """Begin a transaction that holds the session's lock."""
-        async with self._pool.connection(access.principal) as connection, connection.transaction():
+        async with (
+            self._pool.connection(access.principal) as connection,
+            connection.in_transaction(),
+        ):
             await lock_session(connection, access, session_id)
             yield connection
 

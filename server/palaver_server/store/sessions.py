@@ -155,7 +155,7 @@ class SessionStore:
         }
         async with (
             self._pool.connection(access.principal) as connection,
-            connection.transaction() if user_id else nullcontext(),
+            connection.in_transaction() if user_id else nullcontext(),
         ):
             if user_id:
                 await ensure_user(connection, user_id)
@@ -222,7 +222,10 @@ class SessionStore:
         Raises:
             NotFound: There is no such live session.
         """
-        async with self._pool.connection(access.principal) as connection, connection.transaction():
+        async with (
+            self._pool.connection(access.principal) as connection,
+            connection.in_transaction(),
+        ):
             if user_id is not None:
                 await ensure_user(connection, user_id)
             row = change(await lock_session(connection, access, session_id))
@@ -257,7 +260,10 @@ class SessionStore:
         Raises:
             NotFound: There is no such live session.
         """
-        async with self._pool.connection(access.principal) as connection, connection.transaction():
+        async with (
+            self._pool.connection(access.principal) as connection,
+            connection.in_transaction(),
+        ):
             await connection.run(DISABLE_TIMEOUT)
             await lock_session(connection, access, session_id)
             deleted = await connection.fetch_one(self.DELETE_SESSION, {"session_id": session_id})

@@ -162,7 +162,10 @@ class UserStore:
         Raises:
             NotFound: There is no such live user.
         """
-        async with self._pool.connection(access.principal) as connection, connection.transaction():
+        async with (
+            self._pool.connection(access.principal) as connection,
+            connection.in_transaction(),
+        ):
             locked = await connection.fetch_one(self.LOCK_USER, _named(access, user_id))
             row = change(_found(user_id, locked))
             updated = await connection.fetch_one(self.UPDATE_USER, row._asdict())
@@ -229,7 +232,10 @@ class UserStore:
             NotFound: There is no such live user.
         """
         parameters: dict[str, Any] = _named(access, user_id)
-        async with self._pool.connection(access.principal) as connection, connection.transaction():
+        async with (
+            self._pool.connection(access.principal) as connection,
+            connection.in_transaction(),
+        ):
             await connection.run(DISABLE_TIMEOUT)
             _found(user_id, await connection.fetch_one(self.LOCK_FOR_DELETE, parameters))
             (sessions_deleted,) = await connection.fetch_one(self.LOCK_SESSIONS, parameters) or ()

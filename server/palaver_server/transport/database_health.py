@@ -146,7 +146,12 @@ class DatabaseHealth:
         answers_connect = True
         try:
             connection = await _in_time(
-                AsyncConnection.connect(self._database_url, autocommit=True)
+                AsyncConnection.connect(
+                    # Nothing is prepared: a pooler may run each check in another session.
+                    self._database_url,
+                    autocommit=True,
+                    prepare_threshold=None,
+                )
             )
         except (Error, TimeoutError) as error:
             answers_connect = not isinstance(error, TimeoutError)
