@@ -21,7 +21,7 @@ class Call:
         request_id: The ID that the caller sent, or a generated one.
         trace_id: The ID of its trace in hexadecimal digits; empty without one.
         peer: The client's address in gRPC's form.
-        request_bytes: Size of the request.
+        request_bytes: Size of the request; 0 until it was read.
         started: Its start by `time.perf_counter`.
         principal: The name of the authenticated principal; empty without one.
         responses: Number of responses.

@@ -370,11 +370,16 @@ class Settings(DatabaseSettings):
     )
     max_waiting_calls: NonNegativeInt = Field(
         4096,
-        description="Maximum calls waiting for a slot, of 16 KiB each (a larger request counts as"
-        " several); further calls are refused.",
+        description="Maximum calls waiting for a slot; further calls are refused.",
     )
     max_streams: PositiveInt = Field(
         256, description="Maximum open streams; half of them for one credential."
+    )
+    max_request_bytes_in_flight: int | None = Field(
+        None,
+        ge=32 * 1024 * 1024,
+        description="Maximum bytes of requests that are being read or handled, half of them for one"
+        " credential; if unset, a quarter of the memory.",
     )
     max_response_bytes_in_flight: int | None = Field(
         None,

@@ -115,6 +115,13 @@ class TooManyCalls(PalaverError):
         super().__init__("the server has reached its maximum number of calls; try again later")
 
 
+class NoRequest(PalaverError):
+    """A call has ended its requests without sending one."""
+
+    def __init__(self) -> None:
+        super().__init__("the method takes one request; got none")
+
+
 class CallCancelled(PalaverError):
     """The server cancelled a call.
 

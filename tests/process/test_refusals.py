@@ -59,6 +59,7 @@ BAD_SETTINGS = {
     "max_running_calls": "0",
     "max_waiting_calls": "-1",
     "max_streams": "0",
+    "max_request_bytes_in_flight": "0",
     "max_response_bytes_in_flight": "0",
     "stream_send_timeout_seconds": "0",
     "max_connections": "0",

@@ -10,6 +10,7 @@ DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6
 END_STREAM, END_HEADERS = 1, 4
 ACK = 1
 MAX_CONCURRENT_STREAMS = 3
+CANCEL = 8
 ENHANCE_YOUR_CALM = 11
 
 
@@ -18,6 +19,7 @@ class Frame(NamedTuple):
 
     kind: int
     flags: int
+    stream: int
     payload: bytes
 
 
@@ -51,8 +53,25 @@ class Http2:
         header = struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream)
         self._socket.sendall((header + payload) * times)
 
-    def call(self, method: str, request: bytes, metadata: Mapping[str, str] | None = None) -> None:
-        """Start a call as stream 1."""
+    def call(
+        self,
+        method: str,
+        request: bytes,
+        metadata: Mapping[str, str] | None = None,
+        *,
+        stream: int = 1,
+        sent: int | None = None,
+    ) -> None:
+        """Start a call.
+
+        Args:
+            method: The full name of the method.
+            request: The only request.
+            metadata: Further headers.
+            stream: The number of the stream.
+            sent: Send only this many bytes of the request and of the five before it, and do not
+                end the request; None: send all.
+        """
         headers = {
             ":method": "POST",
             ":scheme": "http",
@@ -66,9 +85,16 @@ class Http2:
             b"\0" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
             for name, value in headers.items()
         )
-        self.send(HEADERS, fields, flags=END_HEADERS, stream=1)
+        self.send(HEADERS, fields, flags=END_HEADERS, stream=stream)
         message = struct.pack(">BI", 0, len(request)) + request
-        self.send(DATA, message, flags=END_STREAM, stream=1)
+        if sent is None:
+            self.send(DATA, message, flags=END_STREAM, stream=stream)
+        elif sent:
+            self.send(DATA, message[:sent], stream=stream)
+
+    def cancel(self, stream: int) -> None:
+        """Cancel a call."""
+        self.send(RST_STREAM, struct.pack(">I", CANCEL), stream=stream)
 
     @property
     def session(self) -> ssl.SSLSession:
@@ -91,7 +117,9 @@ class Http2:
         """Yield each frame until the server closes the connection."""
         while header := self._reader.read(9):
             size = int.from_bytes(header[:3], "big")
-            frame = Frame(header[3], header[4], self._reader.read(size))
+            frame = Frame(
+                header[3], header[4], int.from_bytes(header[5:], "big"), self._reader.read(size)
+            )
             if answers_pings and frame.kind == PING and not frame.flags & ACK:
                 self.send(PING, frame.payload, flags=ACK)
             yield frame

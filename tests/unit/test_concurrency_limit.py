@@ -10,11 +10,12 @@ from palaver_server.auth.principal import PRINCIPAL, Principal
 from palaver_server.auth.roles import Role
 from palaver_server.errors import TooManyCalls
 from palaver_server.interceptors.concurrency_limit import ConcurrencyLimit
+from palaver_server.interceptors.interceptor import IncomingCall
 from tests.conftest import Run
 from tests.support.concurrency import MAX_WAIT_SECONDS
 from tests.support.interceptors import METHODS
 
-NO_CONTEXT: Any = None  # the limit does not use it for calls with one response
+NO_CONTEXT: Any = None  # the limit does not use it
 
 
 class Calls:
@@ -25,9 +26,9 @@ class Calls:
         self._finish: dict[str, asyncio.Future[Callable[[], object]]] = {}
         self._admit = ConcurrencyLimit(streams=1, **limits).intercept(METHODS["GetSession"])
 
-    async def start(self, *names: str, size: int = 0) -> list[asyncio.Task[None]]:
+    async def start(self, *names: str) -> list[asyncio.Task[None]]:
         """Start calls one by one; the first letter of a name is its principal."""
-        tasks = [asyncio.create_task(self._run(name, bytes(size))) for name in names]
+        tasks = [asyncio.create_task(self._run(name)) for name in names]
         await self.settle()
         return tasks
 
@@ -46,9 +47,9 @@ class Calls:
         while self._finish:
             await self.finish(next(iter(self._finish)))
 
-    async def _run(self, name: str, request: bytes) -> None:
+    async def _run(self, name: str) -> None:
         PRINCIPAL.set(Principal(name[0], Role.WRITER))
-        hooks = self._admit(request, NO_CONTEXT)
+        hooks = self._admit(IncomingCall(NO_CONTEXT))
         if isinstance(hooks, Awaitable):
             hooks = await hooks
         self.started.append(name)
@@ -110,20 +111,6 @@ async def test_concurrency_limit_full_queue_refuses_newest_of_greediest_principa
 
     await calls.finish_all()
     await asyncio.gather(*greedy[:3], *modest)
-
-
-@on_loop
-async def test_concurrency_limit_large_requests_take_several_places() -> None:
-    calls = Calls(running=2, waiting=4)
-    large = await calls.start("a1", "a2", "a3", size=20_000)
-    (third,) = await calls.start("a4", size=20_000)
-    await refused(third)
-
-    modest = await calls.start("b1", "b2")
-    await refused(large[2])
-
-    await calls.finish_all()
-    await asyncio.gather(*large[:2], *modest)
 
 
 @on_loop

@@ -27,10 +27,11 @@ from palaver_server.interceptors.deadlines import Deadlines
 from palaver_server.interceptors.error_mapping import ErrorMapping
 from palaver_server.interceptors.interceptor import Interceptor
 from palaver_server.interceptors.micro_batching import MicroBatching
+from palaver_server.interceptors.request_bytes import RequestBytes
 from palaver_server.interceptors.response_bytes import ResponseBytes
 from palaver_server.interceptors.running_calls import RunningCalls
 from palaver_server.interceptors.send_timeout import SendTimeout
-from palaver_server.process.available_memory import default_response_bytes
+from palaver_server.process.available_memory import default_request_bytes, default_response_bytes
 from palaver_server.process.file_descriptors import raise_limit
 from palaver_server.process.logging_setup import keep_grpc_to_the_log
 from palaver_server.process.memory_trim import trim_memory
@@ -155,6 +156,10 @@ def interceptors(
             running=settings.max_running_calls,
             waiting=settings.max_waiting_calls,
             streams=settings.max_streams,
+        ),
+        RequestBytes(
+            settings.max_request_bytes_in_flight or default_request_bytes(settings.workers),
+            seconds=settings.default_deadline_seconds,
         ),
         ResponseBytes(
             settings.max_response_bytes_in_flight or default_response_bytes(settings.workers),

@@ -6,7 +6,7 @@ from palaver_server.auth.authenticator import Authenticator
 from palaver_server.auth.principal import PRINCIPAL, Principal
 from palaver_server.call_context import running_call
 from palaver_server.errors import Unauthenticated
-from palaver_server.interceptors.interceptor import Context, StartCall
+from palaver_server.interceptors.interceptor import Context, IncomingCall, StartCall
 
 
 class Authentication:
@@ -27,8 +27,8 @@ class Authentication:
         """Return a function that authenticates a call."""
         return self._authenticate
 
-    async def _authenticate(self, _request: bytes, context: Context) -> None:
-        principal = await self._principal(context)
+    async def _authenticate(self, incoming: IncomingCall) -> None:
+        principal = await self._principal(incoming.context)
         PRINCIPAL.set(principal)
         call = running_call.get()
         call.principal = principal.name

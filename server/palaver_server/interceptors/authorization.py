@@ -7,7 +7,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from palaver_server.auth.principal import PRINCIPAL
 from palaver_server.auth.roles import POLICY
 from palaver_server.errors import PermissionDenied
-from palaver_server.interceptors.interceptor import Context, StartCall, full_name
+from palaver_server.interceptors.interceptor import IncomingCall, StartCall, full_name
 
 
 class Authorization:
@@ -18,7 +18,7 @@ class Authorization:
         return partial(_check, full_name(method))
 
 
-def _check(method: str, _request: bytes, _context: Context) -> None:
+def _check(method: str, _call: IncomingCall) -> None:
     principal, minimum = PRINCIPAL.get(), POLICY.get(method)
     if principal is None or minimum is None:
         raise PermissionDenied("NOT_ALLOWED", "no role may call this method")

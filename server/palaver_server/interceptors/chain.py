@@ -1,7 +1,12 @@
 """The chain of interceptors: one ordered list, applied once to each method.
 
-The chain starts the interceptors, decodes the request, runs the servicer's handler, and encodes
-and sends its responses. When the call ends, the interceptors' hooks run in reverse order.
+The chain starts the interceptors, one of which reads the request, decodes it, runs the servicer's
+handler, and encodes and sends its responses. When the call ends, the interceptors' hooks run in
+reverse order.
+
+All methods are registered as methods with a stream of requests, which is the same on the wire. For
+a method with one request, gRPC reads the request before it runs the handler: without a deadline,
+before the caller is authenticated, and regardless of its size.
 """
 
 import asyncio
@@ -18,6 +23,7 @@ from palaver_server.interceptors.error_mapping import StatusError, send_status
 from palaver_server.interceptors.interceptor import (
     CallHooks,
     Context,
+    IncomingCall,
     Interceptor,
     StartCall,
     full_name,
@@ -41,7 +47,7 @@ class InterceptorChain:
     """The interceptors of every call, composed once for each method.
 
     Args:
-        interceptors: Outermost first.
+        interceptors: Outermost first. One of them reads the request.
     """
 
     def __init__(self, interceptors: Sequence[Interceptor]) -> None:
@@ -54,20 +60,21 @@ class InterceptorChain:
         starts = [interceptor.intercept(method) for interceptor in self._interceptors]
         given = tuple(start for start in starts if start is not None)
         if method.server_streaming:
-            return grpc.unary_stream_rpc_method_handler(_stream(method, handler, given))
-        return grpc.unary_unary_rpc_method_handler(_unary(method, handler, given))
+            return grpc.stream_stream_rpc_method_handler(_stream(method, handler, given))
+        return grpc.stream_unary_rpc_method_handler(_unary(method, handler, given))
 
 
 def _unary(
     method: MethodDescriptor, handler: Handler, starts: Sequence[StartCall]
-) -> Callable[[bytes, Context], Awaitable[bytes]]:
+) -> Callable[[Any, Context], Awaitable[bytes]]:
     decode = _request_decoder(method)
 
-    async def call(request: bytes, context: Context) -> bytes:
+    async def call(_requests: Any, context: Context) -> bytes:
         hooks = _closed_at_end()
+        incoming = IncomingCall(context)
         try:
-            await _start(starts, hooks, request, context)
-            response = await _encode(await handler(decode(request), context))
+            await _start(starts, hooks, incoming)
+            response = await _encode(await handler(decode(incoming.take_request()), context))
             for hook in hooks:
                 if hook.sees_responses:
                     hook.before_send(response)
@@ -82,15 +89,16 @@ def _unary(
 
 def _stream(
     method: MethodDescriptor, handler: Handler, starts: Sequence[StartCall]
-) -> Callable[[bytes, Context], Awaitable[None]]:
+) -> Callable[[Any, Context], Awaitable[None]]:
     decode = _request_decoder(method)
 
-    async def call(request: bytes, context: Context) -> None:
+    async def call(_requests: Any, context: Context) -> None:
         hooks = _closed_at_end()
+        incoming = IncomingCall(context)
         is_first = True
         try:
-            await _start(starts, hooks, request, context)
-            async with aclosing(handler(decode(request), context)) as responses:
+            await _start(starts, hooks, incoming)
+            async with aclosing(handler(decode(incoming.take_request()), context)) as responses:
                 async for message in responses:
                     response = await _encode(message)
                     for hook in hooks:
@@ -144,11 +152,11 @@ async def _write(response: bytes, context: Context, *, is_first: bool) -> None:
 
 
 async def _start(
-    starts: Sequence[StartCall], hooks: list[CallHooks], request: bytes, context: Context
+    starts: Sequence[StartCall], hooks: list[CallHooks], incoming: IncomingCall
 ) -> None:
     """Start the interceptors in order, and collect their hooks, even if one refuses the call."""
     for start in starts:
-        started = start(request, context)
+        started = start(incoming)
         if started is not None and not isinstance(started, CallHooks):
             started = await started
         if started is not None:

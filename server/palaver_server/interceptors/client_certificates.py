@@ -3,7 +3,7 @@
 from google.protobuf.descriptor import MethodDescriptor
 
 from palaver_server.auth.certificate_validity import check_not_expired
-from palaver_server.interceptors.interceptor import Context, StartCall
+from palaver_server.interceptors.interceptor import IncomingCall, StartCall
 
 
 class ClientCertificates:
@@ -13,6 +13,6 @@ class ClientCertificates:
         """Return a function that checks the certificate of a call."""
         return self._check
 
-    def _check(self, _request: bytes, context: Context) -> None:
-        for certificate in context.auth_context().get("x509_pem_cert", ()):
+    def _check(self, call: IncomingCall) -> None:
+        for certificate in call.context.auth_context().get("x509_pem_cert", ()):
             check_not_expired(bytes(certificate))

@@ -10,11 +10,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from palaver_server.auth.principal import PRINCIPAL
 from palaver_server.errors import TooManyCalls
 from palaver_server.fair_slots import FairSlots, Share
-from palaver_server.interceptors.interceptor import CallHooks, Context, StartCall
-
-# A waiting call takes one place in the queue for each of these bytes of its request, which bounds
-# the memory of the queue: 64 MiB with the default of 4,096 waiting calls.
-_BYTES_PER_PLACE = 16 * 1024
+from palaver_server.interceptors.interceptor import CallHooks, IncomingCall, StartCall
 
 
 class ConcurrencyLimit:
@@ -34,13 +30,11 @@ class ConcurrencyLimit:
         """Return a function that takes a slot for a call."""
         return self._start_stream if method.server_streaming else self._start_unary
 
-    def _start_unary(
-        self, request: bytes, _context: Context
-    ) -> CallHooks | Awaitable[CallHooks | None]:
+    def _start_unary(self, _call: IncomingCall) -> CallHooks | Awaitable[CallHooks | None]:
         share = self._unary_slots.share(_principal())
-        return _RunningCall(share) if share.try_acquire() else _wait(share, len(request))
+        return _RunningCall(share) if share.try_acquire() else _wait(share)
 
-    def _start_stream(self, _request: bytes, _context: Context) -> CallHooks:
+    def _start_stream(self, _call: IncomingCall) -> CallHooks:
         share = self._stream_slots.share(_principal())
         if not share.try_acquire():
             raise TooManyCalls
@@ -64,13 +58,13 @@ class _RunningCall(CallHooks):
         self._share.release()
 
 
-async def _wait(share: Share, request_bytes: int) -> CallHooks:
+async def _wait(share: Share) -> CallHooks:
     """Wait for a slot.
 
     Raises:
         TooManyCalls: The queue is full.
     """
-    if not await share.acquire(places=1 + request_bytes // _BYTES_PER_PLACE):
+    if not await share.acquire():
         raise TooManyCalls
     return _RunningCall(share)
 

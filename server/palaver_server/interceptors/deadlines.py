@@ -7,7 +7,7 @@ statement timeout limits each page, and the stream send timeout limits each chun
 from google.protobuf.descriptor import MethodDescriptor
 
 from palaver_server.errors import DeadlineExceeded
-from palaver_server.interceptors.interceptor import CallHooks, Context, StartCall
+from palaver_server.interceptors.interceptor import CallHooks, IncomingCall, StartCall
 from palaver_server.interceptors.running_calls import RunningCalls
 
 
@@ -27,8 +27,8 @@ class Deadlines:
         """Return a function that starts the deadline; None for streams."""
         return None if method.server_streaming else self._start
 
-    def _start(self, _request: bytes, context: Context) -> CallHooks:
+    def _start(self, call: IncomingCall) -> CallHooks:
         running = self._running_calls.start()
-        if context.time_remaining() is None:
+        if call.context.time_remaining() is None:
             running.cancel_after(self._default_seconds, DeadlineExceeded)
         return running

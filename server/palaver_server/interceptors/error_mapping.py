@@ -45,7 +45,7 @@ class ErrorMapping(CallHooks):
 
     def intercept(self, _method: MethodDescriptor) -> StartCall:
         """Return a function that returns these hooks."""
-        return lambda _request, _context: self
+        return lambda _call: self
 
     def end(self, error: BaseException | None) -> BaseException | None:
         """Replace an error by its status. A cancellation passes: the client has left."""
@@ -89,6 +89,9 @@ def status_of(error: Exception) -> Status:  # noqa: C901 - a case for each kind 
             code, detail = code_pb2.UNAVAILABLE, _RETRY_INFO
         case errors.NoConnectionInTime() | errors.TooManyCalls():
             code, detail = code_pb2.RESOURCE_EXHAUSTED, _RETRY_INFO
+        case errors.NoRequest():
+            # gRPC's own status for it: https://grpc.github.io/grpc/core/md_doc_statuscodes.html
+            return _status(code_pb2.UNIMPLEMENTED, str(error))
         case errors.CallCancelled():
             return _cancelled(error)
         case _:

@@ -16,6 +16,26 @@ from google.protobuf.descriptor import MethodDescriptor
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 
 
+class IncomingCall:
+    """A call that starts.
+
+    Attributes:
+        context: gRPC's context of the call.
+        request: The request; empty until `RequestBytes` has read it.
+    """
+
+    __slots__ = ("context", "request")
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.request = b""
+
+    def take_request(self) -> bytes:
+        """Return the request, and keep no reference to it."""
+        request, self.request = self.request, b""
+        return request
+
+
 class CallHooks:
     """The hooks of an interceptor in one call. By default they do nothing.
 
@@ -41,8 +61,8 @@ class CallHooks:
         """Run when the call is over: its response or status was sent, or gRPC has given up."""
 
 
-# Starts an interceptor's part of a call, given the request as bytes.
-StartCall: TypeAlias = Callable[[bytes, Context], CallHooks | Awaitable[CallHooks | None] | None]
+# Starts an interceptor's part of a call.
+StartCall: TypeAlias = Callable[[IncomingCall], CallHooks | Awaitable[CallHooks | None] | None]
 
 
 class Interceptor(Protocol):

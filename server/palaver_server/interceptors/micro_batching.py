@@ -19,7 +19,7 @@ from collections.abc import Awaitable
 
 from google.protobuf.descriptor import MethodDescriptor
 
-from palaver_server.interceptors.interceptor import CallHooks, Context, StartCall
+from palaver_server.interceptors.interceptor import CallHooks, IncomingCall, StartCall
 
 _MAX_IDLE_SECONDS = 0.003  # since the last call
 _MAX_HELD_SECONDS = 0.01  # of the first call
@@ -53,7 +53,7 @@ class MicroBatching(CallHooks):
         """Return a function that holds a call until its release; None for streams."""
         return None if method.server_streaming else self._start
 
-    def _start(self, _request: bytes, _context: Context) -> CallHooks | Awaitable[CallHooks | None]:
+    def _start(self, _call: IncomingCall) -> CallHooks | Awaitable[CallHooks | None]:
         if self._estimated_concurrency or self._held or not self._calls_until_probe:
             return self._released()
         self._calls_until_probe -= 1

@@ -11,7 +11,13 @@ from google.protobuf.descriptor import MethodDescriptor
 
 from palaver_server.call_context import Call, Metadata, running_call
 from palaver_server.interceptors.error_mapping import StatusError
-from palaver_server.interceptors.interceptor import CallHooks, Context, StartCall, full_name
+from palaver_server.interceptors.interceptor import (
+    CallHooks,
+    Context,
+    IncomingCall,
+    StartCall,
+    full_name,
+)
 
 # Called when a call starts, with the metadata that the client sent.
 OnStart: TypeAlias = Callable[[Call, Metadata], None]
@@ -47,8 +53,8 @@ class Observation:
         """Return a function that starts the record of a call."""
         name = full_name(method)
 
-        def start(request: bytes, context: Context) -> CallHooks:
-            return _ObservedCall(self, self._start(name, request, context), context)
+        def start(call: IncomingCall) -> CallHooks:
+            return _ObservedCall(self, self._start(name, call.context), call.context)
 
         return start
 
@@ -59,10 +65,10 @@ class Observation:
             for on_end in self._on_end:
                 on_end(ended)
 
-    def _start(self, method: str, request: bytes, context: Context) -> Call:
+    def _start(self, method: str, context: Context) -> Call:
         metadata = cast("Metadata", context.invocation_metadata() or ())
         request_id, trace_id = _ids(metadata)
-        call = Call(method, request_id, trace_id, context.peer(), len(request), perf_counter())
+        call = Call(method, request_id, trace_id, context.peer(), 0, perf_counter())
         running_call.set(call)
         context.set_trailing_metadata(((REQUEST_ID, request_id),))
         for on_start in self._on_start:

@@ -8,14 +8,14 @@ from google.protobuf.descriptor import MethodDescriptor
 
 from palaver_server.auth.principal import PRINCIPAL
 from palaver_server.errors import DeadlineExceeded
-from palaver_server.interceptors.interceptor import CallHooks, Context, StartCall
+from palaver_server.interceptors.interceptor import CallHooks, IncomingCall, StartCall
 from palaver_server.services.limits import (
     MAX_CONTENT_BYTES,
     MAX_ITEMS,
     MAX_RESPONSE_BYTES,
     MAX_STRUCT_BYTES,
 )
-from palaver_server.services.response_budget import READ_AHEAD, ResponseBudget
+from palaver_server.services.response_budget import READ_AHEAD, READ_AHEAD_PART, ResponseBudget
 
 # The metadata, and the other fields.
 _MAX_RESOURCE_BYTES = MAX_STRUCT_BYTES + 8 * 1024
@@ -39,7 +39,7 @@ _Size: TypeAlias = Callable[[bytes], int]
 class ResponseBytes:
     """The interceptor that holds a call until there is room for its response.
 
-    It comes after Authentication.
+    It comes after Authentication and RequestBytes.
 
     Args:
         max_bytes: Maximum number of bytes.
@@ -56,8 +56,8 @@ class ResponseBytes:
             return self._start_stream
         max_bytes = largest_response(method)
 
-        def start(request: bytes, _context: Context) -> CallHooks | Awaitable[CallHooks]:
-            size = max_bytes(request)
+        def start(call: IncomingCall) -> CallHooks | Awaitable[CallHooks]:
+            size = max_bytes(call.request)
             reservation = _Reservation(self._budget, size)
             if self._budget.try_reserve(reservation.principal, size):
                 return reservation
@@ -65,7 +65,7 @@ class ResponseBytes:
 
         return start
 
-    async def _start_stream(self, _request: bytes, _context: Context) -> CallHooks:
+    async def _start_stream(self, _call: IncomingCall) -> CallHooks:
         stream = _StreamReservation(self._budget, self._stream_wait_seconds)
         await stream.reserve()
         READ_AHEAD.set(stream)
@@ -115,7 +115,7 @@ class _StreamReservation(_Reservation):
 
     def try_reserve(self) -> bool:
         """Reserve the bytes of the next page; return whether they were free."""
-        is_free = self._budget.try_reserve(self.principal, MAX_RESPONSE_BYTES, is_read_ahead=True)
+        is_free = self._budget.try_reserve(self.principal, MAX_RESPONSE_BYTES, part=READ_AHEAD_PART)
         if is_free:
             self._size += MAX_RESPONSE_BYTES
         return is_free

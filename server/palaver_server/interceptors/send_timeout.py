@@ -11,7 +11,7 @@ from google.protobuf.descriptor import MethodDescriptor
 
 from palaver_server.errors import CallCancelled, ReaderTooSlow
 from palaver_server.interceptors.abandoned_calls import abandon_calls
-from palaver_server.interceptors.interceptor import CallHooks, Context, StartCall
+from palaver_server.interceptors.interceptor import CallHooks, IncomingCall, StartCall
 from palaver_server.interceptors.running_calls import RunningCall, RunningCalls
 from palaver_server.interceptors.shared_timer import SharedTimer
 from palaver_server.services.encoding.wire_reader import read_varint, wire_fields
@@ -33,10 +33,10 @@ class SendTimeout:
     def intercept(self, method: MethodDescriptor) -> StartCall:
         """Return a function that starts a call."""
         if not method.server_streaming:
-            return lambda _request, _context: _Sending(self._leaving)
+            return lambda _call: _Sending(self._leaving)
         next_cursor = _next_cursor_reader(method)
 
-        def start(_request: bytes, _context: Context) -> CallHooks:
+        def start(_call: IncomingCall) -> CallHooks:
             running = self._running_calls.start()
             return _Stream(self._leaving, running, self._seconds, next_cursor)
 

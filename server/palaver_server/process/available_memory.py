@@ -4,8 +4,14 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+_MIN_REQUEST_BYTES = 32 * 1024 * 1024
 _MAX_RESPONSE_BYTES = 256 * 1024 * 1024
 _MIN_RESPONSE_BYTES = 16 * 1024 * 1024
+
+
+def default_request_bytes(workers: int) -> int:
+    """Return the default budget of a worker for requests: a quarter of its part of the memory."""
+    return max(_MIN_REQUEST_BYTES, available_memory() // workers // 4)
 
 
 def default_response_bytes(workers: int) -> int:

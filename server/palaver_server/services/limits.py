@@ -1,7 +1,4 @@
-"""The limits of requests and responses, as the `.proto` files state them.
-
-`transport/server_options.py` has the maximum size of a request as a whole.
-"""
+"""The limits of requests and responses, as the `.proto` files state them."""
 
 # Text
 MAX_ID_BYTES = 1024
@@ -29,4 +26,5 @@ MAX_DURATION_SECONDS = 315_576_000_000  # 10,000 years, protobuf's own limit
 
 MAX_VIOLATIONS = 20  # reported for a request
 
+MAX_REQUEST_BYTES = 16 * 1024 * 1024
 MAX_RESPONSE_BYTES = 4 * 1024 * 1024  # gRPC clients accept as much by default

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 
 from palaver_server.durations import milliseconds
-
-MAX_REQUEST_BYTES = 16 * 1024 * 1024
+from palaver_server.services.limits import MAX_REQUEST_BYTES
 
 # Concurrent calls of one connection. Its client holds back further calls.
 MAX_CALLS_PER_CONNECTION = 1000

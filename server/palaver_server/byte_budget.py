@@ -1,0 +1,57 @@
+"""A budget of bytes in memory, shared by callers: of requests, of responses."""
+
+import asyncio
+from collections import Counter, OrderedDict
+
+
+class ByteBudget:
+    """Bytes that all callers share; one caller may reserve half of them.
+
+    Args:
+        max_bytes: The whole budget.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = self._free = max_bytes
+        self._reserved: Counter[str | None] = Counter()
+        # The requests by the future of their turn, oldest first.
+        self._waiting: OrderedDict[asyncio.Future[None], tuple[str | None, int]] = OrderedDict()
+
+    def try_reserve(self, caller: str | None, size: int, *, part: float = 1) -> bool:
+        """Reserve bytes if they are free for a caller; return whether they were.
+
+        Args:
+            caller: The caller's name; None may reserve everything.
+            size: Number of bytes.
+            part: The part of the caller's share that may be reserved afterwards.
+        """
+        share = self._max_bytes if caller is None else self._max_bytes // 2
+        if size > self._free or self._reserved[caller] + size > share * part:
+            return False
+        self._free -= size
+        self._reserved[caller] += size
+        return True
+
+    async def reserve(self, caller: str | None, size: int) -> None:
+        """Reserve bytes, and wait until they are free."""
+        if self.try_reserve(caller, size):
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[turn] = (caller, size)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if self._waiting.pop(turn, None) is None and not turn.cancelled():
+                self.release(caller, size)  # they were reserved just before
+            raise
+
+    def release(self, caller: str | None, size: int) -> None:
+        """Return bytes, and reserve them for waiting requests, the oldest first."""
+        self._free += size
+        self._reserved[caller] -= size
+        if not self._reserved[caller]:
+            del self._reserved[caller]
+        for turn, request in list(self._waiting.items()) if self._waiting else ():
+            if not turn.done() and self.try_reserve(*request):
+                del self._waiting[turn]
+                turn.set_result(None)

@@ -1,0 +1,116 @@
+"""Reading of requests, within the maximum number of bytes of requests in memory.
+
+Until a request is read, gRPC receives no more of it than the flow-control window of its stream. Its
+size is not known before, so a call reserves the bytes of the largest request, and keeps those of
+the request that it has read.
+"""
+
+import asyncio
+from asyncio import CancelledError
+from collections.abc import Collection
+from typing import Any
+from weakref import WeakSet
+
+from google.protobuf.descriptor import MethodDescriptor
+from grpc.aio import EOF
+
+from palaver_server.byte_budget import ByteBudget
+from palaver_server.call_context import running_call
+from palaver_server.errors import DeadlineExceeded, NoRequest
+from palaver_server.interceptors.interceptor import CallHooks, Context, IncomingCall, StartCall
+from palaver_server.interceptors.shared_timer import SharedTimer
+from palaver_server.services.limits import MAX_REQUEST_BYTES
+
+# Smaller requests are not counted once they are read: the concurrency limit bounds them.
+_SMALL_BYTES = 16 * 1024
+
+# How long after the end of the requests gRPC may take to report that the call was cancelled.
+_CANCELLATION_SECONDS = 0.1
+
+
+class RequestBytes:
+    """The interceptor that reads the request of a call as soon as there is room for it.
+
+    It comes after Authentication, so that nobody else makes the server read, and after
+    ConcurrencyLimit, so that waiting calls take no memory for it. A credential, or without
+    authentication a connection, may use half of the bytes.
+
+    Args:
+        max_bytes: Maximum number of bytes, at least two of the largest requests.
+        seconds: How long a call may wait for its bytes and its request, even if its own deadline is
+            later, or if it is a stream, which has none.
+    """
+
+    def __init__(self, max_bytes: int, *, seconds: float) -> None:
+        self._budget = ByteBudget(max_bytes)
+        self._unread = SharedTimer(seconds, self._cancel)
+        self._cancelled: WeakSet[asyncio.Task[Any]] = WeakSet()
+
+    def intercept(self, _method: MethodDescriptor) -> StartCall:
+        """Return a function that reads the request of a call."""
+        return self._read
+
+    async def _read(self, incoming: IncomingCall) -> CallHooks | None:
+        task = asyncio.current_task()
+        if task is None:
+            raise AssertionError("gRPC runs a call in a task")
+        self._unread.start(task)
+        try:
+            return await self._read_in_time(incoming)
+        except CancelledError:
+            if task in self._cancelled:
+                raise DeadlineExceeded from None
+            raise
+        finally:
+            self._unread.clear(task)
+
+    async def _read_in_time(self, incoming: IncomingCall) -> CallHooks | None:
+        call = running_call.get()
+        caller = call.principal or call.peer
+        if not self._budget.try_reserve(caller, MAX_REQUEST_BYTES):
+            await self._budget.reserve(caller, MAX_REQUEST_BYTES)
+        kept = 0
+        try:
+            incoming.request = await _read(incoming.context)
+            call.request_bytes = len(incoming.request)
+            if call.request_bytes > _SMALL_BYTES:
+                kept = call.request_bytes
+        finally:
+            self._budget.release(caller, MAX_REQUEST_BYTES - kept)
+        return _Reservation(self._budget, caller, kept) if kept else None
+
+    def _cancel(self, tasks: Collection[asyncio.Task[Any]]) -> None:
+        for task in tasks:
+            self._cancelled.add(task)
+            task.cancel()
+
+
+class _Reservation(CallHooks):
+    """The reserved bytes of a large request."""
+
+    __slots__ = ("_budget", "_caller", "_size")
+
+    def __init__(self, budget: ByteBudget, caller: str, size: int) -> None:
+        self._budget = budget
+        self._caller = caller
+        self._size = size
+
+    def close(self) -> None:
+        """Return the bytes."""
+        self._budget.release(self._caller, self._size)
+
+
+async def _read(context: Context) -> bytes:
+    """Read the request of a call.
+
+    Raises:
+        CancelledError: The client has left, or gRPC has refused the request.
+        NoRequest: The client has sent none.
+    """
+    request = await context.read()
+    if request is EOF:  # type: ignore[comparison-overlap]  # the stubs lack it
+        # gRPC reports the same for a request that was too large or broke off; it then cancels the
+        # task.
+        await asyncio.sleep(_CANCELLATION_SECONDS)
+        raise NoRequest
+    return request
