@@ -1,0 +1,99 @@
+"""A server of the version before, next to the schema and the servers of this version."""
+
+from pathlib import Path
+
+import pytest
+
+from palaver.v1.memory_pb2 import Message
+from palaver.v1.memory_service_pb2 import SearchMemoryRequest
+from palaver_server.database.migrate import known_migrations
+from tests.conftest import StartServer
+from tests.support.client import Client, struct
+from tests.support.concurrency import Connection
+from tests.support.endpoint import Endpoint
+from tests.support.palaver_process import Serve
+from tests.support.previous_version import extract_previous_version
+from tests.support.rows import count_rows, wait_until_embedded
+from tests.support.searching import found
+
+SEMANTIC = SearchMemoryRequest.SEMANTIC
+
+# A content, and a text that finds it.
+CONTENTS = {
+    "The foxes were running": "fox runs",
+    "ÄRGER IN GÖTEBORG": "ärger in göteborg",
+    "Straße nach İstanbul": "straße",
+    "\ufb01nal o\ufb03ce": "final office",  # ligatures
+    "東京タワーに行きました": "東京",
+    "Ἀθῆναι ΚΑΛΗΜΕΡΑ": "καλημερα",
+    "red/blue done.Next": "blue next",
+}
+
+
+@pytest.fixture
+def database_url(empty_database_url: str) -> str:
+    return empty_database_url
+
+
+@pytest.fixture
+def old(directory: Path, database_url: str, serve: Serve, endpoint: Endpoint) -> Client:
+    """A client of a server of the version before, which has created the schema."""
+    variables = extract_previous_version(directory / "previous")
+    settings = {f"PALAVER_{name.upper()}": str(value) for name, value in endpoint.settings.items()}
+    return serve(PALAVER_DATABASE_URL=database_url, **settings, **variables)[1]
+
+
+@pytest.fixture
+def new(old: Client, database: Connection, start_server: StartServer, endpoint: Endpoint) -> Client:
+    """A client of a server of this version, which has migrated the schema since."""
+    assert count_rows(database, "schema_migrations") < len(known_migrations())
+    new = start_server(**endpoint.settings)
+    assert count_rows(database, "schema_migrations") == len(known_migrations())
+    return new
+
+
+def test_previous_version_writes_what_this_version_finds(
+    old: Client, new: Client, database: Connection
+) -> None:
+    old.add_session("s", user_id="ada", metadata=struct(plan="pro"))
+    old.add_memory("s", [Message(role="user", content=content) for content in CONTENTS])
+    old.add_ids("s", "updated", "deleted")
+    old.update_message("s", "updated", content="Updated contents")
+    old.delete_messages("s", message_ids=["deleted"])
+    wait_until_embedded(database, len(CONTENTS) + 1)
+
+    assert new.contents("s") == [*CONTENTS, "Updated contents"]
+    for content, text in CONTENTS.items():
+        assert found(new, text, session_id="s")[:1] == [content]
+        assert content in found(new, content, session_id="s")
+        assert content in found(new, content, session_id="s", mode=SEMANTIC)
+    assert found(new, "update content") == ["Updated contents"]
+    assert [user.user_id for user in new.list_users().users] == ["ada"]
+    assert new.session_ids(metadata='$.plan == "pro"') == ["s"]
+
+
+def test_previous_version_finds_and_changes_what_this_version_writes(
+    old: Client, new: Client, database: Connection
+) -> None:
+    new.add_memory("s", [Message(role="user", content=content) for content in CONTENTS])
+    new.add_ids("s", "a", "b")
+    wait_until_embedded(database, len(CONTENTS) + 2)
+
+    old.update_message("s", "a", content="Updated contents")
+    old.delete_messages("s", message_ids=["b"])
+
+    assert old.contents("s") == [*CONTENTS, "Updated contents"]
+    for content in CONTENTS:
+        assert content in found(old, content, session_id="s")
+    assert found(new, "update content") == found(old, "update content") == ["Updated contents"]
+
+    new.add_session("revived", user_id="ada")
+    new.add("revived", "first")
+    new.delete_user("ada")
+    new.delete_session("s")
+    old.add("revived", "second", user_id="ada")
+    old.purge()
+
+    assert new.contents("revived") == ["second"]
+    assert new.get_session("revived").user_id == "ada"
+    assert count_rows(database, "sessions") == count_rows(database, "messages") == 1
