@@ -17,6 +17,8 @@ EXPECTED = {
     "debian-turkish": (15, "c", "tr_TR.UTF-8"),
     "debian-icu-english": (15, "i", "en-US"),
     "debian-icu-turkish": (15, "i", "tr-TR"),
+    "pgbouncer-session": (18, "b", "C.UTF-8"),
+    "pgbouncer-transaction": (18, "b", "C.UTF-8"),
 }
 
 LOCALE = """

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from palaver_server.process.postgres_program import PostgresProgram
+from tests.support.pgbouncer import running_pgbouncer
 from tests.support.postgres import DEBIAN, EMBEDDED, running_postgres
 
 
@@ -54,6 +55,22 @@ _embedded = _cluster(
 )
 
 
+def _pooled(pool_mode: str, **settings: Any) -> Callable[[], RunningSetup]:
+    """Return a set-up in which Palaver connects through PgBouncer, also to migrate."""
+
+    @contextmanager
+    def running() -> Iterator[DatabaseSetup]:
+        with (
+            _embedded() as setup,
+            running_pgbouncer(setup.url, pool_mode=pool_mode) as pgbouncer,
+        ):
+            yield DatabaseSetup(
+                setup.url, lambda url: {"database_url": pgbouncer.url_of(url), **settings}
+            )
+
+    return running
+
+
 @contextmanager
 def _default() -> Iterator[DatabaseSetup]:
     """Yield the server that PALAVER_TEST_DATABASE_URL names, or the embedded one."""
@@ -83,6 +100,8 @@ SETUPS: Mapping[str, Callable[[], RunningSetup]] = {
     "debian-icu-turkish": _cluster(
         DEBIAN, "--locale=C.UTF-8", "--locale-provider=icu", "--icu-locale=tr-TR"
     ),
+    "pgbouncer-session": _pooled("session", prepared_statements="on"),
+    "pgbouncer-transaction": _pooled("transaction"),
 }
 
 SKIPPED_WITHOUT_VECTORS = "Debian's PostgreSQL comes without pgvector"
