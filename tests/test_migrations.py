@@ -227,11 +227,30 @@ def test_migration_waits_for_another_server_and_says_so(
 ) -> None:
     with empty.transaction():
         empty.execute(migrations._LOCK)
-        with pytest.raises(DatabaseUnusable, match="another server has been migrating"):
+        with pytest.raises(DatabaseUnusable, match=r"another server is migrating .* for more than"):
             run(migrate(empty_database_url, wait_seconds=0.1))
 
     assert "another server is migrating the database" in caplog.text
     assert run(migrate(empty_database_url, wait_seconds=0.1)) == NAMES
+
+
+def test_migration_waits_for_transactions_that_lock_its_tables_and_says_so(
+    run: Run,
+    empty_database_url: str,
+    empty: Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    change = Migration(1, "change", "ALTER TABLE dumped ADD COLUMN value integer")
+    monkeypatch.setattr(migrations, "known_migrations", lambda: [change])
+    empty.execute("CREATE TABLE dumped ()")
+    with empty.transaction():
+        empty.execute("LOCK TABLE dumped IN ACCESS SHARE MODE")  # as pg_dump does
+        with pytest.raises(DatabaseUnusable, match="such as a backup, locks what migration change"):
+            run(migrate(empty_database_url, wait_seconds=0.1))
+
+    assert "waiting up to 0.1 s" in caplog.text
+    assert run(migrate(empty_database_url, wait_seconds=0.1)) == ["change"]
 
 
 def test_migration_leaves_no_lock_on_a_connection_that_a_pooler_keeps(

@@ -12,6 +12,7 @@ from importlib import resources
 from typing import Any, LiteralString, TypeAlias
 
 from psycopg import AsyncConnection, Error
+from psycopg.errors import LockNotAvailable
 
 from palaver_server.database.error_translation import start_failure
 from palaver_server.database.sql_script import script_hash, statements
@@ -49,8 +50,9 @@ _LOCK = """
     SELECT pg_try_advisory_xact_lock(hashtextextended('palaver migrate ' || current_schema(), 0))
 """
 
-# A role or database may have a timeout that a migration of large tables would exceed.
-_NO_TIMEOUT = "SET LOCAL statement_timeout = 0"
+# A role or database may have a timeout that a migration of large tables would exceed. Waits for
+# locks are short, and repeated: calls of running servers queue behind a table lock that is awaited.
+_SET_TIMEOUTS = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '2s'"
 
 # Checked before CREATE TABLE, so that a server needs no privilege to create tables in an up-to-date
 # schema. In the schema where new tables go: another one on the search path may have its own.
@@ -89,7 +91,8 @@ async def migrate(database_url: str, *, wait_seconds: float = 30) -> list[str]:
 
     Args:
         database_url: The database, and the role that owns the schema.
-        wait_seconds: Maximum wait for another server that is migrating.
+        wait_seconds: Maximum wait for another server that is migrating, or another transaction
+            that holds what a migration changes.
 
     Returns:
         The names of the applied migrations, in order.
@@ -97,8 +100,8 @@ async def migrate(database_url: str, *, wait_seconds: float = 30) -> list[str]:
     Raises:
         DatabaseTooNew: The database has migrations that this version does not know.
         DatabaseUnusable: The database is unreachable, refuses the user, the user lacks
-            privileges, another server migrates for too long, or the migrations that were applied
-            are not those of this version.
+            privileges, another server or transaction is in the way for too long, or the
+            migrations that were applied are not those of this version.
     """
     names = []
     async with _Database(database_url) as connection:
@@ -190,22 +193,27 @@ async def _apply(
     deadline = loop.time() + wait_seconds
     has_logged = False
     while True:
-        async with connection.transaction():
-            if await _fetch_value(connection, _LOCK):
-                if migration not in await _find_missing(connection):
-                    return None
-                await _run(connection, migration)
-                break
-        if loop.time() >= deadline:
-            raise DatabaseUnusable(
-                f"another server has been migrating the database for {wait_seconds:g} s: start"
-                " again when it is done, or set PALAVER_DATABASE_WAIT_SECONDS higher"
+        try:
+            async with connection.transaction():
+                if await _fetch_value(connection, _LOCK):
+                    if migration not in await _find_missing(connection):
+                        return None
+                    await _run(connection, migration)
+                    break
+            obstacle = "another server is migrating the database"
+        except LockNotAvailable:
+            obstacle = (
+                f"another transaction, such as a backup, locks what migration {migration.name}"
+                " changes (pg_stat_activity shows it)"
             )
         if not has_logged:
-            _LOGGER.warning(
-                "another server is migrating the database; waiting up to %g s", wait_seconds
-            )
+            _LOGGER.warning("%s; waiting up to %g s", obstacle, wait_seconds)
             has_logged = True
+        if loop.time() >= deadline:
+            raise DatabaseUnusable(
+                f"{obstacle}, for more than {wait_seconds:g} s: start again when it is done, or set"
+                " PALAVER_DATABASE_WAIT_SECONDS higher"
+            )
         await asyncio.sleep(_LOCK_INTERVAL_SECONDS)
     _LOGGER.info("ran migration %s", migration.name)
     return migration.name
@@ -213,7 +221,7 @@ async def _apply(
 
 async def _run(connection: Connection, migration: Migration) -> None:
     """Run a migration statement by statement, as some databases on PostgreSQL's protocol need."""
-    await connection.execute(_NO_TIMEOUT)
+    await connection.execute(_SET_TIMEOUTS)
     if not await _fetch_value(connection, _TABLE_EXISTS):
         await connection.execute(_CREATE_TABLE)
     for statement in statements(migration.sql):
