@@ -25,12 +25,15 @@ class ByteBudget:
             size: Number of bytes.
             part: The part of the caller's share that may be reserved afterwards.
         """
-        share = self._max_bytes if caller is None else self._max_bytes // 2
+        share = self._max_bytes if caller is None else self._share(caller)
         if size > self._free or self._reserved[caller] + size > share * part:
             return False
         self._free -= size
         self._reserved[caller] += size
         return True
+
+    def _share(self, _caller: str) -> int:
+        return self._max_bytes // 2
 
     async def reserve(self, caller: str | None, size: int) -> None:
         """Reserve bytes, and wait until they are free."""

@@ -366,14 +366,14 @@ class Settings(DatabaseSettings):
         30, description="Deadline of unary calls that set none; streams have none."
     )
     max_running_calls: PositiveInt = Field(
-        256, description="Maximum concurrent calls; half of them for one credential."
+        256, description="Maximum concurrent calls; up to half of them for one credential."
     )
     max_waiting_calls: NonNegativeInt = Field(
         4096,
         description="Maximum calls waiting for a slot; further calls are refused.",
     )
     max_streams: PositiveInt = Field(
-        256, description="Maximum open streams; half of them for one credential."
+        256, description="Maximum open streams; up to half of them for one credential."
     )
     max_request_bytes_in_flight: int | None = Field(
         None,
@@ -384,8 +384,9 @@ class Settings(DatabaseSettings):
     max_response_bytes_in_flight: int | None = Field(
         None,
         ge=16 * 1024 * 1024,
-        description="Maximum bytes of responses that are being made or wait for their clients, half"
-        " of them for one credential; if unset, a fifth of the memory, but at most 256 MiB.",
+        description="Maximum bytes of responses that are being made or wait for their clients, up"
+        " to half of them for one credential; if unset, a fifth of the memory, but at most"
+        " 256 MiB.",
     )
     stream_send_timeout_seconds: PositiveSeconds = Field(
         300, description="Maximum wait for a slow client to accept a response."

@@ -33,24 +33,39 @@ from tests.support.locks import locked
 
 RESOURCE_EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 
-# A function that starts a server with these settings, and returns clients with a credential each.
+# A function that starts a server with these settings, and returns this many abusive clients and a
+# well-behaved one, with a credential each.
+StartCallers = Callable[..., tuple[list[Client], Client]]
+
+# The same with one abusive client.
 StartPair = Callable[..., tuple[Client, Client]]
 
 
 @pytest.fixture
-def start_pair(start_server: StartServer, keys_file: KeysFile) -> Iterator[StartPair]:
-    """Start a server, and return an abusive client and a well-behaved one."""
+def start_callers(start_server: StartServer, keys_file: KeysFile) -> Iterator[StartCallers]:
+    """Start a server, and return abusive clients and a well-behaved one."""
     with ExitStack() as stack:
 
-        def start(**settings: Any) -> tuple[Client, Client]:
-            keys = keys_file.add(), keys_file.add()
+        def start(count: int, **settings: Any) -> tuple[list[Client], Client]:
+            keys = [keys_file.add() for _ in range(count + 1)]
             server = start_server(credentials=keys_file.path, **settings)
-            greedy, modest = (stack.enter_context(caller(server.address, key)) for key in keys)
+            modest, *greedy = (stack.enter_context(caller(server.address, key)) for key in keys)
             for session_id in ("s", "t", "u"):
                 modest.add(session_id, "hello", timeout=MAX_WAIT_SECONDS)
             return greedy, modest
 
         yield start
+
+
+@pytest.fixture
+def start_pair(start_callers: StartCallers) -> StartPair:
+    """Start a server, and return an abusive client and a well-behaved one."""
+
+    def start(**settings: Any) -> tuple[Client, Client]:
+        (greedy,), modest = start_callers(1, **settings)
+        return greedy, modest
+
+    return start
 
 
 class Worst(NamedTuple):
@@ -59,21 +74,22 @@ class Worst(NamedTuple):
     Attributes:
         lock: The statement with which another transaction keeps them waiting.
         request: What each of the calls asks for.
-        blocked: How many of them may run on a server with eight connections.
+        blocked: How many run on a server with eight connections, of one credential, then of two
+            and of three with as many calls each.
     """
 
     lock: str
     request: Message
-    blocked: int
+    blocked: tuple[int, int, int]
 
 
 _LOCK_USER = "SELECT FROM users WHERE user_id = 'ada' FOR UPDATE"
 _LOCK_MESSAGES = "LOCK TABLE messages IN ACCESS EXCLUSIVE MODE"
 
 WORST = {
-    "deletes of the same user": Worst(_LOCK_USER, DeleteUserRequest(user_id="ada"), 4),
-    "reads": Worst(_LOCK_MESSAGES, ListMessagesRequest(session_id="s"), 4),
-    "searches": Worst(_LOCK_MESSAGES, SearchMemoryRequest(text="hello"), 2),
+    "deletes of the same user": Worst(_LOCK_USER, DeleteUserRequest(user_id="ada"), (4, 6, 7)),
+    "reads": Worst(_LOCK_MESSAGES, ListMessagesRequest(session_id="s"), (4, 6, 7)),
+    "searches": Worst(_LOCK_MESSAGES, SearchMemoryRequest(text="hello"), (2, 3, 4)),
 }
 
 # Visits all combinations of 14 of the nested lists: a billion, of 20 lists.
@@ -113,6 +129,20 @@ def test_fair_shares_running_calls_of_another_leave_slots(
         wait_until_blocked(database, 2)
         get(modest, "t")
         assert not any(call.done() for call in calls)
+
+
+def test_fair_shares_of_credential_with_weight_are_more(
+    start_server: StartServer, keys_file: KeysFile, database_url: str, database: Connection
+) -> None:
+    key = keys_file.add(weight=2)
+    server = start_server(credentials=keys_file.path, max_running_calls=6)
+
+    with caller(server.address, key) as heavy:
+        heavy.add("s", "hello", timeout=MAX_WAIT_SECONDS)
+        with locked(database_url):
+            calls = [delete(heavy, "s") for _ in range(10)]
+            wait_until_blocked(database, 4)
+            assert not any(call.done() for call in calls)
 
 
 def test_fair_shares_full_queue_of_another_leaves_places(
@@ -155,20 +185,37 @@ def start_to_send(client: Client, request: Message) -> Any:
 
 
 @pytest.mark.parametrize("worst", WORST)
-def test_fair_shares_connections_of_another_leave_connections(
-    start_pair: StartPair, rival: Connection, database: Connection, worst: str
+def test_fair_shares_connections_of_three_others_leave_connections(
+    start_callers: StartCallers, rival: Connection, database: Connection, worst: str
 ) -> None:
-    greedy, modest = start_pair(pool_max_size=8)
+    lock, request, blocked = WORST[worst]
+    all_greedy, modest = start_callers(3, pool_max_size=8)
     modest.add_user("ada")
-    rival.execute(WORST[worst].lock)
+    rival.execute(lock)
 
-    calls = [start_to_send(greedy, WORST[worst].request) for _ in range(10)]
-    wait_until_blocked(database, WORST[worst].blocked)
-    get(modest, "t")
+    calls = []
+    for greedy, count in zip(all_greedy, blocked, strict=True):
+        calls += [start_to_send(greedy, request) for _ in range(10)]
+        wait_until_blocked(database, count)
+        get(modest, "t")
+        assert count_blocked(database) == count
 
-    assert count_blocked(database) == WORST[worst].blocked
     assert not any(call.done() for call in calls)
     rival.rollback()
+
+
+def test_fair_shares_running_calls_of_three_others_leave_slots(
+    start_callers: StartCallers, database_url: str, database: Connection
+) -> None:
+    all_greedy, modest = start_callers(3, max_running_calls=16)
+
+    with locked(database_url):
+        calls = []
+        for greedy, count in zip(all_greedy, (8, 12, 14), strict=True):
+            calls += [delete(greedy, "s") for _ in range(20)]
+            wait_until_blocked(database, count)
+        get(modest, "t")
+        assert not any(call.done() for call in calls)
 
 
 def test_fair_shares_slow_filters_of_another_leave_connections(

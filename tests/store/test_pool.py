@@ -9,6 +9,7 @@ import pytest
 
 from palaver_server.database.pool import Pool, PreparedStatements
 from palaver_server.errors import DatabaseUnavailable, NoConnectionInTime
+from palaver_server.fair_slots import Consumer
 from tests.conftest import Run
 from tests.support.concurrency import Connection
 
@@ -26,7 +27,7 @@ def small_pool(database_url: str, run: Run) -> Iterator[Pool]:
     run(pool.close())
 
 
-async def use(pool: Pool, principal: str | None = None) -> None:
+async def use(pool: Pool, principal: Consumer | None = None) -> None:
     async with pool.connection(principal) as connection:
         await connection.execute("SELECT 1")
 
@@ -99,9 +100,9 @@ def test_pool_connections_of_a_principal_are_limited_and_its_waits_counted(
     small_pool: Pool, run: Run
 ) -> None:
     async def use_more_than_a_share() -> int:
-        async with small_pool.connection("greedy"):
-            waiting = asyncio.create_task(use(small_pool, "greedy"))
-            await use(small_pool, "modest")
+        async with small_pool.connection(Consumer("greedy")):
+            waiting = asyncio.create_task(use(small_pool, Consumer("greedy")))
+            await use(small_pool, Consumer("modest"))
             count = small_pool.stats()["requests_waiting"]
             with pytest.raises(NoConnectionInTime):
                 await waiting

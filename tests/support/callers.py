@@ -101,10 +101,10 @@ class KeysFile:
         self.keys: list[str] = []
         self._entries: dict[str, str] = {}
 
-    def add(self, role: Role = Role.WRITER, user_id: str | None = None) -> str:
+    def add(self, role: Role = Role.WRITER, user_id: str | None = None, *, weight: int = 1) -> str:
         """Add a new key, and return it."""
         key = make_key()
-        principal = Principal(f"key {len(self._entries)}", role, user_id)
+        principal = Principal(f"key {len(self._entries)}", role, user_id, weight)
         self.keys.append(key)
         self._entries[key] = key_entry(principal, key_hash(key))
         self._write()

@@ -19,7 +19,7 @@ def parsed(text: str) -> CredentialsFile:
 
 
 def test_credentials_file_entry_recognises_its_key() -> None:
-    key, principal = make_key(), Principal("ci", Role.READER, "ada")
+    key, principal = make_key(), Principal("ci", Role.READER, "ada", weight=3)
 
     registry = parsed(key_entry(principal, key_hash(key)))
 
@@ -78,6 +78,9 @@ BAD = {
     "no UTF-8": ("\udcff", "utf-8"),
     "an unknown table": (f"{ENTRY}[[keys]]\n", "keys"),
     "an unknown field": (f'{ENTRY}user = "u"\n', "key.0.user"),
+    "a weight of 0": (f"{ENTRY}weight = 0\n", "key.0.weight"),
+    "a weight above 100": (f"{ENTRY}weight = 101\n", "key.0.weight"),
+    "a weight that is no integer": (f"{ENTRY}weight = 1.5\n", "key.0.weight"),
     "no role": (ENTRY.replace('role = "reader"\n', ""), "key.0.role"),
     "an unknown role": (ENTRY.replace("reader", "god"), "key.0.role"),
     "a role in capitals": (ENTRY.replace("reader", "READER"), "key.0.role"),

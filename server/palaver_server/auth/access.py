@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from palaver_server.errors import PermissionDenied
+from palaver_server.fair_slots import Consumer
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,12 +13,12 @@ class Access:
     Attributes:
         user_id: The user that the caller is bound to: only this user and this user's sessions
             exist for it. None: the caller is not bound, and may access all users and sessions.
-        principal: The name of the principal whose share of the database connections its calls
-            use. None: authentication is off, and there are no shares.
+        principal: Whose share of the calls and of the database connections its calls use. None:
+            authentication is off, and there are no shares.
     """
 
     user_id: str | None = None
-    principal: str | None = None
+    principal: Consumer | None = None
 
     def new_owner(self, user_id: str | None) -> str | None:
         """Return the user of a new session: the requested user, or by default the bound user.

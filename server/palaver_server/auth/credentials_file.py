@@ -6,7 +6,14 @@ import tomllib
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+)
 
 from palaver_server.auth.api_keys import ApiKeys
 from palaver_server.auth.principal import Principal
@@ -17,6 +24,8 @@ _LOGGER = logging.getLogger(__name__)
 
 ValueT = TypeVar("ValueT")
 
+MAX_WEIGHT = 100
+
 _Text = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 
 
@@ -26,9 +35,10 @@ class _Entry(BaseModel):
     name: _Text | None = None
     role: Literal["reader", "writer", "admin"]
     user_id: _Text | None = None
+    weight: Annotated[int, Field(ge=1, le=MAX_WEIGHT)] = 1
 
     def principal(self, name: str) -> Principal:
-        return Principal(self.name or name, Role[self.role.upper()], self.user_id)
+        return Principal(self.name or name, Role[self.role.upper()], self.user_id, self.weight)
 
 
 class _Key(_Entry):
@@ -113,9 +123,15 @@ def _unique(field: str, pairs: Iterable[tuple[ValueT, Principal]]) -> dict[Value
 
 def key_entry(principal: Principal, sha256: str) -> str:
     """Return the TOML of an API key's entry in a credentials file."""
-    fields = {"name": principal.name, "role": principal.role.name.lower(), "sha256": sha256}
+    fields: dict[str, str | int] = {
+        "name": principal.name,
+        "role": principal.role.name.lower(),
+        "sha256": sha256,
+    }
     if principal.user_id is not None:
         fields["user_id"] = principal.user_id
+    if principal.weight != 1:
+        fields["weight"] = principal.weight
     # A JSON string is a TOML string, except that TOML requires DEL to be escaped.
     lines = [
         f"{field} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f")

@@ -1,8 +1,9 @@
 """The connection pool shared by all stores, and by principals.
 
-A principal uses at most half of the connections, also while it waits for locks. Snapshots, in which
-searches and filtered listings run, use at most half of the connections together, and a quarter for
-one principal.
+A principal takes a further connection only while it has fewer than are free, also while it waits
+for locks. Snapshots, in which searches and filtered listings run, use at most half of the
+connections together, and a quarter for one principal. Principals that wait for snapshots get equal
+amounts of time.
 """
 
 import asyncio
@@ -26,7 +27,7 @@ from palaver_server.database.reader import T, Work
 from palaver_server.database.statement import Statement
 from palaver_server.durations import milliseconds
 from palaver_server.errors import DatabaseUnavailable, NoConnectionInTime
-from palaver_server.fair_slots import FairSlots, Share
+from palaver_server.fair_slots import Consumer, FairSlots, Share
 
 # After a failed connection, the pool retries for this long, with pauses that grow to about half
 # of it; then it waits until a caller needs a connection.
@@ -78,8 +79,10 @@ class Pool:
         self._in_snapshot: set[Connection] = set()
         self._returning: set[asyncio.Task[None]] = set()
         self._timeout = timeout
-        self._slots = FairSlots(max_size, per_principal=max(1, max_size // 2))
-        self._snapshot_slots = FairSlots(max(1, max_size // 2), per_principal=max(1, max_size // 4))
+        self._slots = FairSlots(max_size)
+        self._snapshot_slots = FairSlots(
+            max(1, max_size // 2), max_per_principal=max(1, max_size // 4), is_charged_by_time=True
+        )
         self._waits: Counter[str] = Counter()  # of calls that waited for a slot
         self._make = partial(
             AsyncConnectionPool[Connection],
@@ -140,7 +143,7 @@ class Pool:
             _abort(connection)
 
     @asynccontextmanager
-    async def connection(self, principal: str | None = None) -> AsyncIterator[Connection]:
+    async def connection(self, principal: Consumer | None = None) -> AsyncIterator[Connection]:
         """Check out a connection for the block, and translate the block's driver errors.
 
         Args:
@@ -224,7 +227,9 @@ class Pool:
             share.release()
 
     @asynccontextmanager
-    async def snapshot(self, setup: str, principal: str | None = None) -> AsyncIterator[Connection]:
+    async def snapshot(
+        self, setup: str, principal: Consumer | None = None
+    ) -> AsyncIterator[Connection]:
         """Check out a connection in a read-only transaction, all of whose queries see one snapshot.
 
         The block does not wait for the end of the transaction: there is nothing to commit.
@@ -240,16 +245,19 @@ class Pool:
         share = self._snapshot_slots.share(principal)
         if not share.try_acquire():
             await self._wait(share)
+        clock = asyncio.get_running_loop().time
+        started = clock()
         try:
             async with self.connection(principal) as connection:
                 self._in_snapshot.add(connection)
                 await connection.begin("ISOLATION LEVEL REPEATABLE READ READ ONLY", setup)
                 yield connection
         finally:
+            share.charge(clock() - started)
             share.release()
 
     async def read(
-        self, work: Work[T], principal: str | None = None, *, snapshot: str | None = None
+        self, work: Work[T], principal: Consumer | None = None, *, snapshot: str | None = None
     ) -> T:
         """Run a read, as `Reader` describes."""
         async with (

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeAlias, TypeVar
 
 from palaver_server.database.connection import Connection
+from palaver_server.fair_slots import Consumer
 
 T = TypeVar("T")
 
@@ -15,7 +16,7 @@ class Reader(Protocol):
     """Runs reads: the pool of the database, or a router between that and a standby."""
 
     async def read(
-        self, work: Work[T], principal: str | None = None, *, snapshot: str | None = None
+        self, work: Work[T], principal: Consumer | None = None, *, snapshot: str | None = None
     ) -> T:
         """Run a read, and return its result.
 

@@ -9,7 +9,7 @@ from google.protobuf.descriptor import MethodDescriptor
 
 from palaver_server.auth.principal import PRINCIPAL
 from palaver_server.errors import TooManyCalls
-from palaver_server.fair_slots import FairSlots, Share
+from palaver_server.fair_slots import Consumer, FairSlots, Share
 from palaver_server.interceptors.interceptor import CallHooks, IncomingCall, StartCall
 
 
@@ -23,20 +23,21 @@ class ConcurrencyLimit:
     """
 
     def __init__(self, *, running: int, waiting: int, streams: int) -> None:
-        self._unary_slots = FairSlots(running, per_principal=_half(running), max_waiting=waiting)
-        self._stream_slots = FairSlots(streams, per_principal=_half(streams), max_waiting=0)
+        self._unary_slots = FairSlots(running, max_waiting=waiting)
+        self._stream_slots = FairSlots(streams, max_waiting=0)
 
     def intercept(self, method: MethodDescriptor) -> StartCall:
         """Return a function that takes a slot for a call."""
         return self._start_stream if method.server_streaming else self._start_unary
 
     def _start_unary(self, _call: IncomingCall) -> CallHooks | Awaitable[CallHooks | None]:
-        share = self._unary_slots.share(_principal())
+        share = self._unary_slots.share(_consumer())
         return _RunningCall(share) if share.try_acquire() else _wait(share)
 
     def _start_stream(self, _call: IncomingCall) -> CallHooks:
-        share = self._stream_slots.share(_principal())
+        share = self._stream_slots.share(_consumer())
         if not share.try_acquire():
+            share.forget_if_unused()
             raise TooManyCalls
         return _RunningCall(share)
 
@@ -69,10 +70,6 @@ async def _wait(share: Share) -> CallHooks:
     return _RunningCall(share)
 
 
-def _half(count: int) -> int:
-    return max(1, count // 2)
-
-
-def _principal() -> str | None:
+def _consumer() -> Consumer | None:
     principal = PRINCIPAL.get()
-    return principal.name if principal else None
+    return principal.access.principal if principal else None

@@ -18,7 +18,7 @@ READ_AHEAD_PART = 0.5
 
 
 class ResponseBudget(ByteBudget):
-    """Bytes that all responses share; one principal may reserve half of them.
+    """Bytes that all responses share; a principal may reserve as many as are then left for others.
 
     It should have room for four of the largest responses. The principal None stands for all callers
     without authentication.
@@ -32,6 +32,9 @@ class ResponseBudget(ByteBudget):
         if size >= MAX_RESPONSE_BYTES:
             part = min(part, _LARGE_PART)
         return super().try_reserve(caller, size, part=part)
+
+    def _share(self, caller: str) -> int:
+        return (self._free + self._reserved[caller]) // 2
 
 
 class ReadAhead(Protocol):
