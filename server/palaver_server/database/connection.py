@@ -105,18 +105,19 @@ class Connection(AsyncConnection[Row]):
         finally:
             timer.stop()
 
-    async def begin(self, modes: str = "", setup: str = "") -> None:
-        """Begin a transaction with the timeout, in one round trip.
+    async def begin(self, modes: str = "", setup: str = "", *, has_timeout: bool = True) -> None:
+        """Begin a transaction, in one round trip.
 
         Args:
             modes: The transaction's modes, as BEGIN takes them.
             setup: Statements to run in it, such as SET LOCAL, separated by semicolons.
+            has_timeout: Whether its statements have the timeout.
         """
         statements = [f"BEGIN {modes}"]
         if self.statement_timeout is not None:
             timeout = milliseconds(self.statement_timeout)
             statements += [
-                f"SET LOCAL statement_timeout = {timeout}",
+                f"SET LOCAL statement_timeout = {timeout if has_timeout else 0}",
                 # A server that hangs must not keep its locks.
                 f"SET LOCAL idle_in_transaction_session_timeout = {timeout}",
             ]
@@ -124,13 +125,18 @@ class Connection(AsyncConnection[Row]):
             await self._run(self.pgconn.send_query, "; ".join([*statements, setup]).encode())
 
     @asynccontextmanager
-    async def in_transaction(self) -> AsyncIterator[None]:
-        """Run the block in a transaction with the timeout, and commit it.
+    async def in_transaction(self, *, has_timeout: bool = True) -> AsyncIterator[None]:
+        """Run the block in a transaction, and commit it.
 
         The transaction is rolled back if the block raises. `psycopg.Rollback` ends here.
+
+        Args:
+            has_timeout: Whether its statements have the timeout. Without it, only the deadline of
+                the call bounds them: for a transaction that writes, whose statements last as long
+                as there is much to write or as another transaction holds a lock.
         """
         try:
-            await self.begin()
+            await self.begin(has_timeout=has_timeout)
             yield
         except Rollback:
             await self.rollback()

@@ -72,9 +72,3 @@ class StatementTemplate:
             statement = Statement(self.name, sql, is_prepared=is_prepared)
             self._statements[key] = statement
         return statement
-
-
-# For statements whose duration depends on how much there is; in a transaction.
-DISABLE_TIMEOUT = Statement(
-    "transaction.disable_timeout", "SET LOCAL statement_timeout = 0", is_prepared=False
-)

@@ -181,7 +181,10 @@ class EmbeddingBacklog:
 
     async def start_backfill(self) -> int:
         """Start a backfill unless one is running; return how many messages there are."""
-        async with self._pool.connection() as connection, connection.in_transaction():
+        async with (
+            self._pool.connection() as connection,
+            connection.in_transaction(has_timeout=False),
+        ):
             await connection.fetch(self.START_BACKFILL.fill(**self._space.names))
             row = await connection.fetch_one(COUNT_MESSAGES)
             return int(row[0]) if row else 0
@@ -223,7 +226,10 @@ class EmbeddingBacklog:
 
     async def delete_other_models(self) -> None:
         """Delete all other models with their vectors."""
-        async with self._pool.connection() as connection, connection.in_transaction():
+        async with (
+            self._pool.connection() as connection,
+            connection.in_transaction(has_timeout=False),
+        ):
             names = self._space.names
             rows = await connection.fetch(self.GET_OTHER_MODELS.fill(**names))
             others = [model_id for (model_id,) in rows]

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from palaver_server.database.backlog import Backlog
 from palaver_server.database.connection import Connection
 from palaver_server.database.pool import Pool
-from palaver_server.database.statement import DISABLE_TIMEOUT, Statement
+from palaver_server.database.statement import Statement
 from palaver_server.database.timestamps import as_datetime
 
 # Longer ages would give a cutoff before the year 1, which a Python datetime cannot hold.
@@ -148,9 +148,15 @@ class PurgeTurn:
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[Connection]:
-        """Begin a transaction that renews the lease and holds its row."""
+        """Begin a transaction that renews the lease and holds its row.
+
+        It has no timeout: with one, too many rows or a slow batch could never be purged.
+        """
         lease = {"holder": self.holder, "duration": LEASE_DURATION}
-        async with self._pool.connection() as connection, connection.in_transaction():
+        async with (
+            self._pool.connection() as connection,
+            connection.in_transaction(has_timeout=False),
+        ):
             is_renewed = await connection.run(self.RENEW_LEASE, lease)
             if not is_renewed or await connection.fetch(self.LOCK_OUT_OLD_VERSIONS) != [(True,)]:
                 raise TurnLost
@@ -175,12 +181,8 @@ class PurgeTurn:
     )
 
     async def measure(self, before: datetime) -> dict[str, int]:
-        """Count the rows of each kind that were deleted at `before` or earlier.
-
-        The count has no timeout: with one, a purge of too many rows could never start.
-        """
+        """Count the rows of each kind that were deleted at `before` or earlier."""
         async with self._transaction() as connection:
-            await connection.run(DISABLE_TIMEOUT)
             counts = await connection.fetch_one(self.MEASURE, {"before": before})
             return dict(zip(self.batches, counts or (), strict=True))
 

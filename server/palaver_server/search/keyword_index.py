@@ -5,6 +5,8 @@ those of all messages again.
 """
 
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from psycopg import Error, errors
@@ -101,9 +103,18 @@ class KeywordIndex:
         self._pool = pool
         self._language = language
 
+    @asynccontextmanager
+    async def _unbounded(self) -> AsyncIterator[Connection]:
+        """Begin a transaction without a timeout: with one, too much could never be reindexed."""
+        async with (
+            self._pool.connection() as connection,
+            connection.in_transaction(has_timeout=False),
+        ):
+            yield connection
+
     async def count_messages(self) -> int:
         """Count the live messages."""
-        async with self._pool.connection() as connection:
+        async with self._unbounded() as connection:
             row = await connection.fetch_one(COUNT_MESSAGES)
             return int(row[0]) if row else 0
 
@@ -140,7 +151,7 @@ class KeywordIndex:
             None if there are no more messages.
         """
         parameters = {**after._asdict(), "language": self._language, "limit": limit}
-        async with self._pool.connection() as connection:
+        async with self._unbounded() as connection:
             row = await connection.fetch_one(self.REINDEX, parameters)
             return ReindexedPage(row[0], MessageKey(*row[1:])) if row else None
 

@@ -303,7 +303,7 @@ class MemoryStore:
         state = _SessionState.LIVE
         for _ in range(_MAX_ATTEMPTS):
             try:
-                async with connection.in_transaction():
+                async with connection.in_transaction(has_timeout=False):
                     is_user_ensured = user_id is not None and state is _SessionState.NOT_RESTORABLE
                     if is_user_ensured:
                         await ensure_user(connection, user_id)

@@ -324,7 +324,7 @@ class MessageStore:
         """Begin a transaction that holds the session's lock."""
         async with (
             self._pool.connection(access.principal) as connection,
-            connection.in_transaction(),
+            connection.in_transaction(has_timeout=False),
         ):
             await lock_session(connection, access, session_id)
             yield connection

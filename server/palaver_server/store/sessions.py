@@ -12,7 +12,7 @@ from palaver_server.database.metadata_path import checked_path
 from palaver_server.database.paging import KeyRange, Page, last_position, listing
 from palaver_server.database.pool import Pool
 from palaver_server.database.reader import Reader
-from palaver_server.database.statement import DISABLE_TIMEOUT, Statement, StatementTemplate
+from palaver_server.database.statement import Statement, StatementTemplate
 from palaver_server.database.timestamps import PgTimestamp
 from palaver_server.durations import milliseconds
 from palaver_server.errors import AlreadyExists, NotFound
@@ -155,7 +155,7 @@ class SessionStore:
         }
         async with (
             self._pool.connection(access.principal) as connection,
-            connection.in_transaction() if user_id else nullcontext(),
+            connection.in_transaction(has_timeout=False) if user_id else nullcontext(),
         ):
             if user_id:
                 await ensure_user(connection, user_id)
@@ -224,7 +224,7 @@ class SessionStore:
         """
         async with (
             self._pool.connection(access.principal) as connection,
-            connection.in_transaction(),
+            connection.in_transaction(has_timeout=False),
         ):
             if user_id is not None:
                 await ensure_user(connection, user_id)
@@ -254,17 +254,13 @@ class SessionStore:
     async def delete_session(self, access: Access, session_id: str) -> DeletedSession:
         """Soft-delete a session and all its messages, with one timestamp.
 
-        The statements have no timeout, only the call's deadline: with one, a session with too many
-        messages could never be deleted.
-
         Raises:
             NotFound: There is no such live session.
         """
         async with (
             self._pool.connection(access.principal) as connection,
-            connection.in_transaction(),
+            connection.in_transaction(has_timeout=False),
         ):
-            await connection.run(DISABLE_TIMEOUT)
             await lock_session(connection, access, session_id)
             deleted = await connection.fetch_one(self.DELETE_SESSION, {"session_id": session_id})
             return DeletedSession._make(deleted or ())

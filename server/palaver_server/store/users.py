@@ -8,7 +8,7 @@ from palaver_server.database.connection import Row
 from palaver_server.database.paging import KeyRange, Page, last_position, listing
 from palaver_server.database.pool import Pool
 from palaver_server.database.reader import Reader
-from palaver_server.database.statement import DISABLE_TIMEOUT, Statement, StatementTemplate
+from palaver_server.database.statement import Statement, StatementTemplate
 from palaver_server.database.timestamps import PgTimestamp, as_datetime
 from palaver_server.errors import AlreadyExists, NotFound
 from palaver_server.store.access_conditions import accessible, accessible_if_bound
@@ -164,7 +164,7 @@ class UserStore:
         """
         async with (
             self._pool.connection(access.principal) as connection,
-            connection.in_transaction(),
+            connection.in_transaction(has_timeout=False),
         ):
             locked = await connection.fetch_one(self.LOCK_USER, _named(access, user_id))
             row = change(_found(user_id, locked))
@@ -224,9 +224,7 @@ class UserStore:
     async def delete_user(self, access: Access, user_id: str) -> DeletedUser:
         """Soft-delete a user, all its sessions and all their messages, with one timestamp.
 
-        Sessions of the user that were deleted before are no longer restorable. The statements
-        have no timeout, only the call's deadline: with one, a user with too many messages could
-        never be deleted.
+        Sessions of the user that were deleted before are no longer restorable.
 
         Raises:
             NotFound: There is no such live user.
@@ -234,9 +232,8 @@ class UserStore:
         parameters: dict[str, Any] = _named(access, user_id)
         async with (
             self._pool.connection(access.principal) as connection,
-            connection.in_transaction(),
+            connection.in_transaction(has_timeout=False),
         ):
-            await connection.run(DISABLE_TIMEOUT)
             _found(user_id, await connection.fetch_one(self.LOCK_FOR_DELETE, parameters))
             (sessions_deleted,) = await connection.fetch_one(self.LOCK_SESSIONS, parameters) or ()
             (deleted_at,) = await connection.fetch_one(self.DELETE_USER, parameters) or ()
