@@ -50,12 +50,18 @@ def scrape(
     endpoint: Endpoint,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
+    database_url: str,
 ) -> Scrape:
     """The metrics of a server that has served one call, and refused one."""
     caplog.set_level(logging.INFO)
     keys = KeysFile(tmp_path / "credentials.toml")
     key = keys.add()
-    server = start_server(metrics_listen="127.0.0.1:0", credentials=keys.path, **endpoint.settings)
+    server = start_server(
+        metrics_listen="127.0.0.1:0",
+        credentials=keys.path,
+        read_database_url=database_url,  # no standby, but it has all metrics of one
+        **endpoint.settings,
+    )
     with caller(server.address, key) as palaver:
         palaver.add("s", "hello")
         with refused(grpc.StatusCode.NOT_FOUND):

@@ -172,7 +172,7 @@ LogFormat = Annotated[Literal["auto", "text", "json"], BeforeValidator(_lower)]
 
 
 # Settings that a file may hold: each has a second setting that ends in `_file`.
-_SECRETS = ("database_url", "migration_database_url", "embedder_key")
+_SECRETS = ("database_url", "migration_database_url", "read_database_url", "embedder_key")
 
 _NEVER_EMPTY = ("database_url", "database_url_file")
 
@@ -273,7 +273,7 @@ class DatabaseSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _take_secrets_from_files(self) -> Self:
-        for name in _SECRETS:
+        for name in type(self).model_fields.keys() & set(_SECRETS):
             in_file = getattr(self, f"{name}_file")
             if in_file and getattr(self, name):
                 raise ValueError(f"{spelled(name, f'{name}_file')}: only one may be given")
@@ -308,6 +308,19 @@ class Settings(DatabaseSettings):
     no_migrate: bool = Field(
         default=False,
         description="Run no migrations at the start; refuse a database that lacks any.",
+    )
+    read_database_url: DatabaseUrl | None = Field(
+        None,
+        description="URL of a hot standby, which runs reads where it is fresh enough;"
+        " if unset, the database runs all.",
+    )
+    read_database_url_file: Annotated[DatabaseUrl, *_InFile] | None = Field(
+        None, description="File that holds the URL of the standby, instead of the URL itself."
+    )
+    read_max_staleness_seconds: Seconds = Field(
+        0,
+        description="Time before a read whose writes it may miss on the standby; 0: it sees every"
+        " write acknowledged before.",
     )
     listen: Annotated[str, AfterValidator(check_address)] = Field(
         "127.0.0.1:50051",
@@ -446,6 +459,16 @@ class Settings(DatabaseSettings):
     metrics_listen: Annotated[str, AfterValidator(check_port_address)] | None = Field(
         None, description="Address for Prometheus metrics, HOST:PORT; if unset, none are served."
     )
+
+    @model_validator(mode="after")
+    def _check_read_settings(self) -> Self:
+        if self.read_database_url and not self.database_url:
+            raise ValueError(f"{spelled('read_database_url')} needs {spelled('database_url')}")
+        if self.read_max_staleness_seconds and not self.read_database_url:
+            raise ValueError(
+                f"{spelled('read_max_staleness_seconds')} needs {spelled('read_database_url')}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:

@@ -12,7 +12,7 @@ import grpc
 
 from palaver_server.addresses import is_unix, with_port
 from palaver_server.bootstrap.background import in_background
-from palaver_server.bootstrap.database import TABLES_OF_CALLS, open_pool
+from palaver_server.bootstrap.database import TABLES_OF_CALLS, open_pool, open_reading
 from palaver_server.bootstrap.embedding import open_embedding
 from palaver_server.bootstrap.migration import prepare_schema
 from palaver_server.bootstrap.security import Security
@@ -112,18 +112,21 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
         telemetry = await enter(open_telemetry())
         pool = await enter(open_pool(settings, database_url, telemetry.trace_statement))
         embedding = await enter(open_embedding(settings, database_url, pool))
-        pools = (pool, *embedding.own_pools)
+        reading = await enter(open_reading(settings, database_url, pool, telemetry.trace_statement))
+        pools = (pool, *embedding.own_pools, *reading.own_pools)
         health_servicer = HealthService()
         database_health = await enter(
             open_database_health(settings, database_url, pools, health_servicer)
         )
         purger = build_purger(settings, pool)
-        add_metrics(telemetry, settings, pool, purger, embedding, database_health, security)
+        add_metrics(
+            telemetry, settings, pool, reading, purger, embedding, database_health, security
+        )
         running_calls = RunningCalls()
         chain = InterceptorChain(interceptors(settings, telemetry, security, running_calls))
         max_connections = _max_connections(settings)
         server = grpc.aio.server(options=connection_options(settings, max_connections))
-        ours = palaver_methods(chain, settings, pool, purger, embedding)
+        ours = palaver_methods(chain, settings, pool, reading.reader, purger, embedding)
         server.add_generic_rpc_handlers((ours, grpc_methods(settings, health_servicer)))
         port = security.add_port(server, settings.listen)
         await database_health.check()
@@ -132,6 +135,7 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
             *security.watch(),
             *_unused_connections(security, port, max_connections),
             *scheduled_purges(settings, purger),
+            *([reading.standby.watch()] if reading.standby else []),
             database_health.watch(),
             embedding.worker.run(),
             trim_memory(),
@@ -194,7 +198,8 @@ def connection_options(settings: Settings, max_connections: int) -> tuple[tuple[
 def _max_connections(settings: Settings) -> int:
     """Return how many clients may connect, so that the server never runs out of descriptors."""
     descriptors = raise_limit()
-    admitted = max(descriptors - settings.pool_max_size - _OWN_DESCRIPTORS, 1)
+    of_pools = settings.pool_max_size * (2 if settings.read_database_url else 1)
+    admitted = max(descriptors - of_pools - _OWN_DESCRIPTORS, 1)
     if admitted < settings.max_connections:
         _LOGGER.warning(
             "the limit of open files (%d) leaves room for %d connections of clients instead of %d"

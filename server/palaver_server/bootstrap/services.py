@@ -14,6 +14,7 @@ from palaver.v1 import (
 from palaver_server.bootstrap.embedding import EmbeddingComponents
 from palaver_server.config import Settings
 from palaver_server.database.pool import Pool
+from palaver_server.database.reader import Reader
 from palaver_server.interceptors.chain import InterceptorChain
 from palaver_server.interceptors.decoding import decode_requests
 from palaver_server.purge.purger import Purger
@@ -42,23 +43,24 @@ DESCRIPTORS = (_SESSIONS, _MEMORY, _USERS, _ADMIN)
 SERVICES = tuple(service.full_name for service in DESCRIPTORS)
 
 
-def palaver_methods(
+def palaver_methods(  # noqa: PLR0913, PLR0917
     chain: InterceptorChain,
     settings: Settings,
     pool: Pool,
+    reader: Reader,
     purger: Purger,
     embedding: EmbeddingComponents,
 ) -> MethodRouter:
     """Register Palaver's services behind the chain of interceptors."""
     router = MethodRouter(chain.wrap)
     language = settings.search_language
-    sessions = SessionStore(pool, filter_timeout=settings.filter_timeout_seconds)
+    sessions = SessionStore(pool, reader, filter_timeout=settings.filter_timeout_seconds)
     memory_service = MemoryService(
         sessions,
-        MemoryStore(pool, embedding.queue, language=language),
-        MessageStore(pool, embedding.queue, language=language),
+        MemoryStore(pool, embedding.queue, reader, language=language),
+        MessageStore(pool, embedding.queue, reader, language=language),
         Searcher(
-            pool, embedding.search, language=language, timeout=settings.search_timeout_seconds
+            reader, embedding.search, language=language, timeout=settings.search_timeout_seconds
         ),
         window=settings.memory_window,
     )
@@ -66,7 +68,7 @@ def palaver_methods(
     admin_service = AdminService(purger, reindexer)
     router.add_service(_SESSIONS, SessionService(sessions))
     router.add_service(_MEMORY, memory_service)
-    router.add_service(_USERS, UserService(UserStore(pool)))
+    router.add_service(_USERS, UserService(UserStore(pool, reader)))
     router.add_service(_ADMIN, admin_service)
     return router
 

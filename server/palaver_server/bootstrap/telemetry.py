@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from palaver_server.bootstrap.database import Reading
 from palaver_server.bootstrap.embedding import EmbeddingComponents
 from palaver_server.bootstrap.security import Security
 from palaver_server.bootstrap.services import DESCRIPTORS
@@ -28,6 +29,7 @@ def add_metrics(  # noqa: PLR0913, PLR0917
     telemetry: Telemetry,
     settings: Settings,
     pool: Pool,
+    reading: Reading,
     purger: Purger,
     embedding: EmbeddingComponents,
     database_health: DatabaseHealth,
@@ -43,6 +45,7 @@ def add_metrics(  # noqa: PLR0913, PLR0917
                 is_serving=lambda: database_health.is_serving,
                 reload_status=security.reload_status,
                 ignored_jwt_keys=security.ignored_jwt_keys,
+                standby=reading.standby.stats if reading.standby else None,
                 search_fallbacks=lambda: embedding.search.fallbacks,
                 backlogs={"purge": purger.backlog, "embedding": embedding.worker.backlog},
             ),

@@ -140,7 +140,7 @@ class Pool:
         """
         await self._pool.close(timeout=1)
         for connection in self._in_use:
-            _abort(connection)
+            abort(connection)
 
     @asynccontextmanager
     async def connection(self, principal: Consumer | None = None) -> AsyncIterator[Connection]:
@@ -228,7 +228,7 @@ class Pool:
 
     @asynccontextmanager
     async def snapshot(
-        self, setup: str, principal: Consumer | None = None
+        self, setup: str, principal: Consumer | None = None, *, check: Work[None] | None = None
     ) -> AsyncIterator[Connection]:
         """Check out a connection in a read-only transaction, all of whose queries see one snapshot.
 
@@ -238,6 +238,7 @@ class Pool:
             setup: SET LOCAL and LOCK statements to run before the first query, which takes the
                 snapshot; separated by semicolons.
             principal: As of `connection`.
+            check: Runs over the connection before the transaction.
 
         Raises:
             PalaverError: As `connection` does.
@@ -249,6 +250,8 @@ class Pool:
         started = clock()
         try:
             async with self.connection(principal) as connection:
+                if check:
+                    await check(connection)
                 self._in_snapshot.add(connection)
                 await connection.begin("ISOLATION LEVEL REPEATABLE READ READ ONLY", setup)
                 yield connection
@@ -257,14 +260,27 @@ class Pool:
             share.release()
 
     async def read(
-        self, work: Work[T], principal: Consumer | None = None, *, snapshot: str | None = None
+        self,
+        work: Work[T],
+        principal: Consumer | None = None,
+        *,
+        snapshot: str | None = None,
+        check: Work[None] | None = None,
     ) -> T:
-        """Run a read, as `Reader` describes."""
-        async with (
-            self.connection(principal)
-            if snapshot is None
-            else self.snapshot(snapshot, principal) as connection
-        ):
+        """Run a read, as `Reader` describes.
+
+        Args:
+            work: As of `Reader.read`, as are the next two.
+            principal: The one whose share it uses.
+            snapshot: The statements that set up a snapshot.
+            check: Runs before `work`, over the same connection; its exception ends the read.
+        """
+        if snapshot is not None:
+            async with self.snapshot(snapshot, principal, check=check) as connection:
+                return await work(connection)
+        async with self.connection(principal) as connection:
+            if check:
+                await check(connection)
             return await work(connection)
 
     GET_BACKEND = Statement("connection.get_backend", "SELECT pg_backend_pid()", is_prepared=False)
@@ -315,16 +331,16 @@ def _was_closed(connection: Connection) -> bool:
 async def _roll_back(connection: Connection) -> None:
     """End a connection's transaction; abort a connection that does not answer."""
     loop = asyncio.get_running_loop()
-    abort = loop.call_later(_ROLLBACK_TIMEOUT_SECONDS, _abort, connection)
+    timeout = loop.call_later(_ROLLBACK_TIMEOUT_SECONDS, abort, connection)
     try:
         await connection.rollback()
     except Error:  # the connection is lost, and putconn replaces it
         pass
     finally:
-        abort.cancel()
+        timeout.cancel()
 
 
-def _abort(connection: Connection) -> None:
+def abort(connection: Connection) -> None:
     """Shut down a connection's socket, so that a caller waiting for an answer fails at once."""
     with suppress(Error, OSError), socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
         duplicate.shutdown(socket.SHUT_RDWR)

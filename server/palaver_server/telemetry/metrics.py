@@ -19,6 +19,7 @@ from palaver_server.telemetry.metrics_server import MetricsServer
 from palaver_server.telemetry.pool_metrics import PoolCollector
 from palaver_server.telemetry.readings import Readings
 from palaver_server.telemetry.search_metrics import SearchCollector
+from palaver_server.telemetry.standby_metrics import StandbyCollector
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -48,6 +49,8 @@ class Metrics:
         serving.set_function(readings.is_serving)
         _show_credentials(registry, readings)
         registry.register(PoolCollector(readings.pool_stats))
+        if readings.standby:
+            registry.register(StandbyCollector(readings.standby))
         registry.register(SearchCollector(readings.search_fallbacks))
         self.calls = CallMetrics(registry, services)
         self._backlogs = BacklogMetrics(registry, readings.backlogs)

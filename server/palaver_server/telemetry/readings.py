@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from palaver_server.database.backlog import MeasureBacklog
+from palaver_server.database.standby import StandbyStats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,6 +13,7 @@ class Readings:
 
     Attributes:
         pool_stats: Returns the statistics of the connection pool.
+        standby: The figures of the standby, which change; None without one.
         is_serving: Returns whether the database answers.
         reload_status: Returns whether the last reload of credentials succeeded, by their kind.
         ignored_jwt_keys: Returns the number of keys in the JWKS that are ignored.
@@ -20,6 +22,7 @@ class Readings:
     """
 
     pool_stats: Callable[[], Mapping[str, int]]
+    standby: StandbyStats | None
     is_serving: Callable[[], bool]
     reload_status: Callable[[], Mapping[str, bool]]
     ignored_jwt_keys: Callable[[], int]

@@ -70,6 +70,13 @@ class SessionServiceStub:
     Any RPC may return any of these errors except `NOT_FOUND`, `ALREADY_EXISTS`
     and `ABORTED`; the comment of an RPC says which of those it returns.
 
+    A read sees every write that was acknowledged before the read began, by
+    whichever server of the database; so does each page of a stream. While a
+    write runs, one read may see its effect and the next may not yet. An operator
+    may give this up with `PALAVER_READ_MAX_STALENESS_SECONDS`: then a read may
+    miss the writes of so many seconds before it, and reads, pages of a listing
+    and chunks of a stream may show different moments within that time.
+
     A credential may be bound to a user. Its access scope is then limited to the
     sessions of that user: sessions of other users and sessions without a user
     are left out of listings, and RPCs return `NOT_FOUND` for them. A session
@@ -196,6 +203,13 @@ class SessionServiceAsyncStub(SessionServiceStub):
     Any RPC may return any of these errors except `NOT_FOUND`, `ALREADY_EXISTS`
     and `ABORTED`; the comment of an RPC says which of those it returns.
 
+    A read sees every write that was acknowledged before the read began, by
+    whichever server of the database; so does each page of a stream. While a
+    write runs, one read may see its effect and the next may not yet. An operator
+    may give this up with `PALAVER_READ_MAX_STALENESS_SECONDS`: then a read may
+    miss the writes of so many seconds before it, and reads, pages of a listing
+    and chunks of a stream may show different moments within that time.
+
     A credential may be bound to a user. Its access scope is then limited to the
     sessions of that user: sessions of other users and sessions without a user
     are left out of listings, and RPCs return `NOT_FOUND` for them. A session
@@ -317,6 +331,13 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Any RPC may return any of these errors except `NOT_FOUND`, `ALREADY_EXISTS`
     and `ABORTED`; the comment of an RPC says which of those it returns.
+
+    A read sees every write that was acknowledged before the read began, by
+    whichever server of the database; so does each page of a stream. While a
+    write runs, one read may see its effect and the next may not yet. An operator
+    may give this up with `PALAVER_READ_MAX_STALENESS_SECONDS`: then a read may
+    miss the writes of so many seconds before it, and reads, pages of a listing
+    and chunks of a stream may show different moments within that time.
 
     A credential may be bound to a user. Its access scope is then limited to the
     sessions of that user: sessions of other users and sessions without a user
