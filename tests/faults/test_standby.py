@@ -425,9 +425,9 @@ def _add_user(url: str, user_id: str) -> None:
         connection.execute("INSERT INTO users (user_id) VALUES (%s)", [user_id])
 
 
-@pytest.mark.parametrize("snapshot", [None, "SET LOCAL jit = off"])
+@pytest.mark.parametrize("snapshot", [None, ["SET LOCAL jit = off"]])
 def test_read_that_conflicts_with_the_replay_runs_again_on_the_primary(
-    snapshot: str | None, run: Run, pair: Pair
+    snapshot: list[str] | None, run: Run, pair: Pair
 ) -> None:
     begun = threading.Event()
 

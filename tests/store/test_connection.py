@@ -287,3 +287,75 @@ def test_connection_that_is_lost_reports_it(database_url: str, run: Run) -> None
             await lost.close()
 
     run(lose_and_fetch())
+
+
+JIT = statement("SELECT %(text)s::text, current_setting('jit')", is_prepared=False)
+JIT_PREPARED = statement("SELECT %(text)s::text, current_setting('jit')")
+
+
+def is_in_transaction(connection: Connection) -> bool:
+    return connection.info.transaction_status == psycopg.pq.TransactionStatus.INTRANS
+
+
+@pytest.mark.parametrize("statements", [0, 1], ids=["unprepared", "prepared"])
+def test_connection_snapshot_begins_with_the_first_statement(
+    connection: Connection, run: Run, statements: int
+) -> None:
+    connection.prepares = bool(statements)
+    for _ in range(2):
+        connection.begin_snapshot_with_next(["SET LOCAL jit = off"])
+        assert not is_in_transaction(connection)
+
+        assert run(connection.fetch(JIT_PREPARED, {"text": "a'b"})) == [("a'b", "off")]
+
+        assert is_in_transaction(connection)
+        assert run(connection.fetch(JIT_PREPARED, {"text": "x"})) == [("x", "off")]
+        run(connection.rollback())
+    assert len(prepared(connection, run)) == statements
+
+
+def test_connection_snapshot_begins_with_a_transaction_of_psycopg(
+    connection: Connection, run: Run
+) -> None:
+    async def fetch_in_savepoint() -> list[Any]:
+        connection.begin_snapshot_with_next(["SET LOCAL jit = off"])
+        async with connection.transaction(force_rollback=True):
+            pass
+        return await connection.fetch(JIT, {"text": "x"})
+
+    assert run(fetch_in_savepoint()) == [("x", "off")]
+
+
+@pytest.mark.parametrize("failing", ["setup", "first"])
+def test_connection_snapshot_that_fails_to_begin_can_be_rolled_back(
+    connection: Connection, run: Run, failing: str
+) -> None:
+    connection.begin_snapshot_with_next(["SET LOCAL jit = 'x'"] if failing == "setup" else [])
+
+    with pytest.raises(
+        psycopg.errors.InvalidParameterValue
+        if failing == "setup"
+        else psycopg.errors.DivisionByZero
+    ):
+        run(connection.fetch(statement("SELECT 1 / 0", is_prepared=False)))
+
+    run(connection.rollback())
+    assert run(connection.fetch(JIT, {"text": "x"})) == [("x", "on")]
+
+
+def test_connection_snapshot_whose_begin_is_cancelled_can_be_rolled_back(
+    connection: Connection, run: Run
+) -> None:
+    choose = random.Random(7)
+
+    async def cancel() -> None:
+        for _ in range(100):
+            connection.begin_snapshot_with_next(["SET LOCAL jit = off"])
+            beginning = asyncio.create_task(connection.fetch(JIT, {"text": "x"}))
+            await asyncio.sleep(choose.random() / 1000)
+            beginning.cancel()
+            await asyncio.gather(beginning, return_exceptions=True)
+            await connection.rollback()
+            assert await connection.fetch(JIT, {"text": "x"}) == [("x", "on")]
+
+    run(cancel())

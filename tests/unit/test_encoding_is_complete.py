@@ -11,8 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from palaver.v1 import memory_pb2, memory_service_pb2, session_pb2, user_pb2
 from palaver_server.database.timestamps import EPOCH
-from palaver_server.search.result_store import Result
-from palaver_server.search.searcher import Mode, Results
+from palaver_server.search.searcher import Mode, Result, Results
 from palaver_server.services.encoding.added_memory import added_memory_response
 from palaver_server.services.encoding.encoded import Encoded
 from palaver_server.services.encoding.messages import message_response, with_messages

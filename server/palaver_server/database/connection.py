@@ -8,16 +8,22 @@ Statements are prepared in a session, unless that is turned off.
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import (
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
 from itertools import count
 from typing import Any, Self, TypeAlias, TypeVar
 
-from psycopg import AsyncConnection, Error, Rollback
-from psycopg.abc import PQGen
+from psycopg import AsyncConnection, Error, OperationalError, Rollback
+from psycopg.abc import Buffer, PQGen
 from psycopg.adapt import Transformer
 from psycopg.errors import InvalidSqlStatementName, QueryCanceled, error_from_result
-from psycopg.generators import execute
+from psycopg.generators import execute, fetch_many, send
 from psycopg.pq import ExecStatus, Format, TransactionStatus
 from psycopg.pq.abc import PGconn, PGresult
 from psycopg.types.numeric import Int8BinaryDumper, Int8BinaryLoader, Int8Dumper
@@ -31,6 +37,9 @@ _LOGGER = logging.getLogger(__name__)
 T = TypeVar("T")
 
 Row: TypeAlias = tuple[Any, ...]
+
+# A function of libpq that sends a request, and its arguments.
+_Request: TypeAlias = tuple[Callable[..., None], tuple[Any, ...]]
 
 # Returns a context manager that wraps a statement while it runs.
 Trace: TypeAlias = Callable[[Statement], AbstractContextManager[None]]
@@ -79,6 +88,7 @@ class Connection(AsyncConnection[Row]):
         self._adapter = Transformer(self)
         timeout = self.statement_timeout
         self._timer = None if timeout is None else StatementTimer(timeout)
+        self._begin: Sequence[str] = ()  # statements that begin a transaction with the next one
         self._statement_names: dict[tuple[Statement, tuple[int, ...]], bytes] = {}
         # A pooler may run a statement in a session where others have prepared theirs: a name that
         # is in use there would run the wrong one.
@@ -91,6 +101,9 @@ class Connection(AsyncConnection[Row]):
         Raises:
             QueryCanceled: The timeout expired.
         """
+        if self._begin:
+            begin, self._begin = self._begin, ()
+            await self._run(self.pgconn.send_query, "; ".join(begin).encode())
         timer = self._timer
         if timer is None or self.pgconn.transaction_status != TransactionStatus.IDLE:
             return await super().wait(gen, *args, **kwargs)
@@ -105,24 +118,38 @@ class Connection(AsyncConnection[Row]):
         finally:
             timer.stop()
 
-    async def begin(self, modes: str = "", setup: str = "", *, has_timeout: bool = True) -> None:
+    async def begin(self, *, has_timeout: bool = True) -> None:
         """Begin a transaction, in one round trip.
 
         Args:
-            modes: The transaction's modes, as BEGIN takes them.
-            setup: Statements to run in it, such as SET LOCAL, separated by semicolons.
             has_timeout: Whether its statements have the timeout.
         """
-        statements = [f"BEGIN {modes}"]
-        if self.statement_timeout is not None:
-            timeout = milliseconds(self.statement_timeout)
-            statements += [
-                f"SET LOCAL statement_timeout = {timeout if has_timeout else 0}",
-                # A server that hangs must not keep its locks.
-                f"SET LOCAL idle_in_transaction_session_timeout = {timeout}",
-            ]
+        begin = self._beginning(has_timeout=has_timeout)
         async with self.lock:
-            await self._run(self.pgconn.send_query, "; ".join([*statements, setup]).encode())
+            await self._run(self.pgconn.send_query, "; ".join(begin).encode())
+
+    def begin_snapshot_with_next(self, setup: Sequence[str] = ()) -> None:
+        """Begin a read-only transaction with the next statement, in the same round trip.
+
+        All queries of the transaction see one snapshot.
+
+        Args:
+            setup: SET LOCAL and LOCK statements to run before the first query, which takes the
+                snapshot.
+        """
+        self._begin = [*self._beginning("ISOLATION LEVEL REPEATABLE READ READ ONLY"), *setup]
+
+    def _beginning(self, modes: str = "", *, has_timeout: bool = True) -> list[str]:
+        """Return the statements that begin a transaction, with these modes."""
+        if self.statement_timeout is None:
+            return [f"BEGIN {modes}"]
+        timeout = milliseconds(self.statement_timeout)
+        return [
+            f"BEGIN {modes}",
+            f"SET LOCAL statement_timeout = {timeout if has_timeout else 0}",
+            # A server that hangs must not keep its locks.
+            f"SET LOCAL idle_in_transaction_session_timeout = {timeout}",
+        ]
 
     @asynccontextmanager
     async def in_transaction(self, *, has_timeout: bool = True) -> AsyncIterator[None]:
@@ -179,6 +206,8 @@ class Connection(AsyncConnection[Row]):
             async with self.lock:
                 dumped = self._adapter.dump_sequence(values, statement.formats)
                 types, formats = self._adapter.types or (), self._adapter.formats
+                if self._begin:
+                    return await self._begin_and_execute(statement, dumped, types, formats)
                 if statement.is_prepared and self.prepares:
                     name = self._statement_names.get((statement, types))
                     if name is None:
@@ -196,6 +225,50 @@ class Connection(AsyncConnection[Row]):
                     statement.query, dumped, types, formats, Format.BINARY,
                 )  # fmt: skip
 
+    async def _begin_and_execute(
+        self,
+        statement: Statement,
+        dumped: Sequence[Buffer | None],
+        types: tuple[int, ...],
+        formats: Sequence[Format] | None,
+    ) -> PGresult:
+        """Begin the transaction that is to begin with this statement, and run it."""
+        begin, self._begin = self._begin, ()
+        pgconn = self.pgconn
+        requests: list[_Request] = [
+            (pgconn.send_query_params, (command.encode(), None)) for command in begin
+        ]
+        name = None
+        if statement.is_prepared and self.prepares:
+            name = self._statement_names.get((statement, types))
+            if name is None:
+                name = next(self._new_names)
+                requests.append((pgconn.send_prepare, (name, statement.query, types)))
+            requests.append((pgconn.send_query_prepared, (name, dumped, formats, Format.BINARY)))
+        else:
+            arguments = (statement.query, dumped, types, formats, Format.BINARY)
+            requests.append((pgconn.send_query_params, arguments))
+        with self._pipeline_mode():
+            try:
+                result = self._checked(await self.wait(_pipelined(pgconn, requests)))
+            except InvalidSqlStatementName:
+                self._stop_preparing()
+                raise
+        if name is not None:
+            self._statement_names[statement, types] = name
+        return result
+
+    @contextmanager
+    def _pipeline_mode(self) -> Iterator[None]:
+        self.pgconn.enter_pipeline_mode()
+        try:
+            yield
+        finally:
+            # It fails if the connection was lost, or given up without all results: it is in no
+            # transaction then that could be rolled back, and the pool closes it.
+            with suppress(OperationalError):
+                self.pgconn.exit_pipeline_mode()
+
     async def _prepare(self, statement: Statement, types: tuple[int, ...]) -> bytes:
         # Never reuse a name: a cancelled PREPARE may or may not have taken effect.
         name = next(self._new_names)
@@ -211,9 +284,11 @@ class Connection(AsyncConnection[Row]):
             " PALAVER_PREPARED_STATEMENTS=off"
         )
 
-    async def _run(self, send: Callable[..., None], *arguments: Any) -> PGresult:
+    async def _run(self, send_request: Callable[..., None], *arguments: Any) -> PGresult:
         """Send a request and return its last result; raise the error of any that failed."""
-        results = await self.wait(_sent(self.pgconn, send, arguments))
+        return self._checked(await self.wait(_sent(self.pgconn, send_request, arguments)))
+
+    def _checked(self, results: list[PGresult]) -> PGresult:
         for result in results:
             if result.status not in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
                 raise error_from_result(result, self.info.encoding)
@@ -221,8 +296,21 @@ class Connection(AsyncConnection[Row]):
 
 
 def _sent(
-    pgconn: PGconn, send: Callable[..., None], arguments: Sequence[Any]
+    pgconn: PGconn, send_request: Callable[..., None], arguments: Sequence[Any]
 ) -> PQGen[list[PGresult]]:
-    send(*arguments)
+    send_request(*arguments)
     results: list[PGresult] = yield from execute(pgconn)
+    return results
+
+
+def _pipelined(pgconn: PGconn, requests: Sequence[_Request]) -> PQGen[list[PGresult]]:
+    """Send requests in pipeline mode, without waiting in between; return their results."""
+    for send_request, arguments in requests:
+        send_request(*arguments)
+    pgconn.pipeline_sync()
+    yield from send(pgconn)
+    results: list[PGresult] = []
+    for _ in requests:
+        results += yield from fetch_many(pgconn)
+    yield from fetch_many(pgconn)  # the end of the pipeline
     return results

@@ -11,7 +11,7 @@ import os
 import select
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from enum import Enum
 from functools import partial
@@ -228,15 +228,19 @@ class Pool:
 
     @asynccontextmanager
     async def snapshot(
-        self, setup: str, principal: Consumer | None = None, *, check: Work[None] | None = None
+        self,
+        setup: Sequence[str],
+        principal: Consumer | None = None,
+        *,
+        check: Work[None] | None = None,
     ) -> AsyncIterator[Connection]:
         """Check out a connection in a read-only transaction, all of whose queries see one snapshot.
 
-        The block does not wait for the end of the transaction: there is nothing to commit.
+        The transaction begins with the block's first statement. The block does not wait for its
+        end: there is nothing to commit.
 
         Args:
-            setup: SET LOCAL and LOCK statements to run before the first query, which takes the
-                snapshot; separated by semicolons.
+            setup: As of `Connection.begin_snapshot_with_next`.
             principal: As of `connection`.
             check: Runs over the connection before the transaction.
 
@@ -253,7 +257,7 @@ class Pool:
                 if check:
                     await check(connection)
                 self._in_snapshot.add(connection)
-                await connection.begin("ISOLATION LEVEL REPEATABLE READ READ ONLY", setup)
+                connection.begin_snapshot_with_next(setup)
                 yield connection
         finally:
             share.charge(clock() - started)
@@ -264,7 +268,7 @@ class Pool:
         work: Work[T],
         principal: Consumer | None = None,
         *,
-        snapshot: str | None = None,
+        snapshot: Sequence[str] | None = None,
         check: Work[None] | None = None,
     ) -> T:
         """Run a read, as `Reader` describes.

@@ -1,6 +1,6 @@
 """Reads: transactions that change nothing, so that any server with the data may run them."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeAlias, TypeVar
 
 from palaver_server.database.connection import Connection
@@ -16,7 +16,11 @@ class Reader(Protocol):
     """Runs reads: the pool of the database, or a router between that and a standby."""
 
     async def read(
-        self, work: Work[T], principal: Consumer | None = None, *, snapshot: str | None = None
+        self,
+        work: Work[T],
+        principal: Consumer | None = None,
+        *,
+        snapshot: Sequence[str] | None = None,
     ) -> T:
         """Run a read, and return its result.
 

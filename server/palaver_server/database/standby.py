@@ -15,6 +15,7 @@ With a maximum staleness, a look may have begun that much earlier than the read.
 import asyncio
 import logging
 from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
@@ -228,7 +229,11 @@ class StandbyReader:
         self.stats = StandbyStats(Counter(standby=0, primary=0))
 
     async def read(
-        self, work: Work[T], principal: Consumer | None = None, *, snapshot: str | None = None
+        self,
+        work: Work[T],
+        principal: Consumer | None = None,
+        *,
+        snapshot: Sequence[str] | None = None,
     ) -> T:
         """Run a read, as `Reader` describes."""
         if self._state is StandbyState.USED and self._standby.connects:

@@ -14,7 +14,6 @@ the message's share of each term.
 """
 
 from palaver_server.auth.access import Access
-from palaver_server.database.statement import Statement, StatementTemplate
 from palaver_server.store.message_filter import AccessibleScope, MessageFilter
 
 # BM25's inverse document frequency.
@@ -22,10 +21,10 @@ _WEIGHT = """
     ln(1 + (corpus.messages - frequencies.messages + 0.5) / (frequencies.messages + 0.5))
 """
 
-# Each CTE is MATERIALIZED, so that the planner runs the steps in this order.
-_RANKING = StatementTemplate(
-    "search.rank",
-    """
+# CTEs, of which the last one, `ranked`, has the keys and the scores of the best messages. Each is
+# MATERIALIZED, so that the planner runs the steps in this order. The parameters are the fields of a
+# `KeywordQuery`, `limit`, and those of the scope and the filter.
+RANKED = """
     WITH terms AS MATERIALIZED (
         SELECT term, number
         FROM unnest(%(terms)s::text[]::tsquery[]) WITH ORDINALITY AS terms (term, number)
@@ -80,25 +79,25 @@ _RANKING = StatementTemplate(
             )) AS messages
             FROM frequencies
         ) frequencies CROSS JOIN corpus
-    )
-    SELECT session_id, sequence,
-        sum(weight * share) / (SELECT sum(weight) FROM weights) AS score
-    FROM (
-        SELECT session_id, sequence, number, max(share) AS share, bool_or(is_match) AS is_match
+    ), ranked AS MATERIALIZED (
+        SELECT session_id, sequence,
+            sum(weight * share) / (SELECT sum(weight) FROM weights) AS score
         FROM (
-            SELECT session_id, sequence, number, share, is_match FROM spread
-            UNION ALL
-            SELECT session_id, sequence, number, 1, passes AND %(is_plain)s
-            FROM context JOIN role_terms USING (role)
-        ) all_shares
-        GROUP BY session_id, sequence, number
-    ) best_shares JOIN weights USING (number)
-    GROUP BY session_id, sequence
-    HAVING bool_or(is_match)
-    ORDER BY score DESC, session_id, sequence DESC
-    LIMIT %(limit)s
-    """,
-)
+            SELECT session_id, sequence, number, max(share) AS share, bool_or(is_match) AS is_match
+            FROM (
+                SELECT session_id, sequence, number, share, is_match FROM spread
+                UNION ALL
+                SELECT session_id, sequence, number, 1, passes AND %(is_plain)s
+                FROM context JOIN role_terms USING (role)
+            ) all_shares
+            GROUP BY session_id, sequence, number
+        ) best_shares JOIN weights USING (number)
+        GROUP BY session_id, sequence
+        HAVING bool_or(is_match)
+        ORDER BY score DESC, session_id, sequence DESC
+        LIMIT %(limit)s
+    )
+"""
 
 _MATCHES = "m.words @@ %(match)s::tsquery"
 
@@ -107,17 +106,13 @@ _MATCHES = "m.words @@ %(match)s::tsquery"
 _MATCHES_WITHOUT_INDEX = f"({_MATCHES}) IS TRUE"
 
 
-def ranking(access: Access, scope: AccessibleScope, filter: MessageFilter) -> Statement:
-    """Return the statement that selects the keys and the scores of the best messages.
-
-    Its parameters are the fields of a `KeywordQuery`, `limit`, and those of `scope` and `filter`.
-    """
+def ranking_parts(access: Access, scope: AccessibleScope, filter: MessageFilter) -> dict[str, str]:
+    """Return the parts that fill in the placeholders of RANKED."""
     matches = _MATCHES if scope.is_everything else _MATCHES_WITHOUT_INDEX
-    return _RANKING.fill(
-        is_prepared=False,  # a generic plan is bad for most queries
-        source=scope.sql.source,
-        condition=filter.sql(access, scope.sql.condition, matches),
-        passes=filter.sql(access, "m.deleted_at IS NULL"),
-        size=scope.sql.size,
-        weight=_WEIGHT,
-    )
+    return {
+        "source": scope.sql.source,
+        "condition": filter.sql(access, scope.sql.condition, matches),
+        "passes": filter.sql(access, "m.deleted_at IS NULL"),
+        "size": scope.sql.size,
+        "weight": _WEIGHT,
+    }

@@ -1,15 +1,22 @@
 """Keyword search: what a text asks for, and the messages that match it, best first."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from palaver_server.auth.access import Access
 from palaver_server.database.connection import Connection
 from palaver_server.database.statement import Statement
 from palaver_server.errors import NotFound
-from palaver_server.search.keyword_ranking import ranking
+from palaver_server.search.keyword_ranking import RANKED, ranking_parts
 from palaver_server.search.search_text import SearchText
 from palaver_server.store.access_conditions import ACCESSIBLE_SESSION
-from palaver_server.store.message_filter import ALL_MESSAGES, EVERY_MESSAGE, MessageFilter, Scope
+from palaver_server.store.message_filter import (
+    ALL_MESSAGES,
+    EVERY_MESSAGE,
+    AccessibleScope,
+    MessageFilter,
+    Scope,
+    SearchTemplate,
+)
 from palaver_server.store.messages import MessageKey
 
 # Each term is compared with every matching message.
@@ -42,6 +49,11 @@ class KeywordQuery(NamedTuple):
     match: str
     is_plain: bool
     grams: list[str]
+
+    @property
+    def any_term(self) -> str:
+        """A tsquery that matches any of the terms."""
+        return " | ".join(self.terms)
 
 
 class KeywordStore:
@@ -100,6 +112,16 @@ class KeywordStore:
             parsed, language, words, dict(zip(phrases, queries, strict=True)), grams
         )
 
+    RANK = SearchTemplate(
+        "search.rank",
+        f"""
+        {RANKED}
+        SELECT session_id, sequence, score FROM ranked
+        ORDER BY score DESC, session_id, sequence DESC
+    """,
+        ranking_parts,
+    )
+
     async def rank(
         self,
         access: Access,
@@ -111,9 +133,17 @@ class KeywordStore:
     ) -> list[Hit]:
         """Return the live messages that match a query, best first."""
         accessible = scope.within(access)
-        parameters = {**query._asdict(), **accessible.parameters, **filter.given, "limit": limit}
-        rows = await self._connection.fetch(ranking(access, accessible, filter), parameters)
+        statement = self.RANK.of(access, accessible, filter)
+        parameters = ranking_parameters(query, accessible, filter, limit=limit)
+        rows = await self._connection.fetch(statement, parameters)
         return [Hit(MessageKey(*row[:2]), row[2]) for row in rows]
+
+
+def ranking_parameters(
+    query: KeywordQuery, scope: AccessibleScope, filter: MessageFilter, *, limit: int
+) -> dict[str, Any]:
+    """Return the parameters of RANKED."""
+    return {**query._asdict(), **scope.parameters, **filter.given, "limit": limit}
 
 
 def _keyword_query(

@@ -1,17 +1,24 @@
 """Search results: the SQL that reads what a search found, and the newest messages."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from palaver_server.auth.access import Access
-from palaver_server.database.connection import Connection
+from palaver_server.database.connection import Connection, Row
 from palaver_server.database.paging import MAX_PAGE_BYTES
-from palaver_server.database.statement import Statement, StatementTemplate
-from palaver_server.search.keyword_store import Hit, KeywordQuery
-from palaver_server.search.snippet import MATCH_END, MATCH_START, snippet
+from palaver_server.database.statement import Statement
+from palaver_server.search.keyword_ranking import RANKED, ranking_parts
+from palaver_server.search.keyword_store import Hit, KeywordQuery, ranking_parameters
+from palaver_server.search.snippet import MATCH_END, MATCH_START
 from palaver_server.store.access_conditions import ACCESSIBLE_MESSAGE
-from palaver_server.store.message_filter import ALL_MESSAGES, EVERY_MESSAGE, MessageFilter, Scope
+from palaver_server.store.message_filter import (
+    ALL_MESSAGES,
+    EVERY_MESSAGE,
+    AccessibleScope,
+    MessageFilter,
+    Scope,
+    SearchTemplate,
+)
 from palaver_server.store.messages import (
     COLUMNS,
     KEYS,
@@ -25,32 +32,63 @@ from palaver_server.store.messages import (
 _MAX_WORDS = 256
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """A message that a search found, its score from 0 to 1, and a part of its content."""
-
-    session_id: str
-    message: MessageRow
-    score: float
-    snippet: str
-
-
 class FoundMessage(NamedTuple):
-    """A message that a search found, its score, and the marked beginning of its content.
+    """A message that a search found, its score from 0 to 1, and its marked beginning.
 
     `marked` is the argument of `snippet`.
     """
 
     session_id: str
-    message: MessageRow
     score: float
     marked: str
+    message: MessageRow
 
 
-def with_snippets(found: Iterable[FoundMessage], grams: Sequence[str]) -> Iterator[Result]:
-    """Yield the results for messages that a search found."""
-    for session_id, message, score, marked in found:
-        yield Result(session_id, message, score, snippet(message.content, marked, grams))
+# The newest messages that pass the filter.
+_NEWEST = """
+    SELECT m.created_at, m.session_id, m.sequence FROM {source}
+    WHERE {condition}
+    ORDER BY m.created_at DESC, m.session_id, m.sequence DESC
+    LIMIT %(limit)s
+"""
+
+# For a bound caller: the path is evaluated on all messages of the scope. Whether it fails must
+# not depend on the plan, which depends on everybody's messages: one that reads the newest first
+# would stop at the limit.
+_NEWEST_OF_ALL = """
+    WITH passing AS MATERIALIZED (
+        SELECT m.created_at, m.session_id, m.sequence FROM {source}
+        WHERE {condition}
+    )
+    SELECT created_at, session_id, sequence FROM passing
+    ORDER BY created_at DESC, session_id, sequence DESC
+    LIMIT %(limit)s
+"""
+
+
+def _newest_parts(access: Access, scope: AccessibleScope, filter: MessageFilter) -> dict[str, str]:
+    newest = _NEWEST if access.user_id is None else _NEWEST_OF_ALL
+    condition = filter.sql(access, scope.sql.condition)
+    return {"newest": newest.format(source=scope.sql.source, condition=condition)}
+
+
+# Reads the messages of `hits`, best first, as far as they fit a response. ts_headline gets what the
+# keyword index gets, so that it finds the same words: the beginning of the content, with a space in
+# place of each separator.
+_READ_HITS = f"""
+    SELECT session_id, score, ts_headline(
+            %(language)s::regconfig, search_spaced(left(content, 65536)), %(query)s::tsquery,
+            'HighlightAll = true, StartSel = {MATCH_START}, StopSel = {MATCH_END}'
+        ), {COLUMNS}
+    FROM (
+        SELECT m.*, number, score, row_number() OVER best AS place, sum({SIZE}) OVER best AS size
+        FROM hits JOIN messages m USING (session_id, sequence)
+        WHERE {ACCESSIBLE_MESSAGE}
+        WINDOW best AS (ORDER BY number)
+    ) m
+    WHERE place = 1 OR size <= {MAX_PAGE_BYTES}
+    ORDER BY number
+"""
 
 
 class ResultStore:
@@ -62,30 +100,14 @@ class ResultStore:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    NEWEST = StatementTemplate(
+    NEWEST = SearchTemplate(
         "search.newest",
         """
-        SELECT m.session_id, m.sequence FROM {source}
-        WHERE {condition}
-        ORDER BY m.created_at DESC, m.session_id, m.sequence DESC
-        LIMIT %(limit)s
-    """,
-    )
-
-    # For a bound caller: the path is evaluated on all messages of the scope. Whether it fails must
-    # not depend on the plan, which depends on everybody's messages: one that reads the newest
-    # first would stop at the limit.
-    NEWEST_OF_ALL = StatementTemplate(
-        "search.newest",
-        """
-        WITH passing AS MATERIALIZED (
-            SELECT m.created_at, m.session_id, m.sequence FROM {source}
-            WHERE {condition}
-        )
-        SELECT session_id, sequence FROM passing
+        WITH newest AS MATERIALIZED ({newest})
+        SELECT session_id, sequence FROM newest
         ORDER BY created_at DESC, session_id, sequence DESC
-        LIMIT %(limit)s
     """,
+        _newest_parts,
     )
 
     async def newest(
@@ -98,15 +120,78 @@ class ResultStore:
     ) -> list[Hit]:
         """Return the live messages that pass a filter, the newest `created_at` first."""
         accessible = scope.within(access)
-        newest = self.NEWEST if access.user_id is None else self.NEWEST_OF_ALL
-        statement = newest.fill(
-            is_prepared=False,  # a generic plan is bad for most scopes and filters
-            source=accessible.sql.source,
-            condition=filter.sql(access, accessible.sql.condition),
-        )
+        statement = self.NEWEST.of(access, accessible, filter)
         parameters = {**accessible.parameters, **filter.given, "limit": limit}
         rows = await self._connection.fetch(statement, parameters)
         return [Hit(MessageKey._make(row), 1) for row in rows]
+
+    GET_NEWEST = SearchTemplate(
+        "search.get_newest",
+        f"""
+        WITH newest AS MATERIALIZED ({{newest}}), hits AS MATERIALIZED (
+            SELECT session_id, sequence, 1::float8 AS score, row_number() OVER (
+                ORDER BY created_at DESC, session_id, sequence DESC
+            ) AS number
+            FROM newest
+        )
+        {_READ_HITS}
+    """,
+        _newest_parts,
+    )
+
+    async def get_newest(
+        self,
+        access: Access,
+        query: KeywordQuery,
+        *,
+        limit: int,
+        scope: Scope = ALL_MESSAGES,
+        filter: MessageFilter = EVERY_MESSAGE,
+    ) -> list[FoundMessage]:
+        """Return what `get_messages` returns for the hits of `newest`."""
+        accessible = scope.within(access)
+        statement = self.GET_NEWEST.of(access, accessible, filter)
+        parameters = {
+            **accessible.parameters,
+            **filter.given,
+            "limit": limit,
+            "language": query.language,
+            "query": query.any_term,
+        }
+        return _found(await self._connection.fetch(statement, parameters))
+
+    GET_BEST = SearchTemplate(
+        "search.get_best",
+        f"""
+        {RANKED}, hits AS MATERIALIZED (
+            SELECT session_id, sequence, score,
+                row_number() OVER (ORDER BY score DESC, session_id, sequence DESC) AS number
+            FROM ranked WHERE score >= %(min_score)s::float8
+        )
+        {_READ_HITS}
+    """,
+        ranking_parts,
+    )
+
+    async def get_best(  # noqa: PLR0913 - all but the first two by name
+        self,
+        access: Access,
+        query: KeywordQuery,
+        *,
+        limit: int,
+        min_score: float = 0,
+        scope: Scope = ALL_MESSAGES,
+        filter: MessageFilter = EVERY_MESSAGE,
+    ) -> list[FoundMessage]:
+        """Return what `get_messages` returns for the hits of `KeywordStore.rank`.
+
+        Those with a score below `min_score` are left out.
+        """
+        accessible = scope.within(access)
+        statement = self.GET_BEST.of(access, accessible, filter)
+        parameters = ranking_parameters(query, accessible, filter, limit=limit)
+        parameters |= {"min_score": min_score, "query": query.any_term}
+        return _found(await self._connection.fetch(statement, parameters))
 
     # Of a long message, the words with the smallest hashes: samples of alike messages are alike.
     # One string: an array is slow to read.
@@ -132,23 +217,15 @@ class ResultStore:
         rows = await self._connection.fetch(self.GET_WORDS, parameters)
         return {MessageKey(*row[:2]): frozenset(row[2].split("\n")) for row in rows}
 
-    # ts_headline gets what the keyword index gets, so that it finds the same words: the beginning
-    # of the content, with a space in place of each separator.
     GET_MESSAGES = Statement(
         "search.get_results",
         f"""
-        SELECT number, session_id, ts_headline(
-                %(language)s::regconfig, search_spaced(left(content, 65536)), %(query)s::tsquery,
-                'HighlightAll = true, StartSel = {MATCH_START}, StopSel = {MATCH_END}'
-            ), {COLUMNS}
-        FROM (
-            SELECT m.*, number, row_number() OVER best AS place, sum({SIZE}) OVER best AS size
-            FROM {KEYS} JOIN messages m USING (session_id, sequence)
-            WHERE {ACCESSIBLE_MESSAGE}
-            WINDOW best AS (ORDER BY number)
-        ) m
-        WHERE place = 1 OR size <= {MAX_PAGE_BYTES}
-        ORDER BY number
+        WITH hits AS MATERIALIZED (
+            SELECT * FROM unnest(
+                %(session_ids)s::text[], %(sequences)s::bigint[], %(scores)s::float8[]
+            ) WITH ORDINALITY AS hits (session_id, sequence, score, number)
+        )
+        {_READ_HITS}
     """,
     )
 
@@ -164,12 +241,16 @@ class ResultStore:
         """
         parameters = {
             **key_parameters([hit.key for hit in hits]),
+            "scores": [float(hit.score) for hit in hits],
             "language": query.language,
-            "query": " | ".join(query.terms),
+            "query": query.any_term,
             "access_user_id": access.user_id,
         }
-        rows = await self._connection.fetch(self.GET_MESSAGES, parameters)
-        return [
-            FoundMessage(session_id, MessageRow._make(columns), hits[number - 1].score, marked)
-            for number, session_id, marked, *columns in rows
-        ]
+        return _found(await self._connection.fetch(self.GET_MESSAGES, parameters))
+
+
+def _found(rows: Sequence[Row]) -> list[FoundMessage]:
+    return [
+        FoundMessage(session_id, score, marked, MessageRow._make(columns))
+        for session_id, score, marked, *columns in rows
+    ]

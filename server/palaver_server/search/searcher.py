@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
+from itertools import repeat
+from typing import NamedTuple
 
 from palaver_server.auth.access import Access
 from palaver_server.database.connection import Connection
@@ -14,8 +16,10 @@ from palaver_server.errors import PalaverError
 from palaver_server.offload import offload_each
 from palaver_server.search.diversity import diverse
 from palaver_server.search.keyword_store import Hit, KeywordQuery, KeywordStore
-from palaver_server.search.result_store import FoundMessage, Result, ResultStore, with_snippets
+from palaver_server.search.result_store import FoundMessage, ResultStore
+from palaver_server.search.snippet import snippet
 from palaver_server.store.message_filter import ALL_MESSAGES, EVERY_MESSAGE, MessageFilter, Scope
+from palaver_server.store.messages import MessageRow
 
 # How many hits diversity and HYBRID choose from.
 CANDIDATES = 200
@@ -26,15 +30,14 @@ _SIMILARITY_WEIGHT = 0.25
 # LOCK: a table that a migration rewrites after the snapshot was taken would be empty in it, so a
 # search waits for the migration first. No JIT: except for the largest searches, compiling takes
 # longer than running.
-_SETUP = """
-    SET LOCAL statement_timeout = {milliseconds};
-    LOCK TABLE sessions, messages IN ACCESS SHARE MODE;
-    SET LOCAL jit = off
-"""
+_SETUP = (
+    "LOCK TABLE sessions, messages IN ACCESS SHARE MODE",
+    "SET LOCAL jit = off",
+)
 
 # In the scope of a session or a user, parallel workers make the planner prefer reading the
 # messages of all sessions.
-_SETUP_IN_SCOPE = f"{_SETUP}; SET LOCAL max_parallel_workers_per_gather = 0"
+_NOT_PARALLEL = "SET LOCAL max_parallel_workers_per_gather = 0"
 
 
 class Mode(Enum):
@@ -66,6 +69,15 @@ class Search:
     diversity: float = 0
 
 
+class Result(NamedTuple):
+    """A message that a search found, its score from 0 to 1, and a part of its content."""
+
+    session_id: str
+    message: MessageRow
+    score: float
+    snippet: str
+
+
 @dataclass(frozen=True, slots=True)
 class Results:
     """The results of a search, in order, and the mode that was used; None if there was no text."""
@@ -94,8 +106,8 @@ class Searcher:
         self._reader = reader
         self._semantic = semantic
         self._language = language
-        self._setup = _SETUP.format(milliseconds=milliseconds(timeout))
-        self._setup_in_scope = _SETUP_IN_SCOPE.format(milliseconds=milliseconds(timeout))
+        self._setup = (f"SET LOCAL statement_timeout = {milliseconds(timeout)}", *_SETUP)
+        self._setup_in_scope = (*self._setup, _NOT_PARALLEL)
 
     async def search(self, access: Access, search: Search) -> Results:
         """Search messages, over one connection and in one snapshot.
@@ -119,14 +131,12 @@ class Searcher:
             # Before a connection is taken: an endpoint may take seconds.
             embedded = await self._embed(access, search)
             search = search if embedded else replace(search, mode=Mode.KEYWORD)
-        found_messages, query = await self._read(
+        found, query = await self._read(
             access,
             search.scope,
             lambda connection: _search(access, connection, search, self._language, embedded),
         )
-        size = sum(len(found.marked) for found in found_messages)
-        results = await offload_each(size, with_snippets(found_messages, query.grams))
-        return Results(results, search.mode)
+        return Results(await _with_snippets(found, query.grams), search.mode)
 
     def _mode(self, search: Search) -> Mode | None:
         if not search.text.strip():
@@ -153,7 +163,7 @@ class Searcher:
         setup = self._setup_of(access, scope)
         return await self._reader.read(work, access.principal, snapshot=setup)
 
-    def _setup_of(self, access: Access, scope: Scope) -> str:
+    def _setup_of(self, access: Access, scope: Scope) -> Sequence[str]:
         """Return the statements that set up a search's transaction."""
         return self._setup if scope.within(access).is_everything else self._setup_in_scope
 
@@ -168,17 +178,43 @@ async def _search(
     """Return the messages that a search finds, and what its text asks for."""
     keywords = KeywordStore(connection)
     query = await keywords.read_text(access, search.text, language=language, scope=search.scope)
+    if search.filter.metadata is None:
+        return await _find(access, connection, search, query, embedded), query
     async with checked_path(connection, search.filter.metadata, access):
-        found = await _find(access, connection, search, query, embedded)
-    hits = [hit for hit in found if hit.score >= search.min_score]
-    store = ResultStore(connection)
-    if search.diversity:
-        words = await store.get_words(access, [hit.key for hit in hits])
-        hits = await diverse(hits, words, diversity=search.diversity, limit=search.limit)
-    return await store.get_messages(access, hits[: search.limit], query), query
+        return await _find(access, connection, search, query, embedded), query
 
 
 async def _find(
+    access: Access,
+    connection: Connection,
+    search: Search,
+    query: KeywordQuery,
+    embedded: EmbeddedText | None,
+) -> list[FoundMessage]:
+    """Return the messages that a search finds, in order."""
+    store = ResultStore(connection)
+    if search.diversity or embedded:
+        found = await _hits(access, connection, search, query, embedded)
+        hits = [hit for hit in found if hit.score >= search.min_score]
+        if search.diversity:
+            words = await store.get_words(access, [hit.key for hit in hits])
+            hits = await diverse(hits, words, diversity=search.diversity, limit=search.limit)
+        return await store.get_messages(access, hits[: search.limit], query)
+    if search.mode is None:
+        return await store.get_newest(
+            access, query, limit=search.limit, scope=search.scope, filter=search.filter
+        )
+    return await store.get_best(
+        access,
+        query,
+        limit=search.limit,
+        min_score=search.min_score,
+        scope=search.scope,
+        filter=search.filter,
+    )
+
+
+async def _hits(
     access: Access,
     connection: Connection,
     search: Search,
@@ -225,3 +261,14 @@ def _hybrid(hits: Sequence[Hit], similar: Sequence[Hit], query: KeywordQuery) ->
         for key in ({**keyword, **similarity} if query.is_plain else keyword)
     )
     return sorted(weighted, key=lambda hit: hit.score, reverse=True)
+
+
+async def _with_snippets(found: Sequence[FoundMessage], grams: Sequence[str]) -> list[Result]:
+    contents = [each.message.content for each in found]
+    marked = [each.marked for each in found]
+    size = sum([len(each) for each in marked])
+    snippets = await offload_each(size, map(snippet, contents, marked, repeat(grams)))
+    return [
+        Result(each.session_id, each.message, each.score, text)
+        for each, text in zip(found, snippets, strict=True)
+    ]

@@ -1,10 +1,11 @@
 """The messages that a search looks at: its scope and its filter."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from palaver_server.auth.access import Access
+from palaver_server.database.statement import Statement, StatementTemplate
 from palaver_server.store.access_conditions import ACCESSIBLE_SESSION, narrowed
 from palaver_server.store.filters import comparisons, metadata_paths
 
@@ -114,6 +115,35 @@ class MessageFilter(NamedTuple):
         """
         narrower = " AND ".join([accessible, *comparisons("m", self.given)])
         return narrowed(access, narrower, *supplied, *metadata_paths("m", self.metadata))
+
+
+class SearchTemplate(StatementTemplate):
+    """SQL whose text depends on the form of a search: its scope, and the fields of its filter.
+
+    Args:
+        parts: Returns the parts that fill in the placeholders. They depend only on whether the
+            caller is bound, the scope's SQL, and which fields of the filter are given.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        sql: str,
+        parts: Callable[[Access, AccessibleScope, MessageFilter], dict[str, str]],
+    ) -> None:
+        super().__init__(name, sql)
+        self._parts = parts
+        self._forms: dict[tuple[bool, ScopeSql, tuple[str, ...]], Statement] = {}
+
+    def of(self, access: Access, scope: AccessibleScope, filter: MessageFilter) -> Statement:
+        """Return the statement of a search; composed once for each form."""
+        form = (access.user_id is None, scope.sql, tuple(filter.given))
+        statement = self._forms.get(form)
+        if statement is None:
+            # Not prepared: a generic plan is bad for most texts, scopes and filters.
+            statement = self.fill(is_prepared=False, **self._parts(access, scope, filter))
+            self._forms[form] = statement
+        return statement
 
 
 ALL_MESSAGES = Scope()

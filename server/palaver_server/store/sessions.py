@@ -113,7 +113,9 @@ class SessionStore:
     ) -> None:
         self._pool = pool
         self._reader = reader or pool
-        self._set_filter_timeout = f"SET LOCAL statement_timeout = {milliseconds(filter_timeout)}"
+        self._set_filter_timeout = (
+            f"SET LOCAL statement_timeout = {milliseconds(filter_timeout)}",
+        )
         self._reads = Batcher(self._get_sessions, max_size=_MAX_READS_PER_BATCH)
 
     # A conflict with a live session, or with any session outside the access scope, updates nothing

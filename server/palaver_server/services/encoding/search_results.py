@@ -1,8 +1,7 @@
 """Encoding of search results."""
 
 from palaver.v1.memory_service_pb2 import SearchMemoryRequest, SearchMemoryResponse, SearchResult
-from palaver_server.search.result_store import Result
-from palaver_server.search.searcher import Results
+from palaver_server.search.searcher import Result, Results
 from palaver_server.services.encoding import wire
 from palaver_server.services.encoding.encoded import Encoded, with_items
 from palaver_server.services.encoding.messages import encode_message
