@@ -309,6 +309,11 @@ class Settings(DatabaseSettings):
         default=False,
         description="Run no migrations at the start; refuse a database that lacks any.",
     )
+    read_only: bool = Field(
+        default=False,
+        description="Refuse calls that write, and change nothing in the database;"
+        " for a hot standby.",
+    )
     read_database_url: DatabaseUrl | None = Field(
         None,
         description="URL of a hot standby, which runs reads where it is fresh enough;"
@@ -464,6 +469,10 @@ class Settings(DatabaseSettings):
     def _check_read_settings(self) -> Self:
         if self.read_database_url and not self.database_url:
             raise ValueError(f"{spelled('read_database_url')} needs {spelled('database_url')}")
+        if self.read_only and not self.database_url:
+            raise ValueError(f"{spelled('read_only')} needs {spelled('database_url')}")
+        if self.read_only and self.read_database_url:
+            raise ValueError(f"{spelled('read_only', 'read_database_url')}: only one may be given")
         if self.read_max_staleness_seconds and not self.read_database_url:
             raise ValueError(
                 f"{spelled('read_max_staleness_seconds')} needs {spelled('read_database_url')}"

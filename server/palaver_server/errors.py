@@ -175,6 +175,13 @@ class VectorsUnusable(PalaverError):
     """The database cannot store vectors: it lacks pgvector or denies creating the table."""
 
 
+class ServerReadOnly(PalaverError):
+    """The call changes something, and the server is configured to change nothing."""
+
+    def __init__(self) -> None:
+        super().__init__("this server is read-only; call one that is not")
+
+
 class SemanticSearchUnavailable(PalaverError):
     """The server has no embedder or the database no pgvector; the text says what to do."""
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import grpc
 import psutil
@@ -15,7 +15,6 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from palaver.v1.memory_pb2 import Message
 from palaver_server.auth.roles import POLICY, Role
 from palaver_server.bootstrap.database import opened
 from palaver_server.database.connection import Connection
@@ -25,19 +24,17 @@ from palaver_server.database.standby import StandbyReader
 from palaver_server.database.statement import Statement
 from palaver_server.fair_slots import Consumer
 from tests.conftest import Run, StartServer
-from tests.support.client import Client, struct
+from tests.support.client import Client
 from tests.support.concurrency import begin
 from tests.support.processes import scratch_directory
+from tests.support.reads import READS, Read, fill
 from tests.support.scrapes import metrics_url, scraped
-from tests.support.searching import found
 from tests.support.standby import Pair, replicated
 from tests.support.watching import SERVING, eventually, health_of
 
 PRIMARY, STANDBY = "primary", "standby"
 
 PoolT = TypeVar("PoolT", bound=Pool)
-
-Read: TypeAlias = Callable[[Client, str], object]
 
 
 @pytest.fixture(scope="module")
@@ -100,29 +97,6 @@ def start_reading(
 ) -> StartReading:
     """A function that starts servers that read from the standby."""
     return StartReading(start_server, caplog, pair)
-
-
-# A call of each RPC that reads, which finds what `fill` added.
-READS: dict[str, Read] = {
-    "GetSession": lambda client, name: client.get_session(name),
-    "ListSessions": lambda client, name: client.session_ids(metadata=f'$.name == "{name}"'),
-    "ListAllSessions": lambda client, name: client.list_all_sessions(filter={"user_id": name}),
-    "GetMemory": lambda client, name: client.contents(name),
-    "ListMessages": lambda client, name: client.list_messages(name).messages,
-    "StreamMessages": lambda client, name: client.stream_messages(name),
-    "GetMessage": lambda client, name: client.get_message(name, name),
-    "SearchMemory": lambda client, name: found(client, name, session_id=name),
-    "GetUser": lambda client, name: client.get_user(name),
-    "ListUsers": lambda client, name: name in str(client.list_users(newest_first=True)),
-    "ListAllUsers": lambda client, name: name in str(client.list_all_users(newest_first=True)),
-}
-
-
-def fill(client: Client, name: str) -> None:
-    """Add a user, a session of that user and a message in it, all with this id."""
-    client.add_user(name)
-    client.add_session(name, user_id=name, metadata=struct(name=name))
-    client.add_memory(name, [Message(message_id=name, role="user", content=name)])
 
 
 def test_read_calls_are_all_of_the_policy() -> None:

@@ -40,6 +40,7 @@ BAD_SETTINGS = {
     "log_level": "LOUD",
     "log_format": "xml",
     "no_migrate": "maybe",
+    "read_only": "maybe",
     "read_database_url": "mysql://here",
     "read_database_url_file": "no/such/file",
     "read_max_staleness_seconds": "-1",

@@ -40,3 +40,8 @@ POLICY = MappingProxyType(
         "/palaver.v1.AdminService/Reindex": Role.ADMIN,
     }
 )
+
+
+def reads_only(method: str) -> bool:
+    """Return whether a method changes nothing: those for readers."""
+    return POLICY.get(method) is Role.READER

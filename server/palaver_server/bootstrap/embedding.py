@@ -12,7 +12,7 @@ from palaver_server.database.pool import Pool, PreparedStatements
 from palaver_server.embedding.backlog import EmbeddingBacklog
 from palaver_server.embedding.embedders.embedder import MAX_CHARACTERS, Embedder
 from palaver_server.embedding.embedders.wordllama import WordLlamaEmbedder
-from palaver_server.embedding.models import VectorSpace, prepare_model
+from palaver_server.embedding.models import VectorSpace, find_model, prepare_model
 from palaver_server.embedding.semantic_search import NoSemanticSearch, SemanticSearch
 from palaver_server.embedding.worker import EmbeddingWorker, NoEmbeddingWorker
 from palaver_server.errors import VectorsUnusable
@@ -49,21 +49,26 @@ class EmbeddingComponents(NamedTuple):
 
 @asynccontextmanager
 async def open_embedding(
-    settings: DatabaseSettings, database_url: str, pool: Pool
+    settings: DatabaseSettings, database_url: str, pool: Pool, *, read_only: bool = False
 ) -> AsyncIterator[EmbeddingComponents]:
     """Prepare the database for the configured embedder, and yield the components.
 
     A database that cannot store vectors is logged, and the components are left out: the rest of
     the service runs without them.
+
+    If `read_only`, nothing is created, and no messages are embedded.
     """
     embedder = build_embedder(settings)
     if embedder is None:
         yield _left_out("the server has no embedder: set PALAVER_EMBEDDER")
         return
     try:
-        if settings.migration_database_url:  # its user owns the schema, or may create the table
+        if (
+            settings.migration_database_url and not read_only
+        ):  # its user owns the schema, or may create the table
             await _prepare_as_owner(migration_url(settings, database_url), embedder)
-        space = await prepare_model(pool, embedder.model, embedder.dimensions)
+        prepare = find_model if read_only else prepare_model
+        space = await prepare(pool, embedder.model, embedder.dimensions)
     except VectorsUnusable as error:
         _LOGGER.warning("semantic search is off: %s", error)
         yield _left_out(str(error))
@@ -78,7 +83,8 @@ async def open_embedding(
     )
     async with opened(own_pool):
         try:
-            yield _build(settings, embedder, space, own_pool)
+            components = _build(settings, embedder, space, own_pool)
+            yield components._replace(worker=NoEmbeddingWorker()) if read_only else components
         finally:
             await embedder.close()
 

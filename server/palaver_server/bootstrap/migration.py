@@ -21,7 +21,7 @@ async def prepare_schema(settings: Settings, database_url: str) -> None:
     """
     seconds = settings.database_wait_seconds
     await wait_for_database(with_timeouts(database_url), seconds=seconds)
-    if settings.no_migrate:
+    if settings.no_migrate or settings.read_only:
         await check_migrated(with_timeouts(database_url))
     else:
         await migrate(migration_url(settings, database_url), wait_seconds=seconds)

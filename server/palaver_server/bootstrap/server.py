@@ -27,6 +27,7 @@ from palaver_server.interceptors.deadlines import Deadlines
 from palaver_server.interceptors.error_mapping import ErrorMapping
 from palaver_server.interceptors.interceptor import Interceptor
 from palaver_server.interceptors.micro_batching import MicroBatching
+from palaver_server.interceptors.read_only import ReadOnly
 from palaver_server.interceptors.request_bytes import RequestBytes
 from palaver_server.interceptors.response_bytes import ResponseBytes
 from palaver_server.interceptors.running_calls import RunningCalls
@@ -105,13 +106,15 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
     security = await Security.load(settings)
     await prepare_schema(settings, database_url)
     database_url = with_timeouts(database_url)
-    await check_language(database_url, settings.search_language)
+    await check_language(database_url, settings.search_language, read_only=settings.read_only)
     # The exit stack stops these in reverse start order.
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         telemetry = await enter(open_telemetry())
         pool = await enter(open_pool(settings, database_url, telemetry.trace_statement))
-        embedding = await enter(open_embedding(settings, database_url, pool))
+        embedding = await enter(
+            open_embedding(settings, database_url, pool, read_only=settings.read_only)
+        )
         reading = await enter(open_reading(settings, database_url, pool, telemetry.trace_statement))
         pools = (pool, *embedding.own_pools, *reading.own_pools)
         health_servicer = HealthService()
@@ -156,6 +159,7 @@ def interceptors(
         Deadlines(running_calls, default_seconds=settings.default_deadline_seconds),
         SendTimeout(running_calls, seconds=settings.stream_send_timeout_seconds),
         *security.interceptors,
+        *((ReadOnly(),) if settings.read_only else ()),
         ConcurrencyLimit(
             running=settings.max_running_calls,
             waiting=settings.max_waiting_calls,
@@ -220,7 +224,7 @@ def build_purger(settings: Settings, pool: Pool) -> Purger:
 
 def scheduled_purges(settings: Settings, purger: Purger) -> Iterator[Coroutine[Any, Any, None]]:
     """Yield the background task that purges at the configured interval, if there is one."""
-    if settings.purge_interval:
+    if settings.purge_interval and not settings.read_only:
         yield purger.run_every(settings.purge_interval)
 
 
@@ -236,6 +240,7 @@ async def open_database_health(
         services=SERVICES,
         tables=TABLES_OF_CALLS,
         interval=settings.health_interval_seconds,
+        read_only=settings.read_only,
     )
     try:
         yield database_health

@@ -122,8 +122,8 @@ async def check_migrated(database_url: str) -> None:
         if missing := await _find_missing(connection):
             names = ", ".join(migration.name for migration in missing)
             raise DatabaseUnusable(
-                f"the database lacks migrations ({names}): run palaver migrate first, or start"
-                " without --no-migrate"
+                f"the database lacks migrations ({names}): run palaver migrate first, or start a"
+                " server without --no-migrate and --read-only"
             )
 
 

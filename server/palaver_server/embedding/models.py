@@ -76,7 +76,7 @@ _GET_GRANT = Statement(
     "embedding.get_grant",
     """
     SELECT format('GRANT %%s ON embeddings TO %%I', string_agg(privilege, ', '), current_user)
-    FROM unnest('{SELECT,INSERT,UPDATE,DELETE}'::text[]) AS privilege
+    FROM unnest(%(privileges)s::text[]) AS privilege
     WHERE NOT has_table_privilege(to_regclass('embeddings')::oid, privilege)
     HAVING count(*) > 0
 """,
@@ -152,13 +152,8 @@ async def prepare_model(pool: Pool, name: str, dimensions: int) -> VectorSpace:
     """
     parameters = {"name": name, "dimensions": dimensions}
     async with pool.connection() as connection:
-        pgvector = await connection.fetch_one(_GET_PGVECTOR)
-        found = await connection.fetch_one(_GET_MODEL, parameters)
-        if pgvector and found:  # needs no right to create anything
-            space = _space(found[0], dimensions, pgvector)
-            if grant := await connection.fetch_one(_GET_GRANT):
-                raise VectorsUnusable(_denied("use the table of vectors", grant[0]))
-            return space
+        if space := await _find(connection, parameters, ["SELECT", "INSERT", "UPDATE", "DELETE"]):
+            return space  # needs no right to create anything
         try:
             async with connection.in_transaction():
                 await connection.run(_LOCK)
@@ -168,6 +163,40 @@ async def prepare_model(pool: Pool, name: str, dimensions: int) -> VectorSpace:
                 "this database user may not create the table of vectors: run palaver migrate with"
                 " the same settings as a user who may, then restart Palaver"
             ) from error
+
+
+async def find_model(pool: Pool, name: str, dimensions: int) -> VectorSpace:
+    """Return the space of a model's vectors for searches, and create nothing.
+
+    Raises:
+        VectorsUnusable: The database has no vectors of the model, or this user may not read them.
+    """
+    async with pool.connection() as connection:
+        parameters = {"name": name, "dimensions": dimensions}
+        if space := await _find(connection, parameters, ["SELECT"]):
+            return space
+    raise VectorsUnusable(
+        "the database has no vectors of this model, and this server is read-only: start a server"
+        " that writes with the same embedder, then restart this one"
+    )
+
+
+async def _find(
+    connection: Connection, parameters: dict[str, Any], privileges: list[str]
+) -> VectorSpace | None:
+    """Return the space of a model's vectors, if the database has any.
+
+    Raises:
+        VectorsUnusable: Its pgvector is too old, or this user lacks the privileges.
+    """
+    pgvector = await connection.fetch_one(_GET_PGVECTOR)
+    found = await connection.fetch_one(_GET_MODEL, parameters)
+    if not (pgvector and found):
+        return None
+    space = _space(found[0], parameters["dimensions"], pgvector)
+    if grant := await connection.fetch_one(_GET_GRANT, {"privileges": privileges}):
+        raise VectorsUnusable(_denied("use the table of vectors", grant[0]))
+    return space
 
 
 async def _create(connection: Connection, parameters: dict[str, Any]) -> VectorSpace:

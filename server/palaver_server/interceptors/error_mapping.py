@@ -79,7 +79,7 @@ def status_of(error: Exception) -> Status:  # noqa: C901 - a case for each kind 
             code, detail = code_pb2.UNAUTHENTICATED, _reason("BAD_CREDENTIALS")
         case errors.PermissionDenied():
             code, detail = code_pb2.PERMISSION_DENIED, _reason(error.reason)
-        case errors.SemanticSearchUnavailable():
+        case errors.SemanticSearchUnavailable() | errors.ServerReadOnly():
             code, detail = code_pb2.FAILED_PRECONDITION, _precondition_failure(error)
         case (
             errors.DatabaseUnavailable()
@@ -159,10 +159,11 @@ def _cancelled(error: errors.CallCancelled) -> Status:
 
 
 def _precondition_failure(
-    error: errors.SemanticSearchUnavailable,
+    error: errors.SemanticSearchUnavailable | errors.ServerReadOnly,
 ) -> error_details_pb2.PreconditionFailure:
+    kind = "READ_ONLY" if isinstance(error, errors.ServerReadOnly) else "SEMANTIC_SEARCH"
     detail = error_details_pb2.PreconditionFailure()
-    detail.violations.add(type="SEMANTIC_SEARCH", subject=ERROR_DOMAIN, description=str(error))
+    detail.violations.add(type=kind, subject=ERROR_DOMAIN, description=str(error))
     return detail
 
 

@@ -49,8 +49,10 @@ _SET_LANGUAGE = Statement(
 )
 
 
-async def check_language(database_url: str, language: str) -> None:
+async def check_language(database_url: str, language: str, *, read_only: bool = False) -> None:
     """Check that the database has the search language; warn if the index is in another one.
+
+    The language of an index without messages is set, unless `read_only`.
 
     Raises:
         DatabaseUnusable: The database lacks the language, or cannot be asked.
@@ -68,7 +70,7 @@ async def check_language(database_url: str, language: str) -> None:
                     f" PALAVER_SEARCH_LANGUAGE to one of {languages}"
                 ) from None
             indexed, has_messages = await connection.fetch_one(_GET_LANGUAGE) or ()
-            if indexed != name and not has_messages:
+            if indexed != name and not has_messages and not read_only:
                 await connection.run(_SET_LANGUAGE, {"name": name})
             elif indexed != name:
                 _LOGGER.warning(

@@ -28,7 +28,7 @@ _TIMEOUT_SECONDS = 2.0
 # primary, now read-only. And the GRANT statements for the rights that this user lacks: on the
 # schema, without which its tables are not found, or else on tables.
 _CHECK = """
-    SELECT current_setting('transaction_read_only') = 'off', ARRAY(
+    SELECT %(read_only)s OR current_setting('transaction_read_only') = 'off', ARRAY(
         SELECT format('GRANT USAGE ON SCHEMA %%I TO %%I', nspname, current_user)
         FROM pg_namespace n
         WHERE NOT has_schema_privilege(n.oid, 'USAGE') AND (
@@ -41,7 +41,7 @@ _CHECK = """
             string_agg(privilege, ', ' ORDER BY place), name, current_user
         )
         FROM unnest(%(tables)s::text[]) AS name,
-            unnest('{SELECT,INSERT,UPDATE,DELETE}'::text[])
+            unnest(%(privileges)s::text[])
                 WITH ORDINALITY AS privileges (privilege, place)
         WHERE NOT has_table_privilege(to_regclass(name)::oid, privilege)
         GROUP BY name
@@ -78,6 +78,7 @@ class DatabaseHealth:
         pools: The pools to reset, first the pool that serves calls.
         services: Full names of the services; the overall health, "", follows too.
         tables: Names of the tables that calls read and write.
+        read_only: Whether a database is healthy that accepts no writes, and grants none.
         interval: Seconds between checks.
     """
 
@@ -90,12 +91,17 @@ class DatabaseHealth:
         services: Sequence[str],
         tables: Sequence[str],
         interval: float,
+        read_only: bool = False,
     ) -> None:
         self._servicer = servicer
         self._database_url = database_url
         self._pools = pools
         self._services = ("", *services)
-        self._tables = {"tables": list(tables)}
+        self._expected = {
+            "tables": list(tables),
+            "read_only": read_only,
+            "privileges": ["SELECT"] if read_only else ["SELECT", "INSERT", "UPDATE", "DELETE"],
+        }
         self._interval = interval
         self._lacking: list[str] = []
         self._connection: Connection | None = None
@@ -200,7 +206,7 @@ class DatabaseHealth:
         return self._state_of(row)
 
     async def _check_over(self, connection: Connection) -> Row | None:
-        cursor = await connection.execute(_CHECK, self._tables)
+        cursor = await connection.execute(_CHECK, self._expected)
         row = await cursor.fetchone()
         if row != (True, []):
             return row

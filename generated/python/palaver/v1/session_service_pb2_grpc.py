@@ -43,7 +43,8 @@ class SessionServiceStub:
     the name of a message in this package.
     - `ABORTED`: `ErrorInfo`, with the current value in its metadata.
     - `FAILED_PRECONDITION`: `PreconditionFailure`, which says what the server
-    lacks.
+    lacks. Or the RPC changes something and the server is configured to only
+    read; the violation's type is then `READ_ONLY`, and nothing was done.
     - `UNAVAILABLE`: `RetryInfo`. The database is unreachable, restarting,
     read-only or out of connections, or the server is stopping. A write may or
     may not have taken effect. If the server ended a stream, `ErrorInfo`
@@ -74,7 +75,9 @@ class SessionServiceStub:
     write runs, one read may see its effect and the next may not yet. An operator
     may give this up with `PALAVER_READ_MAX_STALENESS_SECONDS`: then a read may
     miss the writes of so many seconds before it, and reads, pages of a listing
-    and chunks of a stream may show different moments within that time.
+    and chunks of a stream may show different moments within that time. A server
+    that is configured to only read returns what its database has, which may be a
+    standby that is behind.
 
     A credential may be bound to a user. Its access scope is then limited to the
     sessions of that user: sessions of other users and sessions without a user
@@ -140,7 +143,8 @@ class SessionServiceServicer:
     the name of a message in this package.
     - `ABORTED`: `ErrorInfo`, with the current value in its metadata.
     - `FAILED_PRECONDITION`: `PreconditionFailure`, which says what the server
-    lacks.
+    lacks. Or the RPC changes something and the server is configured to only
+    read; the violation's type is then `READ_ONLY`, and nothing was done.
     - `UNAVAILABLE`: `RetryInfo`. The database is unreachable, restarting,
     read-only or out of connections, or the server is stopping. A write may or
     may not have taken effect. If the server ended a stream, `ErrorInfo`
@@ -171,7 +175,9 @@ class SessionServiceServicer:
     write runs, one read may see its effect and the next may not yet. An operator
     may give this up with `PALAVER_READ_MAX_STALENESS_SECONDS`: then a read may
     miss the writes of so many seconds before it, and reads, pages of a listing
-    and chunks of a stream may show different moments within that time.
+    and chunks of a stream may show different moments within that time. A server
+    that is configured to only read returns what its database has, which may be a
+    standby that is behind.
 
     A credential may be bound to a user. Its access scope is then limited to the
     sessions of that user: sessions of other users and sessions without a user
@@ -332,7 +338,8 @@ class SessionService:
     the name of a message in this package.
     - `ABORTED`: `ErrorInfo`, with the current value in its metadata.
     - `FAILED_PRECONDITION`: `PreconditionFailure`, which says what the server
-    lacks.
+    lacks. Or the RPC changes something and the server is configured to only
+    read; the violation's type is then `READ_ONLY`, and nothing was done.
     - `UNAVAILABLE`: `RetryInfo`. The database is unreachable, restarting,
     read-only or out of connections, or the server is stopping. A write may or
     may not have taken effect. If the server ended a stream, `ErrorInfo`
@@ -363,7 +370,9 @@ class SessionService:
     write runs, one read may see its effect and the next may not yet. An operator
     may give this up with `PALAVER_READ_MAX_STALENESS_SECONDS`: then a read may
     miss the writes of so many seconds before it, and reads, pages of a listing
-    and chunks of a stream may show different moments within that time.
+    and chunks of a stream may show different moments within that time. A server
+    that is configured to only read returns what its database has, which may be a
+    standby that is behind.
 
     A credential may be bound to a user. Its access scope is then limited to the
     sessions of that user: sessions of other users and sessions without a user
