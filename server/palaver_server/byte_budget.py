@@ -1,7 +1,7 @@
 """A budget of bytes in memory, shared by callers: of requests, of responses."""
 
 import asyncio
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 
 
 class ByteBudget:
@@ -13,7 +13,7 @@ class ByteBudget:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = self._free = max_bytes
-        self._reserved: Counter[str | None] = Counter()
+        self._reserved: dict[str | None, int] = {}  # no caller without bytes
         # The requests by the future of their turn, oldest first.
         self._waiting: OrderedDict[asyncio.Future[None], tuple[str | None, int]] = OrderedDict()
 
@@ -26,10 +26,11 @@ class ByteBudget:
             part: The part of the caller's share that may be reserved afterwards.
         """
         share = self._max_bytes if caller is None else self._share(caller)
-        if size > self._free or self._reserved[caller] + size > share * part:
+        reserved = self._reserved.get(caller, 0) + size
+        if size > self._free or reserved > share * part:
             return False
         self._free -= size
-        self._reserved[caller] += size
+        self._reserved[caller] = reserved
         return True
 
     def _share(self, _caller: str) -> int:
@@ -51,9 +52,11 @@ class ByteBudget:
     def release(self, caller: str | None, size: int) -> None:
         """Return bytes, and reserve them for waiting requests, the oldest first."""
         self._free += size
-        self._reserved[caller] -= size
-        if not self._reserved[caller]:
-            del self._reserved[caller]
+        reserved = self._reserved.get(caller, 0) - size
+        if reserved:
+            self._reserved[caller] = reserved
+        else:
+            self._reserved.pop(caller, None)
         for turn, request in list(self._waiting.items()) if self._waiting else ():
             if not turn.done() and self.try_reserve(*request):
                 del self._waiting[turn]

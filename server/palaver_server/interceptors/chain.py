@@ -170,12 +170,24 @@ async def _end_with(
     error = raised
     for hook in reversed(hooks):
         error = hook.end(error) or error
+    _drop_tracebacks(raised)
     try:
         if isinstance(error, StatusError):
             await send_status(context, error)
         raise error
     finally:
         del raised, error  # a cycle of error and traceback would keep an abandoned call in memory
+
+
+def _drop_tracebacks(error: BaseException | None) -> None:
+    """Drop the tracebacks of an error and of its causes.
+
+    Their frames hold the request, and often the future that holds the error: such a cycle would stay
+    in memory until a full garbage collection.
+    """
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 def _request_decoder(method: MethodDescriptor) -> Callable[[bytes], Message | LargeRequest]:

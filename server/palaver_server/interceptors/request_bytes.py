@@ -17,7 +17,7 @@ from grpc.aio import EOF
 from palaver_server.byte_budget import ByteBudget
 from palaver_server.call_context import running_call
 from palaver_server.errors import DeadlineExceeded, NoRequest
-from palaver_server.interceptors.interceptor import CallHooks, Context, IncomingCall, StartCall
+from palaver_server.interceptors.interceptor import CallHooks, IncomingCall, StartCall
 from palaver_server.interceptors.shared_timer import SharedTimer
 from palaver_server.services.limits import MAX_REQUEST_BYTES
 
@@ -51,32 +51,35 @@ class RequestBytes:
         return self._read
 
     async def _read(self, incoming: IncomingCall) -> CallHooks | None:
+        call = running_call.get()
+        caller = call.principal or call.peer
         task = asyncio.current_task()
         if task is None:
             raise AssertionError("gRPC runs a call in a task")
         self._unread.start(task)
+        reserved = kept = 0
         try:
-            return await self._read_in_time(incoming)
+            if not self._budget.try_reserve(caller, MAX_REQUEST_BYTES):
+                await self._budget.reserve(caller, MAX_REQUEST_BYTES)
+            reserved = MAX_REQUEST_BYTES
+            request = await incoming.context.read()
+            if request is EOF:  # type: ignore[comparison-overlap]  # not in the stubs
+                # gRPC reports the same for a request that was too large or broke off; it then
+                # cancels the task.
+                await asyncio.sleep(_CANCELLATION_SECONDS)
+                raise NoRequest
+            call.request_bytes = len(request)
+            if call.request_bytes > _SMALL_BYTES:
+                kept = call.request_bytes
         except CancelledError:
             if task in self._cancelled:
                 raise DeadlineExceeded from None
             raise
         finally:
             self._unread.clear(task)
-
-    async def _read_in_time(self, incoming: IncomingCall) -> CallHooks | None:
-        call = running_call.get()
-        caller = call.principal or call.peer
-        if not self._budget.try_reserve(caller, MAX_REQUEST_BYTES):
-            await self._budget.reserve(caller, MAX_REQUEST_BYTES)
-        kept = 0
-        try:
-            incoming.request = await _read(incoming.context)
-            call.request_bytes = len(incoming.request)
-            if call.request_bytes > _SMALL_BYTES:
-                kept = call.request_bytes
-        finally:
-            self._budget.release(caller, MAX_REQUEST_BYTES - kept)
+            if reserved:
+                self._budget.release(caller, reserved - kept)
+        incoming.request = request
         return _Reservation(self._budget, caller, kept) if kept else None
 
     def _cancel(self, tasks: Collection[asyncio.Task[Any]]) -> None:
@@ -98,19 +101,3 @@ class _Reservation(CallHooks):
     def close(self) -> None:
         """Return the bytes."""
         self._budget.release(self._caller, self._size)
-
-
-async def _read(context: Context) -> bytes:
-    """Read the request of a call.
-
-    Raises:
-        CancelledError: The client has left, or gRPC has refused the request.
-        NoRequest: The client has sent none.
-    """
-    request = await context.read()
-    if request is EOF:  # type: ignore[comparison-overlap]  # the stubs lack it
-        # gRPC reports the same for a request that was too large or broke off; it then cancels the
-        # task.
-        await asyncio.sleep(_CANCELLATION_SECONDS)
-        raise NoRequest
-    return request

@@ -8,6 +8,9 @@ from palaver_server.services.limits import MAX_REQUEST_BYTES
 # Concurrent calls of one connection. Its client holds back further calls.
 MAX_CALLS_PER_CONNECTION = 1000
 
+# The flow-control window of a call whose request is not being read.
+UNREAD_BYTES_PER_CALL = 16 * 1024
+
 _MAX_PENDING_REQUESTS = 10_000
 
 _MIN_PING_INTERVAL_SECONDS = 10
@@ -46,6 +49,9 @@ def server_options(limits: ConnectionLimits, *, share_port: bool) -> tuple[tuple
     return (
         ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
         ("grpc.max_concurrent_streams", MAX_CALLS_PER_CONNECTION),
+        ("grpc.http2.lookahead_bytes", UNREAD_BYTES_PER_CALL),
+        # It would enlarge the windows to 4 MiB and more.
+        ("grpc.http2.bdp_probe", 0),
         ("grpc.max_allowed_incoming_connections", limits.max_connections),
         ("grpc.server_handshake_timeout_ms", milliseconds(_HANDSHAKE_TIMEOUT_SECONDS)),
         # Requests that have arrived but have not started. gRPC refuses further ones with
