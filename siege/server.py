@@ -79,7 +79,6 @@ def serving(
     """Run a server with the default limits during the block."""
     arguments = (
         "serve",
-        "--max-request-bytes-in-flight=157286400",
         "--listen=127.0.0.1:0",
         "--metrics-listen=127.0.0.1:0",
         f"--credentials={keys.path}",

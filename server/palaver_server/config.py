@@ -395,9 +395,9 @@ class Settings(DatabaseSettings):
     )
     max_request_bytes_in_flight: int | None = Field(
         None,
-        ge=32 * 1024 * 1024,
-        description="Maximum bytes of requests that are being read or handled, half of them for one"
-        " credential; if unset, a quarter of the memory.",
+        ge=64 * 1024 * 1024,
+        description="Maximum bytes of memory for requests that are being read or handled, half of"
+        " them for one credential; if unset, a quarter of the memory, but at most 256 MiB.",
     )
     max_response_bytes_in_flight: int | None = Field(
         None,

@@ -1,5 +1,6 @@
 """Large requests and responses: refused before they are parsed, or processed in a thread."""
 
+import gc
 from typing import Any
 
 import grpc
@@ -8,9 +9,12 @@ from google.protobuf.struct_pb2 import Struct
 from google.rpc.error_details_pb2 import BadRequest
 
 from palaver.v1.memory_pb2 import Message
+from palaver.v1.memory_service_pb2 import AddMemoryRequest
+from palaver_server.interceptors.large_requests import LargeRequest
+from palaver_server.offload import MAX_PARSED_BYTES
 from tests.api.test_malformed_requests import send
 from tests.conftest import Run
-from tests.support.client import Client, refused, struct
+from tests.support.client import Client, refused, struct, wait_until
 from tests.support.loop_holds import longest_hold
 from tests.support.searching import search
 
@@ -39,6 +43,31 @@ def list_of(item: bytes, count: int) -> bytes:
 
 EMPTY_LIST = b"\x32\x00"
 EMPTY_OBJECT = b"\x2a\x00"
+
+
+def requests_in_memory(run: Run) -> int:
+    """Count the large requests that were decoded and are not freed."""
+
+    async def count() -> int:
+        return sum(isinstance(one, LargeRequest) for one in gc.get_objects())
+
+    return run(count())
+
+
+def test_large_requests_that_fail_are_freed_at_once(palaver: Client, run: Run) -> None:
+    request = AddMemoryRequest(
+        session_id="s",
+        messages=[Message(role="user", content="x" * MAX_PARSED_BYTES)] * 2,
+        expected_last_sequence=7,
+    )
+    gc.disable()
+    try:
+        for _ in range(3):
+            with refused(grpc.StatusCode.ABORTED):
+                palaver.memory.AddMemory(request)
+        wait_until(lambda: requests_in_memory(run) == 0)
+    finally:
+        gc.enable()
 
 
 def call(palaver: Client, method: str, request: bytes, **options: Any) -> None:

@@ -21,6 +21,7 @@ from tests.support.client import Client, wait_until
 from tests.support.http2 import (
     ENHANCE_YOUR_CALM,
     GOAWAY,
+    INITIAL_WINDOW_SIZE,
     MAX_CONCURRENT_STREAMS,
     PING,
     SETTINGS,
@@ -73,6 +74,13 @@ def test_transport_connection_announces_max_concurrent_streams(http2: Http2) -> 
 
     settings = dict(struct.iter_unpack(">HI", told))
     assert settings[MAX_CONCURRENT_STREAMS] == transport.MAX_CALLS_PER_CONNECTION
+
+
+def test_transport_connection_announces_small_window_of_unread_requests(http2: Http2) -> None:
+    told = next(f.payload for f in http2.received() if f.kind == SETTINGS and f.payload)
+
+    settings = dict(struct.iter_unpack(">HI", told))
+    assert settings[INITIAL_WINDOW_SIZE] == transport.UNREAD_BYTES_PER_CALL
 
 
 def test_transport_excessive_pings_close_connection(http2: Http2) -> None:

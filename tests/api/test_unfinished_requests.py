@@ -20,7 +20,7 @@ STREAM_MESSAGES = "/palaver.v1.MemoryService/StreamMessages"
 REQUEST = GetSessionRequest(session_id="s").SerializeToString()
 
 # Room for two requests being read, one of them of one connection or credential.
-BUDGET = 32 * 1024 * 1024
+BUDGET = 64 * 1024 * 1024
 
 UNFINISHED = {"no message": 0, "the size of a message": 5, "half a message": 7}
 

@@ -3,7 +3,11 @@
 import os
 from pathlib import Path
 
-from palaver_server.process.available_memory import available_memory, default_response_bytes
+from palaver_server.process.available_memory import (
+    available_memory,
+    default_request_bytes,
+    default_response_bytes,
+)
 
 MIB = 1024 * 1024
 MACHINE = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -38,6 +42,11 @@ def test_available_memory_unlimited_version_1_group_is_that_of_the_machine(tmp_p
     write(tmp_path / "sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n")
 
     assert available_memory(tmp_path) == MACHINE
+
+
+def test_available_memory_default_for_requests_has_bounds() -> None:
+    assert default_request_bytes(1) == min(256 * MIB, MACHINE // 4)
+    assert default_request_bytes(10_000) == 64 * MIB
 
 
 def test_available_memory_default_for_responses_has_bounds() -> None:

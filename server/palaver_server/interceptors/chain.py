@@ -182,8 +182,8 @@ async def _end_with(
 def _drop_tracebacks(error: BaseException | None) -> None:
     """Drop the tracebacks of an error and of its causes.
 
-    Their frames hold the request, and often the future that holds the error: such a cycle would stay
-    in memory until a full garbage collection.
+    Their frames hold the request, and often the future that holds the error: such a cycle would
+    stay in memory until a full garbage collection.
     """
     while error is not None:
         error.__traceback__ = None

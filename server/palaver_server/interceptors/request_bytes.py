@@ -1,7 +1,7 @@
 """Reading of requests, within the maximum number of bytes of requests in memory.
 
 Until a request is read, gRPC receives no more of it than the flow-control window of its stream. Its
-size is not known before, so a call reserves the bytes of the largest request, and keeps those of
+size is not known before, so a call reserves the memory of the largest request, and keeps that of
 the request that it has read.
 """
 
@@ -21,6 +21,12 @@ from palaver_server.interceptors.interceptor import CallHooks, IncomingCall, Sta
 from palaver_server.interceptors.shared_timer import SharedTimer
 from palaver_server.services.limits import MAX_REQUEST_BYTES
 
+# What a request takes in memory while it is handled, in sizes of the request: its items as they
+# arrived, and their texts.
+_COPIES = 2
+
+_MAX_BYTES = _COPIES * MAX_REQUEST_BYTES
+
 # Smaller requests are not counted once they are read: the concurrency limit bounds them.
 _SMALL_BYTES = 16 * 1024
 
@@ -36,7 +42,7 @@ class RequestBytes:
     authentication a connection, may use half of the bytes.
 
     Args:
-        max_bytes: Maximum number of bytes, at least two of the largest requests.
+        max_bytes: Maximum number of bytes, at least four times those of the largest request.
         seconds: How long a call may wait for its bytes and its request, even if its own deadline is
             later, or if it is a stream, which has none.
     """
@@ -59,9 +65,9 @@ class RequestBytes:
         self._unread.start(task)
         reserved = kept = 0
         try:
-            if not self._budget.try_reserve(caller, MAX_REQUEST_BYTES):
-                await self._budget.reserve(caller, MAX_REQUEST_BYTES)
-            reserved = MAX_REQUEST_BYTES
+            if not self._budget.try_reserve(caller, _MAX_BYTES):
+                await self._budget.reserve(caller, _MAX_BYTES)
+            reserved = _MAX_BYTES
             request = await incoming.context.read()
             if request is EOF:  # type: ignore[comparison-overlap]  # not in the stubs
                 # gRPC reports the same for a request that was too large or broke off; it then
@@ -70,7 +76,7 @@ class RequestBytes:
                 raise NoRequest
             call.request_bytes = len(request)
             if call.request_bytes > _SMALL_BYTES:
-                kept = call.request_bytes
+                kept = _COPIES * call.request_bytes
         except CancelledError:
             if task in self._cancelled:
                 raise DeadlineExceeded from None

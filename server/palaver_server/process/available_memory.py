@@ -4,14 +4,20 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-_MIN_REQUEST_BYTES = 32 * 1024 * 1024
+_MIN_REQUEST_BYTES = 64 * 1024 * 1024
+_MAX_REQUEST_BYTES = 256 * 1024 * 1024
 _MAX_RESPONSE_BYTES = 256 * 1024 * 1024
 _MIN_RESPONSE_BYTES = 16 * 1024 * 1024
 
 
 def default_request_bytes(workers: int) -> int:
-    """Return the default budget of a worker for requests: a quarter of its part of the memory."""
-    return max(_MIN_REQUEST_BYTES, available_memory() // workers // 4)
+    """Return the default budget of a worker for requests: a quarter of its part of the memory.
+
+    It has a maximum on large machines too: with more large requests at the same time, calls of
+    others wait longer for the event loop.
+    """
+    part = available_memory() // workers // 4
+    return max(_MIN_REQUEST_BYTES, min(part, _MAX_REQUEST_BYTES))
 
 
 def default_response_bytes(workers: int) -> int:

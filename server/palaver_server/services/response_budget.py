@@ -34,7 +34,7 @@ class ResponseBudget(ByteBudget):
         return super().try_reserve(caller, size, part=part)
 
     def _share(self, caller: str) -> int:
-        return (self._free + self._reserved[caller]) // 2
+        return (self._free + self._reserved.get(caller, 0)) // 2
 
 
 class ReadAhead(Protocol):
