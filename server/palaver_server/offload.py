@@ -55,17 +55,14 @@ async def offload(
     return await _in_thread(partial(work, *arguments))
 
 
-async def offload_each(size: int, items: Iterator[ResultT]) -> list[ResultT]:
-    """Return items that are computed one by one: directly if small, else in the thread.
+async def offload_each(items: Iterator[ResultT]) -> list[ResultT]:
+    """Return items that are computed one by one in the thread.
 
     The thread takes turns between callers, and stops when the caller is cancelled.
 
     Args:
-        size: Size of the input that determines the duration of all, in bytes.
         items: Must not touch the event loop.
     """
-    if size <= MAX_INLINE_BYTES:
-        return list(items)
     computed: list[ResultT] = []
     while turn := await _in_thread(partial(_take_turn, items)):
         computed += turn

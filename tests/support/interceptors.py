@@ -41,7 +41,7 @@ def intercepted(interceptor: Interceptor, call: Call, *, method: str = "GetSessi
 
     async def handler(request: Any, context: Any) -> Encoded[Any]:
         response = await call(request.session_id.encode("latin-1"), context)
-        return Encoded((response,), metadata_bytes=0)
+        return Encoded(response)
 
     handle: Any = InterceptorChain([interceptor, _GivenRequest()]).wrap(METHODS[method], handler)
 

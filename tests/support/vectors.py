@@ -20,7 +20,9 @@ from tests.support.endpoint import DIMENSIONS, vector_of
 from tests.support.rows import accept
 from tests.support.searching import snapshot
 
-NO_KEYWORDS = KeywordQuery(language="english", terms=[], match="", is_plain=True, grams=[])
+NO_KEYWORDS = KeywordQuery(
+    language="english", terms=[], match="", any_term="", is_plain=True, grams=[]
+)
 
 QUEUE = EmbeddingQueue(is_used=True)
 

@@ -12,10 +12,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from palaver.v1 import memory_pb2, memory_service_pb2, session_pb2, user_pb2
 from palaver_server.database.timestamps import EPOCH
 from palaver_server.search.searcher import Mode, Result, Results
+from palaver_server.services.encoding import wire
 from palaver_server.services.encoding.added_memory import added_memory_response
 from palaver_server.services.encoding.encoded import Encoded
 from palaver_server.services.encoding.messages import message_response, with_messages
-from palaver_server.services.encoding.metadata import encode_metadata
 from palaver_server.services.encoding.search_results import search_response
 from palaver_server.services.encoding.sessions import session_response
 from palaver_server.services.encoding.timestamps import timestamp_message
@@ -112,7 +112,7 @@ WRITTEN: dict[str, tuple[Message, Callable[[], bytes]]] = {
             )
         ),
     ),
-    "Struct": (METADATA, lambda: encode_metadata(JSON)),
+    "Struct": (METADATA, lambda: wire.json_struct(JSON)),
     "Timestamp": (CREATED_AT, lambda: timestamp_message(CREATED).SerializeToString()),
 }
 

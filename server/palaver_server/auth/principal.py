@@ -7,7 +7,7 @@ them, the access scope is an argument.
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
-from palaver_server.auth.access import Access
+from palaver_server.auth.access import EVERYTHING, Access
 from palaver_server.auth.roles import Role
 from palaver_server.fair_slots import Consumer
 
@@ -49,6 +49,9 @@ class Principal:
         if self.role is Role.ADMIN:
             raise ValueError("a credential bound to a user must not have the role admin")
 
+
+# The access scope of the current call. The authentication interceptor sets both.
+ACCESS: ContextVar[Access] = ContextVar("access", default=EVERYTHING)
 
 # None: authentication is off.
 PRINCIPAL: ContextVar[Principal | None] = ContextVar("principal", default=None)

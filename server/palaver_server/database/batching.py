@@ -55,7 +55,7 @@ class Batcher(Generic[KeyT, RequestT, ResultT]):
         self._pending: dict[KeyT, list[_Pending[RequestT, ResultT]]] = {}
         # Strong references: the event loop alone would let running tasks be garbage-collected.
         self._running: set[asyncio.Task[None] | None] = set()
-        self._is_claimed = False
+        self._claimed_turn: asyncio.Future[None] | None = None  # done when its iteration has ended
         self._last_size = 0
 
     def claim(self) -> bool:
@@ -64,14 +64,14 @@ class Batcher(Generic[KeyT, RequestT, ResultT]):
         It may while requests arrive one at a time: for the first one of an event loop iteration,
         if the last batch had one request and none is pending or running.
         """
-        if self._last_size != 1 or self._is_claimed or self._running or self._pending:
+        if self._last_size != 1 or self._running or self._pending:
             return False
-        self._is_claimed = True
-        asyncio.get_running_loop().call_soon(self._end_claim)
+        if self._claimed_turn is not None and not self._claimed_turn.done():
+            return False
+        loop = asyncio.get_running_loop()
+        self._claimed_turn = turn = loop.create_future()
+        loop.call_soon(turn.set_result, None)
         return True
-
-    def _end_claim(self) -> None:
-        self._is_claimed = False
 
     async def submit(self, key: KeyT, request: RequestT) -> ResultT:
         """Run a request with others of the same key; return its result or raise its error."""

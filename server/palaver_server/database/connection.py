@@ -87,6 +87,7 @@ class Connection(AsyncConnection[Row]):
         self.adapters.register_loader("timestamptz", Int8BinaryLoader)  # a PgTimestamp
         self._adapter = Transformer(self)
         timeout = self.statement_timeout
+        self._timeout_milliseconds = None if timeout is None else milliseconds(timeout)
         self._timer = None if timeout is None else StatementTimer(timeout)
         self._begin: Sequence[str] = ()  # statements that begin a transaction with the next one
         self._statement_names: dict[tuple[Statement, tuple[int, ...]], bytes] = {}
@@ -141,9 +142,9 @@ class Connection(AsyncConnection[Row]):
 
     def _beginning(self, modes: str = "", *, has_timeout: bool = True) -> list[str]:
         """Return the statements that begin a transaction, with these modes."""
-        if self.statement_timeout is None:
+        timeout = self._timeout_milliseconds
+        if timeout is None:
             return [f"BEGIN {modes}"]
-        timeout = milliseconds(self.statement_timeout)
         return [
             f"BEGIN {modes}",
             f"SET LOCAL statement_timeout = {timeout if has_timeout else 0}",

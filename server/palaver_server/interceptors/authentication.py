@@ -3,7 +3,7 @@
 from google.protobuf.descriptor import MethodDescriptor
 
 from palaver_server.auth.authenticator import Authenticator
-from palaver_server.auth.principal import PRINCIPAL, Principal
+from palaver_server.auth.principal import ACCESS, PRINCIPAL, Principal
 from palaver_server.call_context import running_call
 from palaver_server.errors import Unauthenticated
 from palaver_server.interceptors.interceptor import Context, IncomingCall, StartCall
@@ -30,6 +30,7 @@ class Authentication:
     async def _authenticate(self, incoming: IncomingCall) -> None:
         principal = await self._principal(incoming.context)
         PRINCIPAL.set(principal)
+        ACCESS.set(principal.access)
         call = running_call.get()
         call.principal = principal.name
         self.peers.add(call.peer)

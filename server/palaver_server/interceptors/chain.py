@@ -204,6 +204,6 @@ def _request_decoder(method: MethodDescriptor) -> Callable[[bytes], Message | La
 
 
 async def _encode(response: Message | Encoded[Any]) -> bytes:
-    if isinstance(response, Encoded):
-        return await response.encode()
-    return response.SerializeToString()
+    if not isinstance(response, Encoded):
+        return response.SerializeToString()
+    return await response.encode() if response.data is None else response.data

@@ -1,6 +1,7 @@
 """Keyword search: what a text asks for, and the messages that match it, best first."""
 
-from typing import Any, NamedTuple
+from itertools import chain
+from typing import NamedTuple
 
 from palaver_server.auth.access import Access
 from palaver_server.database.connection import Connection
@@ -12,7 +13,6 @@ from palaver_server.store.access_conditions import ACCESSIBLE_SESSION
 from palaver_server.store.message_filter import (
     ALL_MESSAGES,
     EVERY_MESSAGE,
-    AccessibleScope,
     MessageFilter,
     Scope,
     SearchTemplate,
@@ -37,6 +37,7 @@ class KeywordQuery(NamedTuple):
     """A parsed text, as PostgreSQL's full text search takes it.
 
     Attributes:
+        any_term: A tsquery that matches any of the terms.
         language: The search language.
         terms: A tsquery for each word or phrase to find; at most 32.
         match: A tsquery that the results match; empty: there are no results.
@@ -47,13 +48,9 @@ class KeywordQuery(NamedTuple):
     language: str
     terms: list[str]
     match: str
+    any_term: str
     is_plain: bool
     grams: list[str]
-
-    @property
-    def any_term(self) -> str:
-        """A tsquery that matches any of the terms."""
-        return " | ".join(self.terms)
 
 
 class KeywordStore:
@@ -97,9 +94,10 @@ class KeywordStore:
             NotFound: The scope is a session that is not live.
         """
         parsed = SearchText.parse(text)
-        phrases = [*(phrase for choice in parsed.required for phrase in choice), *parsed.excluded]
+        phrases = [*chain.from_iterable(parsed.required), *parsed.excluded]
         parameters = {
-            **scope.within(access).parameters,
+            "session_id": scope.session_id,
+            "access_user_id": access.user_id,
             "language": language,
             "words": parsed.words,
             "phrases": phrases,
@@ -134,16 +132,11 @@ class KeywordStore:
         """Return the live messages that match a query, best first."""
         accessible = scope.within(access)
         statement = self.RANK.of(access, accessible, filter)
-        parameters = ranking_parameters(query, accessible, filter, limit=limit)
+        parameters = {
+            **query._asdict(), **accessible.parameters, **filter.given, "limit": limit
+        }  # fmt: skip
         rows = await self._connection.fetch(statement, parameters)
         return [Hit(MessageKey(*row[:2]), row[2]) for row in rows]
-
-
-def ranking_parameters(
-    query: KeywordQuery, scope: AccessibleScope, filter: MessageFilter, *, limit: int
-) -> dict[str, Any]:
-    """Return the parameters of RANKED."""
-    return {**query._asdict(), **scope.parameters, **filter.given, "limit": limit}
 
 
 def _keyword_query(
@@ -166,6 +159,7 @@ def _keyword_query(
         language=language,
         terms=kept,
         match=" & ".join(parts),
+        any_term=" | ".join(kept),
         is_plain=not (excluded or any(required)),
         grams=[gram for gram in grams if any(f"'{gram}'" in term for term in kept)][:_MAX_GRAMS],
     )

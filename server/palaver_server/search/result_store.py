@@ -8,7 +8,7 @@ from palaver_server.database.connection import Connection, Row
 from palaver_server.database.paging import MAX_PAGE_BYTES
 from palaver_server.database.statement import Statement
 from palaver_server.search.keyword_ranking import RANKED, ranking_parts
-from palaver_server.search.keyword_store import Hit, KeywordQuery, ranking_parameters
+from palaver_server.search.keyword_store import Hit, KeywordQuery
 from palaver_server.search.snippet import MATCH_END, MATCH_START
 from palaver_server.store.access_conditions import ACCESSIBLE_MESSAGE
 from palaver_server.store.message_filter import (
@@ -77,7 +77,7 @@ def _newest_parts(access: Access, scope: AccessibleScope, filter: MessageFilter)
 # place of each separator.
 _READ_HITS = f"""
     SELECT session_id, score, ts_headline(
-            %(language)s::regconfig, search_spaced(left(content, 65536)), %(query)s::tsquery,
+            %(language)s::regconfig, search_spaced(left(content, 65536)), %(any_term)s::tsquery,
             'HighlightAll = true, StartSel = {MATCH_START}, StopSel = {MATCH_END}'
         ), {COLUMNS}
     FROM (
@@ -156,7 +156,7 @@ class ResultStore:
             **filter.given,
             "limit": limit,
             "language": query.language,
-            "query": query.any_term,
+            "any_term": query.any_term,
         }
         return _found(await self._connection.fetch(statement, parameters))
 
@@ -189,8 +189,13 @@ class ResultStore:
         """
         accessible = scope.within(access)
         statement = self.GET_BEST.of(access, accessible, filter)
-        parameters = ranking_parameters(query, accessible, filter, limit=limit)
-        parameters |= {"min_score": min_score, "query": query.any_term}
+        parameters = {
+            **query._asdict(),
+            **accessible.parameters,
+            **filter.given,
+            "limit": limit,
+            "min_score": min_score,
+        }
         return _found(await self._connection.fetch(statement, parameters))
 
     # Of a long message, the words with the smallest hashes: samples of alike messages are alike.
@@ -243,7 +248,7 @@ class ResultStore:
             **key_parameters([hit.key for hit in hits]),
             "scores": [float(hit.score) for hit in hits],
             "language": query.language,
-            "query": query.any_term,
+            "any_term": query.any_term,
             "access_user_id": access.user_id,
         }
         return _found(await self._connection.fetch(self.GET_MESSAGES, parameters))

@@ -1,6 +1,6 @@
 """The search: composes keyword search, semantic search and diversity in one snapshot."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from itertools import repeat
@@ -13,7 +13,7 @@ from palaver_server.database.reader import Reader, T, Work
 from palaver_server.durations import milliseconds
 from palaver_server.embedding.semantic_search import EmbeddedText, NoSemanticSearch, SemanticSearch
 from palaver_server.errors import PalaverError
-from palaver_server.offload import offload_each
+from palaver_server.offload import MAX_INLINE_BYTES, offload_each
 from palaver_server.search.diversity import diverse
 from palaver_server.search.keyword_store import Hit, KeywordQuery, KeywordStore
 from palaver_server.search.result_store import FoundMessage, ResultStore
@@ -266,8 +266,9 @@ def _hybrid(hits: Sequence[Hit], similar: Sequence[Hit], query: KeywordQuery) ->
 async def _with_snippets(found: Sequence[FoundMessage], grams: Sequence[str]) -> list[Result]:
     contents = [each.message.content for each in found]
     marked = [each.marked for each in found]
-    size = sum([len(each) for each in marked])
-    snippets = await offload_each(size, map(snippet, contents, marked, repeat(grams)))
+    snippets: Iterable[str] = map(snippet, contents, marked, repeat(grams))
+    if sum([len(each) for each in marked]) > MAX_INLINE_BYTES:
+        snippets = await offload_each(iter(snippets))
     return [
         Result(each.session_id, each.message, each.score, text)
         for each, text in zip(found, snippets, strict=True)

@@ -5,11 +5,12 @@ from functools import partial
 
 from palaver.v1 import memory_pb2
 from palaver.v1 import memory_service_pb2 as pb
+from palaver_server.auth.principal import ACCESS
 from palaver_server.database.paging import KeyRange
 from palaver_server.errors import InvalidRequest
-from palaver_server.offload import MAX_PARSED_BYTES, offload, offload_each
+from palaver_server.offload import offload
 from palaver_server.search.searcher import Searcher
-from palaver_server.services.context import Context, caller_access
+from palaver_server.services.context import Context
 from palaver_server.services.encoding.added_memory import added_memory_response
 from palaver_server.services.encoding.encoded import Encoded
 from palaver_server.services.encoding.messages import message_response, with_messages
@@ -53,12 +54,12 @@ class MemoryService:
     ) -> Encoded[pb.AddMemoryResponse]:
         with Fields() as fields:
             session_id = fields.id("session_id", request.session_id)
-            messages = await offload_each(
-                _conversion_bytes(request), fields.new_messages("messages", request.messages)
+            messages = await fields.new_messages(
+                "messages", request.messages, request_bytes=request.ByteSize()
             )
             user_id = fields.optional_id("user_id", request.user_id)
             expected = fields.not_negative("expected_last_sequence", request.expected_last_sequence)
-        access = caller_access()
+        access = ACCESS.get()
         added = await self._memory.add_memory(
             access,
             session_id,
@@ -76,7 +77,7 @@ class MemoryService:
             last_n = fields.not_negative("last_n", request.last_n) or self._window
             max_tokens = fields.not_negative("max_tokens", request.max_tokens)
         memory = await self._memory.get_memory(
-            caller_access(), session_id, last_n=min(last_n, MAX_ITEMS), max_tokens=max_tokens
+            ACCESS.get(), session_id, last_n=min(last_n, MAX_ITEMS), max_tokens=max_tokens
         )
         response = memory_pb2.Memory(
             session_id=session_id,
@@ -90,7 +91,7 @@ class MemoryService:
     ) -> pb.DeleteMemoryResponse:
         with Fields() as fields:
             session_id = fields.id("session_id", request.session_id)
-        deleted = await self._sessions.delete_session(caller_access(), session_id)
+        deleted = await self._sessions.delete_session(ACCESS.get(), session_id)
         return pb.DeleteMemoryResponse(
             deleted_at=timestamp_message(deleted.deleted_at),
             messages_deleted=deleted.messages_deleted,
@@ -104,9 +105,7 @@ class MemoryService:
             limit = fields.limit("limit", request.limit)
             cursor = fields.not_negative("cursor", request.cursor)
         key_range = KeyRange.from_cursor(cursor, newest_first=request.newest_first)
-        page = await self._messages.list_messages(
-            caller_access(), session_id, key_range, limit=limit
-        )
+        page = await self._messages.list_messages(ACCESS.get(), session_id, key_range, limit=limit)
         return with_messages(pb.ListMessagesResponse(next_cursor=page.next_cursor), page.rows)
 
     async def StreamMessages(
@@ -116,7 +115,7 @@ class MemoryService:
             session_id = fields.id("session_id", request.session_id)
             limit = fields.limit("chunk_size", request.chunk_size)
             cursor = fields.not_negative("cursor", request.cursor)
-        access = caller_access()
+        access = ACCESS.get()
         # Stop at the present end: a stream that follows fast writers would never end.
         session = await self._sessions.get_session(access, session_id)
         key_range = KeyRange.from_cursor(cursor).up_to(session.last_sequence)
@@ -133,7 +132,7 @@ class MemoryService:
             session_id = fields.id("session_id", request.session_id)
             message_id = fields.id("message_id", request.message_id)
         return message_response(
-            await self._messages.get_message(caller_access(), session_id, message_id)
+            await self._messages.get_message(ACCESS.get(), session_id, message_id)
         )
 
     async def UpdateMessage(
@@ -160,7 +159,7 @@ class MemoryService:
                 metadata=patched_metadata(row.metadata, patch),
             )
 
-        row = await self._messages.update_message(caller_access(), session_id, message_id, change)
+        row = await self._messages.update_message(ACCESS.get(), session_id, message_id, change)
         return message_response(row)
 
     async def DeleteMessages(
@@ -182,21 +181,13 @@ class MemoryService:
                 raise InvalidRequest(too_many_to_delete(by_id=bool(message_ids)))
 
         await self._messages.delete_messages(
-            caller_access(), session_id, check, message_ids=message_ids, last_n=request.last_n
+            ACCESS.get(), session_id, check, message_ids=message_ids, last_n=request.last_n
         )
-        return Encoded((data,), metadata_bytes=0)
+        return Encoded(data)
 
     async def SearchMemory(
         self, request: pb.SearchMemoryRequest, context: Context
     ) -> Encoded[pb.SearchMemoryResponse]:
         with Fields() as fields:
             search = search_from_request(fields, request)
-        return search_response(await self._searcher.search(caller_access(), search))
-
-
-def _conversion_bytes(request: pb.AddMemoryRequest) -> int:
-    """Return the size of what takes long to convert: metadata, or all if it is not parsed yet."""
-    size = request.ByteSize()
-    if size > MAX_PARSED_BYTES:
-        return size
-    return sum([message.metadata.ByteSize() for message in request.messages])
+        return search_response(await self._searcher.search(ACCESS.get(), search))

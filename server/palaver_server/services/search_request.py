@@ -9,14 +9,23 @@ from palaver_server.store.message_filter import MessageFilter, Scope
 
 def search_from_request(fields: Fields, request: pb.SearchMemoryRequest) -> Search:
     """Check the fields of a request, and return the search."""
+    scope, mode = _scope(fields, request), _mode(fields, request.mode)
+    inner = fields.at("filter")
     return Search(
         text=fields.content("text", request.text),
-        scope=_scope(fields, request),
-        mode=_mode(fields, request.mode),
+        scope=scope,
+        mode=mode,
         limit=fields.limit(
             "limit", request.limit, default=DEFAULT_SEARCH_LIMIT, maximum=MAX_SEARCH_LIMIT
         ),
-        filter=_message_filter(fields.at("filter"), request.filter),
+        filter=MessageFilter(
+            roles=inner.roles("roles", request.filter.roles),
+            # Stored times are whole microseconds: comparing them to a bound rounded up gives the
+            # same result as comparing them to the nanosecond.
+            created_after=inner.timestamp("created_after", request.filter, round_up=True),
+            created_before=inner.timestamp("created_before", request.filter, round_up=True),
+            metadata=inner.path("metadata", request.filter.metadata),
+        ),
         min_score=fields.fraction("min_score", request.min_score),
         diversity=fields.fraction("diversity", request.diversity),
     )
@@ -41,14 +50,3 @@ def _mode(fields: Fields, value: pb.SearchMemoryRequest.Mode.ValueType) -> Mode 
         fields.reject("mode", f"must be one of {', '.join(modes.keys())}; got {value}")
         return None
     return Mode[modes.Name(value)]
-
-
-def _message_filter(fields: Fields, filter: pb.MessageFilter) -> MessageFilter:
-    return MessageFilter(
-        roles=fields.roles("roles", filter.roles),
-        # Stored times are whole microseconds: comparing them to a bound rounded up gives the
-        # same result as comparing them to the nanosecond.
-        created_after=fields.timestamp("created_after", filter, round_up=True),
-        created_before=fields.timestamp("created_before", filter, round_up=True),
-        metadata=fields.path("metadata", filter.metadata),
-    )

@@ -5,9 +5,10 @@ from functools import partial
 
 from palaver.v1 import session_pb2
 from palaver.v1 import session_service_pb2 as pb
+from palaver_server.auth.principal import ACCESS
 from palaver_server.database.paging import KeyRange
 from palaver_server.offload import offload
-from palaver_server.services.context import Context, caller_access
+from palaver_server.services.context import Context
 from palaver_server.services.encoding.encoded import Encoded
 from palaver_server.services.encoding.sessions import session_response, with_sessions
 from palaver_server.services.encoding.timestamps import timestamp_message
@@ -32,7 +33,7 @@ class SessionService:
             metadata = await offload(
                 request.metadata.ByteSize(), fields.metadata, "metadata", request
             )
-        access = caller_access()
+        access = ACCESS.get()
         row = await self._sessions.add_session(
             access, session_id, user_id=access.new_owner(user_id), metadata=metadata
         )
@@ -47,7 +48,7 @@ class SessionService:
             patch = await offload(
                 request.metadata.ByteSize(), fields.metadata_patch, "metadata", request
             )
-        access = caller_access()
+        access = ACCESS.get()
         if request.HasField("user_id"):
             access.check_owner(user_id)
 
@@ -65,14 +66,14 @@ class SessionService:
     ) -> Encoded[session_pb2.Session]:
         with Fields() as fields:
             session_id = fields.id("session_id", request.session_id)
-        return session_response(await self._sessions.get_session(caller_access(), session_id))
+        return session_response(await self._sessions.get_session(ACCESS.get(), session_id))
 
     async def DeleteSession(
         self, request: pb.DeleteSessionRequest, context: Context
     ) -> pb.DeleteSessionResponse:
         with Fields() as fields:
             session_id = fields.id("session_id", request.session_id)
-        deleted = await self._sessions.delete_session(caller_access(), session_id)
+        deleted = await self._sessions.delete_session(ACCESS.get(), session_id)
         return pb.DeleteSessionResponse(
             deleted_at=timestamp_message(deleted.deleted_at),
             messages_deleted=deleted.messages_deleted,
@@ -87,7 +88,7 @@ class SessionService:
             narrowed = _session_filter(fields.at("filter"), request.filter)
         key_range = KeyRange.from_cursor(cursor, newest_first=request.newest_first)
         page = await self._sessions.list_sessions(
-            caller_access(), key_range, limit=limit, filter=narrowed
+            ACCESS.get(), key_range, limit=limit, filter=narrowed
         )
         return with_sessions(pb.ListSessionsResponse(next_cursor=page.next_cursor), page.rows)
 
@@ -99,10 +100,10 @@ class SessionService:
             cursor = fields.not_negative("cursor", request.cursor)
             narrowed = _session_filter(fields.at("filter"), request.filter)
         # Stop at the present end: a stream that follows fast writers would never end.
-        last_id = await self._sessions.last_id(caller_access())
+        last_id = await self._sessions.last_id(ACCESS.get())
         key_range = KeyRange.from_cursor(cursor, newest_first=request.newest_first).up_to(last_id)
         async for page in pages(
-            partial(self._sessions.list_sessions, caller_access(), limit=limit, filter=narrowed),
+            partial(self._sessions.list_sessions, ACCESS.get(), limit=limit, filter=narrowed),
             key_range,
         ):
             chunk = pb.ListAllSessionsResponse(next_cursor=page.rows[-1].position)

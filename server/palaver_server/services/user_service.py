@@ -5,9 +5,10 @@ from functools import partial
 
 from palaver.v1 import user_pb2
 from palaver.v1 import user_service_pb2 as pb
+from palaver_server.auth.principal import ACCESS
 from palaver_server.database.paging import KeyRange
 from palaver_server.offload import offload
-from palaver_server.services.context import Context, caller_access
+from palaver_server.services.context import Context
 from palaver_server.services.encoding.encoded import Encoded
 from palaver_server.services.encoding.timestamps import timestamp_message
 from palaver_server.services.encoding.users import user_response, with_users
@@ -32,7 +33,7 @@ class UserService:
             metadata = await offload(
                 request.metadata.ByteSize(), fields.metadata, "metadata", request
             )
-        access = caller_access()
+        access = ACCESS.get()
         access.check_owner(user_id)
         row = await self._users.add_user(
             access,
@@ -47,7 +48,7 @@ class UserService:
     async def GetUser(self, request: pb.GetUserRequest, context: Context) -> Encoded[user_pb2.User]:
         with Fields() as fields:
             user_id = fields.id("user_id", request.user_id)
-        return user_response(await self._users.get_user(caller_access(), user_id))
+        return user_response(await self._users.get_user(ACCESS.get(), user_id))
 
     async def UpdateUser(
         self, request: pb.UpdateUserRequest, context: Context
@@ -71,14 +72,14 @@ class UserService:
                 metadata=patched_metadata(row.metadata, patch, replace=request.replace_metadata),
             )
 
-        return user_response(await self._users.update_user(caller_access(), user_id, change))
+        return user_response(await self._users.update_user(ACCESS.get(), user_id, change))
 
     async def DeleteUser(
         self, request: pb.DeleteUserRequest, context: Context
     ) -> pb.DeleteUserResponse:
         with Fields() as fields:
             user_id = fields.id("user_id", request.user_id)
-        deleted = await self._users.delete_user(caller_access(), user_id)
+        deleted = await self._users.delete_user(ACCESS.get(), user_id)
         return pb.DeleteUserResponse(
             deleted_at=timestamp_message(deleted.deleted_at),
             sessions_deleted=deleted.sessions_deleted,
@@ -92,7 +93,7 @@ class UserService:
             limit = fields.limit("limit", request.limit)
             cursor = fields.not_negative("cursor", request.cursor)
         key_range = KeyRange.from_cursor(cursor, newest_first=request.newest_first)
-        page = await self._users.list_users(caller_access(), key_range, limit=limit)
+        page = await self._users.list_users(ACCESS.get(), key_range, limit=limit)
         return with_users(pb.ListUsersResponse(next_cursor=page.next_cursor), page.rows)
 
     async def ListAllUsers(
@@ -102,10 +103,10 @@ class UserService:
             limit = fields.limit("chunk_size", request.chunk_size)
             cursor = fields.not_negative("cursor", request.cursor)
         # Stop at the present end: a stream that follows fast writers would never end.
-        last_id = await self._users.last_id(caller_access())
+        last_id = await self._users.last_id(ACCESS.get())
         key_range = KeyRange.from_cursor(cursor, newest_first=request.newest_first).up_to(last_id)
         async for page in pages(
-            partial(self._users.list_users, caller_access(), limit=limit), key_range
+            partial(self._users.list_users, ACCESS.get(), limit=limit), key_range
         ):
             chunk = pb.ListAllUsersResponse(next_cursor=page.rows[-1].position)
             yield with_users(chunk, page.rows)

@@ -12,6 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from palaver.v1.memory_pb2 import Message as MessageProto
 from palaver_server.errors import FieldViolation, InvalidRequest
+from palaver_server.offload import MAX_INLINE_BYTES, MAX_PARSED_BYTES, offload_each
 from palaver_server.services.encoding.metadata import json_from_object, object_from_struct
 from palaver_server.services.encoding.timestamps import datetime_from_timestamp
 from palaver_server.services.limits import (
@@ -144,8 +145,24 @@ class Fields:
         self._check_bytes(field, text, MAX_METADATA_BYTES, " as JSON")
         return text
 
-    def new_messages(self, field: str, messages: Sequence[MessageProto]) -> Iterator[NewMessage]:
-        """Check the messages to add, one at a time."""
+    async def new_messages(
+        self, field: str, messages: Sequence[MessageProto], *, request_bytes: int
+    ) -> list[NewMessage]:
+        """Check the messages to add, those of large requests in the offload thread.
+
+        Args:
+            field: Their name.
+            messages: Parsed, except for those of a large request.
+            request_bytes: Size of the request.
+        """
+        checked = self._new_messages(field, messages)
+        if request_bytes <= MAX_PARSED_BYTES:  # then only metadata takes long to convert
+            metadata_bytes = sum([message.metadata.ByteSize() for message in messages])
+            if metadata_bytes <= MAX_INLINE_BYTES:
+                return list(checked)
+        return await offload_each(checked)
+
+    def _new_messages(self, field: str, messages: Sequence[MessageProto]) -> Iterator[NewMessage]:
         self.item_count(field, len(messages))
         if len(messages) > MAX_ITEMS:
             return

@@ -8,10 +8,16 @@ class EmbeddingQueue:
 
     Args:
         is_used: Whether a worker embeds the messages in the queue. If not, nothing is appended.
+
+    Attributes:
+        notify: Wakes up the worker of this process: messages may be waiting. Call it after the
+            commit. The worker finds messages of other processes, and those left by a crash, when
+            it polls.
     """
 
     def __init__(self, *, is_used: bool) -> None:
         self._filled = asyncio.Event()
+        self.notify = self._filled.set
         self.enqueue_written = self.ENQUEUE_WRITTEN if is_used else ""
         self.enqueue_one = self.ENQUEUE_ONE if is_used else ""
 
@@ -24,14 +30,6 @@ class EmbeddingQueue:
             INSERT INTO embedding_queue (session_id, sequence)
             VALUES (%(session_id)s, %(sequence)s)
         )"""
-
-    def notify(self) -> None:
-        """Wake up the worker of this process: messages may be waiting.
-
-        Call it after the commit. The worker finds messages of other processes, and those left by
-        a crash, when it polls.
-        """
-        self._filled.set()
 
     async def wait(self, seconds: float) -> None:
         """Wait for `notify`, for at most so many seconds."""

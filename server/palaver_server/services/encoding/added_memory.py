@@ -3,26 +3,28 @@
 from palaver.v1.memory_service_pb2 import AddedMessage as AddedMessageProto
 from palaver.v1.memory_service_pb2 import AddMemoryResponse
 from palaver_server.services.encoding import wire
-from palaver_server.services.encoding.encoded import Encoded, with_items
+from palaver_server.services.encoding.encoded import Encoded
 from palaver_server.services.encoding.wire import varint
 from palaver_server.store.memory import AddedMemory, AddedMessage
 
+_MESSAGES = wire.tag(AddMemoryResponse, "messages")
 _MESSAGE_ID = wire.tag(AddedMessageProto, "message_id")
 _SEQUENCE = wire.integer_tag(AddedMessageProto, "sequence")
 _CREATED_AT = wire.tag(AddedMessageProto, "created_at")
 
 
 def encode_added_message(row: AddedMessage) -> bytes:
-    """Return the bytes of an `AddedMessage`."""
+    """Return the bytes of an item of `messages`."""
     message_id, sequence, created_at = row
     id_, created = message_id.encode(), wire.timestamp(created_at)
-    return b"".join(
+    message = b"".join(
         (
             _MESSAGE_ID, varint(len(id_)), id_,
             _SEQUENCE, varint(sequence),
             _CREATED_AT, varint(len(created)), created,
         )
     )  # fmt: skip
+    return wire.delimited(_MESSAGES, message)
 
 
 def added_memory_response(added: AddedMemory) -> Encoded[AddMemoryResponse]:
@@ -30,4 +32,5 @@ def added_memory_response(added: AddedMemory) -> Encoded[AddMemoryResponse]:
     response = AddMemoryResponse(
         session_created=added.session_created, session_undeleted=added.session_undeleted
     )
-    return with_items(response, "messages", encode_added_message, added.messages, metadata_bytes=0)
+    messages = b"".join([encode_added_message(row) for row in added.messages])
+    return Encoded(response.SerializeToString() + messages)

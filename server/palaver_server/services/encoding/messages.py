@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from palaver.v1.memory_pb2 import Message
 from palaver_server.services.encoding import wire
 from palaver_server.services.encoding.encoded import Encoded, MessageT, with_items
-from palaver_server.services.encoding.metadata import encode_metadata
 from palaver_server.services.encoding.wire import varint
 from palaver_server.store.messages import MessageRow
 
@@ -23,7 +22,7 @@ def encode_message(row: MessageRow) -> bytes:
     """Return the bytes of a `Message`."""
     message_id, sequence, role, content, token_count, metadata, created_at, updated_at = row
     id_, role_, text = message_id.encode(), role.encode(), content.encode()
-    struct = encode_metadata(metadata)
+    struct = wire.json_struct(metadata)
     created = wire.timestamp(created_at)
     updated = created if updated_at == created_at else wire.timestamp(updated_at)
     return b"".join(
@@ -42,10 +41,11 @@ def encode_message(row: MessageRow) -> bytes:
 
 def message_response(row: MessageRow) -> Encoded[Message]:
     """Return the response that is a message."""
-    return Encoded(map(encode_message, (row,)), metadata_bytes=len(row.metadata))
+    return Encoded.of(map(encode_message, (row,)), metadata_bytes=len(row.metadata))
 
 
 def with_messages(response: MessageT, rows: Sequence[MessageRow]) -> Encoded[MessageT]:
     """Append messages to the `messages` of a response."""
     metadata_bytes = sum([len(row.metadata) for row in rows])
-    return with_items(response, "messages", encode_message, rows, metadata_bytes=metadata_bytes)
+    tag = wire.tag(type(response), "messages")
+    return with_items(response, tag, encode_message, rows, metadata_bytes=metadata_bytes)

@@ -11,14 +11,9 @@ from palaver_server.services.encoding import wire
 _MAX_EXACT_INTEGER = 2**53  # below it, a double holds each integer exactly
 
 
-def encode_metadata(text: str) -> bytes:
-    """Return the bytes of the `Struct` of a JSON object."""
-    return b"" if text == "{}" else wire.struct(orjson.loads(text))
-
-
 def struct_from_json(text: str) -> Struct:
     """Return the `Struct` of a JSON object."""
-    return Struct.FromString(encode_metadata(text))
+    return Struct.FromString(wire.json_struct(text))
 
 
 def object_from_json(text: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from palaver_server.services.encoding import wire
 from palaver_server.services.encoding.encoded import Encoded, with_items
 from palaver_server.services.encoding.messages import encode_message
 
+_RESULTS = wire.tag(SearchMemoryResponse, "results")
 _MESSAGE = wire.tag(SearchResult, "message")
 
 
@@ -22,8 +23,8 @@ def search_response(results: Results) -> Encoded[SearchMemoryResponse]:
     response = SearchMemoryResponse(mode=mode)
     return with_items(
         response,
-        "results",
+        _RESULTS,
         encode_search_result,
         results.results,
-        metadata_bytes=sum(len(result.message.metadata) for result in results.results),
+        metadata_bytes=sum([len(result.message.metadata) for result in results.results]),
     )

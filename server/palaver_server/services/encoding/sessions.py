@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from palaver.v1.session_pb2 import Session
 from palaver_server.services.encoding import wire
 from palaver_server.services.encoding.encoded import Encoded, MessageT, with_items
-from palaver_server.services.encoding.metadata import encode_metadata
 from palaver_server.services.encoding.wire import varint
 from palaver_server.store.sessions import SessionRow
 
@@ -22,7 +21,7 @@ def encode_session(row: SessionRow) -> bytes:
     """Return the bytes of a `Session`."""
     session_id, position, user_id, metadata, last_sequence, created_at, updated_at = row
     id_ = session_id.encode()
-    struct = encode_metadata(metadata)
+    struct = wire.json_struct(metadata)
     created = wire.timestamp(created_at)
     updated = created if updated_at == created_at else wire.timestamp(updated_at)
     return b"".join(
@@ -40,10 +39,11 @@ def encode_session(row: SessionRow) -> bytes:
 
 def session_response(row: SessionRow) -> Encoded[Session]:
     """Return the response that is a session."""
-    return Encoded(map(encode_session, (row,)), metadata_bytes=len(row.metadata))
+    return Encoded.of(map(encode_session, (row,)), metadata_bytes=len(row.metadata))
 
 
 def with_sessions(response: MessageT, rows: Sequence[SessionRow]) -> Encoded[MessageT]:
     """Append sessions to the `sessions` of a response."""
     metadata_bytes = sum([len(row.metadata) for row in rows])
-    return with_items(response, "sessions", encode_session, rows, metadata_bytes=metadata_bytes)
+    tag = wire.tag(type(response), "sessions")
+    return with_items(response, tag, encode_session, rows, metadata_bytes=metadata_bytes)

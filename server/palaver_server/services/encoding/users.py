@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from palaver.v1.user_pb2 import User
+from palaver_server.services.encoding import wire
 from palaver_server.services.encoding.encoded import Encoded, MessageT, with_items
 from palaver_server.services.encoding.metadata import struct_from_json
 from palaver_server.services.encoding.timestamps import timestamp_message
@@ -26,10 +27,11 @@ def encode_user(row: UserRow) -> bytes:
 
 def user_response(row: UserRow) -> Encoded[User]:
     """Return the response that is a user."""
-    return Encoded(map(encode_user, (row,)), metadata_bytes=len(row.metadata))
+    return Encoded.of(map(encode_user, (row,)), metadata_bytes=len(row.metadata))
 
 
 def with_users(response: MessageT, rows: Sequence[UserRow]) -> Encoded[MessageT]:
     """Append users to the `users` of a response."""
     metadata_bytes = sum([len(row.metadata) for row in rows])
-    return with_items(response, "users", encode_user, rows, metadata_bytes=metadata_bytes)
+    tag = wire.tag(type(response), "users")
+    return with_items(response, tag, encode_user, rows, metadata_bytes=metadata_bytes)

@@ -10,6 +10,7 @@ from functools import lru_cache
 from struct import Struct as Packer
 from typing import Any, Final
 
+import orjson
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -106,6 +107,11 @@ def struct(fields: dict[str, Any]) -> bytes:
             entry = _entry(key, _value(item))
         entries.append(entry)
     return b"".join(entries)
+
+
+def json_struct(text: str) -> bytes:
+    """Encode a JSON object, given as text, as `google.protobuf.Struct`."""
+    return b"" if text == "{}" else struct(orjson.loads(text))
 
 
 def _entry(key: str, value: bytes) -> bytes:
