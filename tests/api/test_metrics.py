@@ -189,6 +189,7 @@ def test_metrics_purge_backlog_is_overdue_rows(
     assert oldest == 0
 
 
+@pytest.mark.vectors
 def test_metrics_embedding_backlog_is_messages_without_vector(
     start_measured: StartMeasured, database: Connection, endpoint: Endpoint
 ) -> None:
