@@ -22,13 +22,16 @@ test: $(VENV)/dev.done ## Run all tests on all cores; ARGS are passed to pytest
 	@$(PYTEST) -m "not databases" $(ARGS)
 
 # The whole API runs on Debian's PostgreSQL, as `make test` runs it on the embedded one.
-SETUPS = embedded-c,embedded-english,embedded-turkish,debian-c,debian-c-utf8,debian-turkish,debian-icu-english,debian-icu-turkish
+LOCALES = embedded-c,embedded-english,embedded-turkish,debian-c,debian-c-utf8,debian-turkish,debian-icu-english,debian-icu-turkish
+CONNECTIONS = pgbouncer-session,pgbouncer-transaction,minimal-grants
+SERVICES = $(addprefix tests/api/,memory_service session_service user_service admin_service)
 # What depends on the locale: searches, metadata, names and orders.
-CORE = $(addprefix tests/api/,memory_service session_service/test_session_filter.py test_odd_input.py)
+OF_LOCALES = $(addprefix tests/api/,memory_service session_service/test_session_filter.py test_odd_input.py)
 test-databases: $(VENV)/dev.done ## Run tests on other databases; needs the packages that .ci/run installs
 	@PALAVER_TEST_DATABASE=debian $(PYTEST) --no-skips $(ARGS) tests/databases/test_setups.py tests/api \
 		tests/faults/test_database_encoding.py
-	@PALAVER_TEST_DATABASE=$(SETUPS) $(PYTEST) --no-skips -m "not slow" $(ARGS) tests/databases/test_setups.py $(CORE)
+	@PALAVER_TEST_DATABASE=$(LOCALES) $(PYTEST) --no-skips -m "not slow" $(ARGS) tests/databases/test_setups.py $(OF_LOCALES)
+	@PALAVER_TEST_DATABASE=$(CONNECTIONS) $(PYTEST) --no-skips -m "not slow" $(ARGS) tests/databases/test_setups.py $(SERVICES)
 	@$(PYTEST) --no-skips $(ARGS) tests/databases
 
 test-fast: $(VENV)/dev.done ## Run the tests that are not marked slow, in under a minute

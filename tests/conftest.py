@@ -132,10 +132,11 @@ def run() -> Iterator[Run]:
 
 
 @pytest.fixture(scope="session")
-def template(postgres: str, run: Run) -> Iterator[str]:
+def template(database_setup: DatabaseSetup, run: Run) -> Iterator[str]:
     """The name of a database in which nothing but the migrations ran."""
-    with new_database(postgres) as url:
-        run(migrate(url))
+    with new_database(database_setup.url) as url:
+        database_setup.prepare(url)
+        run(migrate(database_setup.migration_url(url)))
         yield str(conninfo_to_dict(url)["dbname"])
 
 

@@ -1,6 +1,5 @@
 """The rights that the service needs in a shared PostgreSQL."""
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +15,7 @@ from palaver_server.errors import DatabaseUnusable
 from tests.conftest import Run, StartServer
 from tests.support.client import Client, refused, wait_until
 from tests.support.endpoint import Endpoint
-from tests.support.processes import ROOT
+from tests.support.grants import documented_grants
 from tests.support.watching import NOT_SERVING, SERVING, watched_health
 
 
@@ -162,20 +161,12 @@ def test_database_right_that_is_revoked_is_named_and_its_return_is_noticed(  # n
     assert client.add("s", "after").messages[0].sequence == 2
 
 
-def documented_grants() -> Iterator[str]:
-    """Yield the statements in docs/databases.md that give users their rights."""
-    page = (ROOT / "docs/databases.md").read_text()
-    for documented, name in {"owner": "owner", "app": "user", "chats": "database"}.items():
-        page = re.sub(rf"\b{documented}\b", f"{{{name}}}", page)
-    for block in re.findall("^```sql\n(.*?)^```", page, re.DOTALL | re.MULTILINE):
-        yield from filter(str.strip, block.split(";"))
-
-
 def test_database_users_with_the_documented_rights_suffice(
     administrator: Administrator, start_server: StartServer, endpoint: Endpoint
 ) -> None:
     """One user migrates and creates the table of vectors; the other serves."""
-    for statement in documented_grants():
+    users = {"owner": "{owner}", "server": "{user}"}
+    for statement in documented_grants(database="{database}", **users):
         administrator.does(statement)
 
     client = start_server(

@@ -19,6 +19,7 @@ EXPECTED = {
     "debian-icu-turkish": (15, "i", "tr-TR"),
     "pgbouncer-session": (18, "b", "C.UTF-8"),
     "pgbouncer-transaction": (18, "b", "C.UTF-8"),
+    "minimal-grants": (18, "b", "C.UTF-8"),
 }
 
 LOCALE = """

@@ -10,15 +10,22 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from palaver_server.process.postgres_program import PostgresProgram
+from tests.support.grants import SCHEMA, documented_grants
 from tests.support.pgbouncer import running_pgbouncer
 from tests.support.postgres import DEBIAN, EMBEDDED, running_postgres
 
 
 def _direct(url: str) -> Mapping[str, Any]:
     return {"database_url": url}
+
+
+def _leave(url: str) -> None:
+    """Change nothing."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +36,16 @@ class DatabaseSetup:
         url: The URL of its superuser.
         settings_for: Returns the settings with which Palaver uses a database, given the
             superuser's URL of that.
+        prepare: Prepares an empty database for migrations, given the superuser's URL of it.
     """
 
     url: str
     settings_for: Callable[[str], Mapping[str, Any]] = _direct
+    prepare: Callable[[str], None] = _leave
+
+    def migration_url(self, url: str) -> str:
+        """Return the URL for migrations, a direct one, given the superuser's URL of a database."""
+        return str(self.settings_for(url).get("migration_database_url", url))
 
 
 RunningSetup = AbstractContextManager[DatabaseSetup]
@@ -72,6 +85,29 @@ def _pooled(pool_mode: str, **settings: Any) -> Callable[[], RunningSetup]:
 
 
 @contextmanager
+def _minimal_grants() -> Iterator[DatabaseSetup]:
+    """Run a server on which one user migrates and another serves, with the documented rights."""
+    owner, server = "migrating", "serving"
+
+    def prepare(url: str) -> None:
+        name = str(conninfo_to_dict(url)["dbname"])
+        with psycopg.connect(url, autocommit=True) as connection:
+            for statement in documented_grants(database=name, owner=owner, server=server):
+                connection.execute(statement.encode())
+
+    def settings_for(url: str) -> Mapping[str, Any]:
+        urls = {"database_url": server, "migration_database_url": owner}
+        return {setting: make_conninfo(url, user=user) for setting, user in urls.items()}
+
+    with _embedded() as setup:
+        with psycopg.connect(setup.url, autocommit=True) as connection:
+            connection.execute(f"CREATE ROLE {owner} LOGIN; CREATE ROLE {server} LOGIN".encode())
+            # Tests read and write the tables as the superuser.
+            connection.execute(f"ALTER ROLE CURRENT_USER SET search_path = {SCHEMA}".encode())
+        yield DatabaseSetup(setup.url, settings_for, prepare)
+
+
+@contextmanager
 def _default() -> Iterator[DatabaseSetup]:
     """Yield the server that PALAVER_TEST_DATABASE_URL names, or the embedded one."""
     url = os.environ.get("PALAVER_TEST_DATABASE_URL")
@@ -102,6 +138,7 @@ SETUPS: Mapping[str, Callable[[], RunningSetup]] = {
     ),
     "pgbouncer-session": _pooled("session", prepared_statements="on"),
     "pgbouncer-transaction": _pooled("transaction"),
+    "minimal-grants": _minimal_grants,
 }
 
 SKIPPED_WITHOUT_VECTORS = "Debian's PostgreSQL comes without pgvector"

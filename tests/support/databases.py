@@ -54,7 +54,7 @@ _SCHEMAS_STATE = "SELECT 'pg_namespace', string_agg(n::text, ' ' ORDER BY oid) F
 
 _TABLES = """
     SELECT relname, pg_relation_size(oid) FROM pg_class
-    WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'
+    WHERE relnamespace = current_schema()::regnamespace AND relkind = 'r'
 """
 
 _TABLE_STATE = "SELECT '{table}', string_agg(r::text, ' ' ORDER BY r::text) FROM {table} r"
