@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from palaver.v1.admin_service_pb2 import ReindexRequest
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import SearchMemoryRequest
 from palaver_server.database.migrate import known_migrations
@@ -27,6 +28,8 @@ CONTENTS = {
     "東京タワーに行きました": "東京",
     "Ἀθῆναι ΚΑΛΗΜΕΡΑ": "καλημερα",
     "red/blue done.Next": "blue next",
+    "हिन्दी में": "हिन्दी",
+    "سلام، دنیا؟": "سلام، دنیا",
 }
 
 
@@ -50,6 +53,24 @@ def new(old: Client, database: Connection, start_server: StartServer, endpoint: 
     new = start_server(**endpoint.settings)
     assert count_rows(database, "schema_migrations") == len(known_migrations())
     return new
+
+
+def test_previous_version_wrote_what_this_version_finds_before_a_reindex(
+    old: Client, request: pytest.FixtureRequest
+) -> None:
+    old.add_memory("s", [Message(role="user", content=content) for content in CONTENTS])
+    found_before = {text: found(old, text, session_id="s") for text in CONTENTS.values()}
+    new: Client = request.getfixturevalue("new")
+
+    for content, text in CONTENTS.items():
+        assert content in found(new, content, session_id="s")
+        assert set(found(new, text, session_id="s")) >= set(found_before[text])
+        assert found(new, f'"{content}"', session_id="s")[:1] == [content]
+
+    *_, last = new.admin.Reindex(ReindexRequest())
+    assert last.words.done == len(CONTENTS)
+    for content, text in CONTENTS.items():
+        assert found(new, text, session_id="s")[:1] == [content]
 
 
 def test_previous_version_writes_what_this_version_finds(

@@ -57,6 +57,13 @@ def test_snippet_mark_positions_ignore_marks() -> None:
     assert list(marked_ranges(marked)) == [(2, 3), (6, 7), (7, 8)]
 
 
+def test_snippet_removed_characters_stay_in_place() -> None:
+    marked = "xa <bc>, d".replace("<", "\x02").replace(">", "\x03")
+
+    assert snippet("x·a b··c·, ·d", marked, [], "·") == "x·a **b··c·**, ·d"
+    assert snippet("xa bc, d·", marked, [], "·") == "xa **bc**, d·"
+
+
 def test_snippet_with_marks_and_grams_highlights_both() -> None:
     assert snippet("the cat, 东京", "the \x02cat\x03  东京", ["京"]) == "the **cat**, 东**京**"
 

@@ -39,18 +39,18 @@ _FIND_LANGUAGE = Statement(
 
 _GET_LANGUAGE = Statement(
     "search_index.get_language",
-    "SELECT language, EXISTS (SELECT 1 FROM messages) FROM search_index",
+    "SELECT language, has_unfolded, EXISTS (SELECT 1 FROM messages) FROM search_index",
 )
 
 _SET_LANGUAGE = Statement(
     "search_index.set_language",
-    "UPDATE search_index SET language = %(name)s",
+    "UPDATE search_index SET language = %(name)s, has_unfolded = false",
     is_prepared=False,
 )
 
 
 async def check_language(database_url: str, language: str, *, read_only: bool = False) -> None:
-    """Check that the database has the search language; warn if the index is in another one.
+    """Check that the database has the search language; warn if the index has to be rebuilt.
 
     The language of an index without messages is set, unless `read_only`.
 
@@ -69,7 +69,7 @@ async def check_language(database_url: str, language: str, *, read_only: bool = 
                     f"the database has no text search configuration {language!r}; set"
                     f" PALAVER_SEARCH_LANGUAGE to one of {languages}"
                 ) from None
-            indexed, has_messages = await connection.fetch_one(_GET_LANGUAGE) or ()
+            indexed, has_unfolded, has_messages = await connection.fetch_one(_GET_LANGUAGE) or ()
             if indexed != name and not has_messages and not read_only:
                 await connection.run(_SET_LANGUAGE, {"name": name})
             elif indexed != name:
@@ -78,6 +78,11 @@ async def check_language(database_url: str, language: str, *, read_only: bool = 
                     " misses some: run palaver reindex",
                     name,
                     indexed,
+                )
+            elif has_unfolded:
+                _LOGGER.warning(
+                    "messages of an earlier version are indexed by the locale of the database, so"
+                    " keyword search misses some that differ in case: run palaver reindex"
                 )
     except Error as error:
         raise start_failure(error, user) from error
@@ -158,7 +163,7 @@ class KeywordIndex:
             return ReindexedPage(row[0], MessageKey(*row[1:])) if row else None
 
     async def set_language(self) -> None:
-        """Record that all messages are indexed in the search language."""
+        """Record that all messages are indexed, folded, in the search language."""
         async with self._pool.connection() as connection:
             name = await _find_language(connection, self._language)
             await connection.run(_SET_LANGUAGE, {"name": name})

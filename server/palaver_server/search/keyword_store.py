@@ -62,6 +62,7 @@ class KeywordStore:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
+    # A text is compared with unfolded words too, as long as the index may have some.
     READ_TEXT = Statement(
         "search.read_text",
         f"""
@@ -76,11 +77,20 @@ class KeywordStore:
                 ) AS gram
             )
         FROM (
-            SELECT ARRAY(SELECT search_terms(%(words)s, %(language)s::regconfig)) AS words, ARRAY(
-                SELECT search_phrase(phrase, %(language)s::regconfig)::text
+            SELECT ARRAY(SELECT search_terms(%(words)s, %(language)s::regconfig)) || ARRAY(
+                SELECT search_unfolded_terms(%(words)s, %(language)s::regconfig)
+                WHERE has_unfolded
+            ) AS words, ARRAY(
+                SELECT CASE WHEN has_unfolded
+                    THEN search_phrase(phrase, %(language)s::regconfig)
+                        || search_unfolded_phrase(phrase, %(language)s::regconfig)
+                    ELSE search_phrase(phrase, %(language)s::regconfig) END::text
                 FROM unnest(%(phrases)s::text[]) WITH ORDINALITY AS phrases (phrase, number)
                 ORDER BY number
             ) AS phrases
+            FROM (
+                SELECT EXISTS (SELECT 1 FROM search_index WHERE has_unfolded) AS has_unfolded
+            ) search_index
         ) parts
     """,
     )

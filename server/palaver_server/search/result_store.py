@@ -35,12 +35,13 @@ _MAX_WORDS = 256
 class FoundMessage(NamedTuple):
     """A message that a search found, its score from 0 to 1, and its marked beginning.
 
-    `marked` is the argument of `snippet`.
+    `marked` and `removed` are the arguments of `snippet`.
     """
 
     session_id: str
     score: float
     marked: str
+    removed: str
     message: MessageRow
 
 
@@ -73,13 +74,13 @@ def _newest_parts(access: Access, scope: AccessibleScope, filter: MessageFilter)
 
 
 # Reads the messages of `hits`, best first, as far as they fit a response. ts_headline gets what the
-# keyword index gets, so that it finds the same words: the beginning of the content, with a space in
-# place of each separator.
+# keyword index gets, so that it finds the same words: the beginning of the content, folded, which
+# removes marks.
 _READ_HITS = f"""
     SELECT session_id, score, ts_headline(
-            %(language)s::regconfig, search_spaced(left(content, 65536)), %(any_term)s::tsquery,
+            %(language)s::regconfig, search_highlightable(content), %(any_term)s::tsquery,
             'HighlightAll = true, StartSel = {MATCH_START}, StopSel = {MATCH_END}'
-        ), {COLUMNS}
+        ), regexp_replace(left(content, 65536), '[^' || search_marks() || ']+', '', 'g'), {COLUMNS}
     FROM (
         SELECT m.*, number, score, row_number() OVER best AS place, sum({SIZE}) OVER best AS size
         FROM hits JOIN messages m USING (session_id, sequence)
@@ -256,6 +257,6 @@ class ResultStore:
 
 def _found(rows: Sequence[Row]) -> list[FoundMessage]:
     return [
-        FoundMessage(session_id, score, marked, MessageRow._make(columns))
-        for session_id, score, marked, *columns in rows
+        FoundMessage(session_id, score, marked, removed, MessageRow._make(columns))
+        for session_id, score, marked, removed, *columns in rows
     ]

@@ -266,7 +266,8 @@ def _hybrid(hits: Sequence[Hit], similar: Sequence[Hit], query: KeywordQuery) ->
 async def _with_snippets(found: Sequence[FoundMessage], grams: Sequence[str]) -> list[Result]:
     contents = [each.message.content for each in found]
     marked = [each.marked for each in found]
-    snippets: Iterable[str] = map(snippet, contents, marked, repeat(grams))
+    removed = [each.removed for each in found]
+    snippets: Iterable[str] = map(snippet, contents, marked, repeat(grams), removed)
     if sum([len(each) for each in marked]) > MAX_INLINE_BYTES:
         snippets = await offload_each(iter(snippets))
     return [

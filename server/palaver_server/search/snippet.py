@@ -16,7 +16,7 @@ _MAX_CHARACTERS = 200
 TextRange = tuple[int, int]
 
 
-def snippet(content: str, marked: str, grams: Sequence[str]) -> str:
+def snippet(content: str, marked: str, grams: Sequence[str], removed: str = "") -> str:
     """Return the part of a content that shows best why it was found, with highlights.
 
     Args:
@@ -24,7 +24,10 @@ def snippet(content: str, marked: str, grams: Sequence[str]) -> str:
         marked: The beginning of the content as ts_headline returns it: with marks around each
             match, and a space in place of each separator.
         grams: Strings that are matches too, wherever they are in the marked part.
+        removed: Characters of the content that the marked part lacks.
     """
+    if removed:
+        marked = _restored(content, marked, frozenset(removed))
     matches = [*marked_ranges(marked), *occurrences(content[: len(marked)], grams)]
     return excerpt(content, matches)
 
@@ -45,6 +48,20 @@ def excerpt(content: str, matches: Iterable[TextRange]) -> str:
             pieces += [before, HIGHLIGHT, content[first:position], HIGHLIGHT]
     text = "".join([*pieces, content[position:end]])
     return "…" * (start > 0) + " ".join(text.split()) + "…" * (end < len(content))
+
+
+def _restored(content: str, marked: str, removed: frozenset[str]) -> str:
+    """Insert the characters that a marked part lacks; those that end a match belong to it."""
+    pieces, position = [], 0
+    for character in marked:
+        if character != MATCH_START:
+            first = position
+            while content[position : position + 1] in removed:
+                position += 1
+            pieces.append(content[first:position])
+            position += character != MATCH_END
+        pieces.append(character)
+    return "".join(pieces)
 
 
 _MARKED = re.compile(f"{MATCH_START}([^{MATCH_END}]*){MATCH_END}")

@@ -129,6 +129,35 @@ def test_search_memory_language_change_warns_and_reindex_rebuilds(
     assert "reindex" not in caplog.text
 
 
+def test_search_memory_finds_unfolded_words_until_reindex(
+    start_server: StartServer, database: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    palaver = start_server()
+    palaver.add("s", "नमस्ते, house", "नमस्ते, tree")
+    # As the version before stored words.
+    database.execute("UPDATE search_index SET has_unfolded = true")
+    database.execute(
+        "UPDATE messages SET words = search_normalized_words(search_unfolded(content),"
+        " search_unspaced(), 'english') WHERE sequence = 1"
+    )
+    assert "run palaver reindex" not in caplog.text
+
+    palaver = start_server()
+
+    assert "run palaver reindex" in caplog.text
+    assert len(found(palaver, "नमस्ते")) == len(found(palaver, '"नमस्ते"')) == 2
+    assert found(palaver, "house tree -नमस्ते") == []
+
+    *_, last = palaver.admin.Reindex(ReindexRequest())
+    assert last.words.done == 2
+    stored = database.execute("SELECT DISTINCT words @@ 'नमसते'::tsquery FROM messages")
+    assert stored.fetchall() == [(True,)]
+    assert len(found(palaver, "नमस्ते")) == len(found(palaver, '"नमस्ते"')) == 2
+    caplog.clear()
+    start_server()
+    assert "reindex" not in caplog.text
+
+
 def test_search_memory_reindex_does_not_wait_or_block(
     start_server: StartServer, database_url: str
 ) -> None:

@@ -189,6 +189,35 @@ def test_search_memory_punctuation_and_spaces_separate_words(palaver: Client) ->
         assert found(palaver, text) == [content]
 
 
+def test_search_memory_capital_and_small_letters_match_in_every_script(palaver: Client) -> None:
+    palaver.add(
+        "s", "ÄRGER in GÖTEBORG", "Żółw i ŁÓDŹ", "ΚΑΛΗΜΕΡΑ Ἀθῆναι", "ПРИВЕТ, Мир",
+        "THE INDEX IS IN I", "İSTANBUL'da",
+    )  # fmt: skip
+
+    for text, snippet in {
+        "göteborg": "ÄRGER in **GÖTEBORG**",
+        "łódź": "Żółw i **ŁÓDŹ**",
+        "καλημερα": "**ΚΑΛΗΜΕΡΑ** Ἀθῆναι",
+        "мир ПРИВЕТ": "**ПРИВЕТ**, **Мир**",
+        "index": "THE **INDEX** IS IN I",
+        "istanbul": "**İSTANBUL**'da",
+        '"Istanbul DA"': "**İSTANBUL**'**da**",
+    }.items():
+        assert [result.snippet for result in search(palaver, text).results] == [snippet]
+
+
+def test_search_memory_marks_do_not_split_words(palaver: Client) -> None:
+    palaver.add("s", "मैं हिन्दी बोलता हूँ।", "दी गई किताब", "سلام، دنیا؟")
+
+    for text, snippet in {
+        "हिन्दी": "मैं **हिन्दी** बोलता हूँ।",
+        "दी": "**दी** गई किताब",
+        "سلام": "**سلام**، دنیا؟",
+    }.items():
+        assert [result.snippet for result in search(palaver, text).results] == [snippet]
+
+
 def test_search_memory_words_after_the_first_32_are_ignored(palaver: Client) -> None:
     palaver.add("s", "inside", "beyond")
     many = " ".join(f"w{number}" for number in range(MAX_TERMS - 1))
