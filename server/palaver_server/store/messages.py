@@ -19,6 +19,7 @@ from palaver_server.database.timestamps import PgTimestamp
 from palaver_server.errors import FieldViolation, InvalidRequest, NotFound
 from palaver_server.store.access_conditions import ACCESSIBLE_SESSION
 from palaver_server.store.embedding_queue import NO_QUEUE, EmbeddingQueue
+from palaver_server.store.listing import page_parameters
 from palaver_server.store.sessions import lock_session
 
 
@@ -158,13 +159,7 @@ class MessageStore:
     ) -> Page[MessageRow]:
         """List messages by sequence."""
         statement = self.LIST_MESSAGES.fill(direction=key_range.direction)
-        parameters = {
-            "session_id": session_id,
-            "limit": limit,
-            "after": key_range.after,
-            "before": key_range.before,
-            "access_user_id": access.user_id,
-        }
+        parameters = {"session_id": session_id, **page_parameters(access, key_range, limit)}
         rows = await self._reader.read(
             lambda connection: connection.fetch(statement, parameters), access.principal
         )

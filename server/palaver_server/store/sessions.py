@@ -24,6 +24,7 @@ from palaver_server.store.access_conditions import (
 )
 from palaver_server.store.ensure_user import ensure_user
 from palaver_server.store.filters import comparisons, metadata_paths
+from palaver_server.store.listing import page_parameters, read_last_position
 
 
 class SessionRow(NamedTuple):
@@ -316,13 +317,7 @@ class SessionStore:
             condition=condition,
             direction=key_range.direction,
         )
-        parameters = {
-            "limit": limit,
-            "after": key_range.after,
-            "before": key_range.before,
-            "access_user_id": access.user_id,
-            **given,
-        }
+        parameters = {**page_parameters(access, key_range, limit), **given}
 
         async def fetch(connection: Connection) -> list[Row]:
             async with checked_path(connection, filter.metadata, access):
@@ -336,10 +331,7 @@ class SessionStore:
 
     async def last_id(self, access: Access) -> int:
         """Return the last listing position in use, 0 if there is none; of all users' sessions."""
-        row = await self._reader.read(
-            lambda connection: connection.fetch_one(self.LAST_ID), access.principal
-        )
-        return int(row[0]) if row else 0
+        return await read_last_position(self._reader, access, self.LAST_ID)
 
 
 def _named(access: Access, session_id: str) -> dict[str, str | None]:

@@ -12,6 +12,7 @@ from palaver_server.database.statement import Statement, StatementTemplate
 from palaver_server.database.timestamps import PgTimestamp, as_datetime
 from palaver_server.errors import AlreadyExists, NotFound
 from palaver_server.store.access_conditions import accessible, accessible_if_bound
+from palaver_server.store.listing import page_parameters, read_last_position
 
 
 class UserRow(NamedTuple):
@@ -253,12 +254,7 @@ class UserStore:
             ),
             direction=key_range.direction,
         )
-        parameters = {
-            "limit": limit,
-            "after": key_range.after,
-            "before": key_range.before,
-            "access_user_id": access.user_id,
-        }
+        parameters = page_parameters(access, key_range, limit)
         rows = await self._reader.read(
             lambda connection: connection.fetch(statement, parameters), access.principal
         )
@@ -268,10 +264,7 @@ class UserStore:
 
     async def last_id(self, access: Access) -> int:
         """Return the last listing position in use, 0 if there is none; of all users."""
-        row = await self._reader.read(
-            lambda connection: connection.fetch_one(self.LAST_ID), access.principal
-        )
-        return int(row[0]) if row else 0
+        return await read_last_position(self._reader, access, self.LAST_ID)
 
 
 def _named(access: Access, user_id: str) -> dict[str, str | None]:
