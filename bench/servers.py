@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import psutil
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
@@ -45,7 +46,8 @@ def palaver(
     with _process(command, log) as process:
         _wait_until_listening(process, address)
         _wait_until_serving(address)
-        yield Palaver(address, process.pid, database)
+        worker, *_ = psutil.Process(process.pid).children()
+        yield Palaver(address, worker.pid, database)
 
 
 @contextmanager

@@ -57,6 +57,7 @@ class ServerFaults:
         self._ledger = ledger
         self.kinds: dict[str, Torment] = {
             "server killed": self._kill,
+            "worker killed": self._kill_worker,
             "server stopped": self._stop,
             "server frozen": self._freeze,
         }
@@ -65,13 +66,18 @@ class ServerFaults:
         await self._server.listens()
         self._server.kill()
 
+    async def _kill_worker(self, _fault: Fault) -> None:
+        await self._server.listens()
+        for worker in self._server.workers:
+            worker.kill()
+
     async def _stop(self, _fault: Fault) -> None:
         await self._server.listens()
         with self._ledger.stopping():
             await self._server.stop()
 
     async def _freeze(self, fault: Fault) -> None:
-        async with _frozen([self._server.process]):
+        async with _frozen(self._server.workers):
             await asyncio.sleep(fault.seconds)
 
 

@@ -49,9 +49,9 @@ class Server:
         return PalaverProcess(self._arguments, self._directory, self._variables)
 
     @property
-    def process(self) -> psutil.Process:
-        """Return the process that runs now."""
-        return psutil.Process(self._palaver.process.pid)
+    def workers(self) -> list[psutil.Process]:
+        """Return the processes that serve now."""
+        return self._palaver.workers
 
     async def keep_running(self) -> None:
         """Restart the server whenever it ends, until cancelled."""

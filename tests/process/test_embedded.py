@@ -74,7 +74,10 @@ def test_embedded_postgres_takes_settings(data_dir: Path) -> None:
 def test_embedded_postgres_log_has_no_contents_of_failed_statements(
     data_dir: Path, statement: str
 ) -> None:
-    with EmbeddedPostgres(data_dir, FAST) as postgres, psycopg.connect(postgres.url) as connection:
+    with (
+        EmbeddedPostgres(data_dir, FAST) as postgres,
+        psycopg.connect(postgres.url_without_logged_errors) as connection,
+    ):
         connection.execute("CREATE TEMPORARY TABLE notes (note text PRIMARY KEY)")
         connection.execute("INSERT INTO notes VALUES (%s)", ["secret note"])
 

@@ -133,6 +133,18 @@ class PalaverProcess:
         """Wait until it ends, and return the exit status."""
         return self.process.wait(within)
 
+    @property
+    def workers(self) -> list[psutil.Process]:
+        """The processes that serve, which are forks of the process that was started."""
+        started = psutil.Process(self.process.pid)
+        command = started.cmdline()
+        workers = []
+        for child in started.children():
+            with suppress(psutil.NoSuchProcess):  # also if it has ended and is not yet collected
+                if child.cmdline() == command:
+                    workers.append(child)
+        return workers
+
     def stop(self, way: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal, wait until it ends, and return the exit status."""
         self.process.send_signal(way)

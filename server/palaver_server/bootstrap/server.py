@@ -196,7 +196,7 @@ def connection_options(settings: Settings, max_connections: int) -> tuple[tuple[
         age_seconds=settings.connection_age_seconds,
         grace_seconds=settings.connection_grace_seconds,
     )
-    return server_options(limits, share_port=settings.workers > 1)
+    return server_options(limits, share_port=not is_unix(settings.listen))
 
 
 def _max_connections(settings: Settings) -> int:

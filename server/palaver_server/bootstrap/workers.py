@@ -1,67 +1,75 @@
-"""Several server processes on one port, because a Python process uses only one core.
+"""The processes that serve: one or several on one port, because Python uses one core per process.
 
-SO_REUSEPORT has the kernel assign each connection to one of the processes. They share only the
-database, like servers on several machines.
+The process that was started supervises them: a worker that a signal killed, such as that of the
+kernel's OOM killer, is replaced. SO_REUSEPORT has the kernel assign each connection to one of the
+workers. They share only the database, like servers on several machines.
+
+Workers are forked, which costs little memory and time: they share what was imported. This process
+starts neither gRPC nor an event loop, whose threads and locks a fork would not survive.
 """
 
-import asyncio
 import logging
 import multiprocessing
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
-from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkProcess
+from types import FrameType
 from typing import Any, TypeAlias
 
 import uvloop
 
+from palaver_server.addresses import is_unix
 from palaver_server.bootstrap.ports import metrics_address, reserved
 from palaver_server.config import Settings
 from palaver_server.errors import PalaverError
-from palaver_server.process import logging_setup as logs
 
 _LOGGER = logging.getLogger(__name__)
 
 _RESTART_INTERVAL_SECONDS = 1
 
-# Spawned: a forked process would inherit locks that gRPC's threads hold, but not the threads.
-_SPAWN = multiprocessing.get_context("spawn")
+_FORK = multiprocessing.get_context("fork")
+
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 # Serves with some settings on a database until SIGTERM.
 Serve: TypeAlias = Callable[[Settings, str], Coroutine[Any, Any, None]]
 
 
-async def run_workers(serve: Serve, settings: Settings, database_url: str) -> None:
-    """Run the configured number of worker processes until SIGTERM or SIGINT.
-
-    Each runs `serve`, which must be a module's function: it is pickled. A worker that is killed by
-    a signal is replaced.
+def run_workers(serve: Serve, settings: Settings, database_url: str) -> None:
+    """Run the configured number of worker processes, each of which serves, until SIGTERM or SIGINT.
 
     Raises:
-        RuntimeError: The address is in use, or a worker exited by itself after logging the reason.
+        RuntimeError: The address is in use, or a worker exited by itself. The text has the reason.
     """
-    with reserved(settings.listen) as address:
+    with _listen_address(settings) as address:
+        settings = settings.model_copy(update={"listen": address})
         workers = [
-            _Worker(_settings_of(settings.model_copy(update={"listen": address}), number))
+            _Worker(serve, _settings_of(settings, number), database_url)
             for number in range(settings.workers)
         ]
-
-        def stop() -> None:
-            for worker in workers:
-                worker.stop()
-
-        for signal_number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(signal_number, stop)
-        try:
-            async with asyncio.TaskGroup() as group:
+        with _stopped_by_signals(workers):
+            try:
                 for worker in workers:
-                    group.create_task(worker.run(serve, database_url))
-        except* RuntimeError as errors:
-            raise errors.exceptions[0] from None
+                    worker.start()
+                while running := {w.sentinel: w for w in workers if w.sentinel is not None}:
+                    for sentinel in wait(list(running)):
+                        running[sentinel].restart()  # type: ignore[index] # an integer
+            finally:
+                for worker in workers:
+                    worker.stop()
+                for worker in workers:
+                    worker.join()
+
+
+def _listen_address(settings: Settings) -> Any:
+    """Reserve the port, so that a worker that is replaced gets the same one."""
+    return nullcontext(settings.listen) if is_unix(settings.listen) else reserved(settings.listen)
 
 
 def _settings_of(settings: Settings, number: int) -> Settings:
@@ -71,34 +79,73 @@ def _settings_of(settings: Settings, number: int) -> Settings:
     return settings.model_copy(update=update)
 
 
+@contextmanager
+def _stopped_by_signals(workers: "list[_Worker]") -> Iterator[None]:
+    """Stop workers when SIGTERM or SIGINT arrives during the block."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        for worker in workers:
+            worker.stop()
+
+    before = {number: signal.signal(number, stop) for number in _STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 class _Worker:
     """A worker process, seen from the process that starts it."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._process: SpawnProcess | None = None
+    def __init__(self, serve: Serve, settings: Settings, database_url: str) -> None:
+        self._arguments = (serve, settings, database_url)
+        self._process: ForkProcess | None = None
+        self._reasons: Connection | None = None
         self._is_stopping = False
 
-    async def run(self, serve: Serve, database_url: str) -> None:
-        """Keep the process running until it is stopped.
+    @property
+    def sentinel(self) -> int | None:
+        """Ready to read when the process has ended; None if there is no process."""
+        return self._process.sentinel if self._process else None
+
+    def start(self) -> None:
+        """Start the process, unless it is to stop."""
+        if self._is_stopping:
+            return
+        self._reasons, worker_end = _FORK.Pipe()
+        process = _FORK.Process(target=_work, args=(*self._arguments, worker_end, self._reasons))
+        # Blocked until the process has handlers of its own, and does not run those of this one.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+        try:
+            process.start()
+            self._process = process
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
+        worker_end.close()
+        if self._is_stopping:  # since the beginning of this method
+            process.terminate()
+
+    def restart(self) -> None:
+        """Replace the process, which has ended, unless it was to stop.
 
         Raises:
-            RuntimeError: The process exited by itself.
+            RuntimeError: It exited by itself.
         """
-        while not self._is_stopping:
-            status = await self._run_once(serve, database_url)
-            if self._is_stopping:
-                return
-            if status >= 0:
-                raise RuntimeError(
-                    f"a worker process exited with status {status}; its log has the reason"
-                )
-            _LOGGER.warning(
-                "a worker process was killed by signal %d; starting another in %d s",
-                -status,
-                _RESTART_INTERVAL_SECONDS,
+        status, reason = self.join()
+        if self._is_stopping:
+            return
+        if status >= 0:
+            raise RuntimeError(
+                reason or f"a worker process exited with status {status}; its log has the reason"
             )
-            await asyncio.sleep(_RESTART_INTERVAL_SECONDS)
+        _LOGGER.warning(
+            "a worker process was killed by signal %d; starting another in %d s",
+            -status,
+            _RESTART_INTERVAL_SECONDS,
+        )
+        time.sleep(_RESTART_INTERVAL_SECONDS)
+        self.start()
 
     def stop(self) -> None:
         """Have the process finish its calls and exit."""
@@ -106,47 +153,41 @@ class _Worker:
         if self._process:
             self._process.terminate()
 
-    async def _run_once(self, serve: Serve, database_url: str) -> int:
-        parent_end, worker_end = _SPAWN.Pipe()
-        with parent_end:
-            arguments = (serve, self._settings, database_url, worker_end)
-            self._process = process = _SPAWN.Process(target=_work, args=arguments)
-            process.start()
-            worker_end.close()
-            try:
-                await _readable(process.sentinel)
-            finally:
-                process.terminate()
-                process.join()
-                self._process = None
-            return process.exitcode or 0
+    def join(self) -> tuple[int, str]:
+        """Wait until the process has ended; return its exit status, and a reason if it gave one."""
+        if self._process is None or self._reasons is None:
+            return 0, ""
+        self._process.join()
+        status, self._process = self._process.exitcode or 0, None
+        with self._reasons as reasons, suppress(EOFError, OSError):
+            return status, reasons.recv()
+        return status, ""
 
 
-async def _readable(file_descriptor: int) -> None:
-    loop = asyncio.get_running_loop()
-    readable = asyncio.Event()
-    loop.add_reader(file_descriptor, readable.set)
-    try:
-        await readable.wait()
-    finally:
-        loop.remove_reader(file_descriptor)
-
-
-def _work(serve: Serve, settings: Settings, database_url: str, parent: Connection) -> None:
-    """Serve in a worker process, and stop when the parent process is gone."""
-
-    def stop_with_parent() -> None:
-        with suppress(EOFError, OSError):  # raised when the parent's end of the pipe closes
-            parent.recv()
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=stop_with_parent, daemon=True).start()
-    logs.set_up(level=settings.log_level, format=settings.log_format)
+def _work(
+    serve: Serve, settings: Settings, database_url: str, parent: Connection, parents_end: Connection
+) -> None:
+    """Serve in a worker process, and end when the parent process is gone."""
+    parents_end.close()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which sends SIGTERM
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
+    threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
     try:
         uvloop.run(serve(settings, database_url))
     except (PalaverError, RuntimeError) as error:
-        _LOGGER.error("%s", error)
+        parent.send(str(error))
         sys.exit(1)
     except Exception:
         _LOGGER.critical("a worker process ended by an unexpected error", exc_info=True)
         sys.exit(1)
+
+
+def _end_with_parent(parent: Connection) -> None:
+    """End this process as soon as the parent has ended, which only a signal does earlier.
+
+    The embedded PostgreSQL ends with the parent, and the next start needs the port.
+    """
+    with suppress(EOFError, OSError):  # raised when the parent's end of the pipe closes
+        parent.recv()
+    os.kill(os.getpid(), signal.SIGKILL)

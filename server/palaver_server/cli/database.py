@@ -37,6 +37,6 @@ def open_database(settings: DatabaseSettings) -> Iterator[str]:
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     try:
         with EmbeddedPostgres(data_dir) as postgres:
-            yield postgres.url
+            yield postgres.url_without_logged_errors
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -1,7 +1,6 @@
 """`palaver serve`: runs the service."""
 
 import click
-import uvloop
 
 from palaver_server.bootstrap import server, workers
 from palaver_server.bootstrap.ports import check_ports
@@ -19,7 +18,4 @@ def serve(**flags: str | None) -> None:
     with reported_errors():
         check_ports(settings)
         with open_database(settings) as url:
-            if settings.workers > 1:
-                uvloop.run(workers.run_workers(server.serve, settings, url))
-            else:
-                uvloop.run(server.serve(settings, url))
+            workers.run_workers(server.serve, settings, url)

@@ -39,12 +39,9 @@ _POLL_INTERVAL_SECONDS = 0.05
 _RESTART_INTERVAL_SECONDS = 1
 _STOP_TIMEOUT_SECONDS = 30
 
-# The log must not hold contents and metadata. They are in the details and statements of errors, and
-# in the message itself of some, such as of a value that cannot be converted.
+# The log must not hold contents and metadata, which are in details and statements of errors. The
+# message of some has them too, hence `url_without_logged_errors`.
 _PRIVATE_LOG = {"log_error_verbosity": "terse", "log_min_error_statement": "panic"}
-
-# For sessions of Palaver only, whose callers get the errors; those of autovacuum are logged.
-_LOG_NO_ERRORS = "-c log_min_messages=log"
 
 # The variables of PostgreSQL's programs: those of Palaver do not reach them.
 _ENVIRONMENT = {"LC_ALL": "C", "TZ": "UTC", "PATH": os.defpath}
@@ -83,12 +80,13 @@ class EmbeddedPostgres:
     def url(self) -> str:
         """URL of the database."""
         return make_conninfo(
-            host=str(self._socket_dir),
-            port=5432,
-            user="palaver",
-            dbname="postgres",
-            options=_LOG_NO_ERRORS,
+            host=str(self._socket_dir), port=5432, user="palaver", dbname="postgres"
         )
+
+    @property
+    def url_without_logged_errors(self) -> str:
+        """URL for the service, whose callers get the errors: none of its sessions is logged."""
+        return make_conninfo(self.url, options="-c log_min_messages=log")
 
     @property
     def pid(self) -> int:
@@ -123,7 +121,8 @@ class EmbeddedPostgres:
         traceback: TracebackType | None,
     ) -> None:
         """Stop the server; it rolls open transactions back."""
-        self._stop()
+        with deferred_signals():  # a second Ctrl-C does not interrupt this
+            self._stop()
         self._supervisor.join()
 
     def _lock(self) -> None:
