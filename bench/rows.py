@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from bench import calls, floors, idle, overload, startup, streams, works
+from bench import calls, floors, idle, overload, standby, startup, streams, works
 from bench.database import LONGS, MESSAGES_PER_SESSION, THOUSANDS
-from bench.measurement import p50, rate
+from bench.measurement import Figure, p50, rate
 from bench.row import (
     Asked,
     Result,
@@ -17,6 +17,7 @@ from bench.row import (
 )
 from bench.servers import Palaver
 from bench.stage import Stage
+from bench.works import CalledWork
 
 _SAME_PAGES = "psycopg fetching the same pages by the same SQL"
 _ONE_SELECT = "psycopg, one SELECT"
@@ -32,6 +33,7 @@ def every_row(sessions: int) -> list[Row]:
         _of_size_without_server(full, small),
         *_of_length(),
         *_of_too_much(),
+        *_of_a_standby(),
         *_of_the_process(sessions),
     ]
 
@@ -125,6 +127,25 @@ def _of_too_much() -> list[Row]:
             Asked(at_most=1.5), _overload_memory,
         ),
     ]  # fmt: skip
+
+
+def _of_a_standby() -> list[Row]:
+    return [_with_standby(works.GET_MEMORY, rate), _with_standby(works.GET_SESSION_ALONE, p50)]
+
+
+def _with_standby(work: CalledWork, figure: Figure) -> Row:
+    def measure(stage: Stage) -> Result:
+        with standby.served(stage) as reading:
+            compared = stage.compare(
+                lambda: work.run(stage, reading), lambda: work.run(stage, stage.full)
+            )
+            work.check(reading)
+        return Result.of(compared, figure)
+
+    text, against = f"{work.text}, read from a standby", "from the primary"
+    if figure is p50:
+        against += ", p50"
+    return Row(f"standby_{work.name}", text, against, Asked(), measure)
 
 
 def _overload(stage: Stage) -> Result:

@@ -35,13 +35,19 @@ class Palaver:
 
 @contextmanager
 def palaver(
-    database: Database, log: Path, *, embedder: str = "none", workers: int = 1
+    database: Database,
+    log: Path,
+    *,
+    embedder: str = "none",
+    workers: int = 1,
+    settings: Sequence[str] = (),
 ) -> Iterator[Palaver]:
     """Run `palaver serve` during the block, which begins when it is SERVING; log to a file."""
     address = f"127.0.0.1:{free_port()}"
     command = [
         "palaver_server", "serve", f"--listen={address}", f"--database-url={database.url}",
         "--purge-interval-seconds=0", f"--embedder={embedder}", f"--workers={workers}",
+        *settings,
     ]  # fmt: skip
     with _process(command, log) as process:
         _wait_until_listening(process, address)

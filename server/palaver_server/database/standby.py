@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 from psycopg import Error
 
@@ -33,7 +34,7 @@ _LOGGER = logging.getLogger(__name__)
 
 # Under load, looks follow each other with these pauses: without them, each read would cost the
 # primary a look.
-_LOOK_INTERVAL_SECONDS = 0.002
+_LOOK_INTERVAL_SECONDS = 0.001
 
 # A standby that takes longer to tell its position counts as unreachable.
 _TIMEOUT_SECONDS = 1.0
@@ -47,8 +48,9 @@ class Position(NamedTuple):
     """A position in the write-ahead log.
 
     Attributes:
-        history: Names the log, and the schema that is read: positions of another system, timeline,
-            database or schema do not compare.
+        history: The system, database, schema and timeline, which must be the same for positions to
+            compare. After a failover, a standby of the former primary may have replayed more bytes
+            than the new primary has written.
         lsn: The number of bytes since the beginning of the log.
     """
 
@@ -67,22 +69,24 @@ class Look(NamedTuple):
     position: Position
 
 
-# With the timeline: after a failover, a standby of the former primary may have replayed more bytes
-# than the new primary has written.
-_HISTORY = """
-    concat_ws(
-        ' ', (SELECT system_identifier FROM pg_control_system()), {timeline},
+# Of the system, the database and the schema. None of them changes while a connection lasts.
+_IDENTITY = Statement(
+    "standby.get_identity",
+    """
+    SELECT concat_ws(
+        ' ', (SELECT system_identifier FROM pg_control_system()),
         (SELECT oid FROM pg_database WHERE datname = current_database()),
         (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
     )
-"""
+""",
+)
 
 # Commits are acknowledged after they are flushed, unless synchronous_commit is off. Where it is
 # not, the position of the flush is better: what follows it is not sent to a standby yet.
 _LOOK = Statement(
     "standby.look_at_primary",
-    f"""
-    SELECT {_HISTORY.format(timeline="left(pg_walfile_name(pg_current_wal_insert_lsn()), 8)")},
+    """
+    SELECT left(pg_walfile_name(pg_current_wal_insert_lsn()), 8),
         pg_wal_lsn_diff(
             CASE current_setting('synchronous_commit')
                 WHEN 'off' THEN pg_current_wal_insert_lsn() ELSE pg_current_wal_flush_lsn()
@@ -91,19 +95,47 @@ _LOOK = Statement(
 """,
 )
 
-# NULL: the server is no standby.
-_STANDBY_TIMELINE = """(
-    SELECT upper(lpad(to_hex(min_recovery_end_timeline), 8, '0')) FROM pg_control_recovery()
-    WHERE pg_is_in_recovery()
-)"""
-
+# The timeline is NULL if the server is no standby, or was promoted.
 _REPLAYED = Statement(
     "standby.get_replayed",
-    f"""
-    SELECT {_HISTORY.format(timeline=_STANDBY_TIMELINE)},
-        coalesce(pg_wal_lsn_diff(pg_last_wal_replay_lsn(), '0/0')::bigint, 0)
+    """
+    SELECT CASE WHEN pg_is_in_recovery() THEN upper(lpad(to_hex(min_recovery_end_timeline), 8, '0'))
+        END, coalesce(pg_wal_lsn_diff(pg_last_wal_replay_lsn(), '0/0')::bigint, 0)
+    FROM pg_control_recovery()
 """,
 )
+
+
+class _Positions:
+    """Asks primaries and standbys for their positions."""
+
+    def __init__(self) -> None:
+        self._identities: WeakKeyDictionary[Connection, str] = WeakKeyDictionary()
+
+    async def ask(self, connection: Connection, statement: Statement) -> Position:
+        """Return the position that a statement tells.
+
+        Raises:
+            psycopg.Error: The server does not answer, or denies it.
+        """
+        identity = self._identities.get(connection)
+        if identity is None:
+            (identity,) = await connection.fetch_one(_IDENTITY) or ("",)
+            self._identities[connection] = identity
+        timeline, lsn = await connection.fetch_one(statement) or (None, 0)
+        return Position(f"{identity} {timeline}", lsn)
+
+    async def ask_standby(self, connection: Connection) -> Position:
+        """Return the position up to which the standby of a connection has replayed.
+
+        A silent standby loses its connection after the timeout; raise as `ask` does.
+        """
+        loop = asyncio.get_running_loop()
+        timeout = loop.call_later(_TIMEOUT_SECONDS, abort, connection)
+        try:
+            return await self.ask(connection, _REPLAYED)
+        finally:
+            timeout.cancel()
 
 
 class _Behind(Exception):
@@ -118,32 +150,36 @@ class _Looks:
         max_staleness: Seconds by which a look may have begun before the read that uses it.
     """
 
-    def __init__(self, pool: Pool, *, max_staleness: float) -> None:
+    def __init__(self, pool: Pool, positions: _Positions, *, max_staleness: float) -> None:
         self._pool = pool
+        self._positions = positions
         self._max_staleness = max_staleness
         self._recent: deque[Look] = deque()  # oldest first
         self._pending: asyncio.Task[Look] | None = None  # has not begun
         self._last: asyncio.Task[Look] | None = None
         self._last_began = float("-inf")
 
-    async def get(self) -> Look:
-        """Return the oldest look that is new enough for a read that begins now, or make one.
+    def start(self) -> asyncio.Future[Look]:
+        """Return the oldest look that is new enough for a read that begins now, or start one.
 
-        Raises:
-            DatabaseUnavailable: The primary is unreachable, or is no primary.
-            NoConnectionInTime: An earlier look takes too long.
+        Others wait for the future too: shield it. It raises DatabaseUnavailable if the primary is
+        unreachable or is no primary, and NoConnectionInTime if the look before it takes too long.
         """
         self._drop_old()
-        return self._recent[0] if self._recent else await self.make()
+        if not self._recent:
+            return self.start_new()
+        oldest: asyncio.Future[Look] = asyncio.get_running_loop().create_future()
+        oldest.set_result(self._recent[0])
+        return oldest
 
-    async def make(self) -> Look:
-        """Make a look that begins after this call, and return it; raise as `get` does."""
+    def start_new(self) -> asyncio.Future[Look]:
+        """Start a look that begins after this call; as `start`."""
         pending = self._pending
         if pending is None:
             pending = self._pending = asyncio.create_task(self._make(self._last))
             # Retrieve the exception: the callers may have left.
             pending.add_done_callback(lambda task: task.cancelled() or task.exception())
-        return await asyncio.shield(pending)
+        return pending
 
     async def _make(self, previous: asyncio.Task[Look] | None) -> Look:
         clock = asyncio.get_running_loop().time
@@ -154,10 +190,10 @@ class _Looks:
         self._last_began = began = clock()
         try:
             async with self._pool.connection() as connection:
-                row = await connection.fetch_one(_LOOK)
+                position = await self._positions.ask(connection, _LOOK)
         except Error as error:  # such as of a former primary, which is a standby itself now
             raise DatabaseUnavailable from error
-        look = Look(began, Position(*(row or ())))
+        look = Look(began, position)
         self._drop_old()
         self._recent.append(look)
         return look
@@ -222,7 +258,8 @@ class StandbyReader:
         self._primary = primary
         self._standby = standby
         self._checks = checks
-        self._looks = _Looks(looks, max_staleness=max_staleness)
+        self._positions = _Positions()
+        self._looks = _Looks(looks, self._positions, max_staleness=max_staleness)
         # Each check makes a look, so that reads that may be stale find one in its time.
         self._interval = min(interval, max_staleness / _LOOKS_PER_STALENESS or interval)
         self._state: StandbyState | None = None
@@ -238,12 +275,12 @@ class StandbyReader:
         """Run a read, as `Reader` describes."""
         if self._state is StandbyState.USED and self._standby.connects:
             try:
-                wanted = (await self._looks.get()).position
+                look = self._looks.start()
                 result = await self._standby.read(
                     work,
                     principal,
                     snapshot=snapshot,
-                    check=lambda connection: _check_replayed(connection, wanted),
+                    check=lambda connection: self._check_replayed(connection, look),
                 )
             # A read that conflicts with the replay is cancelled, with DatabaseUnavailable.
             except (_Behind, DatabaseUnavailable, NoConnectionInTime):
@@ -254,6 +291,26 @@ class StandbyReader:
         self.stats.reads["primary"] += 1
         return await self._primary.read(work, principal, snapshot=snapshot)
 
+    async def _check_replayed(self, connection: Connection, look: asyncio.Future[Look]) -> None:
+        """Check that the standby of a connection has replayed what the primary had at a look.
+
+        Each read is checked, over its own connection: a URL may lead to several standbys, and a
+        standby that is promoted keeps its connections.
+
+        Raises:
+            _Behind: It has not, or does not tell.
+        """
+        try:
+            # During the look: what the standby had replayed then, it has replayed after it.
+            replayed = await self._positions.ask_standby(connection)
+            wanted = (await asyncio.shield(look)).position
+            if not replayed.includes(wanted):
+                replayed = await self._positions.ask_standby(connection)
+        except Error as error:
+            raise _Behind from error
+        if not replayed.includes(wanted):
+            raise _Behind
+
     async def watch(self) -> None:
         """Check the standby periodically until cancelled."""
         while True:
@@ -263,14 +320,14 @@ class StandbyReader:
     async def check(self) -> None:
         """Check once whether the standby is one that answers, and adapt its pool."""
         try:
-            wanted = (await self._looks.make()).position
+            wanted = (await asyncio.shield(self._looks.start_new())).position
         except (DatabaseUnavailable, NoConnectionInTime):
             return  # without the primary, nothing is known about the standby
         if self._state is StandbyState.UNREACHABLE:
             await self._checks.reset()
         try:
             async with self._checks.connection() as connection:
-                replayed = await _fetch_replayed(connection)
+                replayed = await self._positions.ask_standby(connection)
         except (Error, DatabaseUnavailable, NoConnectionInTime):
             await self._enter(StandbyState.UNREACHABLE)
             return
@@ -292,35 +349,3 @@ class StandbyReader:
             _LOGGER.log(level, "the standby %s", state.value)
         self._state = state
         self.stats.is_used = state is StandbyState.USED
-
-
-async def _check_replayed(connection: Connection, wanted: Position) -> None:
-    """Check that a connection leads to a standby that has replayed up to a position.
-
-    Each read is checked, over its own connection: a URL may lead to several standbys, and a
-    standby that is promoted keeps its connections.
-
-    Raises:
-        _Behind: It has not, or does not tell.
-    """
-    try:
-        replayed = await _fetch_replayed(connection)
-    except Error as error:
-        raise _Behind from error
-    if not replayed.includes(wanted):
-        raise _Behind
-
-
-async def _fetch_replayed(connection: Connection) -> Position:
-    """Return the position up to which the standby of a connection has replayed.
-
-    A silent standby loses its connection after the timeout.
-
-    Raises:
-        psycopg.Error: The standby does not answer, or denies it.
-    """
-    timeout = asyncio.get_running_loop().call_later(_TIMEOUT_SECONDS, abort, connection)
-    try:
-        return Position(*(await connection.fetch_one(_REPLAYED) or ()))
-    finally:
-        timeout.cancel()
