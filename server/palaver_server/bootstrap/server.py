@@ -23,7 +23,6 @@ from palaver_server.database.pool import Pool
 from palaver_server.database.url import with_timeouts
 from palaver_server.interceptors.chain import InterceptorChain
 from palaver_server.interceptors.concurrency_limit import ConcurrencyLimit
-from palaver_server.interceptors.deadlines import Deadlines
 from palaver_server.interceptors.error_mapping import ErrorMapping
 from palaver_server.interceptors.interceptor import Interceptor
 from palaver_server.interceptors.micro_batching import MicroBatching
@@ -125,7 +124,7 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
         add_metrics(
             telemetry, settings, pool, reading, purger, embedding, database_health, security
         )
-        running_calls = RunningCalls()
+        running_calls = RunningCalls(default_deadline_seconds=settings.default_deadline_seconds)
         chain = InterceptorChain(interceptors(settings, telemetry, security, running_calls))
         max_connections = _max_connections(settings)
         server = grpc.aio.server(options=connection_options(settings, max_connections))
@@ -156,7 +155,7 @@ def interceptors(
         telemetry.observation,  # outermost: it records the status that the others produce
         ErrorMapping(),
         # Outside of the following ones: authentication and waiting for a slot take time too.
-        Deadlines(running_calls, default_seconds=settings.default_deadline_seconds),
+        running_calls,
         SendTimeout(running_calls, seconds=settings.stream_send_timeout_seconds),
         *security.interceptors,
         *((ReadOnly(),) if settings.read_only else ()),

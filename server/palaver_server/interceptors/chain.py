@@ -17,7 +17,8 @@ from typing import Any, NoReturn, TypeAlias
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
 
 from palaver_server.interceptors.error_mapping import StatusError, send_status
 from palaver_server.interceptors.interceptor import (
@@ -31,7 +32,7 @@ from palaver_server.interceptors.interceptor import (
 from palaver_server.interceptors.large_requests import (
     LargeRequest,
     LargeRequestDecoder,
-    message_decoder,
+    malformed_request,
 )
 from palaver_server.offload import MAX_PARSED_BYTES
 from palaver_server.services.encoding.encoded import Encoded
@@ -65,7 +66,7 @@ class InterceptorChain:
 
 
 def _unary(
-    method: MethodDescriptor, handler: Handler, starts: Sequence[StartCall]
+    method: MethodDescriptor, handler: Handler, starts: Sequence[StartCall | CallHooks]
 ) -> Callable[[Any, Context], Awaitable[bytes]]:
     decode = _request_decoder(method)
 
@@ -74,21 +75,25 @@ def _unary(
         incoming = IncomingCall(context)
         try:
             await _start(starts, hooks, incoming)
-            response = await _encode(await handler(decode(incoming.take_request()), context))
+            request = decode(incoming)
+            handling = handler(request, context)
+            del request  # the handler alone holds it
+            response = await _encode(await handling)
             for hook in hooks:
                 if hook.sees_responses:
                     hook.before_send(response)
         except BaseException as error:  # noqa: BLE001 - the hooks decide what the call ends with
             await _end_with(error, hooks, context)
         for hook in reversed(hooks):
-            hook.end(None)
+            if hook.sees_end:
+                hook.end(None)
         return response
 
     return call
 
 
 def _stream(
-    method: MethodDescriptor, handler: Handler, starts: Sequence[StartCall]
+    method: MethodDescriptor, handler: Handler, starts: Sequence[StartCall | CallHooks]
 ) -> Callable[[Any, Context], Awaitable[None]]:
     decode = _request_decoder(method)
 
@@ -98,7 +103,7 @@ def _stream(
         is_first = True
         try:
             await _start(starts, hooks, incoming)
-            async with aclosing(handler(decode(incoming.take_request()), context)) as responses:
+            async with aclosing(handler(decode(incoming), context)) as responses:
                 async for message in responses:
                     response = await _encode(message)
                     for hook in hooks:
@@ -112,7 +117,8 @@ def _stream(
         except BaseException as error:  # noqa: BLE001 - the hooks decide what the call ends with
             await _end_with(error, hooks, context)
         for hook in reversed(hooks):
-            hook.end(None)
+            if hook.sees_end:
+                hook.end(None)
 
     return call
 
@@ -127,7 +133,8 @@ def _closed_at_end() -> list[CallHooks]:
 
     def close(_task: Any) -> None:
         for hook in reversed(hooks):
-            hook.close()
+            if hook.sees_close:
+                hook.close()
 
     task = asyncio.current_task()
     if task is not None:
@@ -152,11 +159,11 @@ async def _write(response: bytes, context: Context, *, is_first: bool) -> None:
 
 
 async def _start(
-    starts: Sequence[StartCall], hooks: list[CallHooks], incoming: IncomingCall
+    starts: Sequence[StartCall | CallHooks], hooks: list[CallHooks], incoming: IncomingCall
 ) -> None:
     """Start the interceptors in order, and collect their hooks, even if one refuses the call."""
     for start in starts:
-        started = start(incoming)
+        started = start if isinstance(start, CallHooks) else start(incoming)
         if started is not None and not isinstance(started, CallHooks):
             started = await started
         if started is not None:
@@ -169,7 +176,8 @@ async def _end_with(
     """End a call with the error that the hooks make of the raised one."""
     error = raised
     for hook in reversed(hooks):
-        error = hook.end(error) or error
+        error = hook.fail(error)
+        hook.end(error)
     _drop_tracebacks(raised)
     try:
         if isinstance(error, StatusError):
@@ -190,15 +198,24 @@ def _drop_tracebacks(error: BaseException | None) -> None:
         error = error.__cause__ or error.__context__
 
 
-def _request_decoder(method: MethodDescriptor) -> Callable[[bytes], Message | LargeRequest]:
-    """Return a function that decodes the requests of a method; it raises InvalidRequest."""
-    decode = message_decoder(method.input_type)
+def _request_decoder(
+    method: MethodDescriptor,
+) -> Callable[[IncomingCall], Message | LargeRequest]:
+    """Return a function that takes the request from a call, and decodes it.
+
+    The function raises InvalidRequest.
+    """
+    decode = GetMessageClass(method.input_type).FromString
     large_requests = LargeRequestDecoder(method.input_type)
 
-    def decode_request(request: bytes) -> Message | LargeRequest:
+    def decode_request(incoming: IncomingCall) -> Message | LargeRequest:
+        request, incoming.request = incoming.request, b""
         if len(request) > MAX_PARSED_BYTES:
             return large_requests.decode(request)
-        return decode(request)
+        try:
+            return decode(request)
+        except DecodeError as error:
+            raise malformed_request() from error
 
     return decode_request
 

@@ -4,6 +4,7 @@ Where authentication is off, all callers are one principal, which may use everyt
 """
 
 from collections.abc import Awaitable
+from dataclasses import dataclass
 
 from google.protobuf.descriptor import MethodDescriptor
 
@@ -42,13 +43,11 @@ class ConcurrencyLimit:
         return _RunningCall(share)
 
 
+@dataclass(slots=True, eq=False)
 class _RunningCall(CallHooks):
     """A call that has a slot of a share."""
 
-    __slots__ = ("_share",)
-
-    def __init__(self, share: Share) -> None:
-        self._share = share
+    share: Share
 
     def close(self) -> None:
         """Release the slot.
@@ -56,7 +55,7 @@ class _RunningCall(CallHooks):
         Not when the handler ends: a response that waits for a slow client takes memory, and the
         limit bounds how many do.
         """
-        self._share.release()
+        self.share.release()
 
 
 async def _wait(share: Share) -> CallHooks:

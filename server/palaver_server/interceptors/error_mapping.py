@@ -14,7 +14,7 @@ from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
 from palaver_server import errors
-from palaver_server.interceptors.interceptor import CallHooks, Context, StartCall
+from palaver_server.interceptors.interceptor import CallHooks, Context
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -43,11 +43,11 @@ class StatusError(Exception):
 class ErrorMapping(CallHooks):
     """The interceptor that maps a call's error to its status. It has no state per call."""
 
-    def intercept(self, _method: MethodDescriptor) -> StartCall:
-        """Return a function that returns these hooks."""
-        return lambda _call: self
+    def intercept(self, _method: MethodDescriptor) -> CallHooks:
+        """Return these hooks."""
+        return self
 
-    def end(self, error: BaseException | None) -> BaseException | None:
+    def fail(self, error: BaseException) -> BaseException:
         """Replace an error by its status. A cancellation passes: the client has left."""
         return status_error(error) if isinstance(error, Exception) else error
 

@@ -7,7 +7,8 @@ through every interceptor.
 """
 
 from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeAlias
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, TypeAlias
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor
@@ -16,6 +17,7 @@ from google.protobuf.descriptor import MethodDescriptor
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 
 
+@dataclass(slots=True)
 class IncomingCall:
     """A call that starts.
 
@@ -24,28 +26,29 @@ class IncomingCall:
         request: The request; empty until `RequestBytes` has read it.
     """
 
-    __slots__ = ("context", "request")
-
-    def __init__(self, context: Context) -> None:
-        self.context = context
-        self.request = b""
-
-    def take_request(self) -> bytes:
-        """Return the request, and keep no reference to it."""
-        request, self.request = self.request, b""
-        return request
+    context: Context
+    request: bytes = b""
 
 
 class CallHooks:
-    """The hooks of an interceptor in one call. By default they do nothing.
+    """The hooks of an interceptor in a call. Those that a class does not define are not run.
 
     Attributes:
-        sees_responses: Whether `before_send` and `after_send` are run.
+        sees_responses: Whether the class defines `before_send`.
+        sees_end: Whether it defines `end`.
+        sees_close: Whether it defines `close`.
     """
 
     __slots__ = ()
 
-    sees_responses = False
+    sees_responses: ClassVar[bool]
+    sees_end: ClassVar[bool]
+    sees_close: ClassVar[bool]
+
+    def __init_subclass__(cls) -> None:
+        cls.sees_responses = cls.before_send is not CallHooks.before_send
+        cls.sees_end = cls.end is not CallHooks.end
+        cls.sees_close = cls.close is not CallHooks.close
 
     def before_send(self, response: bytes) -> None:
         """Run before a response is sent."""
@@ -53,9 +56,12 @@ class CallHooks:
     def after_send(self) -> None:
         """Run after a response of a stream was sent."""
 
-    def end(self, error: BaseException | None) -> BaseException | None:
-        """Run when the handler ends; return the error that the call ends with, None for success."""
+    def fail(self, error: BaseException) -> BaseException:
+        """Run when the call fails; return the error that it ends with."""
         return error
+
+    def end(self, error: BaseException | None) -> None:
+        """Run when the handler ends; the call then ends with this error, or with success."""
 
     def close(self) -> None:
         """Run when the call is over: its response or status was sent, or gRPC has given up."""
@@ -68,8 +74,11 @@ StartCall: TypeAlias = Callable[[IncomingCall], CallHooks | Awaitable[CallHooks 
 class Interceptor(Protocol):
     """One concern of every call."""
 
-    def intercept(self, method: MethodDescriptor) -> StartCall | None:
-        """Return the function that starts a call of a method; None leaves the method alone."""
+    def intercept(self, method: MethodDescriptor) -> StartCall | CallHooks | None:
+        """Return the function that starts a call of a method.
+
+        Or the hooks, if they are the same for all calls; None leaves the method alone.
+        """
         ...
 
 

@@ -60,10 +60,9 @@ class MicroBatching(CallHooks):
         self._running += 1
         return self
 
-    def end(self, error: BaseException | None) -> BaseException | None:
+    def end(self, error: BaseException | None) -> None:  # noqa: ARG002
         """Count a call that has ended."""
         self._running -= 1
-        return error
 
     async def _released(self) -> CallHooks:
         """Join the current batch, and wait for its release."""

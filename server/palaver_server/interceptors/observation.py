@@ -89,8 +89,6 @@ class Observation:
 class _ObservedCall(CallHooks):
     """A call and its record."""
 
-    sees_responses = True
-
     __slots__ = ("_call", "_context", "_observation")
 
     def __init__(self, observation: Observation, call: Call, context: Context) -> None:
@@ -103,12 +101,11 @@ class _ObservedCall(CallHooks):
         self._call.responses += 1
         self._call.response_bytes += len(response)
 
-    def end(self, error: BaseException | None) -> BaseException | None:
+    def end(self, error: BaseException | None) -> None:
         """Record the status."""
         if error is not None:
             self._call.code = _code(self._call, self._context, error)
         self._observation.end(self._call)
-        return error
 
 
 def _code(call: Call, context: Context, error: BaseException) -> str:

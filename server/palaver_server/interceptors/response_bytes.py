@@ -30,8 +30,13 @@ _MAX_BYTES = {
     "palaver.v1.User": _MAX_RESOURCE_BYTES,
 }
 
-# AddMemory returns the IDs of its request or short ones, a number and a time for each message.
+# AddMemory returns the IDs of its request or short ones, a number and a time for each message. A
+# message of a request has a role, and so at least this size.
 _ADDED_MESSAGE_BYTES = 128
+_MIN_MESSAGE_BYTES = 5
+
+# Smaller responses are not counted: the concurrency limit bounds them.
+_SMALL_BYTES = 16 * 1024
 
 _Size: TypeAlias = Callable[[bytes], int]
 
@@ -56,8 +61,10 @@ class ResponseBytes:
             return self._start_stream
         max_bytes = largest_response(method)
 
-        def start(call: IncomingCall) -> CallHooks | Awaitable[CallHooks]:
+        def start(call: IncomingCall) -> CallHooks | Awaitable[CallHooks] | None:
             size = max_bytes(call.request)
+            if size <= _SMALL_BYTES:
+                return None
             reservation = _Reservation(self._budget, size)
             if self._budget.try_reserve(reservation.principal, size):
                 return reservation
@@ -76,8 +83,6 @@ class _Reservation(CallHooks):
     """The reserved bytes of a call."""
 
     __slots__ = ("_budget", "_size", "principal")
-
-    sees_responses = True
 
     def __init__(self, budget: ResponseBudget, size: int) -> None:
         principal = PRINCIPAL.get()
@@ -146,8 +151,11 @@ class _StreamReservation(_Reservation):
 def largest_response(method: MethodDescriptor) -> _Size:
     """Return a function that gives the largest size of a response to a request."""
     if method.output_type.name == "AddMemoryResponse":
-        return lambda request: min(
-            len(request) + MAX_ITEMS * _ADDED_MESSAGE_BYTES, MAX_RESPONSE_BYTES
-        )
+        return _largest_added
     max_bytes = _MAX_BYTES.get(method.output_type.full_name, MAX_RESPONSE_BYTES)
     return lambda _request: max_bytes
+
+
+def _largest_added(request: bytes) -> int:
+    messages = min(len(request) // _MIN_MESSAGE_BYTES, MAX_ITEMS)
+    return min(len(request) + messages * _ADDED_MESSAGE_BYTES, MAX_RESPONSE_BYTES)

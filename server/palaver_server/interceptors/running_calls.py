@@ -1,10 +1,15 @@
-"""The calls in progress, and their cancellation by the server with a reason for the caller."""
+"""The calls in progress, and their cancellation by the server with a reason for the caller.
+
+The reasons are the default deadline, a slow reader of a stream, and a server that stops.
+"""
 
 import asyncio
 from asyncio import CancelledError
 
-from palaver_server.errors import CallCancelled, ServerStopping
-from palaver_server.interceptors.interceptor import CallHooks
+from google.protobuf.descriptor import MethodDescriptor
+
+from palaver_server.errors import CallCancelled, DeadlineExceeded, ServerStopping
+from palaver_server.interceptors.interceptor import CallHooks, IncomingCall, StartCall
 
 # A cancelled call first cancels its statement on the database. If the database is silent,
 # only a second cancellation makes the driver give up the connection.
@@ -14,13 +19,31 @@ _CANCEL_AGAIN_SECONDS = 1.0
 class RunningCalls:
     """The calls in progress.
 
+    As an interceptor, it cancels calls with one response and without a deadline of their own after
+    the default deadline. gRPC itself cancels a call whose client set a deadline. Streams have no
+    default deadline: the statement timeout limits each page, and the send timeout each chunk.
+
+    Args:
+        default_deadline_seconds: The default deadline.
+
     Attributes:
         started: Number of calls started so far.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, default_deadline_seconds: float) -> None:
         self.started = 0
         self._calls: set[RunningCall] = set()
+        self._default_deadline_seconds = default_deadline_seconds
+
+    def intercept(self, method: MethodDescriptor) -> StartCall | None:
+        """Return a function that starts a call; None for streams, which SendTimeout starts."""
+        return None if method.server_streaming else self._start_unary
+
+    def _start_unary(self, incoming: IncomingCall) -> CallHooks:
+        call = self.start()
+        if incoming.context.time_remaining() is None:
+            call.cancel_after(self._default_deadline_seconds, DeadlineExceeded)
+        return call
 
     def start(self) -> "RunningCall":
         """Count a call of the current task, and return its hooks."""
@@ -47,13 +70,16 @@ class RunningCall(CallHooks):
         self._reason: type[CallCancelled] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
-    def end(self, error: BaseException | None) -> BaseException | None:
+    def fail(self, error: BaseException) -> BaseException:
         """Replace a cancellation by the server with its reason."""
-        self._calls.discard(self)
-        self.clear()
         if self._reason is not None and isinstance(error, CancelledError):
             return self._reason()
         return error
+
+    def end(self, error: BaseException | None) -> None:  # noqa: ARG002
+        """Count the call no more."""
+        self._calls.discard(self)
+        self.clear()
 
     def cancel_after(self, seconds: float, reason: type[CallCancelled]) -> None:
         """Cancel the call after a delay, unless `clear` is called first."""

@@ -30,10 +30,10 @@ class SendTimeout:
         self._seconds = seconds
         self._leaving: SharedTimer = SharedTimer(seconds, abandon_calls)
 
-    def intercept(self, method: MethodDescriptor) -> StartCall:
-        """Return a function that starts a call."""
+    def intercept(self, method: MethodDescriptor) -> StartCall | CallHooks:
+        """Return the hooks of calls with one response, or a function that starts a stream."""
         if not method.server_streaming:
-            return lambda _call: _Sending(self._leaving)
+            return _Sending(self._leaving)
         next_cursor = _next_cursor_reader(method)
 
         def start(_call: IncomingCall) -> CallHooks:
@@ -44,30 +44,22 @@ class SendTimeout:
 
 
 class _Sending(CallHooks):
-    """A running call, which is abandoned if it has ended and does not leave in time."""
+    """A call, which is abandoned if it has ended and does not leave in time."""
 
-    __slots__ = ("_leaving", "_task")
+    __slots__ = ("_leaving",)
 
     def __init__(self, leaving: SharedTimer) -> None:
         self._leaving = leaving
-        self._task = asyncio.current_task()
 
-    def end(self, error: BaseException | None) -> BaseException | None:
-        """Start the timeout of the response or status."""
-        if self._task is not None:
-            self._leaving.start(self._task)
-        return error
-
-    def close(self) -> None:
-        """End the timeout."""
-        if self._task is not None:
-            self._leaving.clear(self._task)
+    def end(self, error: BaseException | None) -> None:  # noqa: ARG002
+        """Start the timeout of the response or status. It ends with the call's task."""
+        task = asyncio.current_task()
+        if task is not None:
+            self._leaving.start(task)
 
 
 class _Stream(_Sending):
     """A running stream, which the server cancels if a chunk waits for too long."""
-
-    sees_responses = True
 
     __slots__ = ("_next_cursor", "_response", "_running", "_seconds")
 
@@ -93,13 +85,18 @@ class _Stream(_Sending):
         """End the timeout of a chunk."""
         self._running.clear()
 
-    def end(self, error: BaseException | None) -> BaseException | None:
+    def fail(self, error: BaseException) -> BaseException:
         """Add the cursor that resumes the stream to the reason of a cancellation."""
-        error = self._running.end(error)
+        error = self._running.fail(error)
         if isinstance(error, CallCancelled):
             error.next_cursor = self._next_cursor(self._response)
+        return error
+
+    def end(self, error: BaseException | None) -> None:
+        """Start the timeout of the end of the stream."""
+        self._running.end(error)
         self._response = b""
-        return super().end(error)
+        super().end(error)
 
 
 def _next_cursor_reader(method: MethodDescriptor) -> Callable[[bytes], int]:

@@ -17,7 +17,7 @@ _BATCH_PART = 0.1
 
 
 class SharedTimer:
-    """Reports the tasks whose timeouts expire. The timeouts of tasks that are gone end.
+    """Reports the tasks whose timeouts expire. A task ends its timeout.
 
     Args:
         seconds: The length of every timeout.
@@ -43,9 +43,10 @@ class SharedTimer:
 
     def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
-        expired = [task for task, end in self._ends.items() if end <= now]
-        for task in expired:
+        over = [task for task, end in self._ends.items() if end <= now]
+        for task in over:
             del self._ends[task]
+        expired = [task for task in over if not task.done()]
         next_end = next(iter(self._ends.values()), None)
         self._timer = None
         if next_end is not None:
