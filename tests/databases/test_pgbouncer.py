@@ -1,5 +1,6 @@
 """PgBouncer in transaction mode, with fewer database sessions than Palaver has connections."""
 
+import asyncio
 from collections.abc import Iterator
 from functools import partial
 
@@ -10,8 +11,10 @@ import pytest
 from palaver.v1.admin_service_pb2 import ReindexRequest
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import AddMemoryRequest, SearchMemoryRequest
+from palaver_server.database.connection import Connection as PalaverConnection
 from palaver_server.database.migrate import migrate
 from palaver_server.database.pool import Pool, PreparedStatements
+from palaver_server.database.statement import Statement
 from palaver_server.errors import DatabaseUnusable
 from tests.conftest import Run, StartServer
 from tests.support.client import Client, refused
@@ -21,6 +24,7 @@ from tests.support.locks import locked
 from tests.support.pgbouncer import PgBouncer, running_pgbouncer
 from tests.support.rows import wait_until_embedded
 from tests.support.searching import found
+from tests.support.watching import eventually
 
 SESSIONS = 3
 
@@ -129,6 +133,30 @@ def test_pgbouncer_expired_call_cancels_its_statement_and_no_other(
         wait_until_blocked(database, 0)
 
     assert client.get_session("s").last_sequence == 1
+
+
+SLEEP = Statement("test", "SELECT pg_sleep(600)", is_prepared=False)
+
+SLEEPING = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+
+
+def test_pgbouncer_survives_statements_that_are_cancelled_twice(
+    pooled_url: str, run: Run, database: Connection
+) -> None:
+    async def cancel_twice() -> None:
+        async with await PalaverConnection.connect(pooled_url) as connection:
+            waiting = asyncio.create_task(connection.fetch(SLEEP))
+            await asyncio.to_thread(
+                eventually, lambda: database.execute(SLEEPING).fetchall(), "it sleeps"
+            )
+            waiting.cancel()
+            await asyncio.sleep(0)  # the cancel request begins
+            waiting.cancel()
+            await asyncio.wait([waiting])
+
+    for _ in range(20):
+        run(cancel_twice())
+        eventually(lambda: not database.execute(SLEEPING).fetchall(), "it ended")
 
 
 @pytest.mark.parametrize("prepared_statements", PreparedStatements)

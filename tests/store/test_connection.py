@@ -15,6 +15,7 @@ from palaver_server.database.statement import Statement, StatementTemplate
 from palaver_server.database.timestamps import as_datetime
 from palaver_server.errors import DatabaseUnavailable
 from tests.conftest import Run
+from tests.support.watching import eventually
 
 
 def statement(sql: str, *, is_prepared: bool = True) -> Statement:
@@ -234,13 +235,17 @@ def test_connection_statement_ends_at_its_timeout(database_url: str, run: Run) -
 
 
 def test_connection_statement_cancelled_by_its_caller_has_not_timed_out(
-    database_url: str, run: Run
+    database_url: str, run: Run, database: psycopg.Connection[Any]
 ) -> None:
     connection = run(limited(60).connect(database_url))
+    sleeping = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND pid = %s"
+    pid = [connection.info.backend_pid]
 
     async def cancel() -> None:
         waiting = asyncio.create_task(connection.fetch(statement("SELECT pg_sleep(600)")))
-        await asyncio.sleep(0)
+        await asyncio.to_thread(
+            eventually, lambda: database.execute(sleeping, pid).fetchall(), "it sleeps"
+        )
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
@@ -266,6 +271,59 @@ def test_connection_cancelled_statement_can_run_again(connection: Connection, ru
             assert await connection.fetch(add, {"n": 1}) == [(1 + number,)]
 
     run(cancel_and_run_again())
+
+
+@pytest.fixture
+def timed_out(connection: Connection, database: psycopg.Connection[Any], run: Run) -> Connection:
+    """A connection that has prepared a statement, and whose session timed out unnoticed."""
+    run(connection.fetch(statement("SELECT 1")))
+    run(connection.execute("SET idle_session_timeout = 1"))
+    left = "SELECT 1 FROM pg_stat_activity WHERE pid = %s"
+    pid = [connection.info.backend_pid]
+    eventually(lambda: not database.execute(left, pid).fetchall(), "it timed out")
+    return connection
+
+
+def test_connection_runs_statement_although_its_session_timed_out(
+    timed_out: Connection, run: Run
+) -> None:
+    for _ in range(2):
+        assert run(timed_out.fetch(statement("SELECT 1"))) == [(1,)]
+
+    assert timed_out.prepares
+
+
+def test_connection_begins_transaction_although_its_session_timed_out(
+    timed_out: Connection, run: Run
+) -> None:
+    insert = statement("INSERT INTO users (user_id) VALUES ('u')")
+
+    async def insert_in_transaction() -> int:
+        async with timed_out.in_transaction():
+            return await timed_out.run(insert)
+
+    assert run(insert_in_transaction()) == 1
+
+
+def test_connection_begins_snapshot_although_its_session_timed_out(
+    timed_out: Connection, run: Run
+) -> None:
+    isolation = statement("SELECT current_setting('transaction_isolation')")
+    timed_out.begin_snapshot_with_next()
+
+    assert run(timed_out.fetch(isolation)) == [("repeatable read",)]
+
+
+def test_connection_that_timed_out_and_cannot_connect_is_lost(
+    timed_out: Connection, run: Run, database: psycopg.Connection[Any], postgres: str
+) -> None:
+    name = database.info.dbname
+    with psycopg.connect(postgres, autocommit=True) as administrator:
+        administrator.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
+    with pytest.raises(psycopg.OperationalError, match="not currently accepting connections"):
+        run(timed_out.fetch(statement("SELECT 1")))
+
+    assert timed_out.broken
 
 
 def test_connection_that_is_lost_reports_it(database_url: str, run: Run) -> None:

@@ -20,13 +20,19 @@ from itertools import count
 from typing import Any, Self, TypeAlias, TypeVar
 
 from psycopg import AsyncConnection, Error, OperationalError, Rollback
-from psycopg.abc import Buffer, PQGen
+from psycopg.abc import Buffer, PQGen, PQGenConn
 from psycopg.adapt import Transformer
-from psycopg.errors import InvalidSqlStatementName, QueryCanceled, error_from_result
+from psycopg.errors import (
+    IdleSessionTimeout,
+    InvalidSqlStatementName,
+    QueryCanceled,
+    error_from_result,
+)
 from psycopg.generators import execute, fetch_many, send
-from psycopg.pq import ExecStatus, Format, TransactionStatus
+from psycopg.pq import ExecStatus, Format, PollingStatus, TransactionStatus
 from psycopg.pq.abc import PGconn, PGresult
 from psycopg.types.numeric import Int8BinaryDumper, Int8BinaryLoader, Int8Dumper
+from psycopg.waiting import Wait, wait_conn_async
 
 from palaver_server.database.statement import Statement
 from palaver_server.database.statement_timer import StatementTimer
@@ -35,6 +41,8 @@ from palaver_server.durations import milliseconds
 _LOGGER = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_RECONNECT_SECONDS = 5.0
 
 Row: TypeAlias = tuple[Any, ...]
 
@@ -119,15 +127,36 @@ class Connection(AsyncConnection[Row]):
         finally:
             timer.stop()
 
+    async def cancel_safe(self, **options: Any) -> None:
+        """Send a cancel request, to its end even if the caller is cancelled again meanwhile.
+
+        Otherwise a connection would be closed whose statement goes on, and PgBouncer 1.18 would
+        crash: it does if the sender of a cancel request leaves before the answer.
+        """
+        request = asyncio.create_task(super().cancel_safe(**options))
+        cancelled: asyncio.CancelledError | None = None
+        while not request.done():  # ends at the timeout among the options
+            try:
+                await asyncio.wait([request])
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if cancelled:
+            raise cancelled
+        request.result()
+
     async def begin(self, *, has_timeout: bool = True) -> None:
         """Begin a transaction, in one round trip.
 
         Args:
             has_timeout: Whether its statements have the timeout.
         """
-        begin = self._beginning(has_timeout=has_timeout)
+        query = "; ".join(self._beginning(has_timeout=has_timeout)).encode()
         async with self.lock:
-            await self._run(self.pgconn.send_query, "; ".join(begin).encode())
+            try:
+                await self._run(self.pgconn.send_query, query)
+            except IdleSessionTimeout:
+                await self._connect_again()
+                await self._run(self.pgconn.send_query, query)
 
     def begin_snapshot_with_next(self, setup: Sequence[str] = ()) -> None:
         """Begin a read-only transaction with the next statement, in the same round trip.
@@ -205,26 +234,41 @@ class Connection(AsyncConnection[Row]):
         values = [parameters[name] for name in statement.parameters] if parameters else []
         with self.trace(statement):
             async with self.lock:
-                dumped = self._adapter.dump_sequence(values, statement.formats)
-                types, formats = self._adapter.types or (), self._adapter.formats
-                if self._begin:
-                    return await self._begin_and_execute(statement, dumped, types, formats)
-                if statement.is_prepared and self.prepares:
-                    name = self._statement_names.get((statement, types))
-                    if name is None:
-                        name = await self._prepare(statement, types)
-                    try:
-                        return await self._run(
-                            self.pgconn.send_query_prepared, name, dumped, formats, Format.BINARY
-                        )
-                    except InvalidSqlStatementName:
-                        self._stop_preparing()
-                        if self.pgconn.transaction_status != TransactionStatus.IDLE:
-                            raise  # the transaction is aborted
+                try:
+                    return await self._attempt(statement, values)
+                except IdleSessionTimeout:
+                    await self._connect_again()
+                    return await self._attempt(statement, values)
+
+    async def _attempt(self, statement: Statement, values: Sequence[Any]) -> PGresult:
+        dumped = self._adapter.dump_sequence(values, statement.formats)
+        types, formats = self._adapter.types or (), self._adapter.formats
+        if self._begin:
+            return await self._begin_and_execute(statement, dumped, types, formats)
+        if statement.is_prepared and self.prepares:
+            name = self._statement_names.get((statement, types))
+            if name is None:
+                name = await self._prepare(statement, types)
+            try:
                 return await self._run(
-                    self.pgconn.send_query_params,
-                    statement.query, dumped, types, formats, Format.BINARY,
-                )  # fmt: skip
+                    self.pgconn.send_query_prepared, name, dumped, formats, Format.BINARY
+                )
+            except InvalidSqlStatementName:
+                self._stop_preparing()
+                if self.pgconn.transaction_status != TransactionStatus.IDLE:
+                    raise  # the transaction is aborted
+        return await self._run(
+            self.pgconn.send_query_params, statement.query, dumped, types, formats, Format.BINARY
+        )
+
+    async def _connect_again(self) -> None:
+        """Replace a database session that timed out while it was idle, so before it ran anything.
+
+        Usually the pool notices and replaces the connection. But the session may end at the very
+        moment that a statement is on its way.
+        """
+        self._statement_names.clear()
+        await wait_conn_async(_reset(self.pgconn), timeout=_RECONNECT_SECONDS)
 
     async def _begin_and_execute(
         self,
@@ -254,6 +298,9 @@ class Connection(AsyncConnection[Row]):
                 result = self._checked(await self.wait(_pipelined(pgconn, requests)))
             except InvalidSqlStatementName:
                 self._stop_preparing()
+                raise
+            except IdleSessionTimeout:
+                self._begin = begin
                 raise
         if name is not None:
             self._statement_names[statement, types] = name
@@ -296,6 +343,16 @@ class Connection(AsyncConnection[Row]):
         return results[-1]
 
 
+def _reset(pgconn: PGconn) -> PQGenConn[None]:
+    """Let libpq connect again, with the same parameters."""
+    pgconn.reset_start()
+    while (status := pgconn.reset_poll()) != PollingStatus.OK:
+        if status == PollingStatus.FAILED:
+            raise OperationalError(f"connection failed: {pgconn.get_error_message()}")
+        yield pgconn.socket, Wait.R if status == PollingStatus.READING else Wait.W
+    pgconn.nonblocking = 1
+
+
 def _sent(
     pgconn: PGconn, send_request: Callable[..., None], arguments: Sequence[Any]
 ) -> PQGen[list[PGresult]]:
@@ -311,7 +368,11 @@ def _pipelined(pgconn: PGconn, requests: Sequence[_Request]) -> PQGen[list[PGres
     pgconn.pipeline_sync()
     yield from send(pgconn)
     results: list[PGresult] = []
-    for _ in requests:
-        results += yield from fetch_many(pgconn)
-    yield from fetch_many(pgconn)  # the end of the pipeline
+    try:
+        for _ in requests:
+            results += yield from fetch_many(pgconn)
+        yield from fetch_many(pgconn)  # the end of the pipeline
+    except OperationalError:  # the connection is lost; if the database said why, that comes first
+        if not results or results[-1].status != ExecStatus.FATAL_ERROR:
+            raise
     return results
