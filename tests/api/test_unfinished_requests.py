@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import islice
 from threading import Event
 from typing import Any
 
@@ -9,13 +10,17 @@ import grpc
 import pytest
 
 from palaver.v1.session_service_pb2 import GetSessionRequest
+from palaver_server.interceptors.decoding import MAX_READS
 from tests.conftest import StartServer
 from tests.support.callers import KeysFile, caller
 from tests.support.client import Client, refused
 from tests.support.concurrency import MAX_WAIT_SECONDS
 from tests.support.http2 import END_STREAM, HEADERS, Http2
+from tests.support.watching import SERVING, health_of
 
 GET_SESSION = "/palaver.v1.SessionService/GetSession"
+CHECK_HEALTH = "/grpc.health.v1.Health/Check"
+REFLECT = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 STREAM_MESSAGES = "/palaver.v1.MemoryService/StreamMessages"
 REQUEST = GetSessionRequest(session_id="s").SerializeToString()
 
@@ -47,7 +52,11 @@ def test_unfinished_request_ends_at_default_deadline(start_server: StartServer, 
         assert next(ends(connection)) == 1
 
 
-@pytest.mark.parametrize("method", [GET_SESSION, STREAM_MESSAGES], ids=["unary", "stream"])
+@pytest.mark.parametrize(
+    "method",
+    [GET_SESSION, STREAM_MESSAGES, CHECK_HEALTH, REFLECT],
+    ids=["unary", "stream", "health", "reflection"],
+)
 def test_unfinished_request_with_later_deadline_ends_at_default_deadline(
     start_server: StartServer, method: str
 ) -> None:
@@ -62,7 +71,11 @@ def test_unfinished_request_with_later_deadline_ends_at_default_deadline(
         never.set()
 
 
-@pytest.mark.parametrize("method", [GET_SESSION, STREAM_MESSAGES], ids=["unary", "stream"])
+@pytest.mark.parametrize(
+    "method",
+    [GET_SESSION, STREAM_MESSAGES, CHECK_HEALTH],
+    ids=["unary", "stream", "health"],
+)
 def test_unfinished_request_without_message_is_unimplemented(palaver: Client, method: str) -> None:
     call: Any = palaver.channel.stream_stream(method)
 
@@ -120,3 +133,17 @@ def test_unfinished_request_that_ends_lets_waiting_ones_be_read(start_server: St
         connection.call(GET_SESSION, REQUEST, stream=3)
         connection.cancel(1)
         assert next(ends(connection)) == 3
+
+
+def test_unfinished_requests_without_credential_leave_room_for_health_checks(
+    start_server: StartServer,
+) -> None:
+    palaver = start_server(default_deadline_seconds=600)
+    count = 10
+
+    with closing(Http2(palaver.address)) as connection:
+        for number in range(count):
+            connection.call(CHECK_HEALTH, b"\x0a\x01s", stream=2 * number + 1, sent=6)
+        assert health_of(palaver) == SERVING
+        ended = set(islice(ends(connection), count - MAX_READS))
+    assert ended <= set(range(1, 2 * count, 2))

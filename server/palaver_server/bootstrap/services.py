@@ -16,7 +16,7 @@ from palaver_server.config import Settings
 from palaver_server.database.pool import Pool
 from palaver_server.database.reader import Reader
 from palaver_server.interceptors.chain import InterceptorChain
-from palaver_server.interceptors.decoding import decode_requests
+from palaver_server.interceptors.decoding import RequestDecoder
 from palaver_server.purge.purger import Purger
 from palaver_server.search.keyword_index import KeywordIndex
 from palaver_server.search.reindexing import Reindexer
@@ -78,7 +78,8 @@ def grpc_methods(settings: Settings, health_servicer: health.aio.HealthServicer)
 
     They bypass the chain of interceptors: load balancers call them without credentials.
     """
-    router = MethodRouter(decode_requests)
+    decoder = RequestDecoder(seconds=settings.default_deadline_seconds)
+    router = MethodRouter(decoder.wrap)
     router.add_service(_HEALTH, health_servicer)
     if settings.reflection:
         names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)

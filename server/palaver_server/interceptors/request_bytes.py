@@ -8,7 +8,7 @@ the request that it has read.
 import asyncio
 from asyncio import CancelledError
 from collections.abc import Collection
-from typing import Any
+from typing import Any, NoReturn
 from weakref import WeakSet
 
 from google.protobuf.descriptor import MethodDescriptor
@@ -32,6 +32,18 @@ _SMALL_BYTES = 16 * 1024
 
 # How long after the end of the requests gRPC may take to report that the call was cancelled.
 _CANCELLATION_SECONDS = 0.1
+
+
+async def refuse_call_without_request() -> NoReturn:
+    """End a call whose requests have ended before the first.
+
+    Raises:
+        CancelledError: The client has left, or gRPC has refused the request.
+        NoRequest: The client has sent none.
+    """
+    # gRPC reports the same for a request that was too large or broke off; it then cancels the task.
+    await asyncio.sleep(_CANCELLATION_SECONDS)
+    raise NoRequest
 
 
 class RequestBytes:
@@ -70,10 +82,7 @@ class RequestBytes:
             reserved = _MAX_BYTES
             request = await incoming.context.read()
             if request is EOF:  # type: ignore[comparison-overlap]  # not in the stubs
-                # gRPC reports the same for a request that was too large or broke off; it then
-                # cancels the task.
-                await asyncio.sleep(_CANCELLATION_SECONDS)
-                raise NoRequest
+                await refuse_call_without_request()
             call.request_bytes = len(request)
             if call.request_bytes > _SMALL_BYTES:
                 kept = _COPIES * call.request_bytes
