@@ -305,15 +305,6 @@ def test_connection_begins_transaction_although_its_session_timed_out(
     assert run(insert_in_transaction()) == 1
 
 
-def test_connection_begins_snapshot_although_its_session_timed_out(
-    timed_out: Connection, run: Run
-) -> None:
-    isolation = statement("SELECT current_setting('transaction_isolation')")
-    timed_out.begin_snapshot_with_next()
-
-    assert run(timed_out.fetch(isolation)) == [("repeatable read",)]
-
-
 def test_connection_that_timed_out_and_cannot_connect_is_lost(
     timed_out: Connection, run: Run, database: psycopg.Connection[Any], postgres: str
 ) -> None:

@@ -299,9 +299,6 @@ class Connection(AsyncConnection[Row]):
             except InvalidSqlStatementName:
                 self._stop_preparing()
                 raise
-            except IdleSessionTimeout:
-                self._begin = begin
-                raise
         if name is not None:
             self._statement_names[statement, types] = name
         return result
@@ -368,11 +365,7 @@ def _pipelined(pgconn: PGconn, requests: Sequence[_Request]) -> PQGen[list[PGres
     pgconn.pipeline_sync()
     yield from send(pgconn)
     results: list[PGresult] = []
-    try:
-        for _ in requests:
-            results += yield from fetch_many(pgconn)
-        yield from fetch_many(pgconn)  # the end of the pipeline
-    except OperationalError:  # the connection is lost; if the database said why, that comes first
-        if not results or results[-1].status != ExecStatus.FATAL_ERROR:
-            raise
+    for _ in requests:
+        results += yield from fetch_many(pgconn)
+    yield from fetch_many(pgconn)  # the end of the pipeline
     return results
