@@ -24,15 +24,20 @@ class Frame(NamedTuple):
 
 
 class Http2:
-    """A connection to a server, with a flow-control window of 64 KiB.
+    """A connection to a server.
 
     Args:
         address: The address of the server.
         tls: Set up for TLS, and a session to resume, if there is one.
+        window: The size of the flow-control window of each stream.
     """
 
     def __init__(
-        self, address: str, tls: tuple[ssl.SSLContext, ssl.SSLSession | None] | None = None
+        self,
+        address: str,
+        tls: tuple[ssl.SSLContext, ssl.SSLSession | None] | None = None,
+        *,
+        window: int = 64 * 1024 - 1,
     ) -> None:
         self._address = address
         host, _, port = address.rpartition(":")
@@ -44,7 +49,7 @@ class Http2:
             )
         self._reader = self._socket.makefile("rb")
         self._socket.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
-        self.send(SETTINGS, b"")
+        self.send(SETTINGS, struct.pack(">HI", INITIAL_WINDOW_SIZE, window))
 
     def send(
         self, kind: int, payload: bytes, *, flags: int = 0, stream: int = 0, times: int = 1
@@ -123,6 +128,14 @@ class Http2:
             if answers_pings and frame.kind == PING and not frame.flags & ACK:
                 self.send(PING, frame.payload, flags=ACK)
             yield frame
+
+    def received_until_end(self) -> Iterator[Frame]:
+        """Yield the frames of the call until it ends; the last one ends it."""
+        for frame in self.received():
+            if frame.stream:
+                yield frame
+            if frame.kind == RST_STREAM or (frame.flags & END_STREAM and frame.kind == HEADERS):
+                return
 
     def close(self) -> None:
         """Close the connection."""

@@ -10,7 +10,7 @@ the message's share of each term.
 3.  The 1,000 best messages by these are ranked again together with their context: a term in one
     of the two messages before or after counts too, half as much for each step of distance.
 4.  A term that names a role, such as "user", counts in full in the messages of that role, and only
-    there.
+    there. Such a message is found for it if another term is in its context.
 """
 
 from palaver_server.auth.access import Access
@@ -59,8 +59,12 @@ RANKED = """
         FROM best JOIN shares USING (session_id, sequence)
             CROSS JOIN generate_series(-2, 2) AS distance
     ), context AS MATERIALIZED (
-        SELECT session_id, sequence, role, passes
-        FROM (SELECT DISTINCT session_id, sequence FROM spread) keys CROSS JOIN LATERAL (
+        SELECT session_id, sequence, role, passes, first_term, last_term
+        FROM (
+            SELECT session_id, sequence, min(number) AS first_term, max(number) AS last_term
+            FROM spread
+            GROUP BY session_id, sequence
+        ) keys CROSS JOIN LATERAL (
             SELECT m.role, {passes} AS passes FROM messages m
             WHERE m.session_id = keys.session_id AND m.sequence = keys.sequence
                 AND m.deleted_at IS NULL
@@ -88,6 +92,7 @@ RANKED = """
                 SELECT session_id, sequence, number, share, is_match FROM spread
                 UNION ALL
                 SELECT session_id, sequence, number, 1, passes AND %(is_plain)s
+                    AND (first_term <> number OR last_term <> number)
                 FROM context JOIN role_terms USING (role)
             ) all_shares
             GROUP BY session_id, sequence, number

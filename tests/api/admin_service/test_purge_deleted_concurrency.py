@@ -18,6 +18,7 @@ from palaver.v1.session_service_pb2 import AddSessionRequest
 from tests.conftest import StartServer
 from tests.support.client import Client, refused, wait_until
 from tests.support.concurrency import MAX_WAIT_SECONDS, Connection, Gate, begin, wait_until_blocked
+from tests.support.http2 import Http2
 from tests.support.locks import has_purge_lease, lease_requests
 from tests.support.rows import count_rows
 
@@ -270,3 +271,57 @@ def test_purge_deleted_lost_connection_releases_turn(
             purging.result(MAX_WAIT_SECONDS)
         assert count_rows(database, "messages") == 2
     assert removed(palaver.purge_deleted()) == (2, 1)
+
+
+def stalled_purge(palaver: Client) -> Http2:
+    """Start a purge whose client has no room for a report."""
+    reader = Http2(palaver.address, window=0)
+    request = PurgeDeletedRequest(older_than=Duration())
+    reader.call("/palaver.v1.AdminService/PurgeDeleted", request.SerializeToString())
+    return reader
+
+
+def test_purge_deleted_goes_on_while_its_reader_stalls(
+    start_server: StartServer, database: Connection
+) -> None:
+    palaver = start_server(purge_batch_size=1)
+    add_ids(palaver, "s", *map(str, range(20)))
+    delete(palaver, "s")
+
+    reader = stalled_purge(palaver)
+    wait_until(lambda: count_rows(database, "messages") == 0)
+    wait_until(lambda: not has_purge_lease(database))
+    reader.take(64 * 1024)
+
+    *_, report, _ = reader.received_until_end()
+    last = PurgeDeletedResponse.FromString(report.payload[5:])
+    assert (last.messages.done, last.sessions.done) == (20, 1)
+    reader.close()
+
+
+@pytest.mark.slow
+def test_purge_deleted_whose_reader_stalls_ends_at_send_timeout_and_leaves_the_turn(
+    start_server: StartServer, database: Connection, database_url: str
+) -> None:
+    palaver = start_server(purge_batch_size=10, stream_send_timeout_seconds=1)
+    add_ids(palaver, "s", *map(str, range(30)))
+    delete(palaver, "s")
+
+    with Gate(database_url, "BEFORE DELETE ON messages", of="OLD.message_id = '15'") as gate:
+        reader = stalled_purge(palaver)
+        gate.wait_until_reached()
+        before = lease_requests(database)
+        request = PurgeDeletedRequest(older_than=Duration())
+        second = palaver.admin.PurgeDeleted(request, timeout=MAX_WAIT_SECONDS)
+        wait_until(lambda: lease_requests(database) > before)
+        assert second.is_active()
+
+        *_, end = reader.received_until_end()
+        assert b"CANCELLED" in end.payload
+        gate.open()
+
+    *_, last = second
+    removed_first = 30 - last.messages.done
+    assert removed_first % 10 == 0  # whole batches
+    assert count_rows(database, "messages") == count_rows(database, "sessions") == 0
+    reader.close()

@@ -107,6 +107,13 @@ def test_search_memory_role_alone_finds_nothing(talk: Client) -> None:
     assert found(talk, "Melanie") == []
 
 
+def test_search_memory_role_is_found_next_to_another_word_only(palaver: Client) -> None:
+    say(palaver, "s", ("guide", "a guide explains"), ("guide", "it is late"))
+
+    assert found(palaver, "guide") == ["a guide explains"]
+    assert set(found(palaver, "guide explains")) == {"a guide explains", "it is late"}
+
+
 def test_search_memory_phrase_must_occur(talk: Client) -> None:
     assert found(talk, '"support group"') == [GROUP]
     assert found(talk, '"group support"') == []
