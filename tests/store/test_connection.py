@@ -277,7 +277,7 @@ def test_connection_cancelled_statement_can_run_again(connection: Connection, ru
 def timed_out(connection: Connection, database: psycopg.Connection[Any], run: Run) -> Connection:
     """A connection that has prepared a statement, and whose session timed out unnoticed."""
     run(connection.fetch(statement("SELECT 1")))
-    run(connection.execute("SET idle_session_timeout = 1"))
+    run(connection.execute("SET idle_session_timeout = 500"))
     left = "SELECT 1 FROM pg_stat_activity WHERE pid = %s"
     pid = [connection.info.backend_pid]
     eventually(lambda: not database.execute(left, pid).fetchall(), "it timed out")
