@@ -29,8 +29,8 @@ from tests.support.concurrency import begin
 from tests.support.processes import scratch_directory
 from tests.support.reads import READS, Read, fill
 from tests.support.scrapes import metrics_url, scraped
-from tests.support.standby import Pair, replicated
-from tests.support.watching import SERVING, eventually, health_of
+from tests.support.standby import Pair, promoted_copy, replicated
+from tests.support.watching import NOT_SERVING, SERVING, eventually, health_of
 
 PRIMARY, STANDBY = "primary", "standby"
 
@@ -233,6 +233,26 @@ def _sees(client: Client, session_id: str) -> bool:
         return False
 
 
+def test_reads_with_allowed_staleness_go_on_while_the_primary_is_away(
+    start_reading: StartReading, pair: Pair, session_id: str
+) -> None:
+    client, reads = start_reading(read_max_staleness_seconds=600)
+    client.add(session_id, "hello")
+    pair.catch_up()
+    frozen = pair.primary_processes
+    for process in frozen:
+        process.suspend()
+    try:
+        eventually(lambda: health_of(client) == NOT_SERVING, "the outage is noticed")
+        reads.new()
+
+        assert client.contents(session_id) == ["hello"]
+        assert reads.new() == {PRIMARY: 0, STANDBY: 1}
+    finally:
+        for process in frozen:
+            process.resume()
+
+
 def test_standby_that_ends_is_replaced_by_the_primary_until_it_is_back(
     start_reading: StartReading, run: Run, session_id: str
 ) -> None:
@@ -344,6 +364,25 @@ def test_standby_that_was_promoted_is_not_read(
 
         assert client.contents(session_id) == ["hello"]
         eventually(lambda: not reads.is_standby_used, "it is noticed")
+
+
+def test_standby_of_a_former_primary_is_not_read(
+    start_reading: StartReading, run: Run, session_id: str
+) -> None:
+    with scratch_directory() as directory, replicated(directory) as pair:
+        run(migrate(pair.primary))
+        with promoted_copy(pair.primary, directory / "new") as new:
+            with psycopg.connect(pair.primary, autocommit=True) as former:
+                former.execute("INSERT INTO users (user_id) VALUES ('astray')")
+                # Until its log, and so the standby's, is longer than that of the new primary.
+                former.execute("SELECT pg_logical_emit_message(true, '', repeat('x', 20000000))")
+            pair.catch_up()
+            client, reads = start_reading(database_url=new, read_database_url=pair.standby)
+            client.add_user(session_id)
+
+            assert [user.user_id for user in client.list_users().users] == [session_id]
+            assert reads.new()[STANDBY] == 0
+            assert not reads.is_standby_used
 
 
 _RECOVERS = Statement("test.recovers", "SELECT pg_is_in_recovery()")

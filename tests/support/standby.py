@@ -31,8 +31,8 @@ class Pair:
 
     def catch_up(self) -> None:
         """Wait until the standby has replayed what is committed."""
-        with psycopg.connect(self.primary) as primary, psycopg.connect(self.standby) as standby:
-            (lsn,) = primary.execute("SELECT pg_current_wal_lsn()").fetchone() or ()
+        with psycopg.connect(self.standby) as standby:
+            lsn = current_lsn(self.primary)
 
             def has_replayed() -> bool:
                 query = "SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn"
@@ -58,6 +58,11 @@ class Pair:
         """The processes of the standby."""
         return processes_in(self.standby_dir)
 
+    @property
+    def primary_processes(self) -> list[psutil.Process]:
+        """The processes of the primary."""
+        return processes_in(self.primary_dir)
+
 
 @contextmanager
 def replicated(directory: Path) -> Iterator[Pair]:
@@ -67,6 +72,23 @@ def replicated(directory: Path) -> Iterator[Pair]:
         copy(primary.url, standby_dir)
         with EmbeddedPostgres(standby_dir, _STANDBY) as standby:
             yield Pair(primary.url, standby.url, primary_dir, standby_dir)
+
+
+def current_lsn(primary: str) -> str:
+    """Return the position of a primary's log."""
+    with psycopg.connect(primary) as connection:
+        (lsn,) = connection.execute("SELECT pg_current_wal_lsn()").fetchone() or ()
+        return str(lsn)
+
+
+@contextmanager
+def promoted_copy(primary: str, directory: Path) -> Iterator[str]:
+    """Run a copy of a primary, promoted to a new timeline, during the block; yield its URL."""
+    copy(primary, directory)
+    with EmbeddedPostgres(directory, FAST) as new:
+        with psycopg.connect(new.url, autocommit=True) as connection:
+            connection.execute("SELECT pg_promote()")
+        yield new.url
 
 
 def copy(primary: str, standby_dir: Path) -> None:
