@@ -7,11 +7,13 @@ import pytest
 
 from palaver_server.auth.access import EVERYTHING
 from palaver_server.database.pool import Pool
+from palaver_server.embedding import models
 from palaver_server.embedding.backlog import EmbeddingBatch
 from palaver_server.embedding.models import prepare_model
 from palaver_server.errors import VectorsUnusable
 from palaver_server.store.memory import MemoryStore, NewMessage
 from tests.conftest import Run
+from tests.support.client import wait_until
 from tests.support.concurrency import Connection
 from tests.support.vectors import Vectors, embed, of_user
 
@@ -299,6 +301,38 @@ def test_embedding_model_is_created_once_by_simultaneous_starts(pool: Pool, run:
         return {space.model_id for space in spaces}
 
     assert len(run(prepare_all())) == 1
+
+
+@pytest.mark.parametrize(
+    "locked",
+    [f"SELECT pg_advisory_xact_lock({models._KEY})", "LOCK TABLE embeddings IN EXCLUSIVE MODE"],
+    ids=["another server", "a transaction"],
+)
+def test_embedding_model_waits_for_locks_of_others_within_a_limit(
+    pool: Pool, run: Run, database: Connection, monkeypatch: pytest.MonkeyPatch, locked: str
+) -> None:
+    run(prepare_model(pool, "m", 3))
+    monkeypatch.setattr(models, "_LOCK_TIMEOUT_SECONDS", 0.1)
+
+    with database.transaction():
+        database.execute(locked.encode())
+        with pytest.raises(VectorsUnusable, match="has locked the table of vectors"):
+            run(prepare_model(pool, "m", 4))
+
+    assert run(prepare_model(pool, "m", 4)).dimensions == 4
+
+
+def test_embedding_model_that_another_server_is_creating_is_waited_for_and_logged(
+    pool: Pool, run: Run, database: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def prepare() -> int:
+        with database.transaction():
+            database.execute(f"SELECT pg_advisory_xact_lock({models._KEY})".encode())
+            preparing = asyncio.create_task(prepare_model(pool, "m", 3))
+            await asyncio.to_thread(wait_until, lambda: "waiting up to 30 s" in caplog.text)
+        return (await preparing).dimensions
+
+    assert run(prepare()) == 3
 
 
 def test_embedding_model_with_other_dimensions_is_another(pool: Pool, run: Run) -> None:

@@ -10,6 +10,7 @@ from psycopg.types import TypeInfo
 from palaver_server.database.connection import Connection, Row
 from palaver_server.database.pool import Pool
 from palaver_server.database.statement import Statement, StatementTemplate
+from palaver_server.durations import milliseconds
 from palaver_server.errors import VectorsUnusable
 
 _LOGGER = logging.getLogger(__name__)
@@ -86,13 +87,22 @@ _CREATE_PGVECTOR = Statement(
     "embedding.create_pgvector", "CREATE EXTENSION IF NOT EXISTS vector", is_prepared=False
 )
 
-# Servers that start at the same time on one schema wait for each other.
-_LOCK = Statement(
-    "embedding.lock_schema",
-    """
-    SELECT pg_advisory_xact_lock(hashtextextended('palaver embeddings ' || current_schema(), 0))
-""",
+# Maximum wait for another server that creates the same, or a transaction that locks the table.
+_LOCK_TIMEOUT_SECONDS = 30.0
+
+_LIMIT_LOCK_WAITS = Statement(
+    "embedding.limit_lock_waits",
+    "SELECT set_config('lock_timeout', %(timeout)s, true)",
     is_prepared=False,
+)
+
+# Servers that start at the same time on one schema wait for each other.
+_KEY = "hashtextextended('palaver embeddings ' || current_schema(), 0)"
+_TRY_LOCK = Statement(
+    "embedding.try_lock_schema", f"SELECT pg_try_advisory_xact_lock({_KEY})", is_prepared=False
+)
+_LOCK = Statement(
+    "embedding.lock_schema", f"SELECT pg_advisory_xact_lock({_KEY})", is_prepared=False
 )
 
 _GET_MODEL = Statement(
@@ -147,22 +157,38 @@ async def prepare_model(pool: Pool, name: str, dimensions: int) -> VectorSpace:
     """Create what the vectors of a model need, unless it exists.
 
     Raises:
-        VectorsUnusable: The database has no pgvector, or its version is too old, or the
-            database user may not create what is missing.
+        VectorsUnusable: The database has no pgvector, or its version is too old, the database
+            user may not create what is missing, or others lock it for too long.
     """
     parameters = {"name": name, "dimensions": dimensions}
     async with pool.connection() as connection:
         if space := await _find(connection, parameters, ["SELECT", "INSERT", "UPDATE", "DELETE"]):
             return space  # needs no right to create anything
         try:
-            async with connection.in_transaction():
-                await connection.run(_LOCK)
+            # Without the timeout: the new index reads the vectors of all models.
+            async with connection.in_transaction(has_timeout=False):
+                await _lock(connection)
                 return await _create(connection, parameters)
+        except errors.LockNotAvailable as error:
+            raise VectorsUnusable(
+                "another server, or a transaction such as a backup's, has locked the table of"
+                f" vectors for {_LOCK_TIMEOUT_SECONDS:g} s: restart Palaver when it is done"
+            ) from error
         except errors.InsufficientPrivilege as error:
             raise VectorsUnusable(
                 "this database user may not create the table of vectors: run palaver migrate with"
                 " the same settings as a user who may, then restart Palaver"
             ) from error
+
+
+async def _lock(connection: Connection) -> None:
+    await connection.run(_LIMIT_LOCK_WAITS, {"timeout": str(milliseconds(_LOCK_TIMEOUT_SECONDS))})
+    if await connection.fetch(_TRY_LOCK) != [(True,)]:
+        _LOGGER.warning(
+            "another server is creating the table of vectors; waiting up to %g s",
+            _LOCK_TIMEOUT_SECONDS,
+        )
+        await connection.run(_LOCK)
 
 
 async def find_model(pool: Pool, name: str, dimensions: int) -> VectorSpace:
