@@ -75,7 +75,8 @@ def _pooled(pool_mode: str, **settings: Any) -> Callable[[], RunningSetup]:
     def running() -> Iterator[DatabaseSetup]:
         with (
             _embedded() as setup,
-            running_pgbouncer(setup.url, pool_mode=pool_mode) as pgbouncer,
+            # In session mode, each connection of the servers needs one to PostgreSQL.
+            running_pgbouncer(setup.url, pool_mode=pool_mode, default_pool_size=100) as pgbouncer,
         ):
             yield DatabaseSetup(
                 setup.url, lambda url: {"database_url": pgbouncer.url_of(url), **settings}
