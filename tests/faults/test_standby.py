@@ -348,6 +348,35 @@ def test_read_url_of_something_else_is_not_read(
     assert not reads.is_standby_used
 
 
+@pytest.mark.parametrize("function", ["pg_control_system", "pg_control_recovery"])
+def test_user_without_rights_to_compare_positions_reads_from_the_primary(
+    function: str,
+    start_reading: StartReading,
+    pair: Pair,
+    session_id: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with psycopg.connect(pair.primary, autocommit=True) as admin:
+        admin.execute("CREATE ROLE plain LOGIN")
+        admin.execute(
+            "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO plain"
+        )
+        admin.execute(f"REVOKE EXECUTE ON FUNCTION {function} FROM PUBLIC".encode())
+        try:
+            pair.catch_up()
+            urls = [make_conninfo(url, user="plain") for url in (pair.primary, pair.standby)]
+            client, reads = start_reading(database_url=urls[0], read_database_url=urls[1])
+            client.add(session_id, "hello")
+
+            assert client.contents(session_id) == ["hello"]
+            assert reads.new() == {PRIMARY: 1, STANDBY: 0}
+            assert f"permission denied for function {function}" in caplog.text
+        finally:
+            admin.execute(f"GRANT EXECUTE ON FUNCTION {function} TO PUBLIC".encode())
+            admin.execute("DROP OWNED BY plain")
+            admin.execute("DROP ROLE plain")
+
+
 def test_standby_that_was_promoted_is_not_read(
     start_reading: StartReading, run: Run, session_id: str
 ) -> None:

@@ -79,7 +79,7 @@ def start_failure(error: psycopg.Error, user: str) -> DatabaseUnusable:
     return DatabaseUnusable(f"cannot use the database: {reason}{advice}")
 
 
-def loggable_reason(error: Exception) -> str:
+def loggable_reason(error: BaseException) -> str:
     """Return what a log line may say about an error.
 
     PostgreSQL's messages may quote contents and metadata, so of most errors it is the class and

@@ -24,6 +24,7 @@ from weakref import WeakKeyDictionary
 from psycopg import Error
 
 from palaver_server.database.connection import Connection
+from palaver_server.database.error_translation import loggable_reason
 from palaver_server.database.pool import Pool, abort
 from palaver_server.database.reader import T, Work
 from palaver_server.database.statement import Statement
@@ -263,6 +264,7 @@ class StandbyReader:
         # Each check makes a look, so that reads that may be stale find one in its time.
         self._interval = min(interval, max_staleness / _LOOKS_PER_STALENESS or interval)
         self._state: StandbyState | None = None
+        self._look_failure = ""
         self.stats = StandbyStats(Counter(standby=0, primary=0))
 
     async def read(
@@ -321,15 +323,21 @@ class StandbyReader:
         """Check once whether the standby is one that answers, and adapt its pool."""
         try:
             wanted = (await asyncio.shield(self._looks.start_new())).position
-        except (DatabaseUnavailable, NoConnectionInTime):
-            return  # without the primary, nothing is known about the standby
+        except (DatabaseUnavailable, NoConnectionInTime) as error:
+            # Nothing is known about the standby then.
+            reason = loggable_reason(error.__cause__ or error)
+            if reason != self._look_failure:
+                _LOGGER.warning("cannot ask the primary for its log's position: %s", reason)
+            self._look_failure = reason
+            return
+        self._look_failure = ""
         if self._state is StandbyState.UNREACHABLE:
             await self._checks.reset()
         try:
             async with self._checks.connection() as connection:
                 replayed = await self._positions.ask_standby(connection)
-        except (Error, DatabaseUnavailable, NoConnectionInTime):
-            await self._enter(StandbyState.UNREACHABLE)
+        except (Error, DatabaseUnavailable, NoConnectionInTime) as error:
+            await self._enter(StandbyState.UNREACHABLE, loggable_reason(error.__cause__ or error))
             return
         if replayed.history == wanted.history:
             self.stats.lag_bytes = max(0, wanted.lsn - replayed.lsn)
@@ -337,7 +345,7 @@ class StandbyReader:
         else:
             await self._enter(StandbyState.FOREIGN)
 
-    async def _enter(self, state: StandbyState) -> None:
+    async def _enter(self, state: StandbyState, reason: str = "") -> None:
         if state is StandbyState.UNREACHABLE:
             # Reads that wait for the standby go to the primary at once.
             await self._standby.fail_all()
@@ -346,6 +354,6 @@ class StandbyReader:
             await self._standby.reset()
         if state is not self._state:
             level = logging.INFO if state is StandbyState.USED else logging.WARNING
-            _LOGGER.log(level, "the standby %s", state.value)
+            _LOGGER.log(level, "the standby %s%s", state.value, f" ({reason})" if reason else "")
         self._state = state
         self.stats.is_used = state is StandbyState.USED
