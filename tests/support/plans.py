@@ -60,10 +60,13 @@ class Explained:
         self._plans: list[Plan] = []
 
     def note(self, diagnostic: errors.Diagnostic) -> None:
-        """Store a plan from a notice of the database."""
-        _, found, plan = (diagnostic.message_primary or "").partition("plan:\n")
-        if found:
-            self._plans.append(Plan(json.loads(plan)["Plan"]))
+        """Store a plan from a notice of the database.
+
+        Those that read no table are of constant functions, which PostgreSQL runs while it plans.
+        """
+        _, found, text = (diagnostic.message_primary or "").partition("plan:\n")
+        if found and (plan := Plan(json.loads(text)["Plan"])).ways:
+            self._plans.append(plan)
 
     def all_of(self, call: Callable[[], Coroutine[Any, Any, Any]]) -> list[Plan]:
         """Make a call, and return the plans of its statements."""
