@@ -21,6 +21,9 @@ UNAVAILABLE = {
     "25006": "read-only transaction: a standby, after a failover",
     "40001": "serialization failure",
     "40P01": "deadlock detected",
+    "26000": "invalid statement name: prepared in another session, behind a pooler",
+    "42501": "insufficient privilege: revoked",
+    "42P01": "undefined table: a right on its schema was revoked",
     "53100": "disk full",
     "53200": "out of memory",
     "53300": "too many connections",
@@ -40,7 +43,6 @@ BUGS = {
     "23505": "unique violation",
     "25P02": "in failed transaction",
     "42601": "syntax error",
-    "42P01": "undefined table",
     "XX000": "internal error",
 }
 

@@ -11,8 +11,10 @@ from palaver_server.database.reader import Reader
 from palaver_server.database.standby import StandbyReader
 from palaver_server.database.url import with_timeouts
 
-# The tables that calls read and write.
-TABLES_OF_CALLS = ("sessions", "messages", "users", "embedding_queue")
+# The tables that reads need, those that a server also writes, and that of the vectors.
+READ_TABLES = ("sessions", "messages", "users", "search_index")
+WRITTEN_TABLES = (*READ_TABLES, "embedding_queue", "embedding_models", "purge_lease")
+VECTOR_TABLES = ("embeddings",)
 
 # A read that finds the standby's connections in use for longer goes to the primary.
 _STANDBY_TIMEOUT_SECONDS = 1.0

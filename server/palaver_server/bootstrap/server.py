@@ -12,7 +12,13 @@ import grpc
 
 from palaver_server.addresses import is_unix, with_port
 from palaver_server.bootstrap.background import in_background
-from palaver_server.bootstrap.database import TABLES_OF_CALLS, open_pool, open_reading
+from palaver_server.bootstrap.database import (
+    READ_TABLES,
+    VECTOR_TABLES,
+    WRITTEN_TABLES,
+    open_pool,
+    open_reading,
+)
 from palaver_server.bootstrap.embedding import open_embedding
 from palaver_server.bootstrap.migration import prepare_schema
 from palaver_server.bootstrap.security import Security
@@ -21,6 +27,7 @@ from palaver_server.bootstrap.telemetry import add_metrics, open_telemetry
 from palaver_server.config import Settings
 from palaver_server.database.pool import Pool
 from palaver_server.database.url import with_timeouts
+from palaver_server.embedding.semantic_search import SemanticSearch
 from palaver_server.interceptors.chain import InterceptorChain
 from palaver_server.interceptors.concurrency_limit import ConcurrencyLimit
 from palaver_server.interceptors.error_mapping import ErrorMapping
@@ -118,7 +125,13 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
         pools = (pool, *embedding.own_pools, *reading.own_pools)
         health_servicer = HealthService()
         database_health = await enter(
-            open_database_health(settings, database_url, pools, health_servicer)
+            open_database_health(
+                settings,
+                database_url,
+                pools,
+                health_servicer,
+                uses_vectors=isinstance(embedding.search, SemanticSearch),
+            )
         )
         purger = build_purger(settings, pool)
         add_metrics(
@@ -229,7 +242,12 @@ def scheduled_purges(settings: Settings, purger: Purger) -> Iterator[Coroutine[A
 
 @asynccontextmanager
 async def open_database_health(
-    settings: Settings, database_url: str, pools: tuple[Pool, ...], servicer: HealthService
+    settings: Settings,
+    database_url: str,
+    pools: tuple[Pool, ...],
+    servicer: HealthService,
+    *,
+    uses_vectors: bool,
 ) -> AsyncIterator[DatabaseHealth]:
     """Build the check behind all services' health, and close its connection after the block."""
     database_health = DatabaseHealth(
@@ -237,7 +255,11 @@ async def open_database_health(
         database_url,
         pools,
         services=SERVICES,
-        tables=TABLES_OF_CALLS,
+        tables=(
+            *(READ_TABLES if settings.read_only else WRITTEN_TABLES),
+            *(VECTOR_TABLES if uses_vectors else ()),
+        ),
+        uses_vectors=uses_vectors,
         interval=settings.health_interval_seconds,
         read_only=settings.read_only,
     )

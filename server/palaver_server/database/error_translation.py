@@ -28,7 +28,10 @@ _TEMPORARY = (
     sqlstate.DeadlockDetected,
     sqlstate.SerializationFailure,
     sqlstate.InvalidSqlStatementName,  # prepared in another session, behind a pooler
-    sqlstate.InsufficientPrivilege,  # revoked: the health check names it, and notices its return
+    # Revoked: the health check names the right, and notices its return. A table is not found
+    # without a right on its schema.
+    sqlstate.InsufficientPrivilege,
+    sqlstate.UndefinedTable,
 )
 
 # Their messages name roles, tables, columns and functions only.

@@ -12,6 +12,7 @@ from psycopg.errors import IdleSessionTimeout
 
 from palaver_server.database.error_translation import loggable_reason
 from palaver_server.database.pool import Pool
+from palaver_server.database.rights import MISSING_GRANTS
 from palaver_server.errors import DatabaseUnavailable, NoConnectionInTime
 
 _LOGGER = logging.getLogger(__name__)
@@ -25,31 +26,13 @@ Connection: TypeAlias = AsyncConnection[Row]
 _TIMEOUT_SECONDS = 2.0
 
 # Whether the database is writable: after a failover, an old connection may still lead to the former
-# primary, now read-only. And the GRANT statements for the rights that this user lacks: on the
-# schema, without which its tables are not found, or else on tables.
-_CHECK = """
-    SELECT %(read_only)s OR current_setting('transaction_read_only') = 'off', ARRAY(
-        SELECT format('GRANT USAGE ON SCHEMA %%I TO %%I', nspname, current_user)
-        FROM pg_namespace n
-        WHERE NOT has_schema_privilege(n.oid, 'USAGE') AND (
-            nspname = current_user
-            OR nspname = ANY (regexp_split_to_array(current_setting('search_path'), '[", ]+'))
-        ) AND to_regclass((%(tables)s::text[])[1]) IS NULL
-    ) || ARRAY(
-        SELECT format(
-            'GRANT %%s ON %%s TO %%I',
-            string_agg(privilege, ', ' ORDER BY place), name, current_user
+# primary, now read-only. And the rights that this user lacks.
+_CHECK = f"""
+    SELECT %(read_only)s OR current_setting('transaction_read_only') = 'off',
+        ARRAY({MISSING_GRANTS}) || ARRAY(
+            SELECT format('GRANT SELECT ON schema_migrations TO %%I', current_user)
+            WHERE NOT has_table_privilege(to_regclass('schema_migrations')::oid, 'SELECT')
         )
-        FROM unnest(%(tables)s::text[]) AS name,
-            unnest(%(privileges)s::text[])
-                WITH ORDINALITY AS privileges (privilege, place)
-        WHERE NOT has_table_privilege(to_regclass(name)::oid, privilege)
-        GROUP BY name
-        ORDER BY name
-    ) || ARRAY(
-        SELECT format('GRANT SELECT ON schema_migrations TO %%I', current_user)
-        WHERE NOT has_table_privilege(to_regclass('schema_migrations')::oid, 'SELECT')
-    )
 """
 
 # Catalogs may be on another machine than the tables: on Citus, the coordinator answers _CHECK
@@ -77,7 +60,8 @@ class DatabaseHealth:
         database_url: The database.
         pools: The pools to reset, first the pool that serves calls.
         services: Full names of the services; the overall health, "", follows too.
-        tables: Names of the tables that calls read and write.
+        tables: Names of the tables that are read and written.
+        uses_vectors: Whether calls use pgvector.
         read_only: Whether a database is healthy that accepts no writes, and grants none.
         interval: Seconds between checks.
     """
@@ -91,6 +75,7 @@ class DatabaseHealth:
         services: Sequence[str],
         tables: Sequence[str],
         interval: float,
+        uses_vectors: bool = False,
         read_only: bool = False,
     ) -> None:
         self._servicer = servicer
@@ -99,6 +84,7 @@ class DatabaseHealth:
         self._services = ("", *services)
         self._expected = {
             "tables": list(tables),
+            "uses_vectors": uses_vectors,
             "read_only": read_only,
             "privileges": ["SELECT"] if read_only else ["SELECT", "INSERT", "UPDATE", "DELETE"],
         }
@@ -206,7 +192,7 @@ class DatabaseHealth:
         return self._state_of(row)
 
     async def _check_over(self, connection: Connection) -> Row | None:
-        cursor = await connection.execute(_CHECK, self._expected)
+        cursor = await connection.execute(_CHECK.encode(), self._expected)
         row = await cursor.fetchone()
         if row != (True, []):
             return row
