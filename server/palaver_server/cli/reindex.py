@@ -17,7 +17,8 @@ from palaver_server.cli.progress import show_progress
 def reindex(address: str, **tls: Path | None) -> None:
     """Have a running server rebuild its search index.
 
-    Run this after a change of the search language or of the embedding model.
+    Run this after a change of the search language or of the embedding model, or when the log of a
+    server's start asks for it.
 
     Set PALAVER_API_KEY to the API key or token if the server requires one, or PALAVER_API_KEY_FILE
     to a file that holds it. There is no flag for it, because other users of this machine can read

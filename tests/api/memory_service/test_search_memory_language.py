@@ -77,6 +77,22 @@ def test_search_memory_finds_words_of_servers_of_the_version_before(
             assert old == new
 
 
+def test_search_functions_do_not_depend_on_the_search_path(database: Connection) -> None:
+    database.execute("SET search_path = ''")
+    for content in ("Houses", "ÄRGER im HÄUSERMEER ÜBER ŁÓDŹ", "नमस्ते", "東京タワー and Ä"):
+        words = database.execute(
+            "SELECT public.search_words(%(content)s, 'english'),"
+            " ARRAY(SELECT public.search_terms(%(content)s, 'english')),"
+            " ARRAY(SELECT public.search_unfolded_terms(%(content)s, 'english')),"
+            " public.search_phrase(%(content)s, 'english')::text,"
+            " public.search_unfolded_phrase(%(content)s, 'english')::text,"
+            " public.search_highlightable(%(content)s)",
+            {"content": content},
+        ).fetchone()
+        assert words
+        assert all(words)
+
+
 UPDATED = "SELECT updated_at FROM messages WHERE sequence <= 5 ORDER BY session_id, sequence"
 
 

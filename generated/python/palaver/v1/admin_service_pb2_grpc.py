@@ -85,9 +85,10 @@ class AdminServiceServicer:
         misses reports.
 
         The first step rebuilds the words for keyword search, as a change of the
-        search language requires. Until a message's words are rebuilt, it is found
-        by its words in the old language. Safe to retry: messages whose words are
-        up to date are left unchanged.
+        search language requires, and an upgrade that logs so when the server
+        starts. Until a message's words are rebuilt, it is found by its words in
+        the old language. Safe to retry: messages whose words are up to date are
+        left unchanged.
 
         The second step makes the vectors for semantic search, as a change of the
         embedder, its model or its dimensions requires, and removes the vectors of

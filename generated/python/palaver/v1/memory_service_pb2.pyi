@@ -522,11 +522,12 @@ class SearchMemoryRequest(_message.Message):
         """Keyword search: compares words.
 
         A word is a run of letters and digits. Two words match if the server's
-        search language, English by default, gives them the same stem. The most
-        common words of the language, such as `the`, are ignored. In scripts
-        without spaces between words (Chinese, Japanese, Korean, Thai and
-        others), each pair of neighbouring characters is a word. Only the first
-        65,536 characters of a message's content are searched.
+        search language, English by default, gives them the same stem. Capital
+        and small letters match in every script. The most common words of the
+        language, such as `the`, are ignored. In scripts without spaces between
+        words (Chinese, Japanese, Korean, Thai and others), each pair of
+        neighbouring characters is a word. Only the first 65,536 characters of a
+        message's content are searched.
 
         A message is found if it has any of the words of `text`, so `text` may be
         a question. The more of the words a message has, and the rarer these are
@@ -573,11 +574,12 @@ class SearchMemoryRequest(_message.Message):
     """Keyword search: compares words.
 
     A word is a run of letters and digits. Two words match if the server's
-    search language, English by default, gives them the same stem. The most
-    common words of the language, such as `the`, are ignored. In scripts
-    without spaces between words (Chinese, Japanese, Korean, Thai and
-    others), each pair of neighbouring characters is a word. Only the first
-    65,536 characters of a message's content are searched.
+    search language, English by default, gives them the same stem. Capital
+    and small letters match in every script. The most common words of the
+    language, such as `the`, are ignored. In scripts without spaces between
+    words (Chinese, Japanese, Korean, Thai and others), each pair of
+    neighbouring characters is a word. Only the first 65,536 characters of a
+    message's content are searched.
 
     A message is found if it has any of the words of `text`, so `text` may be
     a question. The more of the words a message has, and the rarer these are
