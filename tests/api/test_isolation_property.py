@@ -17,7 +17,13 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from psycopg.conninfo import make_conninfo
 
-from palaver.v1.memory_service_pb2 import MessageFilter, SearchMemoryRequest
+from palaver.v1.memory_service_pb2 import (
+    GetMemoryRequest,
+    ListMessagesRequest,
+    MessageFilter,
+    SearchMemoryRequest,
+    StreamMessagesRequest,
+)
 from palaver.v1.session_pb2 import SessionFilter
 from palaver.v1.session_service_pb2 import ListAllSessionsRequest, ListSessionsRequest
 from palaver_server.auth.roles import Role
@@ -145,6 +151,33 @@ requests: st.SearchStrategy[ProtobufMessage] = st.one_of(
         lambda fields, session_id: SearchMemoryRequest(**{**fields, "session_id": session_id}),
         searches.map(lambda fields: {k: v for k, v in fields.items() if k != "user_id"}),
         st.sampled_from(["s1", "s2", "s3"]),
+    ),
+)
+
+own_sessions = st.sampled_from(["s1", "s2", "s3"])
+message_filters = filters(MessageFilter, roles=st.just(["user"]))
+message_reads: st.SearchStrategy[ProtobufMessage] = st.one_of(
+    st.builds(
+        GetMemoryRequest,
+        session_id=own_sessions,
+        filter=message_filters,
+        last_n=st.sampled_from([1, 2, 100]),
+        pinned_roles=st.sampled_from([[], ["tool"], ["tool", "user"]]),
+        no_messages=st.booleans(),
+        total_count=st.booleans(),
+    ),
+    st.builds(
+        ListMessagesRequest,
+        session_id=own_sessions,
+        filter=message_filters,
+        limit=st.sampled_from([1, 2, 100]),
+        newest_first=st.booleans(),
+    ),
+    st.builds(
+        StreamMessagesRequest,
+        session_id=own_sessions,
+        filter=message_filters,
+        chunk_size=st.sampled_from([1, 2, 100]),
     ),
 )
 
@@ -301,7 +334,7 @@ def answer(client: Client, request: ProtobufMessage) -> list[str]:
     rows=st.lists(sessions, min_size=2, max_size=8),
     copies=copies,
     plan=st.sampled_from(list(PLANS)),
-    requests=st.lists(requests, min_size=8, max_size=8),
+    requests=st.lists(requests | message_reads, min_size=8, max_size=8),
 )
 def test_isolation_random_databases_give_the_answers_of_the_callers_own_rows(
     shared: Database, alone: Database, **drawn: Any

@@ -16,6 +16,7 @@ from palaver_server.store.memory import MemoryStore, NewMessage
 from palaver_server.store.messages import MessageStore
 from palaver_server.store.sessions import SessionFilter, SessionStore
 from palaver_server.store.users import UserStore
+from palaver_server.store.window import MAX_PINNED, Window
 from tests.conftest import Run
 from tests.support.plans import Explained, Plan, explained
 from tests.support.rows import accept
@@ -163,16 +164,30 @@ def test_plan_of_memory_costs_what_it_returns(filled: Explained, max_tokens: int
     store = MemoryStore(filled.pool)
 
     plan = filled.costliest(
-        lambda: store.get_memory(EVERYTHING, "s1", last_n=LIMIT, max_tokens=max_tokens)
+        lambda: store.get_memory(EVERYTHING, "s1", Window(last_n=LIMIT, max_tokens=max_tokens))
     )
 
     assert plan.rows == LIMIT + 2
     assert plan.pages < A_FEW_PAGES
 
 
+@pytest.mark.parametrize("role", ["system", "user"])
+def test_plan_of_pinned_messages_costs_what_it_returns(filled: Explained, role: str) -> None:
+    store = MemoryStore(filled.pool)
+
+    plan = filled.costliest(
+        lambda: store.get_memory(
+            EVERYTHING, "s1", Window(last_n=LIMIT, pinned_roles=[role, "absent"])
+        )
+    )
+
+    assert plan.rows <= 2 * LIMIT + MAX_PINNED + 4
+    assert plan.pages < A_FEW_PAGES
+
+
 READS_OF_WHAT_IS_LEFT: dict[str, Callable[[Explained], Coroutine[Any, Any, Any]]] = {
     "GetMemory": lambda filled: MemoryStore(filled.pool).get_memory(
-        EVERYTHING, "s2", last_n=LIMIT, max_tokens=0
+        EVERYTHING, "s2", Window(last_n=LIMIT)
     ),
     "ListMessages": lambda filled: MessageStore(filled.pool).list_messages(
         EVERYTHING, "s2", KeyRange(after=18), limit=LIMIT

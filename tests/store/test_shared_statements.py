@@ -13,6 +13,7 @@ from palaver_server.database.pool import Pool
 from palaver_server.errors import NotFound
 from palaver_server.store.memory import AddedMemory, MemoryStore, NewMessage
 from palaver_server.store.sessions import SessionStore
+from palaver_server.store.window import Window
 from tests.support.concurrency import Connection, begin, wait_until_blocked
 
 T = TypeVar("T")
@@ -84,7 +85,7 @@ def test_batched_memory_reads_keep_their_own_limits(
     outcomes = together(
         run,
         [
-            memory.get_memory(EVERYTHING, name, last_n=last_n, max_tokens=most)
+            memory.get_memory(EVERYTHING, name, Window(last_n=last_n, max_tokens=most))
             for name, last_n, most in asked
         ],
     )
@@ -198,6 +199,6 @@ def test_batched_calls_of_different_access_scopes_are_separate(
 
     own = {None: asked, "ada": asked[:2], "bob": asked[2:]}
     assert found_by(store.get_session) == own
-    assert found_by(partial(memory.get_memory, last_n=1, max_tokens=0)) == own
+    assert found_by(partial(memory.get_memory, window=Window(last_n=1))) == own
     assert found_by(lambda access, name: adding(memory, name, "y", access=access)) == own
     assert database.execute("SELECT DISTINCT last_sequence FROM sessions").fetchall() == [(3,)]

@@ -12,6 +12,7 @@ from palaver_server.auth.access import EVERYTHING
 from palaver_server.database.paging import KeyRange
 from palaver_server.store.memory import MemoryStore, NewMessage
 from palaver_server.store.messages import MessageStore
+from palaver_server.store.window import Window
 from tests.conftest import Run
 from tests.support.concurrency import Connection
 from tests.support.plans import Explained, explained
@@ -67,7 +68,7 @@ CALLS: dict[str, Callable[[Explained], Coroutine[Any, Any, Any]]] = {
         EVERYTHING, "long", "m777", lambda row: row._replace(content="changed")
     ),
     "GetMemory": lambda filled: MemoryStore(filled.pool).get_memory(
-        EVERYTHING, "long", last_n=NAMED, max_tokens=0
+        EVERYTHING, "long", Window(last_n=NAMED, max_tokens=0)
     ),
     "ListMessages": lambda filled: MessageStore(filled.pool).list_messages(
         EVERYTHING, "long", KeyRange.from_cursor(777), limit=NAMED

@@ -53,12 +53,12 @@ def palaver_methods(  # noqa: PLR0913, PLR0917
 ) -> MethodRouter:
     """Register Palaver's services behind the chain of interceptors."""
     router = MethodRouter(chain.wrap)
-    language = settings.search_language
-    sessions = SessionStore(pool, reader, filter_timeout=settings.filter_timeout_seconds)
+    language, filter_timeout = settings.search_language, settings.filter_timeout_seconds
+    sessions = SessionStore(pool, reader, filter_timeout=filter_timeout)
     memory_service = MemoryService(
         sessions,
-        MemoryStore(pool, embedding.queue, reader, language=language),
-        MessageStore(pool, embedding.queue, reader, language=language),
+        MemoryStore(pool, embedding.queue, reader, language=language, filter_timeout=filter_timeout),
+        MessageStore(pool, embedding.queue, reader, language=language, filter_timeout=filter_timeout),
         Searcher(
             reader, embedding.search, language=language, timeout=settings.search_timeout_seconds
         ),

@@ -38,13 +38,21 @@ _MAX_STRING_BYTES = {
     "message_id": MAX_ID_BYTES,
     "message_ids": MAX_ID_BYTES,
     "metadata": MAX_PATH_BYTES,  # of a filter
+    "pinned_roles": 4 * MAX_ROLE_CHARACTERS,
     "role": 4 * MAX_ROLE_CHARACTERS,
     "roles": 4 * MAX_ROLE_CHARACTERS,
     "session_id": MAX_ID_BYTES,
+    "start_roles": 4 * MAX_ROLE_CHARACTERS,
     "text": MAX_CONTENT_BYTES,
     "user_id": MAX_ID_BYTES,
 }
-_MAX_ITEMS = {"messages": MAX_ITEMS, "message_ids": MAX_ITEMS, "roles": MAX_ROLES}
+_MAX_ITEMS = {
+    "message_ids": MAX_ITEMS,
+    "messages": MAX_ITEMS,
+    "pinned_roles": MAX_ROLES,
+    "roles": MAX_ROLES,
+    "start_roles": MAX_ROLES,
+}
 
 # The largest encoded forms of messages by their type, with room for fields that this version does
 # not know.

@@ -13,18 +13,20 @@ from palaver_server.search.searcher import Searcher
 from palaver_server.services.context import Context
 from palaver_server.services.encoding.added_memory import added_memory_response
 from palaver_server.services.encoding.encoded import Encoded
+from palaver_server.services.encoding.memory import memory_response
 from palaver_server.services.encoding.messages import message_response, with_messages
-from palaver_server.services.encoding.metadata import struct_from_json
 from palaver_server.services.encoding.search_results import search_response
 from palaver_server.services.encoding.timestamps import timestamp_message
 from palaver_server.services.limits import MAX_ITEMS, MAX_RESPONSE_BYTES
 from palaver_server.services.merge_patch import patched_metadata
+from palaver_server.services.message_filter import message_filter
 from palaver_server.services.search_request import search_from_request
 from palaver_server.services.streaming import pages
 from palaver_server.services.validation import Fields
 from palaver_server.store.memory import MemoryStore
 from palaver_server.store.messages import MessageRow, MessageStore, too_many_to_delete
 from palaver_server.store.sessions import SessionStore
+from palaver_server.store.window import Window
 
 
 class MemoryService:
@@ -75,16 +77,21 @@ class MemoryService:
         with Fields() as fields:
             session_id = fields.id("session_id", request.session_id)
             last_n = fields.not_negative("last_n", request.last_n) or self._window
-            max_tokens = fields.not_negative("max_tokens", request.max_tokens)
+            window = Window(
+                last_n=0 if request.no_messages else min(last_n, MAX_ITEMS),
+                max_tokens=fields.not_negative("max_tokens", request.max_tokens),
+                start_roles=fields.roles("start_roles", request.start_roles),
+                pinned_roles=fields.roles("pinned_roles", request.pinned_roles),
+                filter=message_filter(fields, request),
+            )
         memory = await self._memory.get_memory(
-            ACCESS.get(), session_id, last_n=min(last_n, MAX_ITEMS), max_tokens=max_tokens
+            ACCESS.get(),
+            session_id,
+            window,
+            with_session=request.return_session,
+            with_total=request.total_count,
         )
-        response = memory_pb2.Memory(
-            session_id=session_id,
-            metadata=struct_from_json(memory.metadata),
-            has_more=memory.messages.has_more,
-        )
-        return with_messages(response, memory.messages.rows)
+        return memory_response(session_id, memory)
 
     async def DeleteMemory(
         self, request: pb.DeleteMemoryRequest, context: Context
@@ -104,8 +111,11 @@ class MemoryService:
             session_id = fields.id("session_id", request.session_id)
             limit = fields.limit("limit", request.limit)
             cursor = fields.not_negative("cursor", request.cursor)
+            passing = message_filter(fields, request)
         key_range = KeyRange.from_cursor(cursor, newest_first=request.newest_first)
-        page = await self._messages.list_messages(ACCESS.get(), session_id, key_range, limit=limit)
+        page = await self._messages.list_messages(
+            ACCESS.get(), session_id, key_range, limit=limit, filter=passing
+        )
         return with_messages(pb.ListMessagesResponse(next_cursor=page.next_cursor), page.rows)
 
     async def StreamMessages(
@@ -115,13 +125,15 @@ class MemoryService:
             session_id = fields.id("session_id", request.session_id)
             limit = fields.limit("chunk_size", request.chunk_size)
             cursor = fields.not_negative("cursor", request.cursor)
+            passing = message_filter(fields, request)
         access = ACCESS.get()
         # Stop at the present end: a stream that follows fast writers would never end.
         session = await self._sessions.get_session(access, session_id)
         key_range = KeyRange.from_cursor(cursor).up_to(session.last_sequence)
-        async for page in pages(
-            partial(self._messages.list_messages, access, session_id, limit=limit), key_range
-        ):
+        list_messages = partial(
+            self._messages.list_messages, access, session_id, limit=limit, filter=passing
+        )
+        async for page in pages(list_messages, key_range):
             chunk = pb.StreamMessagesResponse(next_cursor=page.rows[-1].position)
             yield with_messages(chunk, page.rows)
 

@@ -3,14 +3,14 @@
 from palaver.v1 import memory_service_pb2 as pb
 from palaver_server.search.searcher import Mode, Search
 from palaver_server.services.limits import DEFAULT_SEARCH_LIMIT, MAX_SEARCH_LIMIT
+from palaver_server.services.message_filter import message_filter
 from palaver_server.services.validation import Fields
-from palaver_server.store.message_filter import MessageFilter, Scope
+from palaver_server.store.message_filter import Scope
 
 
 def search_from_request(fields: Fields, request: pb.SearchMemoryRequest) -> Search:
     """Check the fields of a request, and return the search."""
     scope, mode = _scope(fields, request), _mode(fields, request.mode)
-    inner = fields.at("filter")
     return Search(
         text=fields.content("text", request.text),
         scope=scope,
@@ -18,14 +18,7 @@ def search_from_request(fields: Fields, request: pb.SearchMemoryRequest) -> Sear
         limit=fields.limit(
             "limit", request.limit, default=DEFAULT_SEARCH_LIMIT, maximum=MAX_SEARCH_LIMIT
         ),
-        filter=MessageFilter(
-            roles=inner.roles("roles", request.filter.roles),
-            # Stored times are whole microseconds: comparing them to a bound rounded up gives the
-            # same result as comparing them to the nanosecond.
-            created_after=inner.timestamp("created_after", request.filter, round_up=True),
-            created_before=inner.timestamp("created_before", request.filter, round_up=True),
-            metadata=inner.path("metadata", request.filter.metadata),
-        ),
+        filter=message_filter(fields, request),
         min_score=fields.fraction("min_score", request.min_score),
         diversity=fields.fraction("diversity", request.diversity),
     )

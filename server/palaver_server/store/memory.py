@@ -13,18 +13,36 @@ from psycopg.errors import UniqueViolation
 from palaver_server.auth.access import Access
 from palaver_server.database.batching import Batcher
 from palaver_server.database.connection import Connection, Row
+from palaver_server.database.metadata_path import checked_path
 from palaver_server.database.paging import MAX_PAGE_BYTES, Page
 from palaver_server.database.pool import Pool
 from palaver_server.database.reader import Reader
 from palaver_server.database.statement import Statement, StatementTemplate
 from palaver_server.database.timestamps import PgTimestamp
+from palaver_server.durations import milliseconds
 from palaver_server.errors import DatabaseUnavailable, NotFound, StaleLastSequence
 from palaver_server.store.access_conditions import ACCESSIBLE_SESSION
 from palaver_server.store.embedding_queue import NO_QUEUE, EmbeddingQueue
 from palaver_server.store.ensure_user import ENSURED, ensure_user
-from palaver_server.store.messages import COLUMNS, LIVE_BY_ID, SIZE, MessageRow
-from palaver_server.store.sessions import SessionStore
+from palaver_server.store.message_filter import MessageFilter
+from palaver_server.store.messages import (
+    COLUMNS,
+    LIVE_BY_ID,
+    SIZE,
+    MessageRow,
+    passing_messages,
+)
+from palaver_server.store.sessions import SessionRow, SessionStore, get_session
 from palaver_server.store.uuid7 import uuid7
+from palaver_server.store.window import (
+    COMMON_ROLES,
+    MAX_PINNED,
+    QUARTER_TOKENS,
+    Candidate,
+    Window,
+    choose_messages,
+    starting_at,
+)
 
 # An answer has up to 4 MiB: this bounds the memory of a batch.
 _MAX_READS_PER_BATCH = 16
@@ -74,10 +92,19 @@ class AddedMemory(NamedTuple):
 
 
 class MemoryRow(NamedTuple):
-    """A session's newest messages, oldest first, and its metadata as JSON text."""
+    """The window of a session.
+
+    Attributes:
+        messages: The messages, oldest first, and whether others pass the filter.
+        metadata: The session's metadata as JSON text.
+        session: The session, if it was asked for.
+        total_count: The number of messages that pass the filter, if it was asked for.
+    """
 
     messages: Page[MessageRow]
     metadata: str
+    session: SessionRow | None = None
+    total_count: int | None = None
 
 
 class _SessionState(Enum):
@@ -98,6 +125,7 @@ class MemoryStore:
         queue: The queue of messages that wait for a vector.
         reader: Runs the reads; None: the pool.
         language: The search language.
+        filter_timeout: Maximum seconds for a statement with a caller's path.
     """
 
     def __init__(
@@ -107,9 +135,13 @@ class MemoryStore:
         reader: Reader | None = None,
         *,
         language: str = "english",
+        filter_timeout: float = 10,
     ) -> None:
         self._pool = pool
         self._reader = reader or pool
+        self._set_filter_timeout = (
+            f"SET LOCAL statement_timeout = {milliseconds(filter_timeout)}",
+        )
         self._queue = queue
         self._language = language
         enqueue = queue.enqueue_written
@@ -432,9 +464,8 @@ class MemoryStore:
         }
         return [added.pop(session_id, None) for session_id, _ in appends]
 
-    # A message of unknown token count counts a quarter of its characters; the sum is in quarters,
-    # so that fractions count. The newest message is always joined: no row means no session, and
-    # a row of NULLs an empty one. `fits` tells whether a message is within the budget.
+    # The newest message is always joined: no row means no session, and a row of NULLs an empty one.
+    # `fits` tells whether a message is within the budget.
     GET_MEMORY = Statement(
         "memory.get",
         f"""
@@ -449,9 +480,7 @@ class MemoryStore:
                 row_number() OVER newest AS number,
                 sum(size) OVER newest AS total_size
             FROM (
-                SELECT *, {SIZE} AS size,
-                    CASE token_count WHEN 0 THEN char_length(content)
-                        ELSE 4 * token_count::bigint END AS quarters
+                SELECT *, {SIZE} AS size, {QUARTER_TOKENS} AS quarters
                 FROM messages
                 WHERE session_id = s.session_id AND deleted_at IS NULL
                 ORDER BY sequence DESC
@@ -465,22 +494,133 @@ class MemoryStore:
     )
 
     async def get_memory(
-        self, access: Access, session_id: str, *, last_n: int, max_tokens: int
+        self,
+        access: Access,
+        session_id: str,
+        window: Window,
+        *,
+        with_session: bool = False,
+        with_total: bool = False,
     ) -> MemoryRow:
-        """Return the newest `last_n` messages that fit `max_tokens` together (0: no budget).
+        """Return the window of a session.
 
-        Reads with the same limits that start together share a statement.
+        Reads of the newest messages with the same limits that start together share a statement.
+
+        Args:
+            access: The caller's access scope.
+            session_id: The session's id.
+            window: The limits of the window.
+            with_session: Whether to return the session too.
+            with_total: Whether to count the messages that pass the filter.
 
         Raises:
             NotFound: There is no such live session.
+            InvalidRequest: `filter.metadata` is not a SQL/JSON path.
+            DeadlineExceeded: A statement with a path exceeded its timeout.
         """
-        rows = await self._reads.submit(access, (session_id, last_n, max_tokens))
+        if not window.is_suffix or with_session or with_total:
+            return await self._get_window(
+                access, session_id, window, with_session=with_session, with_total=with_total
+            )
+        rows = await self._reads.submit(access, (session_id, window.last_n, window.max_tokens))
         if not rows:
             raise NotFound("Session", session_id)
         metadata, newest_fits = rows[0][:2]
-        page = Page.of(MessageRow, [row[2:] for row in reversed(rows) if row[1]])
         has_more = newest_fits is False or bool(rows[-1][2])
-        return MemoryRow(Page(page.rows, has_more), metadata)
+        fitting = [MessageRow._make(row[3:]) for row in rows if row[1]]
+        newest = starting_at(fitting, window.start_roles)
+        has_more = has_more or len(newest) < len(fitting)
+        return MemoryRow(Page(list(reversed(newest)), has_more), metadata)
+
+    # The candidates of `choose_messages`, newest first. The messages of common roles are frequent,
+    # so reading back from the window soon finds them; the index `messages_rare_roles` has the
+    # others.
+    CHOOSE_WINDOW = StatementTemplate(
+        "memory.choose_window",
+        f"""
+        WITH session AS (
+            SELECT session_id FROM sessions s
+            WHERE session_id = %(session_id)s AND deleted_at IS NULL AND {ACCESSIBLE_SESSION}
+        ), newest AS (
+            SELECT m.* FROM session s CROSS JOIN LATERAL ({{newest}} LIMIT %(last_n)s + 1) m
+        ), pinned AS (
+            SELECT m.* FROM session s
+                CROSS JOIN unnest(%(pinned_roles)s::text[]) AS pinned (role)
+                CROSS JOIN LATERAL (
+                    ({{rare}} LIMIT {MAX_PINNED}) UNION ALL ({{common}} LIMIT {MAX_PINNED})
+                ) m
+        )
+        SELECT sequence, role, {QUARTER_TOKENS}, {SIZE}
+        FROM (SELECT * FROM newest UNION ALL SELECT * FROM pinned) candidates
+        ORDER BY sequence DESC
+    """,
+    )
+
+    GET_CHOSEN = Statement(
+        "memory.get_chosen",
+        f"""
+        SELECT {COLUMNS} FROM unnest(%(sequences)s::bigint[]) AS chosen (sequence)
+            JOIN messages m ON m.session_id = %(session_id)s AND m.sequence = chosen.sequence
+        ORDER BY m.sequence
+    """,
+    )
+
+    COUNT_PASSING = StatementTemplate(
+        "memory.count_passing",
+        f"""
+        SELECT count(*) FROM sessions s CROSS JOIN LATERAL ({{passing}}) m
+        WHERE s.session_id = %(session_id)s AND s.deleted_at IS NULL AND {ACCESSIBLE_SESSION}
+    """,
+    )
+
+    async def _get_window(
+        self,
+        access: Access,
+        session_id: str,
+        window: Window,
+        *,
+        with_session: bool,
+        with_total: bool,
+    ) -> MemoryRow:
+        """Choose the messages of a window and read them, in one snapshot."""
+        passing = passing_messages(access, window.filter, direction="DESC")
+        choose = self.CHOOSE_WINDOW.fill(
+            is_prepared=False,
+            newest=passing,
+            rare=_pinned(access, window.filter, f"NOT IN {COMMON_ROLES}"),
+            common=_pinned(access, window.filter, f"IN {COMMON_ROLES}"),
+        )
+        count = self.COUNT_PASSING.fill(is_prepared=False, passing=passing)
+        parameters: dict[str, Any] = {
+            "session_id": session_id,
+            "access_user_id": access.user_id,
+            "last_n": window.last_n,
+            "max_tokens": window.max_tokens,
+            "pinned_roles": list(window.pinned_roles),
+            "after": 0,
+            "before": 2**63 - 1,
+            **window.filter.given,
+        }
+
+        async def read(connection: Connection) -> MemoryRow:
+            total_count = None
+            session = await get_session(connection, access, session_id)
+            async with checked_path(connection, window.filter.metadata, access):
+                rows = await connection.fetch(choose, parameters)
+                if with_total:
+                    counted = await connection.fetch_one(count, parameters)
+                    total_count = int(counted[0]) if counted else 0
+            chosen = choose_messages([Candidate._make(row) for row in rows], window)
+            chosen_parameters = {"session_id": session_id, "sequences": chosen}
+            messages = await connection.fetch(self.GET_CHOSEN, chosen_parameters) if chosen else []
+            return MemoryRow(
+                Page([MessageRow._make(row) for row in messages], len(chosen) < len(rows)),
+                session.metadata,
+                session if with_session else None,
+                total_count,
+            )
+
+        return await self._reader.read(read, access.principal, snapshot=self._set_filter_timeout)
 
     async def _get_all(
         self, access: Access, reads: Sequence[tuple[str, int, int]]
@@ -507,6 +647,15 @@ class MemoryStore:
             for session_id, of_session in groupby(rows, key=itemgetter(0)):
                 found[session_id, last_n, max_tokens] = [row[1:] for row in of_session]
         return [found.get(read) for read in reads]
+
+
+def _pinned(access: Access, filter: MessageFilter, among: str) -> str:
+    """Return the SQL that selects messages of a pinned role among these, older than `newest`."""
+    condition = f"""
+        sequence < (SELECT min(sequence) FROM newest)
+        AND role = pinned.role AND role {among} AND pinned.role {among}
+    """
+    return passing_messages(access, filter, direction="DESC", condition=condition)
 
 
 def _is_short(messages: Sequence[NewMessage]) -> bool:

@@ -11,15 +11,18 @@ from typing import Any, NamedTuple
 
 from palaver_server.auth.access import Access
 from palaver_server.database.connection import Connection, Row
+from palaver_server.database.metadata_path import checked_path
 from palaver_server.database.paging import MAX_PAGE_BYTES, KeyRange, Page
 from palaver_server.database.pool import Pool
 from palaver_server.database.reader import Reader
 from palaver_server.database.statement import Statement, StatementTemplate
 from palaver_server.database.timestamps import PgTimestamp
+from palaver_server.durations import milliseconds
 from palaver_server.errors import FieldViolation, InvalidRequest, NotFound
 from palaver_server.store.access_conditions import ACCESSIBLE_SESSION
 from palaver_server.store.embedding_queue import NO_QUEUE, EmbeddingQueue
 from palaver_server.store.listing import page_parameters
+from palaver_server.store.message_filter import EVERY_MESSAGE, MessageFilter
 from palaver_server.store.sessions import lock_session
 
 
@@ -103,6 +106,40 @@ def too_many_to_delete(*, by_id: bool) -> FieldViolation:
     )
 
 
+_IN_ORDER = """
+    SELECT * FROM messages
+    WHERE session_id = s.session_id AND deleted_at IS NULL
+        AND sequence > %(after)s AND sequence < %(before)s AND {condition}
+    ORDER BY sequence {direction}
+"""
+
+
+def passing_messages(
+    access: Access, filter: MessageFilter, *, direction: str, condition: str = "true"
+) -> str:
+    """Return the SQL that selects the live messages of the session `s` that pass a filter.
+
+    They are those in a key range, in its order. Join them by LATERAL: no condition of a caller is
+    then evaluated on the messages of a session outside its access scope.
+
+    Args:
+        access: The caller's access scope.
+        filter: The filter.
+        direction: The order, `ASC` or `DESC`.
+        condition: A condition of the code, evaluated before the filter.
+    """
+    in_order = _IN_ORDER.format(direction=direction, condition=condition)
+    if filter == EVERY_MESSAGE:
+        return in_order
+    # LIMIT, of all rows: PostgreSQL reads the messages in order before it evaluates the filter.
+    # Whether a path fails must not depend on the plan, which depends on all users' messages.
+    return f"""
+        SELECT * FROM ({in_order} LIMIT {2**63 - 1}) m
+        WHERE {filter.sql(access, "m.deleted_at IS NULL")}
+        ORDER BY sequence {direction}
+    """
+
+
 class MessageStore:
     """The queries that read and write messages. Each method is one transaction.
 
@@ -113,6 +150,7 @@ class MessageStore:
         queue: The queue of messages that wait for a vector.
         reader: Runs the reads; None: the pool.
         language: The search language.
+        filter_timeout: Maximum seconds for a statement with a caller's path.
     """
 
     def __init__(
@@ -122,11 +160,15 @@ class MessageStore:
         reader: Reader | None = None,
         *,
         language: str = "english",
+        filter_timeout: float = 10,
     ) -> None:
         self._pool = pool
         self._reader = reader or pool
         self._queue = queue
         self._language = language
+        self._set_filter_timeout = (
+            f"SET LOCAL statement_timeout = {milliseconds(filter_timeout)}",
+        )
         self._update_message = self.UPDATE_MESSAGE.fill(enqueue=queue.enqueue_one)
 
     # Joined to the session: no row means no session, and a row of NULLs an empty page.
@@ -134,19 +176,12 @@ class MessageStore:
         "messages.list",
         f"""
         SELECT has_more, {COLUMNS}
-        FROM sessions s LEFT JOIN (
+        FROM sessions s LEFT JOIN LATERAL (
             SELECT *,
                 lead(true, 1, false) OVER listing AS has_more,
                 row_number() OVER listing AS number,
-                sum(size) OVER listing AS total_size
-            FROM (
-                SELECT *, {SIZE} AS size
-                FROM messages
-                WHERE session_id = %(session_id)s AND deleted_at IS NULL
-                    AND sequence > %(after)s AND sequence < %(before)s
-                ORDER BY sequence {{direction}}
-                LIMIT %(limit)s + 1
-            ) candidates
+                sum({SIZE}) OVER listing AS total_size
+            FROM ({{passing}} LIMIT %(limit)s + 1) candidates
             WINDOW listing AS (ORDER BY sequence {{direction}})
         ) m ON number = 1 OR number <= %(limit)s AND total_size <= {MAX_PAGE_BYTES}
         WHERE s.session_id = %(session_id)s AND s.deleted_at IS NULL AND {ACCESSIBLE_SESSION}
@@ -155,14 +190,37 @@ class MessageStore:
     )
 
     async def list_messages(
-        self, access: Access, session_id: str, key_range: KeyRange, *, limit: int
+        self,
+        access: Access,
+        session_id: str,
+        key_range: KeyRange,
+        *,
+        limit: int,
+        filter: MessageFilter = EVERY_MESSAGE,
     ) -> Page[MessageRow]:
-        """List messages by sequence."""
-        statement = self.LIST_MESSAGES.fill(direction=key_range.direction)
-        parameters = {"session_id": session_id, **page_parameters(access, key_range, limit)}
-        rows = await self._reader.read(
-            lambda connection: connection.fetch(statement, parameters), access.principal
+        """List the messages that pass a filter by sequence.
+
+        Raises:
+            InvalidRequest: `filter.metadata` is not a SQL/JSON path.
+            DeadlineExceeded: The statement exceeded its timeout.
+        """
+        statement = self.LIST_MESSAGES.fill(
+            is_prepared=filter == EVERY_MESSAGE,  # a generic plan is bad for most filters
+            passing=passing_messages(access, filter, direction=key_range.direction),
+            direction=key_range.direction,
         )
+        parameters = {
+            "session_id": session_id,
+            **page_parameters(access, key_range, limit),
+            **filter.given,
+        }
+
+        async def fetch(connection: Connection) -> list[Row]:
+            async with checked_path(connection, filter.metadata, access):
+                return await connection.fetch(statement, parameters)
+
+        snapshot = None if filter.metadata is None else self._set_filter_timeout
+        rows = await self._reader.read(fetch, access.principal, snapshot=snapshot)
         if not rows:
             raise NotFound("Session", session_id)
         is_empty = rows[0][0] is None

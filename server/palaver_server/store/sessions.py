@@ -82,6 +82,16 @@ GET_SESSION = Statement(
 """,
 )
 
+
+async def get_session(connection: Connection, access: Access, session_id: str) -> SessionRow:
+    """Return a live session.
+
+    Raises:
+        NotFound: There is no such live session in the access scope.
+    """
+    return _found(session_id, await connection.fetch_one(GET_SESSION, _named(access, session_id)))
+
+
 LOCK_SESSION = Statement("sessions.lock", GET_SESSION.sql + " FOR NO KEY UPDATE")
 
 

@@ -3,10 +3,12 @@
 from collections.abc import Iterable
 from typing import Any
 
+import grpc
 import pytest
 
-from palaver.v1.memory_service_pb2 import ListMessagesRequest, ListMessagesResponse
-from tests.support.client import MAX_RESPONSE_BYTES, Client
+from palaver.v1.memory_pb2 import Message
+from palaver.v1.memory_service_pb2 import ListMessagesRequest, ListMessagesResponse, MessageFilter
+from tests.support.client import MAX_RESPONSE_BYTES, Client, refused, struct
 from tests.support.concurrency import Connection
 from tests.support.rows import insert_messages
 
@@ -91,6 +93,35 @@ def test_list_messages_deleted_messages_are_left_out(palaver: Client) -> None:
 
     assert contents_by_page(pages_of(palaver, limit=2)) == [["b", "d"]]
     assert contents_by_page(pages_of(palaver, limit=2, newest_first=True)) == [["d", "b"]]
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+def test_list_messages_filter_lists_only_what_passes(
+    palaver: Client, *, newest_first: bool
+) -> None:
+    roles = ["user", "tool", "user", "user", "tool", "user"]
+    palaver.add_memory(
+        "s",
+        [
+            Message(role=role, content=str(number), metadata=struct(odd=number % 2 == 1))
+            for number, role in enumerate(roles, 1)
+        ],
+    )
+
+    pages = pages_of(
+        palaver, limit=2, newest_first=newest_first, filter=MessageFilter(roles=["user"])
+    )
+    odd = pages_of(palaver, filter=MessageFilter(roles=["user"], metadata="$.odd == true"))
+
+    expected = [["6", "4"], ["3", "1"]] if newest_first else [["1", "3"], ["4", "6"]]
+    assert contents_by_page(pages) == expected
+    assert contents_by_page(odd) == [["1", "3"]]
+
+
+def test_list_messages_filter_in_a_missing_session_is_not_found(palaver: Client) -> None:
+    for passing in (MessageFilter(roles=["user"]), MessageFilter(metadata="exists($.a)")):
+        with refused(grpc.StatusCode.NOT_FOUND):
+            palaver.list_messages("absent", filter=passing)
 
 
 # --- Limits ------------------------------------------------------------------------------------

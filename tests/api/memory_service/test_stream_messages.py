@@ -4,7 +4,12 @@ from collections.abc import Iterable
 
 import grpc
 
-from palaver.v1.memory_service_pb2 import StreamMessagesRequest, StreamMessagesResponse
+from palaver.v1.memory_pb2 import Message
+from palaver.v1.memory_service_pb2 import (
+    MessageFilter,
+    StreamMessagesRequest,
+    StreamMessagesResponse,
+)
 from tests.support.client import MAX_RESPONSE_BYTES, Client, refused
 from tests.support.concurrency import Connection
 from tests.support.rival import MOVE_SESSION
@@ -68,6 +73,17 @@ def test_stream_messages_deleted_messages_are_left_out(palaver: Client) -> None:
     palaver.delete_messages("s", message_ids=[ids[0], ids[2]])
 
     assert contents_by_chunk(palaver.stream_messages("s")) == [["b", "d"]]
+
+
+def test_stream_messages_filter_delivers_only_what_passes(palaver: Client) -> None:
+    palaver.add("s", "a", "b")
+    palaver.add_memory("s", [Message(role="tool", content="c"), Message(role="user", content="d")])
+
+    users = palaver.stream_messages("s", chunk_size=2, filter=MessageFilter(roles=["user"]))
+    none = palaver.stream_messages("s", filter=MessageFilter(metadata="exists($.a)"))
+
+    assert contents_by_chunk(users) == [["a", "b"], ["d"]]
+    assert none == []
 
 
 # --- Limits ------------------------------------------------------------------------------------

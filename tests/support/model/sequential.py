@@ -1,6 +1,7 @@
 """The contract in plain Python: predicts state and answers, one call at a time."""
 
-from collections.abc import Callable, Iterable, Sequence
+import unicodedata
+from collections.abc import Callable, Collection, Iterable, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -15,6 +16,9 @@ from tests.support.model.state import (
     known,
 )
 from tests.support.model.users import UserModel, after_cursor, merge_patch
+
+# The first words of the names of Chinese, Japanese and Korean characters.
+_EAST_ASIAN = {"CJK", "HIRAGANA", "KATAKANA", "HANGUL", "IDEOGRAPHIC", "FULLWIDTH", "BOPOMOFO"}
 
 
 class Added(NamedTuple):
@@ -31,6 +35,17 @@ class Memory(NamedTuple):
     messages: list[Message]
     metadata: Metadata
     has_more: bool
+    total: int
+
+
+def tokens_of(message: Message) -> Fraction:
+    """Return the tokens of a message, estimated from its characters if they were not counted."""
+    if message.token_count:
+        return Fraction(message.token_count)
+    kinds = [unicodedata.name(character, "").split(" ")[0] for character in message.content]
+    return sum(
+        (Fraction(1) if kind in _EAST_ASIAN else Fraction(1, 4) for kind in kinds), Fraction()
+    )
 
 
 class Model(UserModel):
@@ -143,20 +158,51 @@ class Model(UserModel):
             old.updated_at = session.updated_at = self.now()
         return old
 
-    def get_memory(self, session_id: str, *, last_n: int, max_tokens: int) -> Memory:
+    def get_memory(
+        self,
+        session_id: str,
+        *,
+        last_n: int,
+        max_tokens: int,
+        start_roles: Collection[str] = (),
+        pinned_roles: Collection[str] = (),
+        passes: Callable[[Message], bool] = lambda _: True,
+    ) -> Memory:
         session = self.session(session_id)
-        fitting: list[Message] = []
-        tokens = Fraction(0)
-        for message in reversed(session.messages):
-            tokens += message.token_count or Fraction(len(message.content), 4)
-            if len(fitting) == min(last_n or self._window, 1000) or 0 < max_tokens < tokens:
-                break
-            fitting.insert(0, message)
-        return Memory(fitting, session.metadata, has_more=len(fitting) < len(session.messages))
+        passing = [message for message in session.messages if passes(message)]
+        limit = min(last_n or self._window, 1000)
 
-    def messages(self, session_id: str, *, newest_first: bool, cursor: int) -> list[Message]:
+        def fit(messages: Sequence[Message]) -> bool:
+            tokens = sum(map(tokens_of, messages))
+            return len(messages) <= limit and (max_tokens == 0 or tokens <= max_tokens)
+
+        def pinned_before(start: int) -> list[Message]:
+            return [one for one in passing[:start] if one.role in pinned_roles][-16:]
+
+        end = len(passing)
+        start = next((n for n in range(end) if fit([*pinned_before(n), *passing[n:]])), end)
+        pinned = pinned_before(start)
+        while not fit([*pinned, *passing[start:]]):
+            del pinned[0]
+        chosen = [*pinned, *passing[start:]]
+        while start < end and start_roles and passing[start].role not in start_roles:
+            start += 1
+        pinned = [one for one in pinned_before(start) if one in chosen]
+        messages = [*pinned, *passing[start:]]
+        return Memory(
+            messages, session.metadata, has_more=len(messages) < len(passing), total=len(passing)
+        )
+
+    def messages(
+        self,
+        session_id: str,
+        *,
+        newest_first: bool,
+        cursor: int,
+        passes: Callable[[Message], bool] = lambda _: True,
+    ) -> list[Message]:
         """Return the rest of a listing after a cursor."""
-        live = self.session(session_id).messages
+        live = [message for message in self.session(session_id).messages if passes(message)]
         return after_cursor(
             cursor, live, lambda message: message.sequence, newest_first=newest_first
         )

@@ -38,7 +38,7 @@ DAMAGES: dict[str, list[tuple[str, Damage]]] = {
     "chunk_size": [("chunk_size", lambda r: setattr(r, "chunk_size", -1))],
     "cursor": [("cursor", lambda r: setattr(r, "cursor", -1))],
     "filter": [
-        ("filter.user_id", lambda r: setattr(r.filter, "user_id", LONG)),
+        ("filter.metadata", lambda r: setattr(r.filter, "metadata", "$." + "x" * 4095)),
         ("filter.created_after", lambda r: setattr(r.filter.created_after, "nanos", -1)),
     ],
     "role": [("role", lambda r: setattr(r, "role", ""))],
@@ -47,6 +47,8 @@ DAMAGES: dict[str, list[tuple[str, Damage]]] = {
     "expected_last_sequence": [
         ("expected_last_sequence", lambda r: setattr(r, "expected_last_sequence", -1))
     ],
+    "start_roles": [("start_roles[0]", lambda r: r.start_roles.insert(0, ""))],
+    "pinned_roles": [("pinned_roles[0]", lambda r: r.pinned_roles.insert(0, "x" * 65))],
     "max_tokens": [("max_tokens", lambda r: setattr(r, "max_tokens", -1))],
     "older_than": [("older_than", lambda r: setattr(r.older_than, "seconds", -1))],
     "message_ids": [("message_ids[0]", lambda r: r.message_ids.insert(0, ""))],

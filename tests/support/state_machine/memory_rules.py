@@ -89,21 +89,34 @@ class MemoryRules(SessionRules):
         answer = self._answers.send(
             request,
             lambda: self._model.get_memory(
-                request.session_id, last_n=request.last_n, max_tokens=request.max_tokens
+                request.session_id,
+                last_n=request.last_n,
+                max_tokens=request.max_tokens,
+                start_roles=request.start_roles,
+                pinned_roles=request.pinned_roles,
+                passes=requests.passes(request.filter),
             ),
         )
         if answer:
             expected, actual = answer.expected, answer.response
             assert actual.session_id == request.session_id
-            assert state.as_json(plain(actual.metadata)) == state.as_json(expected.metadata)
+            assert actual.HasField("session") == request.return_session
+            assert actual.HasField("metadata") != request.return_session
+            metadata = actual.session.metadata if request.return_session else actual.metadata
+            assert state.as_json(plain(metadata)) == state.as_json(expected.metadata)
             assert actual.has_more == expected.has_more
+            assert actual.HasField("total_count") == request.total_count
+            assert not request.total_count or actual.total_count == expected.total
             self._answers.compare_messages(expected.messages, actual.messages)
 
     def _list_messages(self, request: ListMessagesRequest) -> None:
         answer = self._answers.send(
             request,
             lambda: self._model.messages(
-                request.session_id, newest_first=request.newest_first, cursor=request.cursor
+                request.session_id,
+                newest_first=request.newest_first,
+                cursor=request.cursor,
+                passes=requests.passes(request.filter),
             ),
         )
         if answer:
@@ -114,7 +127,10 @@ class MemoryRules(SessionRules):
         answer = self._answers.send(
             request,
             lambda: self._model.messages(
-                request.session_id, newest_first=False, cursor=request.cursor
+                request.session_id,
+                newest_first=False,
+                cursor=request.cursor,
+                passes=requests.passes(request.filter),
             ),
         )
         if answer:

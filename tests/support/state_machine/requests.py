@@ -15,6 +15,7 @@ from palaver.v1.memory_service_pb2 import (
     DeleteMessagesRequest,
     GetMemoryRequest,
     ListMessagesRequest,
+    MessageFilter,
     StreamMessagesRequest,
     UpdateMessageRequest,
 )
@@ -25,6 +26,7 @@ from palaver.v1.session_service_pb2 import (
     UpdateSessionRequest,
 )
 from palaver.v1.user_service_pb2 import AddUserRequest, ListUsersRequest, UpdateUserRequest
+from tests.support.model import state
 from tests.support.model.state import Metadata
 
 NEWEST = "(the newest message)"
@@ -37,9 +39,10 @@ user_ids = st.sampled_from(["", "u", "U"])
 some_user_ids = st.sampled_from(["u", "u", "u", "U", "nobody's"])
 MESSAGE_IDS = ["m0", "m1", "m 2'\"\\%"]
 message_ids = st.sampled_from([*MESSAGE_IDS, NEWEST])
-roles = st.sampled_from(["user", "assistant", "é" * 64])
+ROLES = ["user", "assistant", "system", "é" * 64]
+roles = st.sampled_from(ROLES)
 WORDS = ["hi", "four"]
-contents = st.sampled_from(["", "hi", "ä🙂…", "\u2028\x01\ufffe", "four"])
+contents = st.sampled_from(["", "hi", "ä🙂…", "\u2028\x01\ufffe", "四つ", "four"])
 token_counts = st.sampled_from([0, 0, 1, 3, 2**31 - 1])
 limits = st.sampled_from([0, 1, 2, 3, 1000])
 sequences = st.sampled_from([0, 1, 2, 3, 4, 5, 2**63 - 1])
@@ -97,20 +100,43 @@ add_memory = st.builds(
     user_id=st.none() | user_ids,
     expected_last_sequence=st.sampled_from([None] * 8 + [0, 1, 2, 3]),
 )
+# SQL/JSON paths, and the same conditions in Python.
+PATHS: dict[str, Callable[[Metadata], bool]] = {
+    '$.plan == "pro"': lambda m: any(item == "pro" for item in _items(m.get("plan"))),
+    "$.n > 1": lambda m: any(type(item) is float and item > 1 for item in _items(m.get("n"))),
+    "exists($.a.b)": lambda m: any(
+        type(item) is dict and "b" in item for item in _items(m.get("a"))
+    ),
+    "$.flag": lambda m: m.get("flag") is True,
+    "$.flag == null": lambda m: "flag" in m and None in _items(m["flag"]),
+}
+paths = st.sampled_from(["", "", *PATHS])
+some_roles = st.lists(roles, max_size=2)
+message_filters = st.none() | st.builds(MessageFilter, roles=some_roles, metadata=paths)
 get_memory = st.builds(
     GetMemoryRequest,
     session_id=session_ids,
     last_n=st.sampled_from([0, 0, 1, 2, 1000, 2**31 - 1]),
     max_tokens=st.sampled_from([0, 0, 1, 2, 3, 2**31 - 1]),
+    start_roles=some_roles,
+    pinned_roles=some_roles,
+    filter=message_filters,
+    return_session=st.booleans(),
+    total_count=st.booleans(),
 )
 list_messages = st.builds(
     ListMessagesRequest,
     session_id=session_ids,
     limit=limits,
     cursor=sequences,
+    filter=message_filters,
 )
 stream_messages = st.builds(
-    StreamMessagesRequest, session_id=session_ids, chunk_size=limits, cursor=sequences
+    StreamMessagesRequest,
+    session_id=session_ids,
+    chunk_size=limits,
+    cursor=sequences,
+    filter=message_filters,
 )
 reads = st.one_of(get_memory, list_messages, stream_messages)
 update_message = st.builds(
@@ -155,23 +181,22 @@ purge_deleted = st.builds(
 )
 
 
-# SQL/JSON paths, and the same conditions in Python.
-PATHS: dict[str, Callable[[Metadata], bool]] = {
-    '$.plan == "pro"': lambda m: any(item == "pro" for item in _items(m.get("plan"))),
-    "$.n > 1": lambda m: any(type(item) is float and item > 1 for item in _items(m.get("n"))),
-    "exists($.a.b)": lambda m: any(
-        type(item) is dict and "b" in item for item in _items(m.get("a"))
-    ),
-    "$.flag": lambda m: m.get("flag") is True,
-    "$.flag == null": lambda m: "flag" in m and None in _items(m["flag"]),
-}
-paths = st.sampled_from(["", "", *PATHS])
 list_sessions = st.builds(
     ListSessionsRequest,
     limit=limits,
     newest_first=st.booleans(),
     filter=st.builds(SessionFilter, user_id=user_ids, metadata=paths),
 )
+
+
+def passes(filter: MessageFilter) -> Callable[[state.Message], bool]:
+    """Return whether a message passes a filter, whose path is one of PATHS."""
+
+    def passes(message: state.Message) -> bool:
+        has_role = not filter.roles or message.role in filter.roles
+        return has_role and (not filter.metadata or PATHS[filter.metadata](message.metadata))
+
+    return passes
 
 
 def _items(value: Any) -> list[Any]:

@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from palaver.v1 import session_pb2 as _session_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -98,7 +99,7 @@ Global___Message: _TypeAlias = Message  # noqa: Y015
 
 @_typing.final
 class Memory(_message.Message):
-    """The newest messages of a session, and the session's metadata."""
+    """The window of a session, and the session's metadata."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -106,17 +107,29 @@ class Memory(_message.Message):
     MESSAGES_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     HAS_MORE_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
+    TOTAL_COUNT_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """The ID of the session."""
     has_more: _builtins.bool
-    """True if the session has messages older than `messages`."""
+    """True if the session has messages that pass the request's filter and are not
+    in `messages`.
+    """
+    total_count: _builtins.int
+    """The number of the session's messages that pass the request's filter, if the
+    request had `total_count`.
+    """
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]:
         """The messages, oldest first."""
 
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
-        """The metadata of the session."""
+        """The metadata of the session; unset if the request had `return_session`."""
+
+    @_builtins.property
+    def session(self) -> _session_pb2.Session:
+        """The session, if the request had `return_session`."""
 
     def __init__(
         self,
@@ -125,11 +138,15 @@ class Memory(_message.Message):
         messages: _abc.Iterable[Global___Message] | None = ...,
         metadata: _struct_pb2.Struct | None = ...,
         has_more: _builtins.bool = ...,
+        session: _session_pb2.Session | None = ...,
+        total_count: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["metadata", b"metadata"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_total_count", b"_total_count", "metadata", b"metadata", "session", b"session", "total_count", b"total_count"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["has_more", b"has_more", "messages", b"messages", "metadata", b"metadata", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_total_count", b"_total_count", "has_more", b"has_more", "messages", b"messages", "metadata", b"metadata", "session", b"session", "session_id", b"session_id", "total_count", b"total_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__total_count: _TypeAlias = _typing.Literal["total_count"]  # noqa: Y015
+    _WhichOneofArgType__total_count: _TypeAlias = _typing.Literal["_total_count", b"_total_count"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__total_count) -> _WhichOneofReturnType__total_count | None: ...
 
 Global___Memory: _TypeAlias = Memory  # noqa: Y015

@@ -146,6 +146,12 @@ class GetMemoryRequest(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     LAST_N_FIELD_NUMBER: _builtins.int
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    START_ROLES_FIELD_NUMBER: _builtins.int
+    PINNED_ROLES_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    NO_MESSAGES_FIELD_NUMBER: _builtins.int
+    RETURN_SESSION_FIELD_NUMBER: _builtins.int
+    TOTAL_COUNT_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Required. The ID of the session. 1 to 1,024 bytes of UTF-8; any characters
     except NUL.
@@ -156,20 +162,62 @@ class GetMemoryRequest(_message.Message):
     100 unless configured otherwise.
     """
     max_tokens: _builtins.int
-    """Optional. The maximum total number of tokens of the messages. A message of
-    unknown token count counts as a quarter of its characters (fractions
-    count). Not negative. 0 means no limit.
+    """Optional. The maximum total number of tokens of the messages. For a message
+    of unknown token count, each Chinese, Japanese or Korean character (Han,
+    kana, Bopomofo, Hangul, their punctuation and full-width forms) counts as a
+    token, and any other character as a quarter of one (fractions count). Not
+    negative. 0 means no limit.
     """
+    no_messages: _builtins.bool
+    """Optional. If true, no messages are returned; `has_more` says whether there
+    are any.
+    """
+    return_session: _builtins.bool
+    """Optional. If true, the response has `session`, and not `metadata`."""
+    total_count: _builtins.bool
+    """Optional. If true, the response has `total_count`. Counting takes time that
+    grows with the session.
+    """
+    @_builtins.property
+    def start_roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Optional. The roles that the window may start at: messages older than the
+        oldest one with such a role are left out, so that a tool's result does not
+        stand without its call. It applies after the limits, and may leave no
+        messages. Up to 100 roles, each 1 to 64 characters; any except NUL. Empty
+        means any role.
+        """
+
+    @_builtins.property
+    def pinned_roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Optional. The roles, such as `system`, whose messages are returned even if
+        they are older than the window: the newest 16 of those. They come first in
+        the response. `last_n` and `max_tokens` include them, and they take
+        precedence over the window. Up to 100 roles, each 1 to 64 characters; any
+        except NUL. Empty means none.
+        """
+
+    @_builtins.property
+    def filter(self) -> Global___MessageFilter:
+        """Optional. Conditions that messages must meet to be returned; `last_n`,
+        `max_tokens` and `pinned_roles` apply to the messages that meet them.
+        """
+
     def __init__(
         self,
         *,
         session_id: _builtins.str = ...,
         last_n: _builtins.int = ...,
         max_tokens: _builtins.int = ...,
+        start_roles: _abc.Iterable[_builtins.str] | None = ...,
+        pinned_roles: _abc.Iterable[_builtins.str] | None = ...,
+        filter: Global___MessageFilter | None = ...,
+        no_messages: _builtins.bool = ...,
+        return_session: _builtins.bool = ...,
+        total_count: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_n", b"last_n", "max_tokens", b"max_tokens", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "last_n", b"last_n", "max_tokens", b"max_tokens", "no_messages", b"no_messages", "pinned_roles", b"pinned_roles", "return_session", b"return_session", "session_id", b"session_id", "start_roles", b"start_roles", "total_count", b"total_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -231,6 +279,7 @@ class ListMessagesRequest(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
     NEWEST_FIRST_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Required. The ID of the session. 1 to 1,024 bytes of UTF-8; any characters
     except NUL.
@@ -246,6 +295,10 @@ class ListMessagesRequest(_message.Message):
     """
     newest_first: _builtins.bool
     """Optional. If true, the messages added last come first."""
+    @_builtins.property
+    def filter(self) -> Global___MessageFilter:
+        """Optional. Conditions that messages must meet to be listed."""
+
     def __init__(
         self,
         *,
@@ -253,10 +306,11 @@ class ListMessagesRequest(_message.Message):
         limit: _builtins.int = ...,
         cursor: _builtins.int = ...,
         newest_first: _builtins.bool = ...,
+        filter: Global___MessageFilter | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "limit", b"limit", "newest_first", b"newest_first", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "filter", b"filter", "limit", b"limit", "newest_first", b"newest_first", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -295,6 +349,7 @@ class StreamMessagesRequest(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     CHUNK_SIZE_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Required. The ID of the session. 1 to 1,024 bytes of UTF-8; any characters
     except NUL.
@@ -307,16 +362,21 @@ class StreamMessagesRequest(_message.Message):
     """Optional. The sequence after which the stream starts: the `next_cursor` of
     a chunk. Not negative. 0 means the start of the history.
     """
+    @_builtins.property
+    def filter(self) -> Global___MessageFilter:
+        """Optional. Conditions that messages must meet to be delivered."""
+
     def __init__(
         self,
         *,
         session_id: _builtins.str = ...,
         chunk_size: _builtins.int = ...,
         cursor: _builtins.int = ...,
+        filter: Global___MessageFilter | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_size", b"chunk_size", "cursor", b"cursor", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_size", b"chunk_size", "cursor", b"cursor", "filter", b"filter", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -683,7 +743,7 @@ Global___SearchMemoryRequest: _TypeAlias = SearchMemoryRequest  # noqa: Y015
 
 @_typing.final
 class MessageFilter(_message.Message):
-    """Restricts a search. Unset fields do not restrict it."""
+    """Restricts a search, a listing or a window. Unset fields do not restrict it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -125,16 +125,20 @@ class MemoryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetMemory(self, request, context):
-        """Gets the newest messages of a session that fit the limits of the request,
-        oldest first. The cost depends on the messages returned, not on the size of
-        the session. The response stays under 4 MiB and 1,000 messages: messages
-        that do not fit are left out, oldest first, and `has_more` says so.
+        """Gets the window of a session: its newest messages that pass `filter` and fit
+        the limits of the request, oldest first. The cost depends on the messages
+        returned, not on the size of the session, unless the filter passes over
+        many messages or `total_count` is requested. The response stays under 4 MiB
+        and 1,000 messages: messages that do not fit are left out, oldest first, and
+        `has_more` says so.
 
         Safe to retry.
 
         Errors:
 
         - `NOT_FOUND`: The session does not exist.
+        - `DEADLINE_EXCEEDED`: Evaluating `filter.metadata` took longer than the
+        server allows, 10 seconds unless configured otherwise.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

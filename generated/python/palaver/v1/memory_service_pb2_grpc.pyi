@@ -65,16 +65,20 @@ class MemoryServiceStub:
       `SessionService`).
     """
     GetMemory: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.GetMemoryRequest, _memory_pb2.Memory]
-    """Gets the newest messages of a session that fit the limits of the request,
-    oldest first. The cost depends on the messages returned, not on the size of
-    the session. The response stays under 4 MiB and 1,000 messages: messages
-    that do not fit are left out, oldest first, and `has_more` says so.
+    """Gets the window of a session: its newest messages that pass `filter` and fit
+    the limits of the request, oldest first. The cost depends on the messages
+    returned, not on the size of the session, unless the filter passes over
+    many messages or `total_count` is requested. The response stays under 4 MiB
+    and 1,000 messages: messages that do not fit are left out, oldest first, and
+    `has_more` says so.
 
     Safe to retry.
 
     Errors:
 
     - `NOT_FOUND`: The session does not exist.
+    - `DEADLINE_EXCEEDED`: Evaluating `filter.metadata` took longer than the
+      server allows, 10 seconds unless configured otherwise.
     """
     DeleteMemory: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.DeleteMemoryRequest, _memory_service_pb2.DeleteMemoryResponse]
     """Soft-deletes a session and all its messages at one instant. This is
@@ -215,16 +219,20 @@ class MemoryServiceAsyncStub(MemoryServiceStub):
       `SessionService`).
     """
     GetMemory: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.GetMemoryRequest, _memory_pb2.Memory]  # type: ignore[assignment]
-    """Gets the newest messages of a session that fit the limits of the request,
-    oldest first. The cost depends on the messages returned, not on the size of
-    the session. The response stays under 4 MiB and 1,000 messages: messages
-    that do not fit are left out, oldest first, and `has_more` says so.
+    """Gets the window of a session: its newest messages that pass `filter` and fit
+    the limits of the request, oldest first. The cost depends on the messages
+    returned, not on the size of the session, unless the filter passes over
+    many messages or `total_count` is requested. The response stays under 4 MiB
+    and 1,000 messages: messages that do not fit are left out, oldest first, and
+    `has_more` says so.
 
     Safe to retry.
 
     Errors:
 
     - `NOT_FOUND`: The session does not exist.
+    - `DEADLINE_EXCEEDED`: Evaluating `filter.metadata` took longer than the
+      server allows, 10 seconds unless configured otherwise.
     """
     DeleteMemory: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.DeleteMemoryRequest, _memory_service_pb2.DeleteMemoryResponse]  # type: ignore[assignment]
     """Soft-deletes a session and all its messages at one instant. This is
@@ -374,16 +382,20 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _memory_service_pb2.GetMemoryRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_memory_pb2.Memory, _abc.Awaitable[_memory_pb2.Memory]]:
-        """Gets the newest messages of a session that fit the limits of the request,
-        oldest first. The cost depends on the messages returned, not on the size of
-        the session. The response stays under 4 MiB and 1,000 messages: messages
-        that do not fit are left out, oldest first, and `has_more` says so.
+        """Gets the window of a session: its newest messages that pass `filter` and fit
+        the limits of the request, oldest first. The cost depends on the messages
+        returned, not on the size of the session, unless the filter passes over
+        many messages or `total_count` is requested. The response stays under 4 MiB
+        and 1,000 messages: messages that do not fit are left out, oldest first, and
+        `has_more` says so.
 
         Safe to retry.
 
         Errors:
 
         - `NOT_FOUND`: The session does not exist.
+        - `DEADLINE_EXCEEDED`: Evaluating `filter.metadata` took longer than the
+          server allows, 10 seconds unless configured otherwise.
         """
 
     @_abc_1.abstractmethod
