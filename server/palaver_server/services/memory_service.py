@@ -18,8 +18,8 @@ from palaver_server.services.encoding.messages import message_response, with_mes
 from palaver_server.services.encoding.search_results import search_response
 from palaver_server.services.encoding.timestamps import timestamp_message
 from palaver_server.services.limits import MAX_ITEMS, MAX_RESPONSE_BYTES
-from palaver_server.services.merge_patch import patched_metadata
 from palaver_server.services.message_filter import message_filter
+from palaver_server.services.metadata_change import metadata_change
 from palaver_server.services.search_request import search_from_request
 from palaver_server.services.streaming import pages
 from palaver_server.services.validation import Fields
@@ -157,9 +157,7 @@ class MemoryService:
                 fields.role("role", request.role)
             fields.content("content", request.content)
             fields.not_negative("token_count", request.token_count)
-            patch = await offload(
-                request.metadata.ByteSize(), fields.metadata_patch, "metadata", request
-            )
+            metadata = await offload(request.metadata.ByteSize(), metadata_change, fields, request)
 
         def change(row: MessageRow) -> MessageRow:
             return row._replace(
@@ -168,7 +166,7 @@ class MemoryService:
                 token_count=(
                     request.token_count if request.HasField("token_count") else row.token_count
                 ),
-                metadata=patched_metadata(row.metadata, patch),
+                metadata=metadata.apply(row.metadata),
             )
 
         row = await self._messages.update_message(ACCESS.get(), session_id, message_id, change)

@@ -36,10 +36,7 @@ def _scope(fields: Fields, request: pb.SearchMemoryRequest) -> Scope:
 
 
 def _mode(fields: Fields, value: pb.SearchMemoryRequest.Mode.ValueType) -> Mode | None:
-    if value == pb.SearchMemoryRequest.MODE_UNSPECIFIED:
-        return None
     modes = pb.SearchMemoryRequest.Mode
-    if value not in modes.values():
-        fields.reject("mode", f"must be one of {', '.join(modes.keys())}; got {value}")
-        return None
-    return Mode[modes.Name(value)]
+    fields.enum("mode", value, modes.DESCRIPTOR)
+    names = {number: name for name, number in modes.items() if name in Mode.__members__}
+    return Mode[names[value]] if value in names else None

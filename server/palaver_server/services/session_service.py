@@ -12,7 +12,7 @@ from palaver_server.services.context import Context
 from palaver_server.services.encoding.encoded import Encoded
 from palaver_server.services.encoding.sessions import session_response, with_sessions
 from palaver_server.services.encoding.timestamps import timestamp_message
-from palaver_server.services.merge_patch import patched_metadata
+from palaver_server.services.metadata_change import metadata_change
 from palaver_server.services.streaming import pages
 from palaver_server.services.validation import Fields
 from palaver_server.store.sessions import SessionFilter, SessionRow, SessionStore
@@ -45,9 +45,7 @@ class SessionService:
         with Fields() as fields:
             session_id = fields.id("session_id", request.session_id)
             user_id = fields.optional_id("user_id", request.user_id)
-            patch = await offload(
-                request.metadata.ByteSize(), fields.metadata_patch, "metadata", request
-            )
+            metadata = await offload(request.metadata.ByteSize(), metadata_change, fields, request)
         access = ACCESS.get()
         if request.HasField("user_id"):
             access.check_owner(user_id)
@@ -55,7 +53,7 @@ class SessionService:
         def change(row: SessionRow) -> SessionRow:
             return row._replace(
                 user_id=user_id if request.HasField("user_id") else row.user_id,
-                metadata=patched_metadata(row.metadata, patch, replace=request.replace_metadata),
+                metadata=metadata.apply(row.metadata),
             )
 
         row = await self._sessions.update_session(access, session_id, change, user_id=user_id)

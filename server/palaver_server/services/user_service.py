@@ -12,7 +12,7 @@ from palaver_server.services.context import Context
 from palaver_server.services.encoding.encoded import Encoded
 from palaver_server.services.encoding.timestamps import timestamp_message
 from palaver_server.services.encoding.users import user_response, with_users
-from palaver_server.services.merge_patch import patched_metadata
+from palaver_server.services.metadata_change import metadata_change
 from palaver_server.services.streaming import pages
 from palaver_server.services.validation import Fields
 from palaver_server.store.users import UserRow, UserStore
@@ -58,9 +58,7 @@ class UserService:
             fields.email("email", request.email)
             fields.name("first_name", request.first_name)
             fields.name("last_name", request.last_name)
-            patch = await offload(
-                request.metadata.ByteSize(), fields.metadata_patch, "metadata", request
-            )
+            metadata = await offload(request.metadata.ByteSize(), metadata_change, fields, request)
 
         def change(row: UserRow) -> UserRow:
             return row._replace(
@@ -69,7 +67,7 @@ class UserService:
                     request.first_name if request.HasField("first_name") else row.first_name
                 ),
                 last_name=request.last_name if request.HasField("last_name") else row.last_name,
-                metadata=patched_metadata(row.metadata, patch, replace=request.replace_metadata),
+                metadata=metadata.apply(row.metadata),
             )
 
         return user_response(await self._users.update_user(ACCESS.get(), user_id, change))

@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
+from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
@@ -32,6 +33,8 @@ from palaver_server.services.limits import (
     MAX_VIOLATIONS,
 )
 from palaver_server.store.memory import NewMessage
+
+EnumT = TypeVar("EnumT", bound=int)
 
 
 class Fields:
@@ -213,6 +216,12 @@ class Fields:
         """Check a number from 0 to 1."""
         if not 0 <= value <= 1:  # true for NaN
             self.reject(field, f"must be 0–1; got {value:g}")
+        return value
+
+    def enum(self, field: str, value: EnumT, enum: EnumDescriptor) -> EnumT:
+        """Check the value of an enum."""
+        if value not in enum.values_by_number:
+            self.reject(field, f"must be one of {', '.join(enum.values_by_name)}; got {value}")
         return value
 
     def not_negative(self, field: str, value: int) -> int:

@@ -15,7 +15,7 @@ from tests.support.model.state import (
     Stale,
     known,
 )
-from tests.support.model.users import UserModel, after_cursor, merge_patch
+from tests.support.model.users import Mode, UserModel, after_cursor, changed
 
 # The first words of the names of Chinese, Japanese and Korean characters.
 _EAST_ASIAN = {"CJK", "HIRAGANA", "KATAKANA", "HANGUL", "IDEOGRAPHIC", "FULLWIDTH", "BOPOMOFO"}
@@ -79,11 +79,11 @@ class Model(UserModel):
         return self._create(session_id, user_id, metadata)
 
     def update_session(
-        self, session_id: str, patch: Metadata | None, *, replace: bool, user_id: str | None
+        self, session_id: str, patch: Metadata | None, *, mode: Mode, user_id: str | None
     ) -> Session:
         session = self.session(session_id)
         if patch is not None:
-            session.metadata = patch if replace else merge_patch(session.metadata, patch)
+            session.metadata = changed(session.metadata, patch, mode)
         if user_id is not None:
             session.user_id = user_id
             self.ensure_user(user_id)
@@ -207,10 +207,12 @@ class Model(UserModel):
             cursor, live, lambda message: message.sequence, newest_first=newest_first
         )
 
-    def update_message(self, session_id: str, message_id: str, **given: Any) -> Message:
+    def update_message(
+        self, session_id: str, message_id: str, *, mode: Mode, **given: Any
+    ) -> Message:
         message, session = self.message(session_id, message_id), self.session(session_id)
         if "metadata" in given:
-            given["metadata"] = merge_patch(message.metadata, given["metadata"])
+            given["metadata"] = changed(message.metadata, given["metadata"], mode)
         for name, value in given.items():
             setattr(message, name, value)
         message.updated_at = self.now_or_still(message.updated_at)

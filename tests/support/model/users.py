@@ -6,8 +6,9 @@ the value until the model changes it.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
+from palaver.v1.metadata_pb2 import MetadataMode
 from tests.support.model.state import (
     AlreadyExists,
     Later,
@@ -18,6 +19,9 @@ from tests.support.model.state import (
     User,
     known,
 )
+
+Mode: TypeAlias = MetadataMode.ValueType
+MERGE_PATCH = MetadataMode.METADATA_MODE_MERGE_PATCH
 
 
 class UserModel:
@@ -64,11 +68,11 @@ class UserModel:
         return self._change(user_id, fields)
 
     def update_user(
-        self, user_id: str, patch: Metadata | None, *, replace: bool, **given: Any
+        self, user_id: str, patch: Metadata | None, *, mode: Mode = MERGE_PATCH, **given: Any
     ) -> User:
         user = self.user(user_id)
         if patch is not None:
-            given["metadata"] = patch if replace else merge_patch(user.metadata, patch)
+            given["metadata"] = changed(user.metadata, patch, mode)
         return self._change(user_id, given)
 
     def users(self, *, newest_first: bool, cursor: int) -> list[User]:
@@ -105,6 +109,18 @@ class UserModel:
         for name, value in given.items():
             setattr(user, name, value)
         return user
+
+
+def changed(metadata: Metadata, given: Metadata, mode: Mode) -> Metadata:
+    """Return metadata changed by that of a request."""
+    match mode:
+        case MetadataMode.METADATA_MODE_REPLACE:
+            return given
+        case MetadataMode.METADATA_MODE_TOP_LEVEL:
+            return metadata | given
+        case _:
+            merged: Metadata = merge_patch(metadata, given)
+            return merged
 
 
 def merge_patch(target: Any, patch: Any) -> Any:

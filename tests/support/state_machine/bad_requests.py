@@ -49,6 +49,7 @@ DAMAGES: dict[str, list[tuple[str, Damage]]] = {
     ],
     "start_roles": [("start_roles[0]", lambda r: r.start_roles.insert(0, ""))],
     "pinned_roles": [("pinned_roles[0]", lambda r: r.pinned_roles.insert(0, "x" * 65))],
+    "metadata_mode": [("metadata_mode", lambda r: setattr(r, "metadata_mode", 9))],
     "max_tokens": [("max_tokens", lambda r: setattr(r, "max_tokens", -1))],
     "older_than": [("older_than", lambda r: setattr(r.older_than, "seconds", -1))],
     "message_ids": [("message_ids[0]", lambda r: r.message_ids.insert(0, ""))],

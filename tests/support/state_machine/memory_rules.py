@@ -167,7 +167,9 @@ class MemoryRules(SessionRules):
             given["metadata"] = kept(request.metadata)
         answer = self._answers.send(
             request,
-            lambda: self._model.update_message(request.session_id, request.message_id, **given),
+            lambda: self._model.update_message(
+                request.session_id, request.message_id, mode=request.metadata_mode, **given
+            ),
         )
         if answer:
             self._answers.compare_messages([answer.expected], answer.responses)

@@ -19,6 +19,7 @@ from palaver.v1.memory_service_pb2 import (
     StreamMessagesRequest,
     UpdateMessageRequest,
 )
+from palaver.v1.metadata_pb2 import MetadataMode
 from palaver.v1.session_pb2 import SessionFilter
 from palaver.v1.session_service_pb2 import (
     AddSessionRequest,
@@ -66,6 +67,7 @@ structs = st.dictionaries(keys, st.recursive(scalars, _nested, max_leaves=4), ma
     _struct
 )
 optional_structs = st.none() | structs
+metadata_modes = st.sampled_from(MetadataMode.values())
 times = st.none() | st.sampled_from(
     [Timestamp(), Timestamp(seconds=-1, nanos=999_999_999), Timestamp(seconds=2**33, nanos=1_999)]
 )
@@ -90,7 +92,7 @@ update_session = st.builds(
     UpdateSessionRequest,
     session_id=session_ids,
     metadata=optional_structs,
-    replace_metadata=st.booleans(),
+    metadata_mode=metadata_modes,
     user_id=st.none() | user_ids,
 )
 add_memory = st.builds(
@@ -147,6 +149,7 @@ update_message = st.builds(
     content=st.none() | contents,
     token_count=st.none() | token_counts,
     metadata=optional_structs,
+    metadata_mode=metadata_modes,
 )
 delete_messages = st.builds(
     DeleteMessagesRequest,
@@ -171,7 +174,7 @@ update_user = st.builds(
     first_name=st.none() | names,
     last_name=st.none() | names,
     metadata=optional_structs,
-    replace_metadata=st.booleans(),
+    metadata_mode=metadata_modes,
 )
 list_users = st.builds(ListUsersRequest, limit=limits, newest_first=st.booleans())
 

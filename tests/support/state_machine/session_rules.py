@@ -97,7 +97,7 @@ class SessionRules(RuleBasedStateMachine):
             lambda: self._model.update_session(
                 request.session_id,
                 kept(request.metadata) if request.HasField("metadata") else None,
-                replace=request.replace_metadata,
+                mode=request.metadata_mode,
                 user_id=request.user_id if request.HasField("user_id") else None,
             ),
         )

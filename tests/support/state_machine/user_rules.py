@@ -50,7 +50,7 @@ class UserRules(MemoryRules):
             lambda: self._model.update_user(
                 request.user_id,
                 kept(request.metadata) if request.HasField("metadata") else None,
-                replace=request.replace_metadata,
+                mode=request.metadata_mode,
                 **given,
             ),
         )

@@ -25,9 +25,10 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from palaver.v1 import memory_pb2 as palaver_dot_v1_dot_memory__pb2
+from palaver.v1 import metadata_pb2 as palaver_dot_v1_dot_metadata__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fpalaver/v1/memory_service.proto\x12\npalaver.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17palaver/v1/memory.proto\"\xaf\x01\n\x10\x41\x64\x64MemoryRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12%\n\x08messages\x18\x02 \x03(\x0b\x32\x13.palaver.v1.Message\x12\x14\n\x07user_id\x18\x03 \x01(\tH\x00\x88\x01\x01\x12#\n\x16\x65xpected_last_sequence\x18\x04 \x01(\x03H\x01\x88\x01\x01\x42\n\n\x08_user_idB\x19\n\x17_expected_last_sequence\"s\n\x11\x41\x64\x64MemoryResponse\x12\x17\n\x0fsession_created\x18\x01 \x01(\x08\x12\x19\n\x11session_undeleted\x18\x02 \x01(\x08\x12*\n\x08messages\x18\x03 \x03(\x0b\x32\x18.palaver.v1.AddedMessage\"d\n\x0c\x41\x64\x64\x65\x64Message\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12.\n\ncreated_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe2\x01\n\x10GetMemoryRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0e\n\x06last_n\x18\x02 \x01(\x05\x12\x12\n\nmax_tokens\x18\x03 \x01(\x05\x12\x13\n\x0bstart_roles\x18\x04 \x03(\t\x12\x14\n\x0cpinned_roles\x18\x05 \x03(\t\x12)\n\x06\x66ilter\x18\x06 \x01(\x0b\x32\x19.palaver.v1.MessageFilter\x12\x13\n\x0bno_messages\x18\x07 \x01(\x08\x12\x16\n\x0ereturn_session\x18\x08 \x01(\x08\x12\x13\n\x0btotal_count\x18\t \x01(\x08\")\n\x13\x44\x65leteMemoryRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"`\n\x14\x44\x65leteMemoryResponse\x12.\n\ndeleted_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10messages_deleted\x18\x02 \x01(\x03\"\x89\x01\n\x13ListMessagesRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x05\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\x03\x12\x14\n\x0cnewest_first\x18\x04 \x01(\x08\x12)\n\x06\x66ilter\x18\x05 \x01(\x0b\x32\x19.palaver.v1.MessageFilter\"R\n\x14ListMessagesResponse\x12%\n\x08messages\x18\x01 \x03(\x0b\x32\x13.palaver.v1.Message\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\x03\"z\n\x15StreamMessagesRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nchunk_size\x18\x02 \x01(\x05\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\x03\x12)\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x19.palaver.v1.MessageFilter\"T\n\x16StreamMessagesResponse\x12%\n\x08messages\x18\x01 \x03(\x0b\x32\x13.palaver.v1.Message\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\x03\";\n\x11GetMessageRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nmessage_id\x18\x02 \x01(\t\"\xd1\x01\n\x14UpdateMessageRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nmessage_id\x18\x02 \x01(\t\x12\x11\n\x04role\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x14\n\x07\x63ontent\x18\x04 \x01(\tH\x01\x88\x01\x01\x12\x18\n\x0btoken_count\x18\x05 \x01(\x05H\x02\x88\x01\x01\x12)\n\x08metadata\x18\x06 \x01(\x0b\x32\x17.google.protobuf.StructB\x07\n\x05_roleB\n\n\x08_contentB\x0e\n\x0c_token_count\"P\n\x15\x44\x65leteMessagesRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x13\n\x0bmessage_ids\x18\x02 \x03(\t\x12\x0e\n\x06last_n\x18\x03 \x01(\x05\"?\n\x16\x44\x65leteMessagesResponse\x12%\n\x08messages\x18\x01 \x03(\x0b\x32\x13.palaver.v1.Message\"\xae\x02\n\x13SearchMemoryRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x14\n\nsession_id\x18\x02 \x01(\tH\x00\x12\x11\n\x07user_id\x18\x03 \x01(\tH\x00\x12\x32\n\x04mode\x18\x04 \x01(\x0e\x32$.palaver.v1.SearchMemoryRequest.Mode\x12\r\n\x05limit\x18\x05 \x01(\x05\x12)\n\x06\x66ilter\x18\x06 \x01(\x0b\x32\x19.palaver.v1.MessageFilter\x12\x11\n\tmin_score\x18\x07 \x01(\x01\x12\x11\n\tdiversity\x18\x08 \x01(\x01\"C\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x0b\n\x07KEYWORD\x10\x01\x12\x0c\n\x08SEMANTIC\x10\x02\x12\n\n\x06HYBRID\x10\x03\x42\x07\n\x05scope\"\x97\x01\n\rMessageFilter\x12\r\n\x05roles\x18\x01 \x03(\t\x12\x31\n\rcreated_after\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x63reated_before\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08metadata\x18\x04 \x01(\t\"u\n\x14SearchMemoryResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.palaver.v1.SearchResult\x12\x32\n\x04mode\x18\x02 \x01(\x0e\x32$.palaver.v1.SearchMemoryRequest.Mode\"h\n\x0cSearchResult\x12$\n\x07message\x18\x01 \x01(\x0b\x32\x13.palaver.v1.Message\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x01\x12\x0f\n\x07snippet\x18\x04 \x01(\t2\xe8\x05\n\rMemoryService\x12H\n\tAddMemory\x12\x1c.palaver.v1.AddMemoryRequest\x1a\x1d.palaver.v1.AddMemoryResponse\x12\x42\n\tGetMemory\x12\x1c.palaver.v1.GetMemoryRequest\x1a\x12.palaver.v1.Memory\"\x03\x90\x02\x01\x12Q\n\x0c\x44\x65leteMemory\x12\x1f.palaver.v1.DeleteMemoryRequest\x1a .palaver.v1.DeleteMemoryResponse\x12V\n\x0cListMessages\x12\x1f.palaver.v1.ListMessagesRequest\x1a .palaver.v1.ListMessagesResponse\"\x03\x90\x02\x01\x12^\n\x0eStreamMessages\x12!.palaver.v1.StreamMessagesRequest\x1a\".palaver.v1.StreamMessagesResponse\"\x03\x90\x02\x01\x30\x01\x12\x45\n\nGetMessage\x12\x1d.palaver.v1.GetMessageRequest\x1a\x13.palaver.v1.Message\"\x03\x90\x02\x01\x12\x46\n\rUpdateMessage\x12 .palaver.v1.UpdateMessageRequest\x1a\x13.palaver.v1.Message\x12W\n\x0e\x44\x65leteMessages\x12!.palaver.v1.DeleteMessagesRequest\x1a\".palaver.v1.DeleteMessagesResponse\x12V\n\x0cSearchMemory\x12\x1f.palaver.v1.SearchMemoryRequest\x1a .palaver.v1.SearchMemoryResponse\"\x03\x90\x02\x01\x42`\n\npalaver.v1B\x12MemoryServiceProtoP\x01Z\x14palaver/v1;palaverv1\xaa\x02\nPalaver.V1\xca\x02\nPalaver\\V1\xea\x02\x0bPalaver::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fpalaver/v1/memory_service.proto\x12\npalaver.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17palaver/v1/memory.proto\x1a\x19palaver/v1/metadata.proto\"\xaf\x01\n\x10\x41\x64\x64MemoryRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12%\n\x08messages\x18\x02 \x03(\x0b\x32\x13.palaver.v1.Message\x12\x14\n\x07user_id\x18\x03 \x01(\tH\x00\x88\x01\x01\x12#\n\x16\x65xpected_last_sequence\x18\x04 \x01(\x03H\x01\x88\x01\x01\x42\n\n\x08_user_idB\x19\n\x17_expected_last_sequence\"s\n\x11\x41\x64\x64MemoryResponse\x12\x17\n\x0fsession_created\x18\x01 \x01(\x08\x12\x19\n\x11session_undeleted\x18\x02 \x01(\x08\x12*\n\x08messages\x18\x03 \x03(\x0b\x32\x18.palaver.v1.AddedMessage\"d\n\x0c\x41\x64\x64\x65\x64Message\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12.\n\ncreated_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe2\x01\n\x10GetMemoryRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0e\n\x06last_n\x18\x02 \x01(\x05\x12\x12\n\nmax_tokens\x18\x03 \x01(\x05\x12\x13\n\x0bstart_roles\x18\x04 \x03(\t\x12\x14\n\x0cpinned_roles\x18\x05 \x03(\t\x12)\n\x06\x66ilter\x18\x06 \x01(\x0b\x32\x19.palaver.v1.MessageFilter\x12\x13\n\x0bno_messages\x18\x07 \x01(\x08\x12\x16\n\x0ereturn_session\x18\x08 \x01(\x08\x12\x13\n\x0btotal_count\x18\t \x01(\x08\")\n\x13\x44\x65leteMemoryRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"`\n\x14\x44\x65leteMemoryResponse\x12.\n\ndeleted_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10messages_deleted\x18\x02 \x01(\x03\"\x89\x01\n\x13ListMessagesRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x05\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\x03\x12\x14\n\x0cnewest_first\x18\x04 \x01(\x08\x12)\n\x06\x66ilter\x18\x05 \x01(\x0b\x32\x19.palaver.v1.MessageFilter\"R\n\x14ListMessagesResponse\x12%\n\x08messages\x18\x01 \x03(\x0b\x32\x13.palaver.v1.Message\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\x03\"z\n\x15StreamMessagesRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nchunk_size\x18\x02 \x01(\x05\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\x03\x12)\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x19.palaver.v1.MessageFilter\"T\n\x16StreamMessagesResponse\x12%\n\x08messages\x18\x01 \x03(\x0b\x32\x13.palaver.v1.Message\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\x03\";\n\x11GetMessageRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nmessage_id\x18\x02 \x01(\t\"\x82\x02\n\x14UpdateMessageRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nmessage_id\x18\x02 \x01(\t\x12\x11\n\x04role\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x14\n\x07\x63ontent\x18\x04 \x01(\tH\x01\x88\x01\x01\x12\x18\n\x0btoken_count\x18\x05 \x01(\x05H\x02\x88\x01\x01\x12)\n\x08metadata\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\x12/\n\rmetadata_mode\x18\x07 \x01(\x0e\x32\x18.palaver.v1.MetadataModeB\x07\n\x05_roleB\n\n\x08_contentB\x0e\n\x0c_token_count\"P\n\x15\x44\x65leteMessagesRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x13\n\x0bmessage_ids\x18\x02 \x03(\t\x12\x0e\n\x06last_n\x18\x03 \x01(\x05\"?\n\x16\x44\x65leteMessagesResponse\x12%\n\x08messages\x18\x01 \x03(\x0b\x32\x13.palaver.v1.Message\"\xae\x02\n\x13SearchMemoryRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x14\n\nsession_id\x18\x02 \x01(\tH\x00\x12\x11\n\x07user_id\x18\x03 \x01(\tH\x00\x12\x32\n\x04mode\x18\x04 \x01(\x0e\x32$.palaver.v1.SearchMemoryRequest.Mode\x12\r\n\x05limit\x18\x05 \x01(\x05\x12)\n\x06\x66ilter\x18\x06 \x01(\x0b\x32\x19.palaver.v1.MessageFilter\x12\x11\n\tmin_score\x18\x07 \x01(\x01\x12\x11\n\tdiversity\x18\x08 \x01(\x01\"C\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x0b\n\x07KEYWORD\x10\x01\x12\x0c\n\x08SEMANTIC\x10\x02\x12\n\n\x06HYBRID\x10\x03\x42\x07\n\x05scope\"\x97\x01\n\rMessageFilter\x12\r\n\x05roles\x18\x01 \x03(\t\x12\x31\n\rcreated_after\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x63reated_before\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08metadata\x18\x04 \x01(\t\"u\n\x14SearchMemoryResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.palaver.v1.SearchResult\x12\x32\n\x04mode\x18\x02 \x01(\x0e\x32$.palaver.v1.SearchMemoryRequest.Mode\"h\n\x0cSearchResult\x12$\n\x07message\x18\x01 \x01(\x0b\x32\x13.palaver.v1.Message\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x01\x12\x0f\n\x07snippet\x18\x04 \x01(\t2\xe8\x05\n\rMemoryService\x12H\n\tAddMemory\x12\x1c.palaver.v1.AddMemoryRequest\x1a\x1d.palaver.v1.AddMemoryResponse\x12\x42\n\tGetMemory\x12\x1c.palaver.v1.GetMemoryRequest\x1a\x12.palaver.v1.Memory\"\x03\x90\x02\x01\x12Q\n\x0c\x44\x65leteMemory\x12\x1f.palaver.v1.DeleteMemoryRequest\x1a .palaver.v1.DeleteMemoryResponse\x12V\n\x0cListMessages\x12\x1f.palaver.v1.ListMessagesRequest\x1a .palaver.v1.ListMessagesResponse\"\x03\x90\x02\x01\x12^\n\x0eStreamMessages\x12!.palaver.v1.StreamMessagesRequest\x1a\".palaver.v1.StreamMessagesResponse\"\x03\x90\x02\x01\x30\x01\x12\x45\n\nGetMessage\x12\x1d.palaver.v1.GetMessageRequest\x1a\x13.palaver.v1.Message\"\x03\x90\x02\x01\x12\x46\n\rUpdateMessage\x12 .palaver.v1.UpdateMessageRequest\x1a\x13.palaver.v1.Message\x12W\n\x0e\x44\x65leteMessages\x12!.palaver.v1.DeleteMessagesRequest\x1a\".palaver.v1.DeleteMessagesResponse\x12V\n\x0cSearchMemory\x12\x1f.palaver.v1.SearchMemoryRequest\x1a .palaver.v1.SearchMemoryResponse\"\x03\x90\x02\x01\x42`\n\npalaver.v1B\x12MemoryServiceProtoP\x01Z\x14palaver/v1;palaverv1\xaa\x02\nPalaver.V1\xca\x02\nPalaver\\V1\xea\x02\x0bPalaver::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,44 +46,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MEMORYSERVICE'].methods_by_name['GetMessage']._serialized_options = b'\220\002\001'
   _globals['_MEMORYSERVICE'].methods_by_name['SearchMemory']._loaded_options = None
   _globals['_MEMORYSERVICE'].methods_by_name['SearchMemory']._serialized_options = b'\220\002\001'
-  _globals['_ADDMEMORYREQUEST']._serialized_start=136
-  _globals['_ADDMEMORYREQUEST']._serialized_end=311
-  _globals['_ADDMEMORYRESPONSE']._serialized_start=313
-  _globals['_ADDMEMORYRESPONSE']._serialized_end=428
-  _globals['_ADDEDMESSAGE']._serialized_start=430
-  _globals['_ADDEDMESSAGE']._serialized_end=530
-  _globals['_GETMEMORYREQUEST']._serialized_start=533
-  _globals['_GETMEMORYREQUEST']._serialized_end=759
-  _globals['_DELETEMEMORYREQUEST']._serialized_start=761
-  _globals['_DELETEMEMORYREQUEST']._serialized_end=802
-  _globals['_DELETEMEMORYRESPONSE']._serialized_start=804
-  _globals['_DELETEMEMORYRESPONSE']._serialized_end=900
-  _globals['_LISTMESSAGESREQUEST']._serialized_start=903
-  _globals['_LISTMESSAGESREQUEST']._serialized_end=1040
-  _globals['_LISTMESSAGESRESPONSE']._serialized_start=1042
-  _globals['_LISTMESSAGESRESPONSE']._serialized_end=1124
-  _globals['_STREAMMESSAGESREQUEST']._serialized_start=1126
-  _globals['_STREAMMESSAGESREQUEST']._serialized_end=1248
-  _globals['_STREAMMESSAGESRESPONSE']._serialized_start=1250
-  _globals['_STREAMMESSAGESRESPONSE']._serialized_end=1334
-  _globals['_GETMESSAGEREQUEST']._serialized_start=1336
-  _globals['_GETMESSAGEREQUEST']._serialized_end=1395
-  _globals['_UPDATEMESSAGEREQUEST']._serialized_start=1398
-  _globals['_UPDATEMESSAGEREQUEST']._serialized_end=1607
-  _globals['_DELETEMESSAGESREQUEST']._serialized_start=1609
-  _globals['_DELETEMESSAGESREQUEST']._serialized_end=1689
-  _globals['_DELETEMESSAGESRESPONSE']._serialized_start=1691
-  _globals['_DELETEMESSAGESRESPONSE']._serialized_end=1754
-  _globals['_SEARCHMEMORYREQUEST']._serialized_start=1757
-  _globals['_SEARCHMEMORYREQUEST']._serialized_end=2059
-  _globals['_SEARCHMEMORYREQUEST_MODE']._serialized_start=1983
-  _globals['_SEARCHMEMORYREQUEST_MODE']._serialized_end=2050
-  _globals['_MESSAGEFILTER']._serialized_start=2062
-  _globals['_MESSAGEFILTER']._serialized_end=2213
-  _globals['_SEARCHMEMORYRESPONSE']._serialized_start=2215
-  _globals['_SEARCHMEMORYRESPONSE']._serialized_end=2332
-  _globals['_SEARCHRESULT']._serialized_start=2334
-  _globals['_SEARCHRESULT']._serialized_end=2438
-  _globals['_MEMORYSERVICE']._serialized_start=2441
-  _globals['_MEMORYSERVICE']._serialized_end=3185
+  _globals['_ADDMEMORYREQUEST']._serialized_start=163
+  _globals['_ADDMEMORYREQUEST']._serialized_end=338
+  _globals['_ADDMEMORYRESPONSE']._serialized_start=340
+  _globals['_ADDMEMORYRESPONSE']._serialized_end=455
+  _globals['_ADDEDMESSAGE']._serialized_start=457
+  _globals['_ADDEDMESSAGE']._serialized_end=557
+  _globals['_GETMEMORYREQUEST']._serialized_start=560
+  _globals['_GETMEMORYREQUEST']._serialized_end=786
+  _globals['_DELETEMEMORYREQUEST']._serialized_start=788
+  _globals['_DELETEMEMORYREQUEST']._serialized_end=829
+  _globals['_DELETEMEMORYRESPONSE']._serialized_start=831
+  _globals['_DELETEMEMORYRESPONSE']._serialized_end=927
+  _globals['_LISTMESSAGESREQUEST']._serialized_start=930
+  _globals['_LISTMESSAGESREQUEST']._serialized_end=1067
+  _globals['_LISTMESSAGESRESPONSE']._serialized_start=1069
+  _globals['_LISTMESSAGESRESPONSE']._serialized_end=1151
+  _globals['_STREAMMESSAGESREQUEST']._serialized_start=1153
+  _globals['_STREAMMESSAGESREQUEST']._serialized_end=1275
+  _globals['_STREAMMESSAGESRESPONSE']._serialized_start=1277
+  _globals['_STREAMMESSAGESRESPONSE']._serialized_end=1361
+  _globals['_GETMESSAGEREQUEST']._serialized_start=1363
+  _globals['_GETMESSAGEREQUEST']._serialized_end=1422
+  _globals['_UPDATEMESSAGEREQUEST']._serialized_start=1425
+  _globals['_UPDATEMESSAGEREQUEST']._serialized_end=1683
+  _globals['_DELETEMESSAGESREQUEST']._serialized_start=1685
+  _globals['_DELETEMESSAGESREQUEST']._serialized_end=1765
+  _globals['_DELETEMESSAGESRESPONSE']._serialized_start=1767
+  _globals['_DELETEMESSAGESRESPONSE']._serialized_end=1830
+  _globals['_SEARCHMEMORYREQUEST']._serialized_start=1833
+  _globals['_SEARCHMEMORYREQUEST']._serialized_end=2135
+  _globals['_SEARCHMEMORYREQUEST_MODE']._serialized_start=2059
+  _globals['_SEARCHMEMORYREQUEST_MODE']._serialized_end=2126
+  _globals['_MESSAGEFILTER']._serialized_start=2138
+  _globals['_MESSAGEFILTER']._serialized_end=2289
+  _globals['_SEARCHMEMORYRESPONSE']._serialized_start=2291
+  _globals['_SEARCHMEMORYRESPONSE']._serialized_end=2408
+  _globals['_SEARCHRESULT']._serialized_start=2410
+  _globals['_SEARCHRESULT']._serialized_end=2514
+  _globals['_MEMORYSERVICE']._serialized_start=2517
+  _globals['_MEMORYSERVICE']._serialized_end=3261
 # @@protoc_insertion_point(module_scope)

@@ -11,6 +11,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from palaver.v1 import memory_pb2 as _memory_pb2
+from palaver.v1 import metadata_pb2 as _metadata_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -446,6 +447,7 @@ class UpdateMessageRequest(_message.Message):
     CONTENT_FIELD_NUMBER: _builtins.int
     TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    METADATA_MODE_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Required. The ID of the session. 1 to 1,024 bytes of UTF-8; any characters
     except NUL.
@@ -466,14 +468,16 @@ class UpdateMessageRequest(_message.Message):
     """Optional. The new token count. Not negative. 0 means unknown. If unset, the
     token count is not changed.
     """
+    metadata_mode: _metadata_pb2.MetadataMode.ValueType
+    """Optional. How `metadata` changes the message's metadata. Has no effect without
+    `metadata`.
+    """
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
-        """Optional. Merged into the message's metadata as a JSON Merge Patch (RFC
-        7396): objects merge at every depth, null removes a key, and any other
-        value replaces the old one. The metadata in the request and the merged
-        metadata are each limited to 64 KiB as compact JSON and 32 levels; no NUL
-        in keys or strings, no NaN or infinity. If unset, the metadata is not
-        changed.
+        """Optional. Changes the message's metadata, by default as a JSON Merge Patch
+        (see `metadata_mode`). The metadata in the request and the resulting
+        metadata are each limited to 64 KiB as compact JSON and 32 levels; no NUL in
+        keys or strings, no NaN or infinity. If unset, the metadata is not changed.
         """
 
     def __init__(
@@ -485,10 +489,11 @@ class UpdateMessageRequest(_message.Message):
         content: _builtins.str | None = ...,
         token_count: _builtins.int | None = ...,
         metadata: _struct_pb2.Struct | None = ...,
+        metadata_mode: _metadata_pb2.MetadataMode.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_content", b"_content", "_role", b"_role", "_token_count", b"_token_count", "content", b"content", "metadata", b"metadata", "role", b"role", "token_count", b"token_count"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_content", b"_content", "_role", b"_role", "_token_count", b"_token_count", "content", b"content", "message_id", b"message_id", "metadata", b"metadata", "role", b"role", "session_id", b"session_id", "token_count", b"token_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_content", b"_content", "_role", b"_role", "_token_count", b"_token_count", "content", b"content", "message_id", b"message_id", "metadata", b"metadata", "metadata_mode", b"metadata_mode", "role", b"role", "session_id", b"session_id", "token_count", b"token_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__content: _TypeAlias = _typing.Literal["content"]  # noqa: Y015
     _WhichOneofArgType__content: _TypeAlias = _typing.Literal["_content", b"_content"]  # noqa: Y015

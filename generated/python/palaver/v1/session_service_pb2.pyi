@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from palaver.v1 import metadata_pb2 as _metadata_pb2
 from palaver.v1 import session_pb2 as _session_pb2
 import builtins as _builtins
 import sys
@@ -67,27 +68,30 @@ class UpdateSessionRequest(_message.Message):
     METADATA_FIELD_NUMBER: _builtins.int
     REPLACE_METADATA_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
+    METADATA_MODE_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Required. The ID of the session. 1 to 1,024 bytes of UTF-8; any characters
     except NUL.
     """
     replace_metadata: _builtins.bool
-    """Optional. If true, `metadata` replaces the session's metadata as a whole,
-    and nulls in it are kept. Has no effect without `metadata`.
+    """Optional. True is another way to set `metadata_mode` to
+    `METADATA_MODE_REPLACE`; not allowed with another mode.
     """
     user_id: _builtins.str
     """Optional. The ID of the session's new user. 1 to 1,024 bytes of UTF-8; any
     characters except NUL. If set to the empty string, the session is detached
     from its user. If unset, the user is not changed.
     """
+    metadata_mode: _metadata_pb2.MetadataMode.ValueType
+    """Optional. How `metadata` changes the session's metadata. Has no effect without
+    `metadata`.
+    """
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
-        """Optional. Merged into the session's metadata as a JSON Merge Patch (RFC
-        7396): objects merge at every depth, null removes a key, and any other
-        value replaces the old one. The metadata in the request and the merged
-        metadata are each limited to 64 KiB as compact JSON and 32 levels; no NUL
-        in keys or strings, no NaN or infinity. If unset, the metadata is not
-        changed.
+        """Optional. Changes the session's metadata, by default as a JSON Merge Patch
+        (see `metadata_mode`). The metadata in the request and the resulting
+        metadata are each limited to 64 KiB as compact JSON and 32 levels; no NUL in
+        keys or strings, no NaN or infinity. If unset, the metadata is not changed.
         """
 
     def __init__(
@@ -97,10 +101,11 @@ class UpdateSessionRequest(_message.Message):
         metadata: _struct_pb2.Struct | None = ...,
         replace_metadata: _builtins.bool = ...,
         user_id: _builtins.str | None = ...,
+        metadata_mode: _metadata_pb2.MetadataMode.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_user_id", b"_user_id", "metadata", b"metadata", "user_id", b"user_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_user_id", b"_user_id", "metadata", b"metadata", "replace_metadata", b"replace_metadata", "session_id", b"session_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_user_id", b"_user_id", "metadata", b"metadata", "metadata_mode", b"metadata_mode", "replace_metadata", b"replace_metadata", "session_id", b"session_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__user_id: _TypeAlias = _typing.Literal["user_id"]  # noqa: Y015
     _WhichOneofArgType__user_id: _TypeAlias = _typing.Literal["_user_id", b"_user_id"]  # noqa: Y015

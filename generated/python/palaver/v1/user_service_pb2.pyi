@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from palaver.v1 import metadata_pb2 as _metadata_pb2
 from palaver.v1 import user_pb2 as _user_pb2
 import builtins as _builtins
 import sys
@@ -98,6 +99,7 @@ class UpdateUserRequest(_message.Message):
     LAST_NAME_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     REPLACE_METADATA_FIELD_NUMBER: _builtins.int
+    METADATA_MODE_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """Required. The ID of the user. 1 to 1,024 bytes of UTF-8; any characters
     except NUL.
@@ -116,16 +118,19 @@ class UpdateUserRequest(_message.Message):
     to the empty string, the name becomes unknown. If unset, it is not changed.
     """
     replace_metadata: _builtins.bool
-    """Optional. If true, `metadata` replaces the user's metadata as a whole, and
-    nulls in it are kept. Has no effect without `metadata`.
+    """Optional. True is another way to set `metadata_mode` to
+    `METADATA_MODE_REPLACE`; not allowed with another mode.
+    """
+    metadata_mode: _metadata_pb2.MetadataMode.ValueType
+    """Optional. How `metadata` changes the user's metadata. Has no effect without
+    `metadata`.
     """
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
-        """Optional. Merged into the user's metadata as a JSON Merge Patch (RFC 7396):
-        objects merge at every depth, null removes a key, and any other value
-        replaces the old one. The metadata in the request and the merged metadata
-        are each limited to 64 KiB as compact JSON and 32 levels; no NUL in keys or
-        strings, no NaN or infinity. If unset, the metadata is not changed.
+        """Optional. Changes the user's metadata, by default as a JSON Merge Patch
+        (see `metadata_mode`). The metadata in the request and the resulting
+        metadata are each limited to 64 KiB as compact JSON and 32 levels; no NUL in
+        keys or strings, no NaN or infinity. If unset, the metadata is not changed.
         """
 
     def __init__(
@@ -137,10 +142,11 @@ class UpdateUserRequest(_message.Message):
         last_name: _builtins.str | None = ...,
         metadata: _struct_pb2.Struct | None = ...,
         replace_metadata: _builtins.bool = ...,
+        metadata_mode: _metadata_pb2.MetadataMode.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_email", b"_email", "_first_name", b"_first_name", "_last_name", b"_last_name", "email", b"email", "first_name", b"first_name", "last_name", b"last_name", "metadata", b"metadata"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_email", b"_email", "_first_name", b"_first_name", "_last_name", b"_last_name", "email", b"email", "first_name", b"first_name", "last_name", b"last_name", "metadata", b"metadata", "replace_metadata", b"replace_metadata", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_email", b"_email", "_first_name", b"_first_name", "_last_name", b"_last_name", "email", b"email", "first_name", b"first_name", "last_name", b"last_name", "metadata", b"metadata", "metadata_mode", b"metadata_mode", "replace_metadata", b"replace_metadata", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__email: _TypeAlias = _typing.Literal["email"]  # noqa: Y015
     _WhichOneofArgType__email: _TypeAlias = _typing.Literal["_email", b"_email"]  # noqa: Y015

@@ -1,4 +1,4 @@
-"""JSON Merge Patch, RFC 7396."""
+"""Changes of metadata: JSON Merge Patch (RFC 7396), replacement, and by top-level keys."""
 
 import copy
 import json
@@ -8,8 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from palaver.v1.metadata_pb2 import MetadataMode
 from palaver_server.errors import InvalidRequest
-from palaver_server.services.merge_patch import merge_patch, patched_metadata
+from palaver_server.services.metadata_change import MetadataChange, merge_patch
 
 
 def objects_of(values: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
@@ -135,24 +136,26 @@ def test_merge_patch_of_different_keys_commutes(
     )
 
 
-def test_merge_patch_absent_keeps_metadata() -> None:
-    assert patched_metadata('{"a": 1}', None) == '{"a": 1}'
-    assert patched_metadata('{"a": 1}', None, replace=True) == '{"a": 1}'
+def test_change_without_metadata_keeps_metadata() -> None:
+    for mode in MetadataMode.values():
+        assert MetadataChange(None, mode).apply('{"a": 1}') == '{"a": 1}'
 
 
-def test_merge_patch_merges_or_replaces() -> None:
-    metadata, patch = '{"a": {"b": 1}, "c": 2}', {"a": {"d": 3}, "c": None}
+def test_change_modes_merge_replace_or_replace_top_level() -> None:
+    metadata, given = '{"a": {"b": 1}, "c": 2, "e": 3}', {"a": {"d": 3}, "c": None}
 
-    merged = patched_metadata(metadata, patch)
-    replaced = patched_metadata(metadata, patch, replace=True)
+    def changed(mode: MetadataMode.ValueType) -> object:
+        return json.loads(MetadataChange(given, mode).apply(metadata))
 
-    assert json.loads(merged) == {"a": {"b": 1, "d": 3}}
-    assert json.loads(replaced) == patch
+    assert changed(MetadataMode.METADATA_MODE_UNSPECIFIED) == {"a": {"b": 1, "d": 3}, "e": 3}
+    assert changed(MetadataMode.METADATA_MODE_MERGE_PATCH) == {"a": {"b": 1, "d": 3}, "e": 3}
+    assert changed(MetadataMode.METADATA_MODE_REPLACE) == given
+    assert changed(MetadataMode.METADATA_MODE_TOP_LEVEL) == {**given, "e": 3}
 
 
-@pytest.mark.parametrize("replace", [False, True])
-def test_merge_patch_result_too_large_is_refused(*, replace: bool) -> None:
+@pytest.mark.parametrize("mode", MetadataMode.values())
+def test_change_with_too_large_result_is_refused(mode: MetadataMode.ValueType) -> None:
     with pytest.raises(InvalidRequest) as raised:
-        patched_metadata("{}", {"a": "x" * 65_536}, replace=replace)
+        MetadataChange({"a": "x" * 65_536}, mode).apply("{}")
 
     assert [violation.field for violation in raised.value.violations] == ["metadata"]

@@ -1,0 +1,86 @@
+"""Changes of metadata, by the modes of `MetadataMode`."""
+
+from typing import Any, NamedTuple, TypeAlias
+
+from palaver.v1 import memory_service_pb2, session_service_pb2, user_service_pb2
+from palaver.v1.metadata_pb2 import MetadataMode
+from palaver_server.services.encoding.metadata import object_from_json
+from palaver_server.services.validation import Fields
+
+# The requests that change metadata.
+Request: TypeAlias = (
+    session_service_pb2.UpdateSessionRequest
+    | user_service_pb2.UpdateUserRequest
+    | memory_service_pb2.UpdateMessageRequest
+)
+
+
+class MetadataChange(NamedTuple):
+    """A change of metadata.
+
+    Attributes:
+        given: The metadata of the request; None: no change.
+        mode: How it changes the current metadata.
+    """
+
+    given: dict[str, Any] | None
+    mode: MetadataMode.ValueType = MetadataMode.METADATA_MODE_MERGE_PATCH
+
+    def apply(self, metadata: str) -> str:
+        """Return the changed metadata.
+
+        Args:
+            metadata: The current metadata as JSON.
+
+        Raises:
+            InvalidRequest: The result exceeds the maximum size of metadata.
+        """
+        if self.given is None:
+            return metadata
+        with Fields() as fields:
+            return fields.metadata_json("metadata", self._changed(metadata, self.given))
+
+    def _changed(self, metadata: str, given: dict[str, Any]) -> dict[str, Any]:
+        match self.mode:
+            case MetadataMode.METADATA_MODE_REPLACE:
+                return given
+            case MetadataMode.METADATA_MODE_TOP_LEVEL:
+                return {**object_from_json(metadata), **given}
+            case _:
+                return merge_patch(object_from_json(metadata), given)
+
+
+def metadata_change(fields: Fields, request: Request) -> MetadataChange:
+    """Check the metadata of a request and its mode, and return the change."""
+    given = fields.metadata_patch("metadata", request)
+    mode = fields.enum("metadata_mode", request.metadata_mode, MetadataMode.DESCRIPTOR)
+    replaces = (
+        not isinstance(request, memory_service_pb2.UpdateMessageRequest)
+        and request.replace_metadata
+    )
+    replacing = (MetadataMode.METADATA_MODE_UNSPECIFIED, MetadataMode.METADATA_MODE_REPLACE)
+    if replaces and mode not in replacing:
+        fields.reject(
+            "replace_metadata",
+            f"must be false if metadata_mode is {MetadataMode.Name(mode)}; got true",
+        )
+    return MetadataChange(given, MetadataMode.METADATA_MODE_REPLACE if replaces else mode)
+
+
+def merge_patch(target: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
+    """Return a new object: the target with the patch applied.
+
+    Objects merge at every depth, None removes a key, and any other value replaces.
+
+    Source: RFC 7396, section 2.
+    """
+    merged = dict(target)
+    for key, value in patch.items():
+        if value is None:
+            merged.pop(key, None)
+        elif isinstance(value, dict):
+            current = merged.get(key)
+            merged[key] = merge_patch(current if isinstance(current, dict) else {}, value)
+        else:
+            merged[key] = value
+    return merged
