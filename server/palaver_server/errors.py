@@ -61,15 +61,36 @@ class AlreadyExists(PalaverError):
         self.resource_name = resource_name
 
 
-class StaleLastSequence(PalaverError):
-    """The session's last sequence differs from the expected one."""
+class Stale(PalaverError):
+    """A value differs from the one that the caller expects.
 
-    def __init__(self, *, expected: int, actual: int) -> None:
+    Attributes:
+        field: The name of the value; that of the request's field is `expected_` and this name.
+    """
+
+    field: str
+
+    def __init__(self, *, expected: int | None, actual: int) -> None:
         super().__init__(
-            f"expected_last_sequence: must be the session's last sequence {actual}; got {expected}"
+            f"expected_{self.field}: must be the current {self.field} {actual}; got {expected}"
         )
         self.expected = expected
         self.actual = actual
+
+
+class StaleLastSequence(Stale):
+    """The session's last sequence differs from the expected one."""
+
+    field = "last_sequence"
+
+
+class StaleRevision(Stale):
+    """The revision of a session, a user or a message differs from the expected one.
+
+    It is 0 if there is no live one.
+    """
+
+    field = "revision"
 
 
 class Unauthenticated(PalaverError):

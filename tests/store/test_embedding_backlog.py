@@ -53,9 +53,7 @@ def test_backlog_holds_messages_of_batched_appends(vectors: Vectors, run: Run) -
     async def add_together() -> None:
         second = [NewMessage(None, "user", "second", 0, "{}", None)]
         adds = (
-            vectors.memory.add_memory(
-                EVERYTHING, session_id, second, user_id=None, expected_last_sequence=None
-            )
+            vectors.memory.add_memory(EVERYTHING, session_id, second, user_id=None)
             for session_id in session_ids
         )
         await asyncio.gather(*adds)
@@ -67,11 +65,7 @@ def test_backlog_holds_messages_of_batched_appends(vectors: Vectors, run: Run) -
 
 def test_backlog_is_empty_without_embedder(vectors: Vectors, run: Run) -> None:
     messages = [NewMessage(None, "user", "text", 0, "{}", None)]
-    run(
-        MemoryStore(vectors.pool).add_memory(
-            EVERYTHING, "s", messages, user_id=None, expected_last_sequence=None
-        )
-    )
+    run(MemoryStore(vectors.pool).add_memory(EVERYTHING, "s", messages, user_id=None))
 
     assert vectors.count("embedding_queue") == 0
 

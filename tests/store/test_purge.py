@@ -139,9 +139,7 @@ def test_purge_batch_takes_oldest_rows_up_to_its_limit(
     messages = [NewMessage(f"m{i}", "user", "", 0, "{}", None) for i in range(10)]
 
     async def fill() -> None:
-        await MemoryStore(pool).add_memory(
-            EVERYTHING, "s", messages, user_id=None, expected_last_sequence=None
-        )
+        await MemoryStore(pool).add_memory(EVERYTHING, "s", messages, user_id=None)
 
     run(fill())
     database.execute(

@@ -13,7 +13,7 @@ from palaver_server.auth.access import EVERYTHING
 from palaver_server.database.paging import KeyRange
 from palaver_server.purge.purge_store import PurgeStore
 from palaver_server.store.memory import MemoryStore, NewMessage
-from palaver_server.store.messages import MessageStore
+from palaver_server.store.messages import MessageStore, Selection
 from palaver_server.store.sessions import SessionFilter, SessionStore
 from palaver_server.store.users import UserStore
 from palaver_server.store.window import MAX_PINNED, Window
@@ -196,7 +196,7 @@ READS_OF_WHAT_IS_LEFT: dict[str, Callable[[Explained], Coroutine[Any, Any, Any]]
         EVERYTHING, "s2", KeyRange(newest_first=True), limit=LIMIT
     ),
     "DeleteMessages": lambda filled: MessageStore(filled.pool).delete_messages(
-        EVERYTHING, "s2", accept, last_n=1
+        EVERYTHING, "s2", Selection(last_n=1), accept
     ),
 }
 
@@ -217,7 +217,7 @@ WRITES: dict[str, Callable[[Explained], Coroutine[Any, Any, Any]]] = {
         EVERYTHING, "s1", "m77777", lambda row: row._replace(content="changed")
     ),
     "DeleteMessages": lambda filled: MessageStore(filled.pool).delete_messages(
-        EVERYTHING, "s1", accept, message_ids=["m88888", "m99999", "unknown"]
+        EVERYTHING, "s1", Selection(message_ids=["m88888", "m99999", "unknown"]), accept
     ),
 }
 
@@ -226,9 +226,7 @@ def add_memory(
     filled: Explained, *message_ids: str | None, user_id: str | None = None
 ) -> Coroutine[Any, Any, Any]:
     messages = [NewMessage(name, "user", "new", 0, "{}", None) for name in message_ids]
-    return MemoryStore(filled.pool).add_memory(
-        EVERYTHING, "s1", messages, user_id=user_id, expected_last_sequence=None
-    )
+    return MemoryStore(filled.pool).add_memory(EVERYTHING, "s1", messages, user_id=user_id)
 
 
 @pytest.mark.parametrize("write", WRITES)

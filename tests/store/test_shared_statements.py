@@ -39,9 +39,7 @@ def adding(
     memory: MemoryStore, session_id: str, *contents: str, access: Access = EVERYTHING
 ) -> Awaitable[AddedMemory]:
     messages = [NewMessage(None, "user", content, 0, "{}", None) for content in contents]
-    return memory.add_memory(
-        access, session_id, messages, user_id=None, expected_last_sequence=None
-    )
+    return memory.add_memory(access, session_id, messages, user_id=None)
 
 
 def sequences(outcome: AddedMemory | BaseException) -> list[int]:
@@ -109,10 +107,7 @@ def test_appends_of_much_metadata_share_no_statement(
 ) -> None:
     metadata = f'{{"a": "{"x" * 20_000}"}}'
     messages = [NewMessage(None, "user", "second", 0, metadata, None)]
-    appends = [
-        memory.add_memory(EVERYTHING, name, messages, user_id=None, expected_last_sequence=None)
-        for name in sessions
-    ]
+    appends = [memory.add_memory(EVERYTHING, name, messages, user_id=None) for name in sessions]
 
     together(run, appends)
 

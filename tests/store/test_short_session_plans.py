@@ -11,7 +11,7 @@ import pytest
 from palaver_server.auth.access import EVERYTHING
 from palaver_server.database.paging import KeyRange
 from palaver_server.store.memory import MemoryStore, NewMessage
-from palaver_server.store.messages import MessageStore
+from palaver_server.store.messages import MessageStore, Selection
 from palaver_server.store.window import Window
 from tests.conftest import Run
 from tests.support.concurrency import Connection
@@ -48,15 +48,13 @@ def filled(database_url: str, database: Connection, run: Run) -> Iterator[Explai
 
 def add_memory(filled: Explained) -> Coroutine[Any, Any, Any]:
     messages = [NewMessage(f"m{7 * i}", "user", "new", 0, "{}", None) for i in range(NAMED)]
-    return MemoryStore(filled.pool).add_memory(
-        EVERYTHING, "long", messages, user_id=None, expected_last_sequence=None
-    )
+    return MemoryStore(filled.pool).add_memory(EVERYTHING, "long", messages, user_id=None)
 
 
 def delete_messages(filled: Explained) -> Coroutine[Any, Any, Any]:
     message_ids = [f"m{7 * i}" for i in range(NAMED)]
     return MessageStore(filled.pool).delete_messages(
-        EVERYTHING, "long", accept, message_ids=message_ids
+        EVERYTHING, "long", Selection(message_ids=message_ids), accept
     )
 
 

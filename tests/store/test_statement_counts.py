@@ -8,6 +8,7 @@ from psycopg.conninfo import make_conninfo
 
 from palaver_server.auth.access import EVERYTHING, Access
 from palaver_server.database.pool import Pool
+from palaver_server.store.expected import Expected
 from palaver_server.store.memory import AddedMemory, MemoryStore, NewMessage
 from palaver_server.store.sessions import SessionStore
 from palaver_server.store.users import UserStore
@@ -46,7 +47,11 @@ class Counted:
         before = len(self.statements)
         added = self._run(
             self._memory.add_memory(
-                access, session_id, [message], user_id=user_id, expected_last_sequence=expected
+                access,
+                session_id,
+                [message],
+                user_id=user_id,
+                expected=Expected(last_sequence=expected),
             )
         )
         return added, len(self.statements) - before

@@ -74,8 +74,7 @@ def test_plan_of_delete_user_costs_what_the_user_has(
             await sessions.delete_session(EVERYTHING, f"0 of {user_id}")
             for number in (1, 2):
                 await memory.add_memory(
-EVERYTHING,                     f"{number} of {user_id}", messages, user_id=user_id,
-                    expected_last_sequence=None,
+EVERYTHING,                     f"{number} of {user_id}", messages, user_id=user_id
                 )  # fmt: skip
             deleted = await users.delete_user(EVERYTHING, user_id)
             assert (deleted.sessions_deleted, deleted.messages_deleted) == (2, 4)

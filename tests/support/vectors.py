@@ -14,7 +14,7 @@ from palaver_server.search.result_store import ResultStore
 from palaver_server.store.embedding_queue import EmbeddingQueue
 from palaver_server.store.memory import MemoryStore, NewMessage
 from palaver_server.store.message_filter import ALL_MESSAGES, Scope
-from palaver_server.store.messages import MessageKey, MessageStore
+from palaver_server.store.messages import MessageKey, MessageStore, Selection
 from tests.conftest import Run
 from tests.support.endpoint import DIMENSIONS, vector_of
 from tests.support.rows import accept
@@ -52,11 +52,7 @@ class Vectors:
         """Add messages; the names of keyword arguments are their ids."""
         given = [(None, content) for content in contents] + list(ids.items())
         messages = [NewMessage(name, "user", text, 0, "{}", None) for name, text in given]
-        self._run(
-            self.memory.add_memory(
-                EVERYTHING, session_id, messages, user_id=user_id, expected_last_sequence=None
-            )
-        )
+        self._run(self.memory.add_memory(EVERYTHING, session_id, messages, user_id=user_id))
 
     def update(self, session_id: str, message_id: str, content: str) -> None:
         """Change the content of a message."""
@@ -69,7 +65,9 @@ class Vectors:
     def delete(self, session_id: str, *message_ids: str) -> None:
         """Delete messages."""
         self._run(
-            self.messages.delete_messages(EVERYTHING, session_id, accept, message_ids=message_ids)
+            self.messages.delete_messages(
+                EVERYTHING, session_id, Selection(message_ids=message_ids), accept
+            )
         )
 
     def embed_all(self) -> int:

@@ -147,18 +147,19 @@ def test_timestamp_outside_years_1_to_9999_overflows(seconds: int) -> None:
 
 
 def test_session_is_encoded_completely() -> None:
-    row = SessionRow("s", 7, "u", '{"plan": "pro"}', 3, AT_NOON, A_SECOND_LATER)
+    row = SessionRow("s", 7, "u", '{"plan": "pro"}', 3, AT_NOON, A_SECOND_LATER, 9)
 
     message = Session.FromString(encode_session(row))
 
     assert (message.session_id, message.id, message.user_id) == ("s", 7, "u")
     assert (message.metadata, message.last_sequence) == (struct(plan="pro"), 3)
+    assert message.revision == 9
     assert message.created_at.ToDatetime(UTC) == NOON
     assert message.updated_at.ToDatetime(UTC) == NOON + timedelta(seconds=1)
 
 
 def test_session_without_user_and_metadata_has_empty_ones() -> None:
-    row = SessionRow("s", 7, None, "{}", 0, AT_NOON, AT_NOON)
+    row = SessionRow("s", 7, None, "{}", 0, AT_NOON, AT_NOON, 1)
 
     message = Session.FromString(encode_session(row))
 
@@ -168,12 +169,13 @@ def test_session_without_user_and_metadata_has_empty_ones() -> None:
 
 
 def test_message_is_encoded_completely() -> None:
-    row = MessageRow("m", 4, "user", "hello", 5, '{"a": 1}', AT_NOON, A_SECOND_LATER)
+    row = MessageRow("m", 4, "user", "hello", 5, '{"a": 1}', AT_NOON, A_SECOND_LATER, 9)
 
     message = Message.FromString(encode_message(row))
 
     assert (message.message_id, message.sequence, message.role) == ("m", 4, "user")
     assert (message.content, message.token_count) == ("hello", 5)
     assert message.metadata == struct(a=1)
+    assert message.revision == 9
     assert message.created_at.ToDatetime(UTC) == NOON
     assert message.updated_at.ToDatetime(UTC) == NOON + timedelta(seconds=1)

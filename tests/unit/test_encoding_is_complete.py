@@ -43,23 +43,23 @@ JSON = (
 
 MESSAGE = memory_pb2.Message(
     message_id="m", role="user", content="hello " * 5000, metadata=METADATA, token_count=200,
-    sequence=70_000, created_at=CREATED_AT, updated_at=UPDATED_AT,
+    sequence=70_000, created_at=CREATED_AT, updated_at=UPDATED_AT, revision=300,
 )  # fmt: skip
-MESSAGE_ROW = MessageRow("m", 70_000, "user", "hello " * 5000, 200, JSON, CREATED, UPDATED)
+MESSAGE_ROW = MessageRow("m", 70_000, "user", "hello " * 5000, 200, JSON, CREATED, UPDATED, 300)
 
 SESSION = session_pb2.Session(
     session_id="s", user_id="u", metadata=METADATA, created_at=CREATED_AT, updated_at=UPDATED_AT,
-    id=2**40, last_sequence=70_000,
+    id=2**40, last_sequence=70_000, revision=300,
 )  # fmt: skip
-SESSION_ROW = SessionRow("s", 2**40, "u", JSON, 70_000, CREATED, UPDATED)
+SESSION_ROW = SessionRow("s", 2**40, "u", JSON, 70_000, CREATED, UPDATED, 300)
 
 USER = user_pb2.User(
     user_id="u", email="e", first_name="f", last_name="l", metadata=METADATA,
-    created_at=CREATED_AT, updated_at=UPDATED_AT, id=2**40,
+    created_at=CREATED_AT, updated_at=UPDATED_AT, id=2**40, revision=300,
 )  # fmt: skip
 USER_ROW = UserRow(
     user_id="u", email="e", first_name="f", last_name="l", metadata=JSON,
-    created_at=CREATED, updated_at=UPDATED, id=2**40,
+    created_at=CREATED, updated_at=UPDATED, id=2**40, revision=300,
 )  # fmt: skip
 
 SEARCH = memory_service_pb2.SearchMemoryResponse(
@@ -159,15 +159,20 @@ def kinds(metadata: Struct) -> set[str | None]:
 
 
 def test_encoding_without_the_optional_fields_is_what_protobuf_writes() -> None:
-    message = MessageRow("m", 1, "user", "", 0, "{}", CREATED, CREATED)
-    session = SessionRow("s", 1, None, "{}", 0, CREATED, CREATED)
+    message = MessageRow("m", 1, "user", "", 0, "{}", CREATED, CREATED, 1)
+    session = SessionRow("s", 1, None, "{}", 0, CREATED, CREATED, 1)
 
     assert memory_pb2.Message.FromString(encoded(message_response(message))) == memory_pb2.Message(
         message_id="m", role="user", sequence=1, metadata=Struct(),
-        created_at=CREATED_AT, updated_at=CREATED_AT,
+        created_at=CREATED_AT, updated_at=CREATED_AT, revision=1,
     )  # fmt: skip
     assert session_pb2.Session.FromString(
         encoded(session_response(session))
     ) == session_pb2.Session(
-        session_id="s", id=1, metadata=Struct(), created_at=CREATED_AT, updated_at=CREATED_AT
+        session_id="s",
+        id=1,
+        metadata=Struct(),
+        created_at=CREATED_AT,
+        updated_at=CREATED_AT,
+        revision=1,
     )

@@ -73,8 +73,8 @@ def status_of(error: Exception) -> Status:  # noqa: C901 - a case for each kind 
             code, detail = code_pb2.NOT_FOUND, _resource_info(error)
         case errors.AlreadyExists():
             code, detail = code_pb2.ALREADY_EXISTS, _resource_info(error)
-        case errors.StaleLastSequence():
-            code, detail = code_pb2.ABORTED, _stale_last_sequence(error)
+        case errors.Stale():
+            code, detail = code_pb2.ABORTED, _stale(error)
         case errors.Unauthenticated():
             code, detail = code_pb2.UNAUTHENTICATED, _reason("BAD_CREDENTIALS")
         case errors.PermissionDenied():
@@ -133,12 +133,9 @@ def _resource_info(
     )
 
 
-def _stale_last_sequence(error: errors.StaleLastSequence) -> error_details_pb2.ErrorInfo:
-    return _reason(
-        "STALE_LAST_SEQUENCE",
-        expected_last_sequence=str(error.expected),
-        last_sequence=str(error.actual),
-    )
+def _stale(error: errors.Stale) -> error_details_pb2.ErrorInfo:
+    values = {f"expected_{error.field}": str(error.expected), error.field: str(error.actual)}
+    return _reason(f"STALE_{error.field.upper()}", **values)
 
 
 def _reason(reason: str, **metadata: str) -> error_details_pb2.ErrorInfo:

@@ -24,7 +24,7 @@ from palaver_server.services.search_request import search_from_request
 from palaver_server.services.streaming import pages
 from palaver_server.services.validation import Fields
 from palaver_server.store.memory import MemoryStore
-from palaver_server.store.messages import MessageRow, MessageStore, too_many_to_delete
+from palaver_server.store.messages import MessageRow, MessageStore, Selection
 from palaver_server.store.sessions import SessionStore
 from palaver_server.store.window import Window
 
@@ -60,14 +60,14 @@ class MemoryService:
                 "messages", request.messages, request_bytes=request.ByteSize()
             )
             user_id = fields.optional_id("user_id", request.user_id)
-            expected = fields.not_negative("expected_last_sequence", request.expected_last_sequence)
+            expected = fields.expected(request)
         access = ACCESS.get()
         added = await self._memory.add_memory(
             access,
             session_id,
             messages,
             user_id=access.new_owner(user_id),
-            expected_last_sequence=expected if request.HasField("expected_last_sequence") else None,
+            expected=expected,
         )
         return added_memory_response(added)
 
@@ -98,7 +98,8 @@ class MemoryService:
     ) -> pb.DeleteMemoryResponse:
         with Fields() as fields:
             session_id = fields.id("session_id", request.session_id)
-        deleted = await self._sessions.delete_session(ACCESS.get(), session_id)
+            expected = fields.expected(request)
+        deleted = await self._sessions.delete_session(ACCESS.get(), session_id, expected)
         return pb.DeleteMemoryResponse(
             deleted_at=timestamp_message(deleted.deleted_at),
             messages_deleted=deleted.messages_deleted,
@@ -158,6 +159,7 @@ class MemoryService:
             fields.content("content", request.content)
             fields.not_negative("token_count", request.token_count)
             metadata = await offload(request.metadata.ByteSize(), metadata_change, fields, request)
+            expected = fields.expected(request)
 
         def change(row: MessageRow) -> MessageRow:
             return row._replace(
@@ -169,7 +171,9 @@ class MemoryService:
                 metadata=metadata.apply(row.metadata),
             )
 
-        row = await self._messages.update_message(ACCESS.get(), session_id, message_id, change)
+        row = await self._messages.update_message(
+            ACCESS.get(), session_id, message_id, change, expected
+        )
         return message_response(row)
 
     async def DeleteMessages(
@@ -177,21 +181,18 @@ class MemoryService:
     ) -> Encoded[pb.DeleteMessagesResponse]:
         with Fields() as fields:
             session_id = fields.id("session_id", request.session_id)
-            message_ids = fields.ids("message_ids", request.message_ids)
-            if message_ids and request.last_n:
-                fields.reject("last_n", "must be 0 if message_ids are given")
-            elif not request.message_ids:
-                fields.count("last_n", request.last_n)
+            selection = _selection(fields, request)
+            expected = fields.expected(request)
         data = b""
 
         async def check(rows: list[MessageRow]) -> None:
             nonlocal data
             data += await with_messages(pb.DeleteMessagesResponse(), rows).encode()
             if len(data) > MAX_RESPONSE_BYTES:
-                raise InvalidRequest(too_many_to_delete(by_id=bool(message_ids)))
+                raise InvalidRequest(selection.too_large())
 
         await self._messages.delete_messages(
-            ACCESS.get(), session_id, check, message_ids=message_ids, last_n=request.last_n
+            ACCESS.get(), session_id, selection, check, expected
         )
         return Encoded(data)
 
@@ -201,3 +202,16 @@ class MemoryService:
         with Fields() as fields:
             search = search_from_request(fields, request)
         return search_response(await self._searcher.search(ACCESS.get(), search))
+
+
+def _selection(fields: Fields, request: pb.DeleteMessagesRequest) -> Selection:
+    """Check that a request selects messages in one way, and return the selection."""
+    selection = Selection(
+        fields.ids("message_ids", request.message_ids), request.first_n, request.last_n
+    )
+    for field in ("first_n", "last_n"):
+        if field != selection.field and getattr(request, field):
+            fields.reject(field, f"must be 0 if {selection.field} is given")
+    if selection.field != "message_ids":
+        fields.count(selection.field, getattr(request, selection.field))
+    return selection

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from palaver.v1 import memory_service_pb2, session_service_pb2, user_service_pb2
 from palaver.v1.metadata_pb2 import MetadataMode
-from palaver_server.services.encoding.metadata import object_from_json
+from palaver_server.services.encoding.metadata import object_from_json, sorted_json
 from palaver_server.services.validation import Fields
 
 # The requests that change metadata.
@@ -27,7 +27,7 @@ class MetadataChange(NamedTuple):
     mode: MetadataMode.ValueType = MetadataMode.METADATA_MODE_MERGE_PATCH
 
     def apply(self, metadata: str) -> str:
-        """Return the changed metadata.
+        """Return the changed metadata; the same text if nothing changes.
 
         Args:
             metadata: The current metadata as JSON.
@@ -37,17 +37,21 @@ class MetadataChange(NamedTuple):
         """
         if self.given is None:
             return metadata
+        current = object_from_json(metadata)
+        changed = self._changed(current, self.given)
+        if sorted_json(changed) == sorted_json(current):
+            return metadata
         with Fields() as fields:
-            return fields.metadata_json("metadata", self._changed(metadata, self.given))
+            return fields.metadata_json("metadata", changed)
 
-    def _changed(self, metadata: str, given: dict[str, Any]) -> dict[str, Any]:
+    def _changed(self, current: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
         match self.mode:
             case MetadataMode.METADATA_MODE_REPLACE:
                 return given
             case MetadataMode.METADATA_MODE_TOP_LEVEL:
-                return {**object_from_json(metadata), **given}
+                return {**current, **given}
             case _:
-                return merge_patch(object_from_json(metadata), given)
+                return merge_patch(current, given)
 
 
 def metadata_change(fields: Fields, request: Request) -> MetadataChange:

@@ -15,7 +15,7 @@ from palaver_server.services.encoding.timestamps import timestamp_message
 from palaver_server.services.metadata_change import metadata_change
 from palaver_server.services.streaming import pages
 from palaver_server.services.validation import Fields
-from palaver_server.store.sessions import SessionFilter, SessionRow, SessionStore
+from palaver_server.store.sessions import IfMissing, SessionFilter, SessionRow, SessionStore
 
 
 class SessionService:
@@ -33,9 +33,15 @@ class SessionService:
             metadata = await offload(
                 request.metadata.ByteSize(), fields.metadata, "metadata", request
             )
+            created_at = fields.timestamp("created_at", request)
         access = ACCESS.get()
         row = await self._sessions.add_session(
-            access, session_id, user_id=access.new_owner(user_id), metadata=metadata
+            access,
+            session_id,
+            user_id=access.new_owner(user_id),
+            metadata=metadata,
+            created_at=created_at,
+            user_must_exist=request.user_must_exist,
         )
         return session_response(row)
 
@@ -46,9 +52,12 @@ class SessionService:
             session_id = fields.id("session_id", request.session_id)
             user_id = fields.optional_id("user_id", request.user_id)
             metadata = await offload(request.metadata.ByteSize(), metadata_change, fields, request)
+            expected = fields.expected(request)
         access = ACCESS.get()
         if request.HasField("user_id"):
             access.check_owner(user_id)
+        elif request.allow_missing:
+            user_id = access.user_id
 
         def change(row: SessionRow) -> SessionRow:
             return row._replace(
@@ -56,7 +65,14 @@ class SessionService:
                 metadata=metadata.apply(row.metadata),
             )
 
-        row = await self._sessions.update_session(access, session_id, change, user_id=user_id)
+        row = await self._sessions.update_session(
+            access,
+            session_id,
+            change,
+            user_id=user_id,
+            expected=expected,
+            if_missing=IfMissing(undelete=request.undelete, add=request.allow_missing),
+        )
         return session_response(row)
 
     async def GetSession(
@@ -71,7 +87,8 @@ class SessionService:
     ) -> pb.DeleteSessionResponse:
         with Fields() as fields:
             session_id = fields.id("session_id", request.session_id)
-        deleted = await self._sessions.delete_session(ACCESS.get(), session_id)
+            expected = fields.expected(request)
+        deleted = await self._sessions.delete_session(ACCESS.get(), session_id, expected)
         return pb.DeleteSessionResponse(
             deleted_at=timestamp_message(deleted.deleted_at),
             messages_deleted=deleted.messages_deleted,

@@ -15,7 +15,7 @@ from palaver_server.services.encoding.users import user_response, with_users
 from palaver_server.services.metadata_change import metadata_change
 from palaver_server.services.streaming import pages
 from palaver_server.services.validation import Fields
-from palaver_server.store.users import UserRow, UserStore
+from palaver_server.store.users import UserRow, UserStore, blank_user
 
 
 class UserService:
@@ -33,17 +33,13 @@ class UserService:
             metadata = await offload(
                 request.metadata.ByteSize(), fields.metadata, "metadata", request
             )
+            created_at = fields.timestamp("created_at", request)
         access = ACCESS.get()
         access.check_owner(user_id)
-        row = await self._users.add_user(
-            access,
-            user_id,
-            email=email,
-            first_name=first_name,
-            last_name=last_name,
-            metadata=metadata,
+        user = blank_user(user_id)._replace(
+            email=email, first_name=first_name, last_name=last_name, metadata=metadata
         )
-        return user_response(row)
+        return user_response(await self._users.add_user(access, user, created_at=created_at))
 
     async def GetUser(self, request: pb.GetUserRequest, context: Context) -> Encoded[user_pb2.User]:
         with Fields() as fields:
@@ -59,6 +55,7 @@ class UserService:
             fields.name("first_name", request.first_name)
             fields.name("last_name", request.last_name)
             metadata = await offload(request.metadata.ByteSize(), metadata_change, fields, request)
+            expected = fields.expected(request)
 
         def change(row: UserRow) -> UserRow:
             return row._replace(
@@ -70,14 +67,18 @@ class UserService:
                 metadata=metadata.apply(row.metadata),
             )
 
-        return user_response(await self._users.update_user(ACCESS.get(), user_id, change))
+        row = await self._users.update_user(
+            ACCESS.get(), user_id, change, expected=expected, or_add=request.allow_missing
+        )
+        return user_response(row)
 
     async def DeleteUser(
         self, request: pb.DeleteUserRequest, context: Context
     ) -> pb.DeleteUserResponse:
         with Fields() as fields:
             user_id = fields.id("user_id", request.user_id)
-        deleted = await self._users.delete_user(ACCESS.get(), user_id)
+            expected = fields.expected(request)
+        deleted = await self._users.delete_user(ACCESS.get(), user_id, expected)
         return pb.DeleteUserResponse(
             deleted_at=timestamp_message(deleted.deleted_at),
             sessions_deleted=deleted.sessions_deleted,

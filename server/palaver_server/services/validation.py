@@ -32,6 +32,7 @@ from palaver_server.services.limits import (
     MAX_ROLES,
     MAX_VIOLATIONS,
 )
+from palaver_server.store.expected import Expected
 from palaver_server.store.memory import NewMessage
 
 EnumT = TypeVar("EnumT", bound=int)
@@ -229,6 +230,18 @@ class Fields:
         if value < 0:
             self.reject(field, f"must not be negative; got {value}")
         return value
+
+    def expected(self, request: Message) -> Expected:
+        """Check the state that a request expects, in the fields `expected_…` that it has."""
+        return Expected(
+            revision=self._expected("expected_revision", request),
+            last_sequence=self._expected("expected_last_sequence", request),
+        )
+
+    def _expected(self, field: str, request: Message) -> int | None:
+        if field not in request.DESCRIPTOR.fields_by_name or not request.HasField(field):
+            return None
+        return self.not_negative(field, getattr(request, field))
 
     def timestamp(self, field: str, message: Message, *, round_up: bool = False) -> datetime | None:
         """Check the timestamp in `field` of `message`; return None if it is not set.

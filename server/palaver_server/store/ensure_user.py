@@ -10,6 +10,7 @@ live ones, and deleted ones that could be restored.
 
 from palaver_server.database.connection import Connection
 from palaver_server.database.statement import Statement
+from palaver_server.errors import NotFound
 
 # CTEs that get or create the user %(user_id)s if `{condition}` holds. FOR KEY SHARE: any number
 # of transactions may hold this lock at a time, but not together with DeleteUser's. A user that
@@ -41,6 +42,24 @@ ENSURED = """
 ENSURE_USER = Statement(
     "users.ensure", f"WITH {ENSURED.format(condition='true')} SELECT count(*) FROM ensured"
 )
+
+
+LOCK_USER = Statement(
+    "users.lock_known",
+    """
+    SELECT user_id FROM users WHERE user_id = %(user_id)s AND deleted_at IS NULL FOR KEY SHARE
+""",
+)
+
+
+async def lock_user(connection: Connection, user_id: str) -> None:
+    """Lock the row of a live user as `ensure_user` does.
+
+    Raises:
+        NotFound: There is no such live user.
+    """
+    if await connection.fetch_one(LOCK_USER, {"user_id": user_id}) is None:
+        raise NotFound("User", user_id)
 
 
 async def ensure_user(connection: Connection, user_id: str) -> None:

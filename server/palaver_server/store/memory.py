@@ -20,10 +20,11 @@ from palaver_server.database.reader import Reader
 from palaver_server.database.statement import Statement, StatementTemplate
 from palaver_server.database.timestamps import PgTimestamp
 from palaver_server.durations import milliseconds
-from palaver_server.errors import DatabaseUnavailable, NotFound, StaleLastSequence
+from palaver_server.errors import DatabaseUnavailable, NotFound
 from palaver_server.store.access_conditions import ACCESSIBLE_SESSION
 from palaver_server.store.embedding_queue import NO_QUEUE, EmbeddingQueue
 from palaver_server.store.ensure_user import ENSURED, ensure_user
+from palaver_server.store.expected import ANY, NONE_LIVE, Expected
 from palaver_server.store.message_filter import MessageFilter
 from palaver_server.store.messages import (
     COLUMNS,
@@ -275,7 +276,7 @@ class MemoryStore:
         messages: Sequence[NewMessage],
         *,
         user_id: str | None,
-        expected_last_sequence: int | None,
+        expected: Expected = ANY,
     ) -> AddedMemory:
         """Append messages, in order and without gaps; update those whose id is live.
 
@@ -284,10 +285,11 @@ class MemoryStore:
 
         Raises:
             NotFound: The session exists outside the access scope; nothing is written.
-            StaleLastSequence: The session's last sequence is not the expected one; nothing is
+            StaleRevision: The session is in another state than the expected one; nothing is
                 written.
+            StaleLastSequence: As StaleRevision.
         """
-        is_append = expected_last_sequence is None and all(each[0] is None for each in messages)
+        is_append = expected == ANY and all(each[0] is None for each in messages)
         if is_append and _is_short(messages) and not self._appends.claim():
             added = await self._appends.submit(access, (session_id, messages))
             if added is not None:
@@ -304,7 +306,7 @@ class MemoryStore:
             if rows:
                 added = _added(rows, created=rows[0][0])
             else:
-                added = await self._lock_and_add(connection, parameters, expected_last_sequence)
+                added = await self._lock_and_add(connection, parameters, expected)
         self._queue.notify()
         return added
 
@@ -324,7 +326,7 @@ class MemoryStore:
         self,
         connection: Connection,
         parameters: dict[str, Any],
-        expected_last_sequence: int | None,
+        expected: Expected,
     ) -> AddedMemory:
         """Add to a session, in any state, under its lock.
 
@@ -339,14 +341,13 @@ class MemoryStore:
                     is_user_ensured = user_id is not None and state is _SessionState.NOT_RESTORABLE
                     if is_user_ensured:
                         await ensure_user(connection, user_id)
-                    state, last_sequence = await self._lock_session(connection, parameters)
+                    state, revision, last_sequence = await self._lock_session(
+                        connection, parameters
+                    )
                     needs_user = user_id is not None and state is _SessionState.NOT_RESTORABLE
                     if needs_user is not is_user_ensured:
                         raise Rollback
-                    if expected_last_sequence not in (None, last_sequence):
-                        raise StaleLastSequence(
-                            expected=expected_last_sequence, actual=last_sequence
-                        )
+                    expected.check(revision=revision, last_sequence=last_sequence)
                     rows = await self._add_in_state(connection, parameters, state)
                     if not rows:
                         raise Rollback
@@ -361,7 +362,7 @@ class MemoryStore:
     LOCK_SESSION = Statement(
         "memory.lock_session",
         f"""
-        SELECT last_sequence, deleted_at IS NOT NULL, forgotten, {ACCESSIBLE_SESSION}
+        SELECT last_sequence, revision, deleted_at IS NOT NULL, forgotten, {ACCESSIBLE_SESSION}
         FROM sessions s WHERE session_id = %(session_id)s
         FOR NO KEY UPDATE
     """,
@@ -369,17 +370,19 @@ class MemoryStore:
 
     async def _lock_session(
         self, connection: Connection, parameters: dict[str, Any]
-    ) -> tuple[_SessionState, int]:
-        """Lock a session, and return its state and its last sequence."""
+    ) -> tuple[_SessionState, int, int]:
+        """Lock a session, and return its state, its revision and its last sequence."""
         row = await connection.fetch_one(self.LOCK_SESSION, parameters)
         if row is None:
-            return _SessionState.ABSENT, 0
-        last_sequence, is_deleted, is_forgotten, is_accessible = row
+            return _SessionState.ABSENT, NONE_LIVE, 0
+        last_sequence, revision, is_deleted, is_forgotten, is_accessible = row
         if not is_accessible:
             raise NotFound("Session", parameters["session_id"])
         if is_forgotten:
-            return _SessionState.NOT_RESTORABLE, last_sequence
-        return _SessionState.RESTORABLE if is_deleted else _SessionState.LIVE, last_sequence
+            return _SessionState.NOT_RESTORABLE, NONE_LIVE, last_sequence
+        if is_deleted:
+            return _SessionState.RESTORABLE, NONE_LIVE, last_sequence
+        return _SessionState.LIVE, revision, last_sequence
 
     async def _add_in_state(
         self, connection: Connection, parameters: dict[str, Any], state: _SessionState
@@ -388,7 +391,8 @@ class MemoryStore:
         if state is _SessionState.ABSENT:
             return await connection.fetch(self._create, parameters)
         if state is _SessionState.NOT_RESTORABLE:
-            await connection.fetch(SessionStore.ADD_SESSION, {**parameters, "metadata": "{}"})
+            fresh = {**parameters, "metadata": "{}", "created_at": None}
+            await connection.fetch(SessionStore.ADD_SESSION, fresh)
         return await connection.fetch(self._add_locked, parameters)
 
     # SKIP LOCKED: a locked session would keep the other callers waiting, and their sessions

@@ -21,6 +21,7 @@ from palaver_server.durations import milliseconds
 from palaver_server.errors import FieldViolation, InvalidRequest, NotFound
 from palaver_server.store.access_conditions import ACCESSIBLE_SESSION
 from palaver_server.store.embedding_queue import NO_QUEUE, EmbeddingQueue
+from palaver_server.store.expected import ANY, Expected
 from palaver_server.store.listing import page_parameters
 from palaver_server.store.message_filter import EVERY_MESSAGE, MessageFilter
 from palaver_server.store.sessions import lock_session
@@ -72,6 +73,7 @@ class MessageRow(NamedTuple):
     metadata: str
     created_at: PgTimestamp
     updated_at: PgTimestamp
+    revision: int
 
     @property
     def position(self) -> int:
@@ -81,13 +83,13 @@ class MessageRow(NamedTuple):
 
 COLUMNS = """
     m.message_id, m.sequence, m.role, m.content, m.token_count, m.metadata::text,
-    m.created_at, m.updated_at
+    m.created_at, m.updated_at, m.revision
 """
 
 # Upper bound of a row's size as a protobuf message, in bytes.
 SIZE = """
     octet_length(message_id) + octet_length(role) + octet_length(content)
-    + 4 * octet_length(metadata::text) + 100
+    + 4 * octet_length(metadata::text) + 128
 """
 
 
@@ -98,12 +100,24 @@ _MAX_DELETED_BYTES = 64 * 1024 * 1024
 _MAX_DELETED_BYTES_PER_STATEMENT = 4 * 1024 * 1024
 
 
-def too_many_to_delete(*, by_id: bool) -> FieldViolation:
-    """Return the violation that the deleted messages do not fit the response."""
-    return FieldViolation(
-        "message_ids" if by_id else "last_n",
-        "the deleted messages must fit a response of 4 MiB; delete fewer at once",
-    )
+class Selection(NamedTuple):
+    """A selection of messages, by one of the fields."""
+
+    message_ids: Sequence[str] = ()
+    first_n: int = 0
+    last_n: int = 0
+
+    @property
+    def field(self) -> str:
+        """The field that is given."""
+        return "message_ids" if self.message_ids else "first_n" if self.first_n else "last_n"
+
+    def too_large(self) -> FieldViolation:
+        """Return the violation that the deleted messages do not fit the response."""
+        return FieldViolation(
+            self.field,
+            "the deleted messages must fit a response of 4 MiB; delete fewer at once",
+        )
 
 
 _IN_ORDER = """
@@ -271,18 +285,24 @@ class MessageStore:
         session_id: str,
         message_id: str,
         change: Callable[[MessageRow], MessageRow],
+        expected: Expected = ANY,
     ) -> MessageRow:
         """Update a message's role, content, token count and metadata to those `change` returns.
 
         The session is locked between the read and the write. An exception from `change` rolls
-        back.
+        back. If `change` changes nothing, nothing is written.
 
         Raises:
             NotFound: There is no such live session or message.
+            StaleRevision: The message is in another state than the expected one.
         """
         async with self._locked_session(access, session_id) as connection:
-            row = change(await self._get_message(connection, access, session_id, message_id))
-            parameters = {**row._asdict(), "session_id": session_id, "language": self._language}
+            row = await self._get_message(connection, access, session_id, message_id)
+            expected.check(revision=row.revision)
+            changed = change(row)
+            if changed == row:
+                return row
+            parameters = {**changed._asdict(), "session_id": session_id, "language": self._language}
             updated = await connection.fetch_one(self._update_message, parameters)
         self._queue.notify()
         return MessageRow._make(updated or ())
@@ -299,13 +319,13 @@ class MessageStore:
     """,
     )
 
-    CHOOSE_NEWEST_MESSAGES = Statement(
-        "messages.choose_newest",
+    CHOOSE_FROM_AN_END = StatementTemplate(
+        "messages.choose_from_an_end",
         """
         SELECT sequence, octet_length(content) + octet_length(metadata::text) FROM messages
         WHERE session_id = %(session_id)s AND deleted_at IS NULL
-        ORDER BY sequence DESC
-        LIMIT %(last_n)s
+        ORDER BY sequence {direction}
+        LIMIT %(limit)s
     """,
     )
 
@@ -326,31 +346,35 @@ class MessageStore:
         self,
         access: Access,
         session_id: str,
+        selection: Selection,
         check: Callable[[list[MessageRow]], Awaitable[None]],
-        *,
-        message_ids: Sequence[str] = (),
-        last_n: int = 0,
+        expected: Expected = ANY,
     ) -> None:
-        """Soft-delete the messages with these ids, or else the newest `last_n`.
+        """Soft-delete the messages with these ids, or the oldest or the newest.
 
         Calls `check` with the messages in portions, oldest first; an exception from it rolls back.
 
         Raises:
             NotFound: There is no such live session.
+            StaleRevision: The session is in another state than the expected one.
+            StaleLastSequence: As StaleRevision.
             InvalidRequest: The messages are far too large for a response.
         """
-        choose = self.CHOOSE_MESSAGES if message_ids else self.CHOOSE_NEWEST_MESSAGES
+        choose = self.CHOOSE_MESSAGES
+        if not selection.message_ids:
+            direction = "ASC" if selection.first_n else "DESC"
+            choose = self.CHOOSE_FROM_AN_END.fill(direction=direction)
         parameters: dict[str, Any] = {
             "session_id": session_id,
-            "message_ids": list(message_ids),
-            "last_n": last_n,
+            "message_ids": list(selection.message_ids),
+            "limit": selection.first_n or selection.last_n,
         }
-        async with self._locked_session(access, session_id) as connection:
+        async with self._locked_session(access, session_id, expected) as connection:
             chosen = await connection.fetch(choose, parameters)
             if not chosen:
                 return
             if sum(size for _, size in chosen) > _MAX_DELETED_BYTES:
-                raise InvalidRequest(too_many_to_delete(by_id=bool(message_ids)))
+                raise InvalidRequest(selection.too_large())
             for sequences in _portions(sorted(chosen)):
                 parameters["sequences"] = sequences
                 rows = await connection.fetch(self.DELETE_MESSAGES, parameters)
@@ -373,13 +397,16 @@ class MessageStore:
         return MessageRow._make(row)
 
     @asynccontextmanager
-    async def _locked_session(self, access: Access, session_id: str) -> AsyncIterator[Connection]:
+    async def _locked_session(
+        self, access: Access, session_id: str, expected: Expected = ANY
+    ) -> AsyncIterator[Connection]:
         """Begin a transaction that holds the session's lock."""
         async with (
             self._pool.connection(access.principal) as connection,
             connection.in_transaction(has_timeout=False),
         ):
-            await lock_session(connection, access, session_id)
+            row = await lock_session(connection, access, session_id)
+            expected.check(revision=row.revision, last_sequence=row.last_sequence)
             yield connection
 
 

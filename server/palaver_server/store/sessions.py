@@ -22,7 +22,8 @@ from palaver_server.store.access_conditions import (
     guarded,
     narrowed,
 )
-from palaver_server.store.ensure_user import ensure_user
+from palaver_server.store.ensure_user import ensure_user, lock_user
+from palaver_server.store.expected import ANY, NONE_LIVE, Expected
 from palaver_server.store.filters import comparisons, metadata_paths
 from palaver_server.store.listing import page_parameters, read_last_position
 
@@ -37,6 +38,7 @@ class SessionRow(NamedTuple):
     last_sequence: int
     created_at: PgTimestamp
     updated_at: PgTimestamp
+    revision: int
 
     @property
     def position(self) -> int:
@@ -53,6 +55,21 @@ class SessionFilter(NamedTuple):
     metadata: str | None = None
 
 
+class IfMissing(NamedTuple):
+    """What an update does if there is no live session.
+
+    Attributes:
+        undelete: Restore it, without its messages, if it is deleted and restorable.
+        add: Otherwise create it.
+    """
+
+    undelete: bool = False
+    add: bool = False
+
+
+REFUSE = IfMissing()
+
+
 class DeletedSession(NamedTuple):
     """The time of a delete, and how many messages it deleted."""
 
@@ -63,14 +80,17 @@ class DeletedSession(NamedTuple):
 # A session has up to 64 KiB: this bounds the memory of a batch.
 _MAX_READS_PER_BATCH = 64
 
+# An attempt fails if the session is created, deleted or restored at the same time.
+_MAX_ATTEMPTS = 10
+
 EVERY_SESSION = SessionFilter()
 
-COLUMNS = "session_id, id, user_id, metadata::text, last_sequence, created_at, updated_at"
+COLUMNS = "session_id, id, user_id, metadata::text, last_sequence, created_at, updated_at, revision"
 
 # Upper bound of a row's size as a protobuf message, in bytes.
 SIZE = """
     octet_length(session_id) + coalesce(octet_length(user_id), 0)
-    + 4 * octet_length(metadata) + 100
+    + 4 * octet_length(metadata) + 128
 """
 
 
@@ -137,13 +157,16 @@ class SessionStore:
         INSERT INTO sessions AS s (session_id, user_id, metadata, created_at, updated_at)
         VALUES (
             %(session_id)s, %(user_id)s, %(metadata)s::jsonb,
-            statement_timestamp(), statement_timestamp()
+            coalesce(%(created_at)s::timestamptz, statement_timestamp()), statement_timestamp()
         )
         ON CONFLICT (session_id) DO UPDATE SET
             id = excluded.id,
             user_id = excluded.user_id,
             metadata = excluded.metadata,
-            created_at = greatest(excluded.created_at, s.updated_at, s.deleted_at),
+            created_at = coalesce(
+                %(created_at)s::timestamptz,
+                greatest(excluded.created_at, s.updated_at, s.deleted_at)
+            ),
             updated_at = greatest(excluded.updated_at, s.updated_at, s.deleted_at),
             deleted_at = NULL,
             forgotten = false
@@ -152,30 +175,61 @@ class SessionStore:
     """,
     )
 
-    async def add_session(
-        self, access: Access, session_id: str, *, user_id: str | None, metadata: str
+    async def add_session(  # noqa: PLR0913 - most by name
+        self,
+        access: Access,
+        session_id: str,
+        *,
+        user_id: str | None,
+        metadata: str,
+        created_at: datetime | None = None,
+        user_must_exist: bool = False,
     ) -> SessionRow:
         """Create a session, or start a deleted one again; get or create its user.
 
+        Args:
+            access: The caller's access scope.
+            session_id: The session's id.
+            user_id: Its user's id; None: none.
+            metadata: Its metadata as JSON.
+            created_at: The time of its creation; None: now.
+            user_must_exist: Whether to get the user only.
+
         Raises:
             AlreadyExists: The session is live, or outside the access scope.
+            NotFound: The user must exist, and does not.
         """
-        parameters = {
-            "session_id": session_id,
-            "user_id": user_id,
-            "metadata": metadata,
-            "access_user_id": access.user_id,
-        }
         async with (
             self._pool.connection(access.principal) as connection,
             connection.in_transaction(has_timeout=False) if user_id else nullcontext(),
         ):
-            if user_id:
+            if user_id and user_must_exist:
+                await lock_user(connection, user_id)
+            elif user_id:
                 await ensure_user(connection, user_id)
-            row = await connection.fetch_one(self.ADD_SESSION, parameters)
+            row = await self._start(
+                connection,
+                access,
+                _blank(session_id, user_id)._replace(metadata=metadata),
+                created_at,
+            )
             if row is None:
                 raise AlreadyExists("Session", session_id)
-            return SessionRow._make(row)
+            return row
+
+    async def _start(
+        self,
+        connection: Connection,
+        access: Access,
+        row: SessionRow,
+        created_at: datetime | None = None,
+    ) -> SessionRow | None:
+        """Create a session, or start a deleted one again; return None if there is a live one."""
+        parameters = {
+            **row._asdict(), "created_at": created_at, "access_user_id": access.user_id
+        }  # fmt: skip
+        started = await connection.fetch_one(self.ADD_SESSION, parameters)
+        return SessionRow._make(started) if started else None
 
     async def get_session(self, access: Access, session_id: str) -> SessionRow:
         """Return a live session. Reads that start together share a statement.
@@ -218,22 +272,46 @@ class SessionStore:
     """,
     )
 
-    async def update_session(
+    # The user is live: deleting it makes its sessions not restorable.
+    UNDELETE_SESSION = Statement(
+        "sessions.undelete",
+        f"""
+        UPDATE sessions s
+        SET deleted_at = NULL, updated_at = greatest(s.updated_at, statement_timestamp())
+        WHERE session_id = %(session_id)s AND deleted_at IS NOT NULL AND NOT forgotten
+            AND {ACCESSIBLE_SESSION}
+        RETURNING {COLUMNS}
+    """,
+    )
+
+    async def update_session(  # noqa: PLR0913 - most by name
         self,
         access: Access,
         session_id: str,
         change: Callable[[SessionRow], SessionRow],
         *,
         user_id: str | None = None,
+        expected: Expected = ANY,
+        if_missing: IfMissing = REFUSE,
     ) -> SessionRow:
         """Update a session's user and metadata to those that `change` returns.
 
         The session is locked between the read and the write. An exception from `change` rolls
-        back. The user that `change` gives to the session, if any, must also be passed as
-        `user_id`; it is created if it does not exist.
+        back. If `change` changes nothing, nothing is written.
+
+        Args:
+            access: The caller's access scope.
+            session_id: The session's id.
+            change: Returns the new session for the current one.
+            user_id: The user that `change` gives to the session, if any; it is created if it does
+                not exist.
+            expected: The state that the session must be in.
+            if_missing: What to do if there is no such live session. To a new one, `change` is
+                applied with `user_id` as its user and without metadata.
 
         Raises:
             NotFound: There is no such live session.
+            StaleRevision: The session is in another state than the expected one.
         """
         async with (
             self._pool.connection(access.principal) as connection,
@@ -241,9 +319,36 @@ class SessionStore:
         ):
             if user_id is not None:
                 await ensure_user(connection, user_id)
-            row = change(await lock_session(connection, access, session_id))
-            updated = await connection.fetch_one(self.UPDATE_SESSION, row._asdict())
-            return _found(session_id, updated)
+            for _ in range(_MAX_ATTEMPTS):  # a session may be created or restored in between
+                locked = await connection.fetch_one(LOCK_SESSION, _named(access, session_id))
+                if locked is not None:
+                    row = SessionRow._make(locked)
+                    expected.check(revision=row.revision)
+                    return await self._update(connection, row, change(row))
+                if if_missing == REFUSE:
+                    break
+                expected.check(revision=NONE_LIVE)
+                if if_missing.undelete:
+                    restored = await connection.fetch_one(
+                        self.UNDELETE_SESSION, _named(access, session_id)
+                    )
+                    if restored is not None:
+                        row = SessionRow._make(restored)
+                        return await self._update(connection, row, change(row))
+                if not if_missing.add:
+                    break
+                added = await self._start(connection, access, change(_blank(session_id, user_id)))
+                if added is not None:
+                    return added
+            raise NotFound("Session", session_id)  # here, so that it undoes the user's creation
+
+    async def _update(
+        self, connection: Connection, row: SessionRow, changed: SessionRow
+    ) -> SessionRow:
+        if changed == row:
+            return row
+        updated = await connection.fetch_one(self.UPDATE_SESSION, changed._asdict())
+        return _found(row.session_id, updated)
 
     # A statement after the one that takes the lock: its time is after the writes that the lock
     # waited for, and its snapshot contains the messages that they added.
@@ -264,17 +369,22 @@ class SessionStore:
     """,
     )
 
-    async def delete_session(self, access: Access, session_id: str) -> DeletedSession:
+    async def delete_session(
+        self, access: Access, session_id: str, expected: Expected = ANY
+    ) -> DeletedSession:
         """Soft-delete a session and all its messages, with one timestamp.
 
         Raises:
             NotFound: There is no such live session.
+            StaleRevision: The session is in another state than the expected one.
+            StaleLastSequence: As StaleRevision.
         """
         async with (
             self._pool.connection(access.principal) as connection,
             connection.in_transaction(has_timeout=False),
         ):
-            await lock_session(connection, access, session_id)
+            row = await lock_session(connection, access, session_id)
+            expected.check(revision=row.revision, last_sequence=row.last_sequence)
             deleted = await connection.fetch_one(self.DELETE_SESSION, {"session_id": session_id})
             return DeletedSession._make(deleted or ())
 
@@ -342,6 +452,11 @@ class SessionStore:
     async def last_id(self, access: Access) -> int:
         """Return the last listing position in use, 0 if there is none; of all users' sessions."""
         return await read_last_position(self._reader, access, self.LAST_ID)
+
+
+def _blank(session_id: str, user_id: str | None) -> SessionRow:
+    """Return a session that is to be created; the database sets its numbers and times."""
+    return SessionRow(session_id, 0, user_id, "{}", 0, PgTimestamp(0), PgTimestamp(0), 0)
 
 
 def _named(access: Access, session_id: str) -> dict[str, str | None]:

@@ -1,10 +1,11 @@
 """Users: adding, getting, updating, deleting and listing them."""
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from palaver_server.auth.access import Access
-from palaver_server.database.connection import Row
+from palaver_server.database.connection import Connection, Row
 from palaver_server.database.paging import KeyRange, Page, last_position, listing
 from palaver_server.database.pool import Pool
 from palaver_server.database.reader import Reader
@@ -12,6 +13,7 @@ from palaver_server.database.statement import Statement, StatementTemplate
 from palaver_server.database.timestamps import PgTimestamp, as_datetime
 from palaver_server.errors import AlreadyExists, NotFound
 from palaver_server.store.access_conditions import accessible, accessible_if_bound
+from palaver_server.store.expected import ANY, NONE_LIVE, Expected
 from palaver_server.store.listing import page_parameters, read_last_position
 
 
@@ -26,6 +28,7 @@ class UserRow(NamedTuple):
     metadata: str
     created_at: PgTimestamp
     updated_at: PgTimestamp
+    revision: int
 
     @property
     def position(self) -> int:
@@ -42,14 +45,17 @@ class DeletedUser(NamedTuple):
 
 
 COLUMNS = """
-    user_id, id, email, first_name, last_name, metadata::text, created_at, updated_at
+    user_id, id, email, first_name, last_name, metadata::text, created_at, updated_at, revision
 """
 
 # Upper bound of a row's size as a protobuf message, in bytes.
 SIZE = """
     octet_length(user_id) + octet_length(email) + octet_length(first_name)
-    + octet_length(last_name) + 4 * octet_length(metadata) + 100
+    + octet_length(last_name) + 4 * octet_length(metadata) + 128
 """
+
+# An attempt fails if the user is created or deleted at the same time.
+_MAX_ATTEMPTS = 10
 
 
 class UserStore:
@@ -69,9 +75,11 @@ class UserStore:
     ADD_USER = Statement(
         "users.add",
         f"""
-        INSERT INTO users AS u (user_id, filled_in, email, first_name, last_name, metadata)
+        INSERT INTO users AS u
+            (user_id, filled_in, email, first_name, last_name, metadata, created_at)
         VALUES (
-            %(user_id)s, true, %(email)s, %(first_name)s, %(last_name)s, %(metadata)s::jsonb
+            %(user_id)s, true, %(email)s, %(first_name)s, %(last_name)s, %(metadata)s::jsonb,
+            coalesce(%(created_at)s::timestamptz, now())
         )
         ON CONFLICT (user_id) DO UPDATE SET
             id = CASE WHEN u.deleted_at IS NULL THEN u.id ELSE excluded.id END,
@@ -80,8 +88,11 @@ class UserStore:
             first_name = excluded.first_name,
             last_name = excluded.last_name,
             metadata = excluded.metadata,
-            created_at = CASE WHEN u.deleted_at IS NULL THEN u.created_at
-                ELSE greatest(excluded.created_at, u.updated_at, u.deleted_at) END,
+            created_at = coalesce(
+                %(created_at)s::timestamptz,
+                CASE WHEN u.deleted_at IS NULL THEN u.created_at
+                    ELSE greatest(excluded.created_at, u.updated_at, u.deleted_at) END
+            ),
             updated_at = greatest(excluded.updated_at, u.updated_at, u.deleted_at),
             deleted_at = NULL
         WHERE (u.deleted_at IS NOT NULL OR NOT u.filled_in) AND {accessible("u.user_id")}
@@ -89,34 +100,38 @@ class UserStore:
     """,
     )
 
-    async def add_user(  # noqa: PLR0913 - most by name
-        self,
-        access: Access,
-        user_id: str,
-        *,
-        email: str,
-        first_name: str,
-        last_name: str,
-        metadata: str,
+    async def add_user(
+        self, access: Access, user: UserRow, *, created_at: datetime | None = None
     ) -> UserRow:
         """Create a user, complete a placeholder, or start a deleted user again.
+
+        Args:
+            access: The caller's access scope.
+            user: The user; the database sets its numbers and times.
+            created_at: The time of its creation; None: now, or that of the placeholder.
 
         Raises:
             AlreadyExists: The user is live and complete.
         """
-        parameters = {
-            "user_id": user_id,
-            "email": email,
-            "first_name": first_name,
-            "last_name": last_name,
-            "metadata": metadata,
-            "access_user_id": access.user_id,
-        }
         async with self._pool.connection(access.principal) as connection:
-            row = await connection.fetch_one(self.ADD_USER, parameters)
+            row = await self._start(connection, access, user, created_at)
         if row is None:
-            raise AlreadyExists("User", user_id)
-        return UserRow._make(row)
+            raise AlreadyExists("User", user.user_id)
+        return row
+
+    async def _start(
+        self,
+        connection: Connection,
+        access: Access,
+        user: UserRow,
+        created_at: datetime | None = None,
+    ) -> UserRow | None:
+        """Create, complete or start again a user; return None if there is a complete live one."""
+        parameters = {
+            **user._asdict(), "created_at": created_at, "access_user_id": access.user_id
+        }  # fmt: skip
+        started = await connection.fetch_one(self.ADD_USER, parameters)
+        return UserRow._make(started) if started else None
 
     GET_USER = Statement(
         "users.get",
@@ -139,7 +154,14 @@ class UserStore:
         return _found(user_id, row)
 
     # Concurrent merges run one after the other: each reads what the one before it wrote.
-    LOCK_USER = Statement("users.lock", GET_USER.sql + " FOR NO KEY UPDATE")
+    LOCK_USER = Statement(
+        "users.lock",
+        f"""
+        SELECT {COLUMNS}, filled_in FROM users
+        WHERE user_id = %(user_id)s AND deleted_at IS NULL AND {accessible("user_id")}
+        FOR NO KEY UPDATE
+    """,
+    )
 
     UPDATE_USER = Statement(
         "users.update",
@@ -154,23 +176,54 @@ class UserStore:
     )
 
     async def update_user(
-        self, access: Access, user_id: str, change: Callable[[UserRow], UserRow]
+        self,
+        access: Access,
+        user_id: str,
+        change: Callable[[UserRow], UserRow],
+        *,
+        expected: Expected = ANY,
+        or_add: bool = False,
     ) -> UserRow:
         """Update a user's email, names and metadata to those `change` returns, and complete it.
 
         The user is locked between the read and the write. An exception from `change` rolls back.
+        If `change` changes nothing, nothing is written to a complete user.
+
+        Args:
+            access: The caller's access scope.
+            user_id: The user's id.
+            change: Returns the new user for the current one.
+            expected: The state that the user must be in.
+            or_add: Whether to create the user if it is not live; `change` is then applied to one
+                that has only its id.
 
         Raises:
-            NotFound: There is no such live user.
+            NotFound: There is no such live user, or it is outside the access scope.
+            StaleRevision: The user is in another state than the expected one.
         """
+        is_accessible = access.user_id in (None, user_id)
         async with (
             self._pool.connection(access.principal) as connection,
             connection.in_transaction(has_timeout=False),
         ):
-            locked = await connection.fetch_one(self.LOCK_USER, _named(access, user_id))
-            row = change(_found(user_id, locked))
-            updated = await connection.fetch_one(self.UPDATE_USER, row._asdict())
-            return _found(user_id, updated)
+            for _ in range(_MAX_ATTEMPTS):  # a user may be created in between
+                locked = await connection.fetch_one(self.LOCK_USER, _named(access, user_id))
+                if locked is not None:
+                    *columns, is_complete = locked
+                    row = UserRow._make(columns)
+                    expected.check(revision=row.revision)
+                    changed = change(row)
+                    if is_complete and changed == row:
+                        return row
+                    updated = await connection.fetch_one(self.UPDATE_USER, changed._asdict())
+                    return _found(user_id, updated)
+                if not (or_add and is_accessible):
+                    break
+                expected.check(revision=NONE_LIVE)
+                added = await self._start(connection, access, change(blank_user(user_id)))
+                if added is not None:
+                    return added
+            raise NotFound("User", user_id)
 
     # Excludes transactions that give the user a session: they hold FOR KEY SHARE.
     LOCK_FOR_DELETE = Statement("users.lock_for_delete", GET_USER.sql + " FOR UPDATE")
@@ -222,20 +275,24 @@ class UserStore:
     """,
     )
 
-    async def delete_user(self, access: Access, user_id: str) -> DeletedUser:
+    async def delete_user(
+        self, access: Access, user_id: str, expected: Expected = ANY
+    ) -> DeletedUser:
         """Soft-delete a user, all its sessions and all their messages, with one timestamp.
 
         Sessions of the user that were deleted before are no longer restorable.
 
         Raises:
             NotFound: There is no such live user.
+            StaleRevision: The user is in another state than the expected one.
         """
         parameters: dict[str, Any] = _named(access, user_id)
         async with (
             self._pool.connection(access.principal) as connection,
             connection.in_transaction(has_timeout=False),
         ):
-            _found(user_id, await connection.fetch_one(self.LOCK_FOR_DELETE, parameters))
+            locked = await connection.fetch_one(self.LOCK_FOR_DELETE, parameters)
+            expected.check(revision=_found(user_id, locked).revision)
             (sessions_deleted,) = await connection.fetch_one(self.LOCK_SESSIONS, parameters) or ()
             (deleted_at,) = await connection.fetch_one(self.DELETE_USER, parameters) or ()
             parameters["deleted_at"] = as_datetime(deleted_at)
@@ -265,6 +322,11 @@ class UserStore:
     async def last_id(self, access: Access) -> int:
         """Return the last listing position in use, 0 if there is none; of all users."""
         return await read_last_position(self._reader, access, self.LAST_ID)
+
+
+def blank_user(user_id: str) -> UserRow:
+    """Return a user that is to be created; the database sets its numbers and times."""
+    return UserRow(user_id, 0, "", "", "", "{}", PgTimestamp(0), PgTimestamp(0), 0)
 
 
 def _named(access: Access, user_id: str) -> dict[str, str | None]:

@@ -45,6 +45,7 @@ def test_update_message_one_field_changes_only_that_field(
             else:
                 setattr(expected, field, value)
             expected.updated_at.CopyFrom(updated.updated_at)
+            expected.revision += 1
             assert updated == expected
             assert updated.updated_at.ToNanoseconds() > before.updated_at.ToNanoseconds()
             assert palaver.get_message("s", "m") == updated

@@ -40,6 +40,7 @@ def test_update_user_one_field_changes_only_that_field(
     expected.CopyFrom(user)
     setattr(expected, field, value)
     expected.updated_at.CopyFrom(updated.updated_at)
+    expected.revision += 1
     assert updated == expected
 
 

@@ -12,13 +12,29 @@ from tests.support.model.state import (
     Metadata,
     NotFound,
     Session,
-    Stale,
     known,
 )
-from tests.support.model.users import Mode, UserModel, after_cursor, changed
+from tests.support.model.users import (
+    Mode,
+    UserModel,
+    after_cursor,
+    changed,
+    check,
+    differs,
+)
 
 # The first words of the names of Chinese, Japanese and Korean characters.
 _EAST_ASIAN = {"CJK", "HIRAGANA", "KATAKANA", "HANGUL", "IDEOGRAPHIC", "FULLWIDTH", "BOPOMOFO"}
+
+
+class Expected(NamedTuple):
+    """The state in which a session is expected; None: any."""
+
+    revision: int | None = None
+    last_sequence: int | None = None
+
+
+ANY = Expected()
 
 
 class Added(NamedTuple):
@@ -72,30 +88,75 @@ class Model(UserModel):
 
     # SessionService
 
-    def add_session(self, session_id: str, user_id: str, metadata: Metadata) -> Session:
+    def add_session(
+        self,
+        session_id: str,
+        user_id: str,
+        metadata: Metadata,
+        *,
+        created_at: int | None = None,
+        user_must_exist: bool = False,
+    ) -> Session:
+        if user_id and user_must_exist:
+            self.user(user_id)
         old = self._sessions.get(session_id)
         if old and not old.is_deleted:
             raise AlreadyExists("Session", session_id)
-        return self._create(session_id, user_id, metadata)
+        session = self._create(session_id, user_id, metadata)
+        if created_at is not None:
+            session.created_at = created_at
+        return session
+
+    def check_session(self, session_id: str, expected: Expected) -> None:
+        """Raise Stale if a session, 0 for one that does not exist, is not as expected."""
+        session = self._sessions.get(session_id)
+        is_live = session is not None and not session.is_deleted
+        check("revision", expected.revision, session.revision if session and is_live else 0)
+        check("last_sequence", expected.last_sequence, session.last_sequence if session else 0)
 
     def update_session(
-        self, session_id: str, patch: Metadata | None, *, mode: Mode, user_id: str | None
+        self,
+        session_id: str,
+        patch: Metadata | None,
+        *,
+        mode: Mode,
+        user_id: str | None,
+        revision: int | None,
+        undelete: bool,
+        allow_missing: bool,
     ) -> Session:
+        old = self._sessions.get(session_id)
+        is_live = old is not None and not old.is_deleted
+        if not is_live and not (undelete or allow_missing):
+            raise NotFound("Session", session_id)
+        self.check_session(session_id, Expected(revision))
+        if not is_live:
+            if undelete and old and old.is_restorable:
+                self._restore(old)
+                old.updated_at = self.now()
+            elif allow_missing:
+                metadata = changed({}, patch or {}, mode)
+                return self._create(session_id, user_id or "", metadata)
         session = self.session(session_id)
+        before = vars(session).copy()
         if patch is not None:
             session.metadata = changed(session.metadata, patch, mode)
         if user_id is not None:
             session.user_id = user_id
             self.ensure_user(user_id)
-        session.updated_at = self.now_or_still(session.updated_at)
+        if differs(before, vars(session)):
+            session.updated_at = self.now()
+            session.revision += 1
         return session
 
-    def delete_session(self, session_id: str) -> int:
+    def delete_session(self, session_id: str, expected: Expected = ANY) -> int:
         """Delete a session; return the number of its messages."""
         session = self.session(session_id)
+        self.check_session(session_id, expected)
         count = len(session.messages)
         session.delete(session.messages)
         session.is_deleted = True
+        session.revision += 1
         return count
 
     def sessions(
@@ -109,9 +170,9 @@ class Model(UserModel):
 
     # UserService, where sessions are deleted with a user
 
-    def delete_user(self, user_id: str) -> tuple[int, int]:
+    def delete_user(self, user_id: str, revision: int | None) -> tuple[int, int]:
         """Delete a user; return the numbers of the user's sessions and messages."""
-        self.delete_user_alone(user_id)
+        self.delete_user_alone(user_id, revision)
         its_own = [s for s in self._sessions.values() if s.user_id == user_id]
         live = [session for session in its_own if not session.is_deleted]
         messages = sum(self.delete_session(session.session_id) for session in live)
@@ -122,12 +183,10 @@ class Model(UserModel):
     # MemoryService
 
     def add_memory(
-        self, session_id: str, messages: Iterable[Message], *, user_id: str, expected: int | None
+        self, session_id: str, messages: Iterable[Message], *, user_id: str, expected: Expected
     ) -> Added:
         session = self._sessions.get(session_id)
-        last_sequence = session.last_sequence if session else 0
-        if expected not in (None, last_sequence):
-            raise Stale(expected, last_sequence)
+        self.check_session(session_id, expected)
         starts = session is None or not session.is_restorable
         added = Added(starts, session is not None and session.is_deleted and not starts, [])
         if session is None or not session.is_restorable:
@@ -138,12 +197,17 @@ class Model(UserModel):
                 added.messages.append(self._append(session, message))
             else:
                 added.messages.append(self._upsert(session, old, message))
-        session.is_deleted = False
+        if session.is_deleted:
+            self._restore(session)
         return added
+
+    def _restore(self, session: Session) -> None:
+        session.is_deleted = False
+        session.revision += 1
 
     def _append(self, session: Session, message: Message) -> Message:
         session.last_sequence += 1
-        session.deleted_ids.discard(message.message_id)
+        message.revision = session.deleted_revisions.pop(message.message_id, 0) + 1
         message.sequence = session.last_sequence
         if isinstance(message.created_at, Later):  # the request had none
             message.created_at = self.now()
@@ -156,6 +220,7 @@ class Model(UserModel):
             old.role, old.content = new.role, new.content
             old.metadata, old.token_count = new.metadata, new.token_count
             old.updated_at = session.updated_at = self.now()
+            old.revision += 1
         return old
 
     def get_memory(
@@ -208,23 +273,35 @@ class Model(UserModel):
         )
 
     def update_message(
-        self, session_id: str, message_id: str, *, mode: Mode, **given: Any
+        self, session_id: str, message_id: str, *, mode: Mode, revision: int | None, **given: Any
     ) -> Message:
         message, session = self.message(session_id, message_id), self.session(session_id)
+        check("revision", revision, message.revision)
+        before = vars(message).copy()
         if "metadata" in given:
             given["metadata"] = changed(message.metadata, given["metadata"], mode)
         for name, value in given.items():
             setattr(message, name, value)
-        message.updated_at = self.now_or_still(message.updated_at)
-        session.updated_at = self.now_or_still(session.updated_at)
+        if differs(before, vars(message)):
+            message.updated_at = session.updated_at = self.now()
+            message.revision += 1
         return message
 
     def delete_messages(
-        self, session_id: str, *, message_ids: Sequence[str], last_n: int
+        self,
+        session_id: str,
+        *,
+        message_ids: Sequence[str],
+        first_n: int,
+        last_n: int,
+        expected: Expected,
     ) -> list[Message]:
         session = self.session(session_id)
+        self.check_session(session_id, expected)
         if message_ids:
             gone = [message for message in session.messages if message.message_id in message_ids]
+        elif first_n:
+            gone = session.messages[:first_n]
         else:
             gone = session.messages[-last_n:]
         session.delete(gone)
@@ -238,8 +315,8 @@ class Model(UserModel):
         """Remove all deleted rows; return the numbers of messages, sessions and users."""
         messages = 0
         for session in self._sessions.values():
-            messages += len(session.deleted_ids)
-            session.deleted_ids.clear()
+            messages += len(session.deleted_revisions)
+            session.deleted_revisions.clear()
         deleted = [session for session in self._sessions.values() if session.is_deleted]
         for session in deleted:
             del self._sessions[session.session_id]
@@ -250,7 +327,8 @@ class Model(UserModel):
         position, now = self.next_id(Session), self.now()
         session = Session(session_id, user_id, metadata, position, now, now)
         if old := self._sessions.get(session_id):
-            session.last_sequence, session.deleted_ids = old.last_sequence, old.deleted_ids
+            session.last_sequence, session.revision = old.last_sequence, old.revision + 1
+            session.deleted_revisions = old.deleted_revisions
         self._sessions[session_id] = session
         self.ensure_user(user_id)
         return session

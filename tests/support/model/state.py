@@ -9,10 +9,9 @@ Metadata = dict[str, Any]
 
 
 class Later(NamedTuple):
-    """A number that only the server knows: `least` or more, or unchanged if it is `or_still`."""
+    """A number that only the server knows: `least` or more."""
 
     least: int
-    or_still: int | None = None
 
 
 Number = int | Later
@@ -32,6 +31,7 @@ class Message:
     sequence: int = 0
     created_at: Number = NOT_GIVEN
     updated_at: Number = NOT_GIVEN
+    revision: int = 1
 
     def equals(self, other: "Message") -> bool:
         """Return whether an upsert by the other changes nothing."""
@@ -50,10 +50,11 @@ class Session:
     created_at: Number
     updated_at: Number
     last_sequence: int = 0
+    revision: int = 1
     is_deleted: bool = False
     is_restorable: bool = True
     messages: list[Message] = field(default_factory=list)
-    deleted_ids: set[str] = field(default_factory=set)
+    deleted_revisions: dict[str, int] = field(default_factory=dict)
 
     def find(self, message_id: str) -> Message | None:
         """Return the live message with this id, if there is one."""
@@ -61,7 +62,7 @@ class Session:
 
     def delete(self, messages: Sequence[Message]) -> None:
         """Delete these messages."""
-        self.deleted_ids |= {message.message_id for message in messages}
+        self.deleted_revisions |= {one.message_id: one.revision + 1 for one in messages}
         self.messages = [message for message in self.messages if message not in messages]
 
 
@@ -73,6 +74,7 @@ class User:
     id: Number
     created_at: Number
     updated_at: Number
+    revision: int = 1
     is_complete: bool = False
     email: str = ""
     first_name: str = ""
@@ -93,7 +95,7 @@ class AlreadyExists(Refused):
 
 
 class Stale(Refused):
-    """ABORTED. Its arguments are the expected and the actual last sequence of the session."""
+    """ABORTED. Its arguments are the name of the value, the expected and the actual one."""
 
 
 def known(number: Number) -> int:

@@ -5,7 +5,7 @@ such a value is a `Later` until an answer tells the value. From then on the fiel
 the value until the model changes it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from palaver.v1.metadata_pb2 import MetadataMode
@@ -14,9 +14,10 @@ from tests.support.model.state import (
     Later,
     Metadata,
     NotFound,
-    Number,
     Session,
+    Stale,
     User,
+    as_json,
     known,
 )
 
@@ -29,7 +30,7 @@ class UserModel:
 
     def __init__(self) -> None:
         self._users: dict[str, User] = {}
-        self._deleted_users: set[str] = set()
+        self._deleted_revisions: dict[str, int] = {}
         self._clock = 0
         self._last_ids: dict[type, int] = {Session: 0, User: 0}
 
@@ -45,10 +46,6 @@ class UserModel:
         """Return the server's clock."""
         return Later(self._clock)
 
-    def now_or_still(self, time: Number) -> Later:
-        """Return the server's clock, or this time if the call changes nothing."""
-        return Later(self._clock, or_still=known(time))
-
     def next_id(self, kind: type) -> Later:
         """Return the listing position of an object that is created now."""
         return Later(self._last_ids[kind] + 1)
@@ -59,18 +56,38 @@ class UserModel:
             raise NotFound("User", user_id)
         return self._users[user_id]
 
+    def check_user(self, user_id: str, revision: int | None) -> None:
+        """Raise Stale if the revision of a user, 0 if there is none, is not the expected one."""
+        user = self._users.get(user_id)
+        check("revision", revision, user.revision if user else 0)
+
     def add_user(self, user_id: str, **fields: Any) -> User:
         if user_id not in self._users:
             self.ensure_user(user_id)
-            return self._complete(user_id, fields)
+            user, revision = self._users[user_id], self._users[user_id].revision
+            self._complete(user_id, fields)
+            user.revision = revision
+            return user
         if self._users[user_id].is_complete:
             raise AlreadyExists("User", user_id)
         return self._change(user_id, fields)
 
     def update_user(
-        self, user_id: str, patch: Metadata | None, *, mode: Mode = MERGE_PATCH, **given: Any
+        self,
+        user_id: str,
+        patch: Metadata | None,
+        *,
+        mode: Mode = MERGE_PATCH,
+        revision: int | None = None,
+        allow_missing: bool = False,
+        **given: Any,
     ) -> User:
+        if allow_missing and user_id not in self._users:
+            self.check_user(user_id, revision)
+            metadata = changed({}, patch or {}, mode)
+            return self.add_user(user_id, **given, metadata=metadata)
         user = self.user(user_id)
+        self.check_user(user_id, revision)
         if patch is not None:
             given["metadata"] = changed(user.metadata, patch, mode)
         return self._change(user_id, given)
@@ -84,23 +101,29 @@ class UserModel:
         """Create a placeholder for the user of a session, unless the user exists or is empty."""
         if user_id and user_id not in self._users:
             now = self.now()
-            self._users[user_id] = User(user_id, self.next_id(User), now, now)
-            self._deleted_users.discard(user_id)
+            revision = self._deleted_revisions.pop(user_id, 0) + 1
+            self._users[user_id] = User(user_id, self.next_id(User), now, now, revision)
 
-    def delete_user_alone(self, user_id: str) -> None:
+    def delete_user_alone(self, user_id: str, revision: int | None = None) -> None:
         """Delete a user without the user's sessions."""
-        del self._users[self.user(user_id).user_id]
-        self._deleted_users.add(user_id)
+        user = self.user(user_id)
+        self.check_user(user_id, revision)
+        self._deleted_revisions[user_id] = user.revision + 1
+        del self._users[user_id]
 
     def purge_users(self) -> int:
         """Remove all deleted users; return their number."""
-        count = len(self._deleted_users)
-        self._deleted_users.clear()
+        count = len(self._deleted_revisions)
+        self._deleted_revisions.clear()
         return count
 
     def _change(self, user_id: str, given: dict[str, Any]) -> User:
-        user = self._complete(user_id, given)
-        user.updated_at = self.now_or_still(user.updated_at)
+        user = self._users[user_id]
+        before = vars(user).copy()
+        self._complete(user_id, given)
+        if differs(before, vars(user)):
+            user.updated_at = self.now()
+            user.revision += 1
         return user
 
     def _complete(self, user_id: str, given: dict[str, Any]) -> User:
@@ -109,6 +132,20 @@ class UserModel:
         for name, value in given.items():
             setattr(user, name, value)
         return user
+
+
+def check(name: str, expected: int | None, actual: int) -> None:
+    """Raise Stale unless a value is the expected one; None: any."""
+    if expected not in (None, actual):
+        raise Stale(name, expected, actual)
+
+
+def differs(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Return whether fields differ; metadata is compared as JSON."""
+    return any(
+        as_json(before[name]) != as_json(value) if name == "metadata" else before[name] != value
+        for name, value in after.items()
+    )
 
 
 def changed(metadata: Metadata, given: Metadata, mode: Mode) -> Metadata:

@@ -50,6 +50,9 @@ DAMAGES: dict[str, list[tuple[str, Damage]]] = {
     "start_roles": [("start_roles[0]", lambda r: r.start_roles.insert(0, ""))],
     "pinned_roles": [("pinned_roles[0]", lambda r: r.pinned_roles.insert(0, "x" * 65))],
     "metadata_mode": [("metadata_mode", lambda r: setattr(r, "metadata_mode", 9))],
+    "expected_revision": [("expected_revision", lambda r: setattr(r, "expected_revision", -1))],
+    "created_at": [("created_at", lambda r: setattr(r.created_at, "nanos", -1))],
+    "first_n": [("first_n", lambda r: setattr(r, "first_n", 1001))],
     "max_tokens": [("max_tokens", lambda r: setattr(r, "max_tokens", -1))],
     "older_than": [("older_than", lambda r: setattr(r.older_than, "seconds", -1))],
     "message_ids": [("message_ids[0]", lambda r: r.message_ids.insert(0, ""))],
@@ -85,13 +88,18 @@ VALID = st.one_of(
 )
 
 
+def set_field(request: DeleteMessagesRequest) -> str:
+    """Return the field that selects the messages."""
+    return next(name for name in ("message_ids", "first_n", "last_n") if getattr(request, name))
+
+
 @st.composite
 def bad_requests(draw: st.DrawFn) -> BadRequest:
     """Draw a valid request, and make some of its fields invalid."""
     request = draw(VALID)
     names = {field.name for field in request.DESCRIPTOR.fields}
-    if isinstance(request, DeleteMessagesRequest) and request.last_n:
-        names.remove("message_ids")
+    if isinstance(request, DeleteMessagesRequest):  # only one of them may be given
+        names -= {"message_ids", "first_n", "last_n"} - {set_field(request)}
     damages = [damage for name in sorted(names) for damage in DAMAGES.get(name, [])]
     chosen = draw(
         st.lists(st.sampled_from(damages), min_size=1, max_size=3, unique_by=lambda d: d[0])

@@ -19,7 +19,7 @@ from palaver.v1.memory_service_pb2 import (
 from palaver.v1.session_service_pb2 import AddSessionRequest, DeleteSessionRequest
 from tests.support.model import state
 from tests.support.state_machine import requests
-from tests.support.state_machine.answers import kept, nanoseconds, plain
+from tests.support.state_machine.answers import expected_by, kept, plain, stored_time
 from tests.support.state_machine.session_rules import DEFAULT_LIMIT, SessionRules
 
 MAX_RESULTS = 100
@@ -52,14 +52,13 @@ class MemoryRules(SessionRules):
     @rule(request=requests.add_memory)
     def add_memory(self, request: AddMemoryRequest) -> None:
         self._last_added[request.session_id] = request
-        expects = request.HasField("expected_last_sequence")
         answer = self._answers.send(
             request,
             lambda: self._model.add_memory(
                 request.session_id,
                 [_as_given(message) for message in request.messages],
                 user_id=request.user_id,
-                expected=request.expected_last_sequence if expects else None,
+                expected=expected_by(request),
             ),
         )
         if answer:
@@ -168,7 +167,11 @@ class MemoryRules(SessionRules):
         answer = self._answers.send(
             request,
             lambda: self._model.update_message(
-                request.session_id, request.message_id, mode=request.metadata_mode, **given
+                request.session_id,
+                request.message_id,
+                mode=request.metadata_mode,
+                revision=expected_by(request).revision,
+                **given,
             ),
         )
         if answer:
@@ -182,7 +185,11 @@ class MemoryRules(SessionRules):
         answer = self._answers.send(
             request,
             lambda: self._model.delete_messages(
-                request.session_id, message_ids=request.message_ids, last_n=request.last_n
+                request.session_id,
+                message_ids=request.message_ids,
+                first_n=request.first_n,
+                last_n=request.last_n,
+                expected=expected_by(request),
             ),
         )
         if answer:
@@ -234,6 +241,6 @@ def _as_given(message: memory_pb2.Message) -> state.Message:
         kept(message.metadata),
         message.token_count,
     )
-    if message.HasField("created_at"):
-        given.created_at = nanoseconds(message.created_at) // 1000 * 1000
+    if (created_at := stored_time(message)) is not None:
+        given.created_at = created_at
     return given

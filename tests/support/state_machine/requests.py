@@ -85,8 +85,18 @@ messages = st.builds(
 
 batches = st.lists(messages, min_size=1, max_size=4, unique_by=lambda m: m.message_id or id(m))
 
+# Mostly none, so that most calls take place.
+revisions = st.sampled_from([None] * 8 + [0, 1, 2, 3, 4])
+last_sequences = st.sampled_from([None] * 8 + [0, 1, 2, 3])
+rarely = st.sampled_from([False, False, True])
+
 add_session = st.builds(
-    AddSessionRequest, session_id=session_ids, user_id=user_ids, metadata=optional_structs
+    AddSessionRequest,
+    session_id=session_ids,
+    user_id=user_ids,
+    metadata=optional_structs,
+    user_must_exist=rarely,
+    created_at=times,
 )
 update_session = st.builds(
     UpdateSessionRequest,
@@ -94,13 +104,17 @@ update_session = st.builds(
     metadata=optional_structs,
     metadata_mode=metadata_modes,
     user_id=st.none() | user_ids,
+    expected_revision=revisions,
+    allow_missing=rarely,
+    undelete=rarely,
 )
 add_memory = st.builds(
     AddMemoryRequest,
     session_id=session_ids,
     messages=batches,
     user_id=st.none() | user_ids,
-    expected_last_sequence=st.sampled_from([None] * 8 + [0, 1, 2, 3]),
+    expected_last_sequence=last_sequences,
+    expected_revision=revisions,
 )
 # SQL/JSON paths, and the same conditions in Python.
 PATHS: dict[str, Callable[[Metadata], bool]] = {
@@ -150,12 +164,24 @@ update_message = st.builds(
     token_count=st.none() | token_counts,
     metadata=optional_structs,
     metadata_mode=metadata_modes,
+    expected_revision=revisions,
 )
-delete_messages = st.builds(
-    DeleteMessagesRequest,
-    session_id=session_ids,
-    message_ids=st.lists(message_ids, min_size=1, max_size=3),
-) | st.builds(DeleteMessagesRequest, session_id=session_ids, last_n=st.integers(1, 3))
+delete_messages = st.one_of(
+    [
+        st.builds(
+            DeleteMessagesRequest,
+            session_id=session_ids,
+            expected_revision=revisions,
+            expected_last_sequence=last_sequences,
+            **selection,
+        )
+        for selection in (
+            {"message_ids": st.lists(message_ids, min_size=1, max_size=3)},
+            {"first_n": st.integers(1, 3)},
+            {"last_n": st.integers(1, 3)},
+        )
+    ]
+)
 
 emails = st.sampled_from(["", "ada@example.com", "ä" * 160])
 names = st.sampled_from(["", "Ada", "🙂" * 256])
@@ -175,6 +201,8 @@ update_user = st.builds(
     last_name=st.none() | names,
     metadata=optional_structs,
     metadata_mode=metadata_modes,
+    expected_revision=revisions,
+    allow_missing=rarely,
 )
 list_users = st.builds(ListUsersRequest, limit=limits, newest_first=st.booleans())
 

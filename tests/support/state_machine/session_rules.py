@@ -21,7 +21,7 @@ from tests.support.client import Client
 from tests.support.model import state
 from tests.support.model.sequential import Model
 from tests.support.state_machine import requests
-from tests.support.state_machine.answers import Answers, kept
+from tests.support.state_machine.answers import Answers, expected_by, kept, stored_time
 
 DEFAULT_LIMIT = 100
 
@@ -79,7 +79,11 @@ class SessionRules(RuleBasedStateMachine):
         answer = self._answers.send(
             request,
             lambda: self._model.add_session(
-                request.session_id, request.user_id, kept(request.metadata)
+                request.session_id,
+                request.user_id,
+                kept(request.metadata),
+                created_at=stored_time(request),
+                user_must_exist=request.user_must_exist,
             ),
         )
         if answer:
@@ -99,6 +103,9 @@ class SessionRules(RuleBasedStateMachine):
                 kept(request.metadata) if request.HasField("metadata") else None,
                 mode=request.metadata_mode,
                 user_id=request.user_id if request.HasField("user_id") else None,
+                revision=expected_by(request).revision,
+                undelete=request.undelete,
+                allow_missing=request.allow_missing,
             ),
         )
         if answer:
@@ -108,10 +115,23 @@ class SessionRules(RuleBasedStateMachine):
     @rule(
         session_id=requests.session_ids,
         by=st.sampled_from([DeleteSessionRequest, DeleteMemoryRequest]),
+        revision=requests.revisions,
+        last_sequence=requests.last_sequences,
     )
-    def delete_session(self, session_id: str, by: Callable[..., Any]) -> None:
+    def delete_session(
+        self,
+        session_id: str,
+        by: Callable[..., Any],
+        revision: int | None = None,
+        last_sequence: int | None = None,
+    ) -> None:
+        request = by(
+            session_id=session_id,
+            expected_revision=revision,
+            expected_last_sequence=last_sequence,
+        )
         answer = self._answers.send(
-            by(session_id=session_id), lambda: self._model.delete_session(session_id)
+            request, lambda: self._model.delete_session(session_id, expected_by(request))
         )
         if answer:
             assert answer.response.messages_deleted == answer.expected

@@ -14,7 +14,7 @@ from palaver.v1.user_service_pb2 import (
     UpdateUserRequest,
 )
 from tests.support.state_machine import requests
-from tests.support.state_machine.answers import kept
+from tests.support.state_machine.answers import expected_by, kept
 from tests.support.state_machine.memory_rules import MemoryRules
 from tests.support.state_machine.session_rules import DEFAULT_LIMIT
 
@@ -51,6 +51,8 @@ class UserRules(MemoryRules):
                 request.user_id,
                 kept(request.metadata) if request.HasField("metadata") else None,
                 mode=request.metadata_mode,
+                revision=expected_by(request).revision,
+                allow_missing=request.allow_missing,
                 **given,
             ),
         )
@@ -58,10 +60,11 @@ class UserRules(MemoryRules):
             self._answers.compare_user(answer.expected, answer.response)
         self.look_at_users()
 
-    @rule(user_id=requests.some_user_ids)
-    def delete_user(self, user_id: str) -> None:
+    @rule(user_id=requests.some_user_ids, revision=requests.revisions)
+    def delete_user(self, user_id: str, revision: int | None = None) -> None:
         answer = self._answers.send(
-            DeleteUserRequest(user_id=user_id), lambda: self._model.delete_user(user_id)
+            DeleteUserRequest(user_id=user_id, expected_revision=revision),
+            lambda: self._model.delete_user(user_id, revision),
         )
         if answer:
             sessions, messages = answer.expected

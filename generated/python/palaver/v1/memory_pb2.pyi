@@ -35,6 +35,7 @@ class Message(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
     message_id: _builtins.str
     """The ID, unique within the session. 1 to 1,024 bytes of UTF-8; any
     characters except NUL. Optional when a message is added: if empty, the
@@ -55,6 +56,11 @@ class Message(_message.Message):
     sequence: _builtins.int
     """Output only; ignored when a message is added. The position of the message
     in its session: 1, 2, 3 and so on. Assigned by the server and never reused.
+    """
+    revision: _builtins.int
+    """Output only; ignored when a message is added. Counts the changes of the message's own fields, its deletion and
+    its return, from 1; an upsert counts if it changes the message. It continues after a deletion, until the
+    purge removes the message.
     """
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
@@ -88,10 +94,11 @@ class Message(_message.Message):
         sequence: _builtins.int = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
+        revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "metadata", b"metadata", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "created_at", b"created_at", "message_id", b"message_id", "metadata", b"metadata", "role", b"role", "sequence", b"sequence", "token_count", b"token_count", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "created_at", b"created_at", "message_id", b"message_id", "metadata", b"metadata", "revision", b"revision", "role", b"role", "sequence", b"sequence", "token_count", b"token_count", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -31,6 +31,7 @@ class AddMemoryRequest(_message.Message):
     MESSAGES_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
     EXPECTED_LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
+    EXPECTED_REVISION_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Required. The ID of the session. 1 to 1,024 bytes of UTF-8; any characters
     except NUL.
@@ -45,6 +46,11 @@ class AddMemoryRequest(_message.Message):
     to be added: 0 if the session does not exist; a session that is deleted,
     restorable or not, keeps its own. Not negative. If unset, any.
     """
+    expected_revision: _builtins.int
+    """Optional. The `revision` that the session must have for the messages to be
+    added; 0 if the session must be deleted or not exist. Not negative. If
+    unset, any.
+    """
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_memory_pb2.Message]:
         """Required. The messages to add: 1 to 1,000. No two may have the same
@@ -58,17 +64,22 @@ class AddMemoryRequest(_message.Message):
         messages: _abc.Iterable[_memory_pb2.Message] | None = ...,
         user_id: _builtins.str | None = ...,
         expected_last_sequence: _builtins.int | None = ...,
+        expected_revision: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_last_sequence", b"_expected_last_sequence", "_user_id", b"_user_id", "expected_last_sequence", b"expected_last_sequence", "user_id", b"user_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_last_sequence", b"_expected_last_sequence", "_expected_revision", b"_expected_revision", "_user_id", b"_user_id", "expected_last_sequence", b"expected_last_sequence", "expected_revision", b"expected_revision", "user_id", b"user_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_last_sequence", b"_expected_last_sequence", "_user_id", b"_user_id", "expected_last_sequence", b"expected_last_sequence", "messages", b"messages", "session_id", b"session_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_last_sequence", b"_expected_last_sequence", "_expected_revision", b"_expected_revision", "_user_id", b"_user_id", "expected_last_sequence", b"expected_last_sequence", "expected_revision", b"expected_revision", "messages", b"messages", "session_id", b"session_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_last_sequence: _TypeAlias = _typing.Literal["expected_last_sequence"]  # noqa: Y015
     _WhichOneofArgType__expected_last_sequence: _TypeAlias = _typing.Literal["_expected_last_sequence", b"_expected_last_sequence"]  # noqa: Y015
+    _WhichOneofReturnType__expected_revision: _TypeAlias = _typing.Literal["expected_revision"]  # noqa: Y015
+    _WhichOneofArgType__expected_revision: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision"]  # noqa: Y015
     _WhichOneofReturnType__user_id: _TypeAlias = _typing.Literal["user_id"]  # noqa: Y015
     _WhichOneofArgType__user_id: _TypeAlias = _typing.Literal["_user_id", b"_user_id"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_last_sequence) -> _WhichOneofReturnType__expected_last_sequence | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_revision) -> _WhichOneofReturnType__expected_revision | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__user_id) -> _WhichOneofReturnType__user_id | None: ...
 
@@ -229,20 +240,39 @@ class DeleteMemoryRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
+    EXPECTED_REVISION_FIELD_NUMBER: _builtins.int
+    EXPECTED_LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Required. The ID of the session. 1 to 1,024 bytes of UTF-8; any characters
     except NUL.
+    """
+    expected_revision: _builtins.int
+    """Optional. The `revision` that the session must have; 0 if no live session may have the
+    ID. Not negative. If unset, any.
+    """
+    expected_last_sequence: _builtins.int
+    """Optional. The `last_sequence` that the session must have. Not negative. If
+    unset, any.
     """
     def __init__(
         self,
         *,
         session_id: _builtins.str = ...,
+        expected_revision: _builtins.int | None = ...,
+        expected_last_sequence: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_last_sequence", b"_expected_last_sequence", "_expected_revision", b"_expected_revision", "expected_last_sequence", b"expected_last_sequence", "expected_revision", b"expected_revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_last_sequence", b"_expected_last_sequence", "_expected_revision", b"_expected_revision", "expected_last_sequence", b"expected_last_sequence", "expected_revision", b"expected_revision", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__expected_last_sequence: _TypeAlias = _typing.Literal["expected_last_sequence"]  # noqa: Y015
+    _WhichOneofArgType__expected_last_sequence: _TypeAlias = _typing.Literal["_expected_last_sequence", b"_expected_last_sequence"]  # noqa: Y015
+    _WhichOneofReturnType__expected_revision: _TypeAlias = _typing.Literal["expected_revision"]  # noqa: Y015
+    _WhichOneofArgType__expected_revision: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_last_sequence) -> _WhichOneofReturnType__expected_last_sequence | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_revision) -> _WhichOneofReturnType__expected_revision | None: ...
 
 Global___DeleteMemoryRequest: _TypeAlias = DeleteMemoryRequest  # noqa: Y015
 
@@ -448,6 +478,7 @@ class UpdateMessageRequest(_message.Message):
     TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     METADATA_MODE_FIELD_NUMBER: _builtins.int
+    EXPECTED_REVISION_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Required. The ID of the session. 1 to 1,024 bytes of UTF-8; any characters
     except NUL.
@@ -472,6 +503,10 @@ class UpdateMessageRequest(_message.Message):
     """Optional. How `metadata` changes the message's metadata. Has no effect without
     `metadata`.
     """
+    expected_revision: _builtins.int
+    """Optional. The `revision` that the message must have; 0 if no live message may have the
+    ID. Not negative. If unset, any.
+    """
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
         """Optional. Changes the message's metadata, by default as a JSON Merge Patch
@@ -490,19 +525,24 @@ class UpdateMessageRequest(_message.Message):
         token_count: _builtins.int | None = ...,
         metadata: _struct_pb2.Struct | None = ...,
         metadata_mode: _metadata_pb2.MetadataMode.ValueType = ...,
+        expected_revision: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_content", b"_content", "_role", b"_role", "_token_count", b"_token_count", "content", b"content", "metadata", b"metadata", "role", b"role", "token_count", b"token_count"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_content", b"_content", "_expected_revision", b"_expected_revision", "_role", b"_role", "_token_count", b"_token_count", "content", b"content", "expected_revision", b"expected_revision", "metadata", b"metadata", "role", b"role", "token_count", b"token_count"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_content", b"_content", "_role", b"_role", "_token_count", b"_token_count", "content", b"content", "message_id", b"message_id", "metadata", b"metadata", "metadata_mode", b"metadata_mode", "role", b"role", "session_id", b"session_id", "token_count", b"token_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_content", b"_content", "_expected_revision", b"_expected_revision", "_role", b"_role", "_token_count", b"_token_count", "content", b"content", "expected_revision", b"expected_revision", "message_id", b"message_id", "metadata", b"metadata", "metadata_mode", b"metadata_mode", "role", b"role", "session_id", b"session_id", "token_count", b"token_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__content: _TypeAlias = _typing.Literal["content"]  # noqa: Y015
     _WhichOneofArgType__content: _TypeAlias = _typing.Literal["_content", b"_content"]  # noqa: Y015
+    _WhichOneofReturnType__expected_revision: _TypeAlias = _typing.Literal["expected_revision"]  # noqa: Y015
+    _WhichOneofArgType__expected_revision: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision"]  # noqa: Y015
     _WhichOneofReturnType__role: _TypeAlias = _typing.Literal["role"]  # noqa: Y015
     _WhichOneofArgType__role: _TypeAlias = _typing.Literal["_role", b"_role"]  # noqa: Y015
     _WhichOneofReturnType__token_count: _TypeAlias = _typing.Literal["token_count"]  # noqa: Y015
     _WhichOneofArgType__token_count: _TypeAlias = _typing.Literal["_token_count", b"_token_count"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__content) -> _WhichOneofReturnType__content | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_revision) -> _WhichOneofReturnType__expected_revision | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__role) -> _WhichOneofReturnType__role | None: ...
     @_typing.overload
@@ -517,19 +557,36 @@ class DeleteMessagesRequest(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     MESSAGE_IDS_FIELD_NUMBER: _builtins.int
     LAST_N_FIELD_NUMBER: _builtins.int
+    FIRST_N_FIELD_NUMBER: _builtins.int
+    EXPECTED_LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
+    EXPECTED_REVISION_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Required. The ID of the session. 1 to 1,024 bytes of UTF-8; any characters
     except NUL.
     """
     last_n: _builtins.int
     """The number of newest messages to delete: 1 to 1,000. Required unless
-    `message_ids` are given; not allowed with them. 0 means not given.
+    `message_ids` or `first_n` are given; not allowed with them. 0 means not
+    given.
+    """
+    first_n: _builtins.int
+    """The number of oldest messages to delete: 1 to 1,000. Required unless
+    `message_ids` or `last_n` are given; not allowed with them. 0 means not
+    given.
+    """
+    expected_last_sequence: _builtins.int
+    """Optional. The `last_sequence` that the session must have. Not negative. If
+    unset, any.
+    """
+    expected_revision: _builtins.int
+    """Optional. The `revision` that the session must have. Not negative. If unset,
+    any.
     """
     @_builtins.property
     def message_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The IDs of the messages to delete: 1 to 1,000, each 1 to 1,024 bytes of
-        UTF-8; any characters except NUL. Required unless `last_n` is given; not
-        allowed with it.
+        UTF-8; any characters except NUL. Required unless `first_n` or `last_n` is
+        given; not allowed with them.
         """
 
     def __init__(
@@ -538,12 +595,22 @@ class DeleteMessagesRequest(_message.Message):
         session_id: _builtins.str = ...,
         message_ids: _abc.Iterable[_builtins.str] | None = ...,
         last_n: _builtins.int = ...,
+        first_n: _builtins.int = ...,
+        expected_last_sequence: _builtins.int | None = ...,
+        expected_revision: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_last_sequence", b"_expected_last_sequence", "_expected_revision", b"_expected_revision", "expected_last_sequence", b"expected_last_sequence", "expected_revision", b"expected_revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_n", b"last_n", "message_ids", b"message_ids", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_last_sequence", b"_expected_last_sequence", "_expected_revision", b"_expected_revision", "expected_last_sequence", b"expected_last_sequence", "expected_revision", b"expected_revision", "first_n", b"first_n", "last_n", b"last_n", "message_ids", b"message_ids", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__expected_last_sequence: _TypeAlias = _typing.Literal["expected_last_sequence"]  # noqa: Y015
+    _WhichOneofArgType__expected_last_sequence: _TypeAlias = _typing.Literal["_expected_last_sequence", b"_expected_last_sequence"]  # noqa: Y015
+    _WhichOneofReturnType__expected_revision: _TypeAlias = _typing.Literal["expected_revision"]  # noqa: Y015
+    _WhichOneofArgType__expected_revision: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_last_sequence) -> _WhichOneofReturnType__expected_last_sequence | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_revision) -> _WhichOneofReturnType__expected_revision | None: ...
 
 Global___DeleteMessagesRequest: _TypeAlias = DeleteMessagesRequest  # noqa: Y015
 

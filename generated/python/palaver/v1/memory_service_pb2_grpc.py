@@ -115,8 +115,8 @@ class MemoryServiceServicer:
 
         Errors:
 
-        - `ABORTED`: `expected_last_sequence` is not the session's. The metadata of
-        `ErrorInfo` has the session's, as `last_sequence`. Nothing is written.
+        - `ABORTED`: `expected_last_sequence` or `expected_revision` is not the
+        session's.
         - `NOT_FOUND`: A session outside the access scope has the ID (see
         `SessionService`).
         """
@@ -158,6 +158,7 @@ class MemoryServiceServicer:
         Errors:
 
         - `NOT_FOUND`: The session does not exist.
+        - `ABORTED`: `expected_revision` or `expected_last_sequence` is not the session's.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -220,26 +221,28 @@ class MemoryServiceServicer:
         Errors:
 
         - `NOT_FOUND`: The session or the message does not exist.
+        - `ABORTED`: `expected_revision` is not the message's.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteMessages(self, request, context):
-        """Soft-deletes messages of a session, either by ID or the newest ones, and
+        """Soft-deletes messages of a session, by ID, the oldest ones or the newest, and
         returns the messages that this call deleted, oldest first. An ID that the
         session does not have is not an error. `last_n: 1` is an atomic pop: each
         of several concurrent callers gets a different message.
 
         Atomic. Safe to retry with `message_ids`, although a retry returns only the
-        messages that it deleted itself. With `last_n`, a retry may delete more
-        messages.
+        messages that it deleted itself. With `first_n` or `last_n`, a retry may
+        delete more messages.
 
         Errors:
 
         - `NOT_FOUND`: The session does not exist.
         - `INVALID_ARGUMENT`: The messages exceed the 4 MiB of a response. Nothing
         is deleted.
+        - `ABORTED`: `expected_revision` or `expected_last_sequence` is not the session's.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -59,8 +59,8 @@ class MemoryServiceStub:
 
     Errors:
 
-    - `ABORTED`: `expected_last_sequence` is not the session's. The metadata of
-      `ErrorInfo` has the session's, as `last_sequence`. Nothing is written.
+    - `ABORTED`: `expected_last_sequence` or `expected_revision` is not the
+      session's.
     - `NOT_FOUND`: A session outside the access scope has the ID (see
       `SessionService`).
     """
@@ -94,6 +94,7 @@ class MemoryServiceStub:
     Errors:
 
     - `NOT_FOUND`: The session does not exist.
+    - `ABORTED`: `expected_revision` or `expected_last_sequence` is not the session's.
     """
     ListMessages: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.ListMessagesRequest, _memory_service_pb2.ListMessagesResponse]
     """Lists the messages of a session one page at a time, in the order of their
@@ -140,22 +141,24 @@ class MemoryServiceStub:
     Errors:
 
     - `NOT_FOUND`: The session or the message does not exist.
+    - `ABORTED`: `expected_revision` is not the message's.
     """
     DeleteMessages: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.DeleteMessagesRequest, _memory_service_pb2.DeleteMessagesResponse]
-    """Soft-deletes messages of a session, either by ID or the newest ones, and
+    """Soft-deletes messages of a session, by ID, the oldest ones or the newest, and
     returns the messages that this call deleted, oldest first. An ID that the
     session does not have is not an error. `last_n: 1` is an atomic pop: each
     of several concurrent callers gets a different message.
 
     Atomic. Safe to retry with `message_ids`, although a retry returns only the
-    messages that it deleted itself. With `last_n`, a retry may delete more
-    messages.
+    messages that it deleted itself. With `first_n` or `last_n`, a retry may
+    delete more messages.
 
     Errors:
 
     - `NOT_FOUND`: The session does not exist.
     - `INVALID_ARGUMENT`: The messages exceed the 4 MiB of a response. Nothing
       is deleted.
+    - `ABORTED`: `expected_revision` or `expected_last_sequence` is not the session's.
     """
     SearchMemory: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.SearchMemoryRequest, _memory_service_pb2.SearchMemoryResponse]
     """Searches messages by their content: in one session, in all sessions of a
@@ -213,8 +216,8 @@ class MemoryServiceAsyncStub(MemoryServiceStub):
 
     Errors:
 
-    - `ABORTED`: `expected_last_sequence` is not the session's. The metadata of
-      `ErrorInfo` has the session's, as `last_sequence`. Nothing is written.
+    - `ABORTED`: `expected_last_sequence` or `expected_revision` is not the
+      session's.
     - `NOT_FOUND`: A session outside the access scope has the ID (see
       `SessionService`).
     """
@@ -248,6 +251,7 @@ class MemoryServiceAsyncStub(MemoryServiceStub):
     Errors:
 
     - `NOT_FOUND`: The session does not exist.
+    - `ABORTED`: `expected_revision` or `expected_last_sequence` is not the session's.
     """
     ListMessages: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.ListMessagesRequest, _memory_service_pb2.ListMessagesResponse]  # type: ignore[assignment]
     """Lists the messages of a session one page at a time, in the order of their
@@ -294,22 +298,24 @@ class MemoryServiceAsyncStub(MemoryServiceStub):
     Errors:
 
     - `NOT_FOUND`: The session or the message does not exist.
+    - `ABORTED`: `expected_revision` is not the message's.
     """
     DeleteMessages: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.DeleteMessagesRequest, _memory_service_pb2.DeleteMessagesResponse]  # type: ignore[assignment]
-    """Soft-deletes messages of a session, either by ID or the newest ones, and
+    """Soft-deletes messages of a session, by ID, the oldest ones or the newest, and
     returns the messages that this call deleted, oldest first. An ID that the
     session does not have is not an error. `last_n: 1` is an atomic pop: each
     of several concurrent callers gets a different message.
 
     Atomic. Safe to retry with `message_ids`, although a retry returns only the
-    messages that it deleted itself. With `last_n`, a retry may delete more
-    messages.
+    messages that it deleted itself. With `first_n` or `last_n`, a retry may
+    delete more messages.
 
     Errors:
 
     - `NOT_FOUND`: The session does not exist.
     - `INVALID_ARGUMENT`: The messages exceed the 4 MiB of a response. Nothing
       is deleted.
+    - `ABORTED`: `expected_revision` or `expected_last_sequence` is not the session's.
     """
     SearchMemory: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.SearchMemoryRequest, _memory_service_pb2.SearchMemoryResponse]  # type: ignore[assignment]
     """Searches messages by their content: in one session, in all sessions of a
@@ -370,8 +376,8 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors:
 
-        - `ABORTED`: `expected_last_sequence` is not the session's. The metadata of
-          `ErrorInfo` has the session's, as `last_sequence`. Nothing is written.
+        - `ABORTED`: `expected_last_sequence` or `expected_revision` is not the
+          session's.
         - `NOT_FOUND`: A session outside the access scope has the ID (see
           `SessionService`).
         """
@@ -417,6 +423,7 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors:
 
         - `NOT_FOUND`: The session does not exist.
+        - `ABORTED`: `expected_revision` or `expected_last_sequence` is not the session's.
         """
 
     @_abc_1.abstractmethod
@@ -487,6 +494,7 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors:
 
         - `NOT_FOUND`: The session or the message does not exist.
+        - `ABORTED`: `expected_revision` is not the message's.
         """
 
     @_abc_1.abstractmethod
@@ -495,20 +503,21 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _memory_service_pb2.DeleteMessagesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_memory_service_pb2.DeleteMessagesResponse, _abc.Awaitable[_memory_service_pb2.DeleteMessagesResponse]]:
-        """Soft-deletes messages of a session, either by ID or the newest ones, and
+        """Soft-deletes messages of a session, by ID, the oldest ones or the newest, and
         returns the messages that this call deleted, oldest first. An ID that the
         session does not have is not an error. `last_n: 1` is an atomic pop: each
         of several concurrent callers gets a different message.
 
         Atomic. Safe to retry with `message_ids`, although a retry returns only the
-        messages that it deleted itself. With `last_n`, a retry may delete more
-        messages.
+        messages that it deleted itself. With `first_n` or `last_n`, a retry may
+        delete more messages.
 
         Errors:
 
         - `NOT_FOUND`: The session does not exist.
         - `INVALID_ARGUMENT`: The messages exceed the 4 MiB of a response. Nothing
           is deleted.
+        - `ABORTED`: `expected_revision` or `expected_last_sequence` is not the session's.
         """
 
     @_abc_1.abstractmethod

@@ -31,6 +31,7 @@ class Session(_message.Message):
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     ID_FIELD_NUMBER: _builtins.int
     LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """The ID, chosen by the caller. 1 to 1,024 bytes of UTF-8; any characters
     except NUL.
@@ -47,6 +48,11 @@ class Session(_message.Message):
     last_sequence: _builtins.int
     """The last sequence assigned in this session. 0 if no message was ever added.
     Sequences continue after a delete, so that none is used twice.
+    """
+    revision: _builtins.int
+    """Output only. Counts the changes of the session's own fields, its deletion and
+    its return, from 1; adding or changing messages does not count. It continues after a deletion, until the
+    purge removes the session.
     """
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
@@ -76,10 +82,11 @@ class Session(_message.Message):
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         id: _builtins.int = ...,
         last_sequence: _builtins.int = ...,
+        revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "metadata", b"metadata", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "id", b"id", "last_sequence", b"last_sequence", "metadata", b"metadata", "session_id", b"session_id", "updated_at", b"updated_at", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "id", b"id", "last_sequence", b"last_sequence", "metadata", b"metadata", "revision", b"revision", "session_id", b"session_id", "updated_at", b"updated_at", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -29,6 +29,8 @@ class AddSessionRequest(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    USER_MUST_EXIST_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Required. The ID of the session. 1 to 1,024 bytes of UTF-8; any characters
     except NUL.
@@ -38,11 +40,22 @@ class AddSessionRequest(_message.Message):
     of UTF-8; any characters except NUL. Empty means that the session has no
     user.
     """
+    user_must_exist: _builtins.bool
+    """Optional. If true, the user must exist: no placeholder user is created. Has
+    no effect without `user_id`.
+    """
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
         """Optional. The metadata of the session. Up to 64 KiB as compact JSON and 32
         levels deep; no NUL in keys or strings, no NaN or infinity. If unset,
         empty.
+        """
+
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """Optional. The time when the session was created, for one that comes from
+        elsewhere; stored with microsecond precision, rounded down. If unset, the
+        time when the server adds it.
         """
 
     def __init__(
@@ -51,10 +64,12 @@ class AddSessionRequest(_message.Message):
         session_id: _builtins.str = ...,
         user_id: _builtins.str = ...,
         metadata: _struct_pb2.Struct | None = ...,
+        user_must_exist: _builtins.bool = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["metadata", b"metadata"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "metadata", b"metadata"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["metadata", b"metadata", "session_id", b"session_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "metadata", b"metadata", "session_id", b"session_id", "user_id", b"user_id", "user_must_exist", b"user_must_exist"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -69,6 +84,9 @@ class UpdateSessionRequest(_message.Message):
     REPLACE_METADATA_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
     METADATA_MODE_FIELD_NUMBER: _builtins.int
+    EXPECTED_REVISION_FIELD_NUMBER: _builtins.int
+    ALLOW_MISSING_FIELD_NUMBER: _builtins.int
+    UNDELETE_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Required. The ID of the session. 1 to 1,024 bytes of UTF-8; any characters
     except NUL.
@@ -86,6 +104,21 @@ class UpdateSessionRequest(_message.Message):
     """Optional. How `metadata` changes the session's metadata. Has no effect without
     `metadata`.
     """
+    expected_revision: _builtins.int
+    """Optional. The `revision` that the session must have; 0 if no live session may have the
+    ID. Not negative. If unset, any.
+    """
+    allow_missing: _builtins.bool
+    """Optional. If true, a session that does not exist is added, as by `AddSession`, and
+    `metadata` changes empty metadata. An ID outside the access scope is still
+    `NOT_FOUND`.
+    """
+    undelete: _builtins.bool
+    """Optional. If true, a deleted session is restored, with its user, metadata
+    and listing position and without its messages, and then changed. It must
+    be restorable (see `MemoryService.AddMemory`). Has no effect on a live
+    session.
+    """
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
         """Optional. Changes the session's metadata, by default as a JSON Merge Patch
@@ -102,13 +135,21 @@ class UpdateSessionRequest(_message.Message):
         replace_metadata: _builtins.bool = ...,
         user_id: _builtins.str | None = ...,
         metadata_mode: _metadata_pb2.MetadataMode.ValueType = ...,
+        expected_revision: _builtins.int | None = ...,
+        allow_missing: _builtins.bool = ...,
+        undelete: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_user_id", b"_user_id", "metadata", b"metadata", "user_id", b"user_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision", "_user_id", b"_user_id", "expected_revision", b"expected_revision", "metadata", b"metadata", "user_id", b"user_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_user_id", b"_user_id", "metadata", b"metadata", "metadata_mode", b"metadata_mode", "replace_metadata", b"replace_metadata", "session_id", b"session_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision", "_user_id", b"_user_id", "allow_missing", b"allow_missing", "expected_revision", b"expected_revision", "metadata", b"metadata", "metadata_mode", b"metadata_mode", "replace_metadata", b"replace_metadata", "session_id", b"session_id", "undelete", b"undelete", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected_revision: _TypeAlias = _typing.Literal["expected_revision"]  # noqa: Y015
+    _WhichOneofArgType__expected_revision: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision"]  # noqa: Y015
     _WhichOneofReturnType__user_id: _TypeAlias = _typing.Literal["user_id"]  # noqa: Y015
     _WhichOneofArgType__user_id: _TypeAlias = _typing.Literal["_user_id", b"_user_id"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_revision) -> _WhichOneofReturnType__expected_revision | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__user_id) -> _WhichOneofReturnType__user_id | None: ...
 
 Global___UpdateSessionRequest: _TypeAlias = UpdateSessionRequest  # noqa: Y015
@@ -140,20 +181,39 @@ class DeleteSessionRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
+    EXPECTED_REVISION_FIELD_NUMBER: _builtins.int
+    EXPECTED_LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Required. The ID of the session. 1 to 1,024 bytes of UTF-8; any characters
     except NUL.
+    """
+    expected_revision: _builtins.int
+    """Optional. The `revision` that the session must have; 0 if no live session may have the
+    ID. Not negative. If unset, any.
+    """
+    expected_last_sequence: _builtins.int
+    """Optional. The `last_sequence` that the session must have. Not negative. If
+    unset, any.
     """
     def __init__(
         self,
         *,
         session_id: _builtins.str = ...,
+        expected_revision: _builtins.int | None = ...,
+        expected_last_sequence: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_last_sequence", b"_expected_last_sequence", "_expected_revision", b"_expected_revision", "expected_last_sequence", b"expected_last_sequence", "expected_revision", b"expected_revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_last_sequence", b"_expected_last_sequence", "_expected_revision", b"_expected_revision", "expected_last_sequence", b"expected_last_sequence", "expected_revision", b"expected_revision", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__expected_last_sequence: _TypeAlias = _typing.Literal["expected_last_sequence"]  # noqa: Y015
+    _WhichOneofArgType__expected_last_sequence: _TypeAlias = _typing.Literal["_expected_last_sequence", b"_expected_last_sequence"]  # noqa: Y015
+    _WhichOneofReturnType__expected_revision: _TypeAlias = _typing.Literal["expected_revision"]  # noqa: Y015
+    _WhichOneofArgType__expected_revision: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_last_sequence) -> _WhichOneofReturnType__expected_last_sequence | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_revision) -> _WhichOneofReturnType__expected_revision | None: ...
 
 Global___DeleteSessionRequest: _TypeAlias = DeleteSessionRequest  # noqa: Y015
 

@@ -41,7 +41,9 @@ class SessionServiceStub:
     metadata may take up to six times its limit as JSON.
     - `NOT_FOUND` and `ALREADY_EXISTS`: `ResourceInfo`, whose `resource_type` is
     the name of a message in this package.
-    - `ABORTED`: `ErrorInfo`, with the current value in its metadata.
+    - `ABORTED`: `ErrorInfo`, whose `reason` is `STALE_REVISION` or
+    `STALE_LAST_SEQUENCE`, with the current value in its metadata as `revision`
+    or `last_sequence`. Nothing was written.
     - `FAILED_PRECONDITION`: `PreconditionFailure`, which says what the server
     lacks. Or the RPC changes something and the server is configured to only
     read; the violation's type is then `READ_ONLY`, and nothing was done.
@@ -141,7 +143,9 @@ class SessionServiceServicer:
     metadata may take up to six times its limit as JSON.
     - `NOT_FOUND` and `ALREADY_EXISTS`: `ResourceInfo`, whose `resource_type` is
     the name of a message in this package.
-    - `ABORTED`: `ErrorInfo`, with the current value in its metadata.
+    - `ABORTED`: `ErrorInfo`, whose `reason` is `STALE_REVISION` or
+    `STALE_LAST_SEQUENCE`, with the current value in its metadata as `revision`
+    or `last_sequence`. Nothing was written.
     - `FAILED_PRECONDITION`: `PreconditionFailure`, which says what the server
     lacks. Or the RPC changes something and the server is configured to only
     read; the violation's type is then `READ_ONLY`, and nothing was done.
@@ -202,6 +206,7 @@ class SessionServiceServicer:
 
         - `ALREADY_EXISTS`: The session exists, or a session outside the access
         scope has the ID.
+        - `NOT_FOUND`: The user does not exist, and `user_must_exist` is set.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -209,13 +214,16 @@ class SessionServiceServicer:
 
     def UpdateSession(self, request, context):
         """Changes the metadata of a session, its user, or both. A user that does not
-        exist is created as a placeholder user (see `UserService`).
+        exist is created as a placeholder user (see `UserService`). A request that
+        changes nothing leaves `updated_at` and `revision` as they are.
 
         Atomic: concurrent merges of different keys all take effect. Safe to retry.
 
         Errors:
 
-        - `NOT_FOUND`: The session does not exist.
+        - `NOT_FOUND`: The session does not exist, and neither `allow_missing` nor
+        `undelete` apply.
+        - `ABORTED`: `expected_revision` is not the session's.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -248,6 +256,7 @@ class SessionServiceServicer:
         Errors:
 
         - `NOT_FOUND`: The session does not exist.
+        - `ABORTED`: `expected_revision` or `expected_last_sequence` is not the session's.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -336,7 +345,9 @@ class SessionService:
     metadata may take up to six times its limit as JSON.
     - `NOT_FOUND` and `ALREADY_EXISTS`: `ResourceInfo`, whose `resource_type` is
     the name of a message in this package.
-    - `ABORTED`: `ErrorInfo`, with the current value in its metadata.
+    - `ABORTED`: `ErrorInfo`, whose `reason` is `STALE_REVISION` or
+    `STALE_LAST_SEQUENCE`, with the current value in its metadata as `revision`
+    or `last_sequence`. Nothing was written.
     - `FAILED_PRECONDITION`: `PreconditionFailure`, which says what the server
     lacks. Or the RPC changes something and the server is configured to only
     read; the violation's type is then `READ_ONLY`, and nothing was done.

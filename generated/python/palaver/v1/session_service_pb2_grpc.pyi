@@ -42,7 +42,9 @@ class SessionServiceStub:
       metadata may take up to six times its limit as JSON.
     - `NOT_FOUND` and `ALREADY_EXISTS`: `ResourceInfo`, whose `resource_type` is
       the name of a message in this package.
-    - `ABORTED`: `ErrorInfo`, with the current value in its metadata.
+    - `ABORTED`: `ErrorInfo`, whose `reason` is `STALE_REVISION` or
+      `STALE_LAST_SEQUENCE`, with the current value in its metadata as `revision`
+      or `last_sequence`. Nothing was written.
     - `FAILED_PRECONDITION`: `PreconditionFailure`, which says what the server
       lacks. Or the RPC changes something and the server is configured to only
       read; the violation's type is then `READ_ONLY`, and nothing was done.
@@ -107,16 +109,20 @@ class SessionServiceStub:
 
     - `ALREADY_EXISTS`: The session exists, or a session outside the access
       scope has the ID.
+    - `NOT_FOUND`: The user does not exist, and `user_must_exist` is set.
     """
     UpdateSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.UpdateSessionRequest, _session_pb2.Session]
     """Changes the metadata of a session, its user, or both. A user that does not
-    exist is created as a placeholder user (see `UserService`).
+    exist is created as a placeholder user (see `UserService`). A request that
+    changes nothing leaves `updated_at` and `revision` as they are.
 
     Atomic: concurrent merges of different keys all take effect. Safe to retry.
 
     Errors:
 
-    - `NOT_FOUND`: The session does not exist.
+    - `NOT_FOUND`: The session does not exist, and neither `allow_missing` nor
+      `undelete` apply.
+    - `ABORTED`: `expected_revision` is not the session's.
     """
     GetSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionRequest, _session_pb2.Session]
     """Gets a session.
@@ -141,6 +147,7 @@ class SessionServiceStub:
     Errors:
 
     - `NOT_FOUND`: The session does not exist.
+    - `ABORTED`: `expected_revision` or `expected_last_sequence` is not the session's.
     """
     ListSessions: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ListSessionsRequest, _session_service_pb2.ListSessionsResponse]
     """Lists sessions one page at a time, in the order of their listing positions.
@@ -178,7 +185,9 @@ class SessionServiceAsyncStub(SessionServiceStub):
       metadata may take up to six times its limit as JSON.
     - `NOT_FOUND` and `ALREADY_EXISTS`: `ResourceInfo`, whose `resource_type` is
       the name of a message in this package.
-    - `ABORTED`: `ErrorInfo`, with the current value in its metadata.
+    - `ABORTED`: `ErrorInfo`, whose `reason` is `STALE_REVISION` or
+      `STALE_LAST_SEQUENCE`, with the current value in its metadata as `revision`
+      or `last_sequence`. Nothing was written.
     - `FAILED_PRECONDITION`: `PreconditionFailure`, which says what the server
       lacks. Or the RPC changes something and the server is configured to only
       read; the violation's type is then `READ_ONLY`, and nothing was done.
@@ -240,16 +249,20 @@ class SessionServiceAsyncStub(SessionServiceStub):
 
     - `ALREADY_EXISTS`: The session exists, or a session outside the access
       scope has the ID.
+    - `NOT_FOUND`: The user does not exist, and `user_must_exist` is set.
     """
     UpdateSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.UpdateSessionRequest, _session_pb2.Session]  # type: ignore[assignment]
     """Changes the metadata of a session, its user, or both. A user that does not
-    exist is created as a placeholder user (see `UserService`).
+    exist is created as a placeholder user (see `UserService`). A request that
+    changes nothing leaves `updated_at` and `revision` as they are.
 
     Atomic: concurrent merges of different keys all take effect. Safe to retry.
 
     Errors:
 
-    - `NOT_FOUND`: The session does not exist.
+    - `NOT_FOUND`: The session does not exist, and neither `allow_missing` nor
+      `undelete` apply.
+    - `ABORTED`: `expected_revision` is not the session's.
     """
     GetSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionRequest, _session_pb2.Session]  # type: ignore[assignment]
     """Gets a session.
@@ -274,6 +287,7 @@ class SessionServiceAsyncStub(SessionServiceStub):
     Errors:
 
     - `NOT_FOUND`: The session does not exist.
+    - `ABORTED`: `expected_revision` or `expected_last_sequence` is not the session's.
     """
     ListSessions: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ListSessionsRequest, _session_service_pb2.ListSessionsResponse]  # type: ignore[assignment]
     """Lists sessions one page at a time, in the order of their listing positions.
@@ -310,7 +324,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
       metadata may take up to six times its limit as JSON.
     - `NOT_FOUND` and `ALREADY_EXISTS`: `ResourceInfo`, whose `resource_type` is
       the name of a message in this package.
-    - `ABORTED`: `ErrorInfo`, with the current value in its metadata.
+    - `ABORTED`: `ErrorInfo`, whose `reason` is `STALE_REVISION` or
+      `STALE_LAST_SEQUENCE`, with the current value in its metadata as `revision`
+      or `last_sequence`. Nothing was written.
     - `FAILED_PRECONDITION`: `PreconditionFailure`, which says what the server
       lacks. Or the RPC changes something and the server is configured to only
       read; the violation's type is then `READ_ONLY`, and nothing was done.
@@ -376,6 +392,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
 
         - `ALREADY_EXISTS`: The session exists, or a session outside the access
           scope has the ID.
+        - `NOT_FOUND`: The user does not exist, and `user_must_exist` is set.
         """
 
     @_abc_1.abstractmethod
@@ -385,13 +402,16 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_pb2.Session, _abc.Awaitable[_session_pb2.Session]]:
         """Changes the metadata of a session, its user, or both. A user that does not
-        exist is created as a placeholder user (see `UserService`).
+        exist is created as a placeholder user (see `UserService`). A request that
+        changes nothing leaves `updated_at` and `revision` as they are.
 
         Atomic: concurrent merges of different keys all take effect. Safe to retry.
 
         Errors:
 
-        - `NOT_FOUND`: The session does not exist.
+        - `NOT_FOUND`: The session does not exist, and neither `allow_missing` nor
+          `undelete` apply.
+        - `ABORTED`: `expected_revision` is not the session's.
         """
 
     @_abc_1.abstractmethod
@@ -428,6 +448,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors:
 
         - `NOT_FOUND`: The session does not exist.
+        - `ABORTED`: `expected_revision` or `expected_last_sequence` is not the session's.
         """
 
     @_abc_1.abstractmethod

@@ -34,6 +34,7 @@ class User(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     ID_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """The ID, chosen by the caller. 1 to 1,024 bytes of UTF-8; any characters
     except NUL.
@@ -51,6 +52,11 @@ class User(_message.Message):
     """The listing position of the user. Positive. Positions increase in the order
     in which users are created, with gaps. (On a Citus cluster, they do so only
     if all servers of the schema use one address of the cluster.)
+    """
+    revision: _builtins.int
+    """Output only. Counts the changes of the user's own fields, its deletion and
+    its return, from 1; completing a placeholder user counts. It continues after a deletion, until the
+    purge removes the user.
     """
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
@@ -83,10 +89,11 @@ class User(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         id: _builtins.int = ...,
+        revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "metadata", b"metadata", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "email", b"email", "first_name", b"first_name", "id", b"id", "last_name", b"last_name", "metadata", b"metadata", "updated_at", b"updated_at", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "email", b"email", "first_name", b"first_name", "id", b"id", "last_name", b"last_name", "metadata", b"metadata", "revision", b"revision", "updated_at", b"updated_at", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -28,7 +28,7 @@ from palaver.v1 import metadata_pb2 as palaver_dot_v1_dot_metadata__pb2
 from palaver.v1 import user_pb2 as palaver_dot_v1_dot_user__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dpalaver/v1/user_service.proto\x12\npalaver.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19palaver/v1/metadata.proto\x1a\x15palaver/v1/user.proto\"\x82\x01\n\x0e\x41\x64\x64UserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\r\n\x05\x65mail\x18\x02 \x01(\t\x12\x12\n\nfirst_name\x18\x03 \x01(\t\x12\x11\n\tlast_name\x18\x04 \x01(\t\x12)\n\x08metadata\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\"!\n\x0eGetUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"\x86\x02\n\x11UpdateUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\x05\x65mail\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x17\n\nfirst_name\x18\x03 \x01(\tH\x01\x88\x01\x01\x12\x16\n\tlast_name\x18\x04 \x01(\tH\x02\x88\x01\x01\x12)\n\x08metadata\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x18\n\x10replace_metadata\x18\x06 \x01(\x08\x12/\n\rmetadata_mode\x18\x07 \x01(\x0e\x32\x18.palaver.v1.MetadataModeB\x08\n\x06_emailB\r\n\x0b_first_nameB\x0c\n\n_last_name\"$\n\x11\x44\x65leteUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"x\n\x12\x44\x65leteUserResponse\x12.\n\ndeleted_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10sessions_deleted\x18\x02 \x01(\x03\x12\x18\n\x10messages_deleted\x18\x03 \x01(\x03\"G\n\x10ListUsersRequest\x12\r\n\x05limit\x18\x01 \x01(\x05\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\x03\x12\x14\n\x0cnewest_first\x18\x03 \x01(\x08\"I\n\x11ListUsersResponse\x12\x1f\n\x05users\x18\x01 \x03(\x0b\x32\x10.palaver.v1.User\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\x03\"O\n\x13ListAllUsersRequest\x12\x12\n\nchunk_size\x18\x01 \x01(\x05\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\x03\x12\x14\n\x0cnewest_first\x18\x03 \x01(\x08\"L\n\x14ListAllUsersResponse\x12\x1f\n\x05users\x18\x01 \x03(\x0b\x32\x10.palaver.v1.User\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\x03\x32\xb9\x03\n\x0bUserService\x12\x37\n\x07\x41\x64\x64User\x12\x1a.palaver.v1.AddUserRequest\x1a\x10.palaver.v1.User\x12<\n\x07GetUser\x12\x1a.palaver.v1.GetUserRequest\x1a\x10.palaver.v1.User\"\x03\x90\x02\x01\x12=\n\nUpdateUser\x12\x1d.palaver.v1.UpdateUserRequest\x1a\x10.palaver.v1.User\x12K\n\nDeleteUser\x12\x1d.palaver.v1.DeleteUserRequest\x1a\x1e.palaver.v1.DeleteUserResponse\x12M\n\tListUsers\x12\x1c.palaver.v1.ListUsersRequest\x1a\x1d.palaver.v1.ListUsersResponse\"\x03\x90\x02\x01\x12X\n\x0cListAllUsers\x12\x1f.palaver.v1.ListAllUsersRequest\x1a .palaver.v1.ListAllUsersResponse\"\x03\x90\x02\x01\x30\x01\x42^\n\npalaver.v1B\x10UserServiceProtoP\x01Z\x14palaver/v1;palaverv1\xaa\x02\nPalaver.V1\xca\x02\nPalaver\\V1\xea\x02\x0bPalaver::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dpalaver/v1/user_service.proto\x12\npalaver.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19palaver/v1/metadata.proto\x1a\x15palaver/v1/user.proto\"\xb2\x01\n\x0e\x41\x64\x64UserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\r\n\x05\x65mail\x18\x02 \x01(\t\x12\x12\n\nfirst_name\x18\x03 \x01(\t\x12\x11\n\tlast_name\x18\x04 \x01(\t\x12)\n\x08metadata\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"!\n\x0eGetUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"\xd3\x02\n\x11UpdateUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\x05\x65mail\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x17\n\nfirst_name\x18\x03 \x01(\tH\x01\x88\x01\x01\x12\x16\n\tlast_name\x18\x04 \x01(\tH\x02\x88\x01\x01\x12)\n\x08metadata\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x18\n\x10replace_metadata\x18\x06 \x01(\x08\x12/\n\rmetadata_mode\x18\x07 \x01(\x0e\x32\x18.palaver.v1.MetadataMode\x12\x1e\n\x11\x65xpected_revision\x18\x08 \x01(\x03H\x03\x88\x01\x01\x12\x15\n\rallow_missing\x18\t \x01(\x08\x42\x08\n\x06_emailB\r\n\x0b_first_nameB\x0c\n\n_last_nameB\x14\n\x12_expected_revision\"Z\n\x11\x44\x65leteUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x1e\n\x11\x65xpected_revision\x18\x02 \x01(\x03H\x00\x88\x01\x01\x42\x14\n\x12_expected_revision\"x\n\x12\x44\x65leteUserResponse\x12.\n\ndeleted_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10sessions_deleted\x18\x02 \x01(\x03\x12\x18\n\x10messages_deleted\x18\x03 \x01(\x03\"G\n\x10ListUsersRequest\x12\r\n\x05limit\x18\x01 \x01(\x05\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\x03\x12\x14\n\x0cnewest_first\x18\x03 \x01(\x08\"I\n\x11ListUsersResponse\x12\x1f\n\x05users\x18\x01 \x03(\x0b\x32\x10.palaver.v1.User\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\x03\"O\n\x13ListAllUsersRequest\x12\x12\n\nchunk_size\x18\x01 \x01(\x05\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\x03\x12\x14\n\x0cnewest_first\x18\x03 \x01(\x08\"L\n\x14ListAllUsersResponse\x12\x1f\n\x05users\x18\x01 \x03(\x0b\x32\x10.palaver.v1.User\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\x03\x32\xb9\x03\n\x0bUserService\x12\x37\n\x07\x41\x64\x64User\x12\x1a.palaver.v1.AddUserRequest\x1a\x10.palaver.v1.User\x12<\n\x07GetUser\x12\x1a.palaver.v1.GetUserRequest\x1a\x10.palaver.v1.User\"\x03\x90\x02\x01\x12=\n\nUpdateUser\x12\x1d.palaver.v1.UpdateUserRequest\x1a\x10.palaver.v1.User\x12K\n\nDeleteUser\x12\x1d.palaver.v1.DeleteUserRequest\x1a\x1e.palaver.v1.DeleteUserResponse\x12M\n\tListUsers\x12\x1c.palaver.v1.ListUsersRequest\x1a\x1d.palaver.v1.ListUsersResponse\"\x03\x90\x02\x01\x12X\n\x0cListAllUsers\x12\x1f.palaver.v1.ListAllUsersRequest\x1a .palaver.v1.ListAllUsersResponse\"\x03\x90\x02\x01\x30\x01\x42^\n\npalaver.v1B\x10UserServiceProtoP\x01Z\x14palaver/v1;palaverv1\xaa\x02\nPalaver.V1\xca\x02\nPalaver\\V1\xea\x02\x0bPalaver::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,23 +43,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_USERSERVICE'].methods_by_name['ListAllUsers']._loaded_options = None
   _globals['_USERSERVICE'].methods_by_name['ListAllUsers']._serialized_options = b'\220\002\001'
   _globals['_ADDUSERREQUEST']._serialized_start=159
-  _globals['_ADDUSERREQUEST']._serialized_end=289
-  _globals['_GETUSERREQUEST']._serialized_start=291
-  _globals['_GETUSERREQUEST']._serialized_end=324
-  _globals['_UPDATEUSERREQUEST']._serialized_start=327
-  _globals['_UPDATEUSERREQUEST']._serialized_end=589
-  _globals['_DELETEUSERREQUEST']._serialized_start=591
-  _globals['_DELETEUSERREQUEST']._serialized_end=627
-  _globals['_DELETEUSERRESPONSE']._serialized_start=629
-  _globals['_DELETEUSERRESPONSE']._serialized_end=749
-  _globals['_LISTUSERSREQUEST']._serialized_start=751
-  _globals['_LISTUSERSREQUEST']._serialized_end=822
-  _globals['_LISTUSERSRESPONSE']._serialized_start=824
-  _globals['_LISTUSERSRESPONSE']._serialized_end=897
-  _globals['_LISTALLUSERSREQUEST']._serialized_start=899
-  _globals['_LISTALLUSERSREQUEST']._serialized_end=978
-  _globals['_LISTALLUSERSRESPONSE']._serialized_start=980
-  _globals['_LISTALLUSERSRESPONSE']._serialized_end=1056
-  _globals['_USERSERVICE']._serialized_start=1059
-  _globals['_USERSERVICE']._serialized_end=1500
+  _globals['_ADDUSERREQUEST']._serialized_end=337
+  _globals['_GETUSERREQUEST']._serialized_start=339
+  _globals['_GETUSERREQUEST']._serialized_end=372
+  _globals['_UPDATEUSERREQUEST']._serialized_start=375
+  _globals['_UPDATEUSERREQUEST']._serialized_end=714
+  _globals['_DELETEUSERREQUEST']._serialized_start=716
+  _globals['_DELETEUSERREQUEST']._serialized_end=806
+  _globals['_DELETEUSERRESPONSE']._serialized_start=808
+  _globals['_DELETEUSERRESPONSE']._serialized_end=928
+  _globals['_LISTUSERSREQUEST']._serialized_start=930
+  _globals['_LISTUSERSREQUEST']._serialized_end=1001
+  _globals['_LISTUSERSRESPONSE']._serialized_start=1003
+  _globals['_LISTUSERSRESPONSE']._serialized_end=1076
+  _globals['_LISTALLUSERSREQUEST']._serialized_start=1078
+  _globals['_LISTALLUSERSREQUEST']._serialized_end=1157
+  _globals['_LISTALLUSERSRESPONSE']._serialized_start=1159
+  _globals['_LISTALLUSERSRESPONSE']._serialized_end=1235
+  _globals['_USERSERVICE']._serialized_start=1238
+  _globals['_USERSERVICE']._serialized_end=1679
 # @@protoc_insertion_point(module_scope)

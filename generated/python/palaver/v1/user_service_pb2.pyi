@@ -31,6 +31,7 @@ class AddUserRequest(_message.Message):
     FIRST_NAME_FIELD_NUMBER: _builtins.int
     LAST_NAME_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """Required. The ID of the user. 1 to 1,024 bytes of UTF-8; any characters
     except NUL.
@@ -50,6 +51,14 @@ class AddUserRequest(_message.Message):
         empty.
         """
 
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """Optional. The time when the user was created, for one that comes from
+        elsewhere; stored with microsecond precision, rounded down. If unset, the
+        time when the server adds it, or
+        the time of the placeholder user.
+        """
+
     def __init__(
         self,
         *,
@@ -58,10 +67,11 @@ class AddUserRequest(_message.Message):
         first_name: _builtins.str = ...,
         last_name: _builtins.str = ...,
         metadata: _struct_pb2.Struct | None = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["metadata", b"metadata"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "metadata", b"metadata"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["email", b"email", "first_name", b"first_name", "last_name", b"last_name", "metadata", b"metadata", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "email", b"email", "first_name", b"first_name", "last_name", b"last_name", "metadata", b"metadata", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -100,6 +110,8 @@ class UpdateUserRequest(_message.Message):
     METADATA_FIELD_NUMBER: _builtins.int
     REPLACE_METADATA_FIELD_NUMBER: _builtins.int
     METADATA_MODE_FIELD_NUMBER: _builtins.int
+    EXPECTED_REVISION_FIELD_NUMBER: _builtins.int
+    ALLOW_MISSING_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """Required. The ID of the user. 1 to 1,024 bytes of UTF-8; any characters
     except NUL.
@@ -125,6 +137,15 @@ class UpdateUserRequest(_message.Message):
     """Optional. How `metadata` changes the user's metadata. Has no effect without
     `metadata`.
     """
+    expected_revision: _builtins.int
+    """Optional. The `revision` that the user must have; 0 if no live user may have the
+    ID. Not negative. If unset, any.
+    """
+    allow_missing: _builtins.bool
+    """Optional. If true, a user that does not exist is added, as by `AddUser`, and
+    `metadata` changes empty metadata. An ID outside the access scope is still
+    `NOT_FOUND`.
+    """
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
         """Optional. Changes the user's metadata, by default as a JSON Merge Patch
@@ -143,19 +164,25 @@ class UpdateUserRequest(_message.Message):
         metadata: _struct_pb2.Struct | None = ...,
         replace_metadata: _builtins.bool = ...,
         metadata_mode: _metadata_pb2.MetadataMode.ValueType = ...,
+        expected_revision: _builtins.int | None = ...,
+        allow_missing: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_email", b"_email", "_first_name", b"_first_name", "_last_name", b"_last_name", "email", b"email", "first_name", b"first_name", "last_name", b"last_name", "metadata", b"metadata"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_email", b"_email", "_expected_revision", b"_expected_revision", "_first_name", b"_first_name", "_last_name", b"_last_name", "email", b"email", "expected_revision", b"expected_revision", "first_name", b"first_name", "last_name", b"last_name", "metadata", b"metadata"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_email", b"_email", "_first_name", b"_first_name", "_last_name", b"_last_name", "email", b"email", "first_name", b"first_name", "last_name", b"last_name", "metadata", b"metadata", "metadata_mode", b"metadata_mode", "replace_metadata", b"replace_metadata", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_email", b"_email", "_expected_revision", b"_expected_revision", "_first_name", b"_first_name", "_last_name", b"_last_name", "allow_missing", b"allow_missing", "email", b"email", "expected_revision", b"expected_revision", "first_name", b"first_name", "last_name", b"last_name", "metadata", b"metadata", "metadata_mode", b"metadata_mode", "replace_metadata", b"replace_metadata", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__email: _TypeAlias = _typing.Literal["email"]  # noqa: Y015
     _WhichOneofArgType__email: _TypeAlias = _typing.Literal["_email", b"_email"]  # noqa: Y015
+    _WhichOneofReturnType__expected_revision: _TypeAlias = _typing.Literal["expected_revision"]  # noqa: Y015
+    _WhichOneofArgType__expected_revision: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision"]  # noqa: Y015
     _WhichOneofReturnType__first_name: _TypeAlias = _typing.Literal["first_name"]  # noqa: Y015
     _WhichOneofArgType__first_name: _TypeAlias = _typing.Literal["_first_name", b"_first_name"]  # noqa: Y015
     _WhichOneofReturnType__last_name: _TypeAlias = _typing.Literal["last_name"]  # noqa: Y015
     _WhichOneofArgType__last_name: _TypeAlias = _typing.Literal["_last_name", b"_last_name"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__email) -> _WhichOneofReturnType__email | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_revision) -> _WhichOneofReturnType__expected_revision | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__first_name) -> _WhichOneofReturnType__first_name | None: ...
     @_typing.overload
@@ -168,20 +195,28 @@ class DeleteUserRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     USER_ID_FIELD_NUMBER: _builtins.int
+    EXPECTED_REVISION_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """Required. The ID of the user. 1 to 1,024 bytes of UTF-8; any characters
     except NUL.
+    """
+    expected_revision: _builtins.int
+    """Optional. The `revision` that the user must have; 0 if no live user may have the
+    ID. Not negative. If unset, any.
     """
     def __init__(
         self,
         *,
         user_id: _builtins.str = ...,
+        expected_revision: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision", "expected_revision", b"expected_revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision", "expected_revision", b"expected_revision", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__expected_revision: _TypeAlias = _typing.Literal["expected_revision"]  # noqa: Y015
+    _WhichOneofArgType__expected_revision: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_revision) -> _WhichOneofReturnType__expected_revision | None: ...
 
 Global___DeleteUserRequest: _TypeAlias = DeleteUserRequest  # noqa: Y015
 

@@ -141,7 +141,8 @@ class UserServiceServicer:
 
         Errors:
 
-        - `NOT_FOUND`: The user does not exist.
+        - `NOT_FOUND`: The user does not exist, and `allow_missing` is not set.
+        - `ABORTED`: `expected_revision` is not the user's.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -171,6 +172,7 @@ class UserServiceServicer:
         Errors:
 
         - `NOT_FOUND`: The user does not exist.
+        - `ABORTED`: `expected_revision` is not the user's.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

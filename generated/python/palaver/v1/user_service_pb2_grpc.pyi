@@ -81,7 +81,8 @@ class UserServiceStub:
 
     Errors:
 
-    - `NOT_FOUND`: The user does not exist.
+    - `NOT_FOUND`: The user does not exist, and `allow_missing` is not set.
+    - `ABORTED`: `expected_revision` is not the user's.
     """
     DeleteUser: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.DeleteUserRequest, _user_service_pb2.DeleteUserResponse]
     """Soft-deletes a user, all its sessions and all their messages at one
@@ -107,6 +108,7 @@ class UserServiceStub:
     Errors:
 
     - `NOT_FOUND`: The user does not exist.
+    - `ABORTED`: `expected_revision` is not the user's.
     """
     ListUsers: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.ListUsersRequest, _user_service_pb2.ListUsersResponse]
     """Lists users one page at a time, in the order of their listing positions.
@@ -180,7 +182,8 @@ class UserServiceAsyncStub(UserServiceStub):
 
     Errors:
 
-    - `NOT_FOUND`: The user does not exist.
+    - `NOT_FOUND`: The user does not exist, and `allow_missing` is not set.
+    - `ABORTED`: `expected_revision` is not the user's.
     """
     DeleteUser: _aio.UnaryUnaryMultiCallable[_user_service_pb2.DeleteUserRequest, _user_service_pb2.DeleteUserResponse]  # type: ignore[assignment]
     """Soft-deletes a user, all its sessions and all their messages at one
@@ -206,6 +209,7 @@ class UserServiceAsyncStub(UserServiceStub):
     Errors:
 
     - `NOT_FOUND`: The user does not exist.
+    - `ABORTED`: `expected_revision` is not the user's.
     """
     ListUsers: _aio.UnaryUnaryMultiCallable[_user_service_pb2.ListUsersRequest, _user_service_pb2.ListUsersResponse]  # type: ignore[assignment]
     """Lists users one page at a time, in the order of their listing positions.
@@ -294,7 +298,8 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors:
 
-        - `NOT_FOUND`: The user does not exist.
+        - `NOT_FOUND`: The user does not exist, and `allow_missing` is not set.
+        - `ABORTED`: `expected_revision` is not the user's.
         """
 
     @_abc_1.abstractmethod
@@ -326,6 +331,7 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors:
 
         - `NOT_FOUND`: The user does not exist.
+        - `ABORTED`: `expected_revision` is not the user's.
         """
 
     @_abc_1.abstractmethod

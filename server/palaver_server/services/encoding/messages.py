@@ -16,11 +16,13 @@ _TOKEN_COUNT = wire.integer_tag(Message, "token_count")
 _SEQUENCE = wire.integer_tag(Message, "sequence")
 _CREATED_AT = wire.tag(Message, "created_at")
 _UPDATED_AT = wire.tag(Message, "updated_at")
+_REVISION = wire.integer_tag(Message, "revision")
 
 
 def encode_message(row: MessageRow) -> bytes:
     """Return the bytes of a `Message`."""
-    message_id, sequence, role, content, token_count, metadata, created_at, updated_at = row
+    message_id, sequence, role, content, token_count, metadata, *times, revision = row
+    created_at, updated_at = times
     id_, role_, text = message_id.encode(), role.encode(), content.encode()
     struct = wire.json_struct(metadata)
     created = wire.timestamp(created_at)
@@ -35,6 +37,7 @@ def encode_message(row: MessageRow) -> bytes:
             _SEQUENCE, varint(sequence),
             _CREATED_AT, varint(len(created)), created,
             _UPDATED_AT, varint(len(updated)), updated,
+            _REVISION, varint(revision),
         )
     )  # fmt: skip
 

@@ -27,6 +27,11 @@ def json_from_object(fields: dict[str, Any]) -> str:
     return orjson.dumps(fields).decode()
 
 
+def sorted_json(fields: dict[str, Any]) -> bytes:
+    """Write an object as JSON with sorted keys, for comparisons: in Python, True equals 1."""
+    return orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)
+
+
 def object_from_struct(struct: Struct, *, max_levels: int) -> dict[str, Any]:
     """Return a `Struct` as a Python object.
 

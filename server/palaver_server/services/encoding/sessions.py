@@ -13,13 +13,14 @@ _USER_ID = wire.tag(Session, "user_id")
 _METADATA = wire.tag(Session, "metadata")
 _CREATED_AT = wire.tag(Session, "created_at")
 _UPDATED_AT = wire.tag(Session, "updated_at")
+_REVISION = wire.integer_tag(Session, "revision")
 _ID = wire.integer_tag(Session, "id")
 _LAST_SEQUENCE = wire.integer_tag(Session, "last_sequence")
 
 
 def encode_session(row: SessionRow) -> bytes:
     """Return the bytes of a `Session`."""
-    session_id, position, user_id, metadata, last_sequence, created_at, updated_at = row
+    session_id, position, user_id, metadata, last_sequence, created_at, updated_at, revision = row
     id_ = session_id.encode()
     struct = wire.json_struct(metadata)
     created = wire.timestamp(created_at)
@@ -33,6 +34,7 @@ def encode_session(row: SessionRow) -> bytes:
             _UPDATED_AT, varint(len(updated)), updated,
             _ID, varint(position),
             _LAST_SEQUENCE + varint(last_sequence) if last_sequence else b"",
+            _REVISION, varint(revision),
         )
     )  # fmt: skip
 

@@ -21,6 +21,7 @@ def encode_user(row: UserRow) -> bytes:
         created_at=timestamp_message(row.created_at),
         updated_at=timestamp_message(row.updated_at),
         id=row.id,
+        revision=row.revision,
     )
     return user.SerializeToString()
 
