@@ -102,8 +102,8 @@ class Client:
     def update_session(self, session_id: str, **fields: Any) -> Session:
         return self.sessions.UpdateSession(UpdateSessionRequest(session_id=session_id, **fields))
 
-    def delete_session(self, session_id: str) -> DeleteSessionResponse:
-        return self.sessions.DeleteSession(DeleteSessionRequest(session_id=session_id))
+    def delete_session(self, session_id: str, **fields: Any) -> DeleteSessionResponse:
+        return self.sessions.DeleteSession(DeleteSessionRequest(session_id=session_id, **fields))
 
     def list_sessions(self, **fields: Any) -> ListSessionsResponse:
         return self.sessions.ListSessions(ListSessionsRequest(**fields))
@@ -142,8 +142,8 @@ class Client:
         """Return the contents of the messages that GetMemory returns."""
         return [message.content for message in self.get_memory(session_id, **fields).messages]
 
-    def delete_memory(self, session_id: str) -> DeleteMemoryResponse:
-        return self.memory.DeleteMemory(DeleteMemoryRequest(session_id=session_id))
+    def delete_memory(self, session_id: str, **fields: Any) -> DeleteMemoryResponse:
+        return self.memory.DeleteMemory(DeleteMemoryRequest(session_id=session_id, **fields))
 
     def list_messages(self, session_id: str, **fields: Any) -> ListMessagesResponse:
         return self.memory.ListMessages(ListMessagesRequest(session_id=session_id, **fields))
@@ -176,8 +176,8 @@ class Client:
     def update_user(self, user_id: str, **fields: Any) -> User:
         return self.users.UpdateUser(UpdateUserRequest(user_id=user_id, **fields))
 
-    def delete_user(self, user_id: str) -> DeleteUserResponse:
-        return self.users.DeleteUser(DeleteUserRequest(user_id=user_id))
+    def delete_user(self, user_id: str, **fields: Any) -> DeleteUserResponse:
+        return self.users.DeleteUser(DeleteUserRequest(user_id=user_id, **fields))
 
     def list_users(self, **fields: Any) -> ListUsersResponse:
         return self.users.ListUsers(ListUsersRequest(**fields))
