@@ -15,7 +15,7 @@ from palaver_server.errors import DeadlineExceeded
 from palaver_server.purge.purge_store import PurgeStore
 from palaver_server.search.keyword_index import KeywordIndex
 from palaver_server.store.memory import MemoryStore, NewMessage
-from palaver_server.store.messages import MessageStore
+from palaver_server.store.messages import MessageRow, MessageStore, Selection
 from palaver_server.store.sessions import SessionStore
 from palaver_server.store.users import UserStore
 from tests.conftest import Run
@@ -26,9 +26,11 @@ from tests.support.rows import accept
 def add(pool: Pool) -> Coroutine[Any, Any, Any]:
     """Add the message `m` to the session `s` of the user `u`."""
     message = NewMessage("m", "user", "hello", 0, "{}", None)
-    return MemoryStore(pool).add_memory(
-        EVERYTHING, "s", [message], user_id="u", expected_last_sequence=None
-    )
+    return MemoryStore(pool).add_memory(EVERYTHING, "s", [message], user_id="u")
+
+
+def changed(message: MessageRow) -> MessageRow:
+    return message._replace(content="changed")
 
 
 async def purge(pool: Pool, kind: str) -> int:
@@ -65,11 +67,13 @@ WORK: dict[str, tuple[Callable[[Pool], Coroutine[Any, Any, Any]], str]] = {
         lambda pool: UserStore(pool).update_user(EVERYTHING, "u", lambda row: row), "users"
     ),
     "UpdateMessage": (
-        lambda pool: MessageStore(pool).update_message(EVERYTHING, "s", "m", lambda row: row),
+        lambda pool: MessageStore(pool).update_message(EVERYTHING, "s", "m", changed),
         "messages",
     ),
     "DeleteMessages": (
-        lambda pool: MessageStore(pool).delete_messages(EVERYTHING, "s", accept, last_n=1),
+        lambda pool: MessageStore(pool).delete_messages(
+            EVERYTHING, "s", Selection(last_n=1), accept
+        ),
         "messages",
     ),
     "DeleteSession": (lambda pool: SessionStore(pool).delete_session(EVERYTHING, "s"), "sessions"),

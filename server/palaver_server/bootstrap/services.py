@@ -57,8 +57,12 @@ def palaver_methods(  # noqa: PLR0913, PLR0917
     sessions = SessionStore(pool, reader, filter_timeout=filter_timeout)
     memory_service = MemoryService(
         sessions,
-        MemoryStore(pool, embedding.queue, reader, language=language, filter_timeout=filter_timeout),
-        MessageStore(pool, embedding.queue, reader, language=language, filter_timeout=filter_timeout),
+        MemoryStore(
+            pool, embedding.queue, reader, language=language, filter_timeout=filter_timeout
+        ),
+        MessageStore(
+            pool, embedding.queue, reader, language=language, filter_timeout=filter_timeout
+        ),
         Searcher(
             reader, embedding.search, language=language, timeout=settings.search_timeout_seconds
         ),

@@ -18,7 +18,6 @@ from palaver_server.services.encoding.messages import message_response, with_mes
 from palaver_server.services.encoding.search_results import search_response
 from palaver_server.services.encoding.timestamps import timestamp_message
 from palaver_server.services.limits import MAX_ITEMS, MAX_RESPONSE_BYTES
-from palaver_server.services.message_filter import message_filter
 from palaver_server.services.metadata_change import metadata_change
 from palaver_server.services.search_request import search_from_request
 from palaver_server.services.streaming import pages
@@ -82,7 +81,7 @@ class MemoryService:
                 max_tokens=fields.not_negative("max_tokens", request.max_tokens),
                 start_roles=fields.roles("start_roles", request.start_roles),
                 pinned_roles=fields.roles("pinned_roles", request.pinned_roles),
-                filter=message_filter(fields, request),
+                filter=fields.message_filter("filter", request),
             )
         memory = await self._memory.get_memory(
             ACCESS.get(),
@@ -112,7 +111,7 @@ class MemoryService:
             session_id = fields.id("session_id", request.session_id)
             limit = fields.limit("limit", request.limit)
             cursor = fields.not_negative("cursor", request.cursor)
-            passing = message_filter(fields, request)
+            passing = fields.message_filter("filter", request)
         key_range = KeyRange.from_cursor(cursor, newest_first=request.newest_first)
         page = await self._messages.list_messages(
             ACCESS.get(), session_id, key_range, limit=limit, filter=passing
@@ -126,7 +125,7 @@ class MemoryService:
             session_id = fields.id("session_id", request.session_id)
             limit = fields.limit("chunk_size", request.chunk_size)
             cursor = fields.not_negative("cursor", request.cursor)
-            passing = message_filter(fields, request)
+            passing = fields.message_filter("filter", request)
         access = ACCESS.get()
         # Stop at the present end: a stream that follows fast writers would never end.
         session = await self._sessions.get_session(access, session_id)
@@ -191,9 +190,7 @@ class MemoryService:
             if len(data) > MAX_RESPONSE_BYTES:
                 raise InvalidRequest(selection.too_large())
 
-        await self._messages.delete_messages(
-            ACCESS.get(), session_id, selection, check, expected
-        )
+        await self._messages.delete_messages(ACCESS.get(), session_id, selection, check, expected)
         return Encoded(data)
 
     async def SearchMemory(

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar
 
 from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.duration_pb2 import Duration
@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from palaver.v1 import memory_service_pb2 as pb
 from palaver.v1.memory_pb2 import Message as MessageProto
 from palaver_server.errors import FieldViolation, InvalidRequest
 from palaver_server.offload import MAX_INLINE_BYTES, MAX_PARSED_BYTES, offload_each
@@ -34,6 +35,12 @@ from palaver_server.services.limits import (
 )
 from palaver_server.store.expected import Expected
 from palaver_server.store.memory import NewMessage
+from palaver_server.store.message_filter import EVERY_MESSAGE, MessageFilter
+
+# The requests with a filter of messages.
+FilteringRequest: TypeAlias = (
+    pb.GetMemoryRequest | pb.ListMessagesRequest | pb.StreamMessagesRequest | pb.SearchMemoryRequest
+)
 
 EnumT = TypeVar("EnumT", bound=int)
 
@@ -230,6 +237,20 @@ class Fields:
         if value < 0:
             self.reject(field, f"must not be negative; got {value}")
         return value
+
+    def message_filter(self, field: str, request: FilteringRequest) -> MessageFilter:
+        """Check the filter of messages in `field` of a request."""
+        if not request.HasField("filter"):
+            return EVERY_MESSAGE
+        inner, given = self.at(field), request.filter
+        return MessageFilter(
+            roles=inner.roles("roles", given.roles),
+            # Stored times are whole microseconds: comparing them to a bound rounded up gives the
+            # same result as comparing them to the nanosecond.
+            created_after=inner.timestamp("created_after", given, round_up=True),
+            created_before=inner.timestamp("created_before", given, round_up=True),
+            metadata=inner.path("metadata", given.metadata),
+        )
 
     def expected(self, request: Message) -> Expected:
         """Check the state that a request expects, in the fields `expected_…` that it has."""
