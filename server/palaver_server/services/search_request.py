@@ -4,7 +4,7 @@ from palaver.v1 import memory_service_pb2 as pb
 from palaver_server.search.searcher import Mode, Search
 from palaver_server.services.limits import DEFAULT_SEARCH_LIMIT, MAX_SEARCH_LIMIT
 from palaver_server.services.validation import Fields
-from palaver_server.store.message_filter import Scope
+from palaver_server.store.message_filter import EVERY_MESSAGE, Scope
 
 
 def search_from_request(fields: Fields, request: pb.SearchMemoryRequest) -> Search:
@@ -17,7 +17,11 @@ def search_from_request(fields: Fields, request: pb.SearchMemoryRequest) -> Sear
         limit=fields.limit(
             "limit", request.limit, default=DEFAULT_SEARCH_LIMIT, maximum=MAX_SEARCH_LIMIT
         ),
-        filter=fields.message_filter("filter", request),
+        filter=(
+            fields.message_filter("filter", request)
+            if request.HasField("filter")
+            else EVERY_MESSAGE
+        ),
         min_score=fields.fraction("min_score", request.min_score),
         diversity=fields.fraction("diversity", request.diversity),
     )
