@@ -13,7 +13,7 @@ from tests.support.client import Client, struct
 from tests.support.concurrency import Connection
 from tests.support.endpoint import Endpoint
 from tests.support.palaver_process import Serve
-from tests.support.previous_version import extract_previous_version
+from tests.support.previous_version import COMMITS, extract_version
 from tests.support.rows import count_rows, wait_until_embedded
 from tests.support.searching import found
 
@@ -38,10 +38,16 @@ def database_url(empty_database_url: str) -> str:
     return empty_database_url
 
 
-@pytest.fixture
-def old(directory: Path, database_url: str, serve: Serve, endpoint: Endpoint) -> Client:
-    """A client of a server of the version before, which has created the schema."""
-    variables = extract_previous_version(directory / "previous")
+@pytest.fixture(params=list(COMMITS.values()), ids=list(COMMITS))
+def old(
+    request: pytest.FixtureRequest,
+    directory: Path,
+    database_url: str,
+    serve: Serve,
+    endpoint: Endpoint,
+) -> Client:
+    """A client of a server of a version before, which has created the schema."""
+    variables = extract_version(request.param, directory / "previous")
     settings = {f"PALAVER_{name.upper()}": str(value) for name, value in endpoint.settings.items()}
     return serve(PALAVER_DATABASE_URL=database_url, **settings, **variables)[1]
 
@@ -118,3 +124,24 @@ def test_previous_version_finds_and_changes_what_this_version_writes(
     assert new.contents("revived") == ["second"]
     assert new.get_session("revived").user_id == "ada"
     assert count_rows(database, "sessions") == count_rows(database, "messages") == 1
+
+
+def test_previous_version_keeps_revisions_right(old: Client, new: Client) -> None:
+    new.add_session("s", user_id="ada")
+    new.add_ids("s", "m")
+
+    old.update_session("s", metadata=struct(plan="pro"))
+    old.update_user("ada", email="ada@example.com")
+    old.update_message("s", "m", content="changed")
+    old.add("s", "more")
+    assert new.get_session("s").revision == 2
+    assert new.get_user("ada").revision == 2
+    assert new.get_message("s", "m").revision == 2
+
+    old.delete_session("s")
+    old.add_ids("s", "m")
+    assert new.get_session("s").revision == 4
+    assert new.get_message("s", "m").revision == 4
+    old.delete_user("ada")
+    old.add_user("ada")
+    assert new.get_user("ada").revision == 4
