@@ -96,7 +96,12 @@ def ada(
     options = " ".join(f"-c {name}={value}" for name, value in PLANS[request.param].items())
     key = keys_file.add(Role.READER, "ada")
     server = start_server(
-        credentials=keys_file.path, database_url=make_conninfo(database_url, options=options)
+        credentials=keys_file.path,
+        database_url=make_conninfo(database_url, options=options),
+        # The worst plans take seconds on a busy machine.
+        search_timeout_seconds=60,
+        filter_timeout_seconds=60,
+        default_deadline_seconds=60,
     )
     with caller(server.address, key) as client:
         yield client

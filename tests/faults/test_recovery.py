@@ -5,7 +5,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import grpc
 import psycopg
@@ -146,21 +146,31 @@ END_HEALTH_CONNECTION = """
 """
 
 
+class StartApp(Protocol):
+    """Start a server that connects as a role without privileges, with these settings."""
+
+    def __call__(self, **settings: Any) -> App: ...
+
+
 @pytest.fixture
-def app(own_database: Database, start_server: StartServer) -> App:
-    """A server that connects as a role without privileges, and has one connection for calls."""
+def start_app(own_database: Database, start_server: StartServer) -> StartApp:
+    """A function that starts a server that connects as a role without privileges."""
     with psycopg.connect(own_database.url, autocommit=True) as admin:
         admin.execute("DROP SCHEMA IF EXISTS app CASCADE; DROP ROLE IF EXISTS app")
         admin.execute("CREATE ROLE app LOGIN; CREATE SCHEMA app AUTHORIZATION app")
     url = make_conninfo(own_database.url, user="app")
-    client = start_server(
-        database_url=url,
-        health_interval_seconds=0.1,
-        pool_min_size=1,
-        pool_max_size=5,
-        pool_timeout_seconds=2,  # until the pool was refused a connection
-    )
-    return App(url, client)
+
+    def start(**settings: Any) -> App:
+        defaults = {"health_interval_seconds": 0.1, "pool_min_size": 1, "pool_max_size": 5}
+        return App(url, start_server(database_url=url, **defaults, **settings))
+
+    return start
+
+
+@pytest.fixture
+def app(start_app: StartApp) -> App:
+    """A server that has one connection for calls."""
+    return start_app(pool_timeout_seconds=2)  # until the pool was refused a connection
 
 
 def limit_connections(database: Database, limit: int) -> None:
@@ -235,8 +245,9 @@ def connect_until_refused(url: str, connections: ExitStack) -> None:
 
 
 def test_recovery_health_serves_at_max_connections_of_database(
-    own_database: Database, app: App, session_id: str, caplog: pytest.LogCaptureFixture
+    start_app: StartApp, session_id: str
 ) -> None:
+    app = start_app(pool_timeout_seconds=60)  # the calls share one connection
     app.client.add(session_id, "one")
 
     with watched_health(app.client) as health, ExitStack() as others:

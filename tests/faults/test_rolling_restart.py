@@ -18,6 +18,13 @@ from tests.support.writers import check_history, progress, writing
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 
+# Only restarts may fail calls, not a busy machine.
+PATIENT = {
+    "PALAVER_POOL_TIMEOUT_SECONDS": "120",
+    "PALAVER_DEFAULT_DEADLINE_SECONDS": "120",
+    "PALAVER_SHUTDOWN_GRACE_SECONDS": "60",
+}
+
 
 @pytest.fixture
 def database_url(data_dir: Path) -> Iterator[str]:
@@ -28,14 +35,14 @@ def database_url(data_dir: Path) -> Iterator[str]:
 def test_rolling_restart_fails_no_call_of_retrying_clients(
     serve: Serve, database_url: str, session_id: str
 ) -> None:
-    servers = [serve(PALAVER_DATABASE_URL=database_url) for _ in range(2)]
+    servers = [serve(PALAVER_DATABASE_URL=database_url, **PATIENT) for _ in range(2)]
     both = "ipv4:" + ",".join(client.address for _, client in servers)
     options = [("grpc.service_config", SERVICE_CONFIG)]
     request = GetSessionRequest(session_id=f"{session_id}-0")
 
     with (
         grpc.insecure_channel(both, options) as channel,
-        writing(both, session_id, service_config=SERVICE_CONFIG) as writers,
+        writing(both, session_id, service_config=SERVICE_CONFIG, timeout=120) as writers,
     ):
         caller = Client(channel, both)
         with (
@@ -45,7 +52,7 @@ def test_rolling_restart_fails_no_call_of_retrying_clients(
             for palaver, client in servers:
                 assert palaver.stop() == 0
                 progress(writers)
-                serve("--listen", client.address, PALAVER_DATABASE_URL=database_url)
+                serve("--listen", client.address, PALAVER_DATABASE_URL=database_url, **PATIENT)
                 progress(writers)
 
     check_history(servers[0][1], writers)

@@ -26,13 +26,20 @@ class Writer(threading.Thread):
     """Add batches with ids to a session; retry each until it is acknowledged."""
 
     def __init__(
-        self, address: str, session_id: str, name: str, *, service_config: str = "{}"
+        self,
+        address: str,
+        session_id: str,
+        name: str,
+        *,
+        service_config: str = "{}",
+        timeout: float = 20,
     ) -> None:
         super().__init__(name=name)
         self.session_id = session_id
         self.acknowledged: dict[str, int] = {}
         self.failures: list[grpc.RpcError] = []
         self._address = address
+        self._timeout = timeout
         self._options = (*_CHANNEL_OPTIONS, ("grpc.service_config", service_config))
         self._stopped = threading.Event()
         self._given_up = threading.Event()
@@ -59,7 +66,7 @@ class Writer(threading.Thread):
         request = AddMemoryRequest(session_id=self.session_id, messages=messages)
         while not self._given_up.wait(0.03):  # as a well-behaved client does
             try:
-                response = client.memory.AddMemory(request, timeout=20)
+                response = client.memory.AddMemory(request, timeout=self._timeout)
             except grpc.RpcError as error:
                 self.failures.append(error)
             else:
@@ -71,11 +78,17 @@ class Writer(threading.Thread):
 
 @contextmanager
 def writing(
-    address: str, session_id: str, *, service_config: str = "{}"
+    address: str, session_id: str, *, service_config: str = "{}", timeout: float = 20
 ) -> Iterator[Sequence[Writer]]:
     """Run four writers, two on each of two sessions named after `session_id`."""
     writers = [
-        Writer(address, f"{session_id}-{n % 2}", f"w{n}", service_config=service_config)
+        Writer(
+            address,
+            f"{session_id}-{n % 2}",
+            f"w{n}",
+            service_config=service_config,
+            timeout=timeout,
+        )
         for n in range(4)
     ]
     for writer in writers:

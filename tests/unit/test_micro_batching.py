@@ -1,10 +1,13 @@
-"""Micro-batching, without a server."""
+"""Micro-batching, without a server, in virtual time: windows end exactly when they should."""
 
 import asyncio
 from typing import Any
 
+import pytest
+
 from palaver_server.interceptors.micro_batching import MicroBatching
 from tests.support.interceptors import Call, intercepted
+from tests.support.virtual_time import run_in_virtual_time
 
 CONTEXT: Any = None
 
@@ -44,7 +47,7 @@ def test_micro_batching_at_low_concurrency_probes_ever_more_rarely() -> None:
         call = batched(echo)
         return [await one_after_the_other(call, count) for count in (64, 1, 128, 1, 256, 1, 512, 1)]
 
-    assert asyncio.run(main()) == [0, 1, 0, 1, 0, 1, 0, 1]
+    assert run_in_virtual_time(main()) == [0, 1, 0, 1, 0, 1, 0, 1]
 
 
 def test_micro_batching_of_many_calls_starts_them_together() -> None:
@@ -73,34 +76,38 @@ def test_micro_batching_of_many_calls_starts_them_together() -> None:
         together.set()
         return await asyncio.gather(*calls)
 
-    assert asyncio.run(main()) == [bytes([n]) for n in range(20)]
+    assert run_in_virtual_time(main()) == [bytes([n]) for n in range(20)]
     assert most == 20
 
 
 def test_batch_is_released_when_no_call_comes_for_a_while() -> None:
-    async def main() -> bool:
+    async def main() -> float:
         call = batched(echo)
         await one_after_the_other(call, 64)
-        window_is_over = asyncio.get_running_loop().create_future()
-        asyncio.get_running_loop().call_later(0.01, window_is_over.set_result, None)
+        clock = asyncio.get_running_loop().time
+        started = clock()
         await call(b"", CONTEXT)
-        return window_is_over.done()
+        return clock() - started
 
-    assert asyncio.run(main()) is False
+    assert run_in_virtual_time(main()) == pytest.approx(0.003)
 
 
 def test_batch_is_released_while_calls_keep_coming() -> None:
-    async def main() -> None:
+    async def main() -> float:
         call = batched(echo)
         await one_after_the_other(call, 64)
+        clock = asyncio.get_running_loop().time
+        started = clock()
         first = asyncio.create_task(call(b"", CONTEXT))
         calls = []
         while not first.done():
             calls.append(asyncio.create_task(call(b"", CONTEXT)))
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.002)
+        released = clock() - started
         await asyncio.gather(*calls)
+        return released
 
-    asyncio.run(main())
+    assert run_in_virtual_time(main()) == pytest.approx(0.01)
 
 
 def test_micro_batching_after_load_drops_lets_calls_pass() -> None:
@@ -114,7 +121,7 @@ def test_micro_batching_after_load_drops_lets_calls_pass() -> None:
             await asyncio.gather(*(call(b"", CONTEXT) for _ in range(2)))
         return [*pass_at_once, passes_at_once(call)]
 
-    assert asyncio.run(main()) == [False, False, False, False, True]
+    assert run_in_virtual_time(main()) == [False, False, False, False, True]
 
 
 def test_batch_with_a_cancelled_call_releases_the_others() -> None:
@@ -126,7 +133,7 @@ def test_batch_with_a_cancelled_call_releases_the_others() -> None:
         calls[0].cancel()
         return await asyncio.gather(*calls, return_exceptions=True)
 
-    gone, *stayed = asyncio.run(main())
+    gone, *stayed = run_in_virtual_time(main())
 
     assert isinstance(gone, asyncio.CancelledError)
     assert stayed == [b"\1", b"\2"]
