@@ -1,5 +1,9 @@
 """The database's clock: times of rows do not go back when it is set back."""
 
+import random
+from contextlib import suppress
+
+import grpc
 import pytest
 
 from palaver_server.auth.roles import POLICY, Role
@@ -15,9 +19,12 @@ _MOVE_AHEAD = """
 """
 
 
-def move_ahead(database: Connection) -> None:
-    """Move the times of all rows into the future."""
-    for table in ("sessions", "messages", "users"):
+TABLES = ("sessions", "messages", "users")
+
+
+def move_ahead(database: Connection, *tables: str) -> None:
+    """Move the times of all rows, or of those of some tables, into the future."""
+    for table in tables or TABLES:
         database.execute(_MOVE_AHEAD.format(table=table).encode())
 
 
@@ -40,12 +47,37 @@ def test_clock_set_back_moves_no_updated_at_back(
     assert_no_time_went_back(before, times(database))
 
 
+@pytest.mark.parametrize("write", ["AddMemory, changed message", "UpdateMessage"])
+def test_clock_set_back_moves_no_message_back_whose_session_was_moved_back(
+    palaver: Client, database: Connection, write: str
+) -> None:
+    fill(palaver)
+    move_ahead(database, "messages")  # the version before moved their sessions back
+    before = times(database)
+
+    WRITES[write](palaver)
+
+    assert_no_time_went_back(before, times(database))
+
+
+def test_clock_set_back_between_random_writes_moves_no_updated_at_back(
+    palaver: Client, database: Connection
+) -> None:
+    choose = random.Random(7)
+    fill(palaver)
+    for _ in range(200):
+        if choose.random() < 0.3:
+            move_ahead(database)
+        before = times(database)
+        with suppress(grpc.RpcError):  # the session or user is in another state
+            WRITES[choose.choice([*WRITES])](palaver)
+
+        assert_no_time_went_back(before, times(database))
+
+
 def deleted_rows(database: Connection, *, by: str) -> int:
     """Count the rows that were deleted at this time, or earlier."""
-    return sum(
-        count_rows(database, f"{table} WHERE deleted_at <= {by}")
-        for table in ("sessions", "messages", "users")
-    )
+    return sum(count_rows(database, f"{table} WHERE deleted_at <= {by}") for table in TABLES)
 
 
 def test_clock_set_back_purges_rows_deleted_before_when_their_time_comes(
@@ -62,7 +94,7 @@ def test_clock_set_back_purges_rows_deleted_before_when_their_time_comes(
     assert in_future > 0
     assert deleted_rows(database, by="'infinity'") == in_future
 
-    for table in ("sessions", "messages", "users"):
+    for table in TABLES:
         move = f"UPDATE {table} SET deleted_at = deleted_at - interval '1 day'"
         database.execute(move.encode())
     palaver.purge()

@@ -61,6 +61,18 @@ def _append_together(client: Client) -> None:
         call.result()
 
 
+def _deleted_first(
+    delete: Callable[[Client], object], write: Callable[[Client], object]
+) -> Callable[[Client], object]:
+    """Return a write that follows a delete: the delete may precede the last update of the row."""
+
+    def run(client: Client) -> None:
+        delete(client)
+        write(client)
+
+    return run
+
+
 WRITES: dict[str, Callable[[Client], object]] = {
     "AddSession, new": lambda client: client.add_session("new", user_id="new"),
     "AddSession, deleted": lambda client: client.add_session("deleted", user_id="gone"),
@@ -85,6 +97,27 @@ WRITES: dict[str, Callable[[Client], object]] = {
     "UpdateMessage": lambda client: client.update_message("s", "a", content="changed"),
     "DeleteMessages": lambda client: client.delete_messages("s", last_n=1),
     "DeleteMemory": lambda client: client.delete_memory("s"),
+    "AddSession, just deleted": _deleted_first(
+        lambda client: client.delete_session("s"), lambda client: client.add_session("s")
+    ),
+    "AddSession, of a user just deleted": _deleted_first(
+        lambda client: client.delete_user("ada"),
+        lambda client: client.add_session("s", user_id="ada"),
+    ),
+    "AddUser, just deleted": _deleted_first(
+        lambda client: client.delete_user("ada"), lambda client: client.add_user("ada")
+    ),
+    "AddMemory, session just deleted": _deleted_first(
+        lambda client: client.delete_session("s"), lambda client: client.add_ids("s", "a", "c")
+    ),
+    "AddMemory, user just deleted": _deleted_first(
+        lambda client: client.delete_user("ada"),
+        lambda client: client.add("s", "again", user_id="ada"),
+    ),
+    "AddMemory, message just deleted": _deleted_first(
+        lambda client: client.delete_messages("s", message_ids=["a"]),
+        lambda client: client.add_ids("s", "a"),
+    ),
     "PurgeDeleted": lambda client: client.purge(),
     "Reindex": lambda client: list(client.admin.Reindex(ReindexRequest())),
 }
