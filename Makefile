@@ -23,7 +23,7 @@ test: $(VENV)/dev.done ## Run all tests on all cores; ARGS are passed to pytest
 
 # The whole API runs on Debian's PostgreSQL, as `make test` runs it on the embedded one.
 LOCALES = embedded-c,embedded-english,embedded-turkish,debian-c,debian-c-utf8,debian-turkish,debian-icu-english,debian-icu-turkish
-CONNECTIONS = pgbouncer-session,pgbouncer-transaction,minimal-grants
+CONNECTIONS = pgbouncer-session,pgbouncer-transaction,minimal-grants,standby
 SERVICES = $(addprefix tests/api/,memory_service session_service user_service admin_service)
 # What depends on the locale: searches, metadata, names and orders.
 OF_LOCALES = $(addprefix tests/api/,memory_service session_service/test_session_filter.py test_odd_input.py)

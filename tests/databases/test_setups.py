@@ -2,8 +2,11 @@
 
 import pytest
 
+from tests.conftest import StartServer
 from tests.support.concurrency import Connection
 from tests.support.database_setups import has_vectors, setup_of
+from tests.support.scrapes import metrics_url, scraped
+from tests.support.watching import eventually
 
 # Major version, provider and locale.
 EXPECTED = {
@@ -20,6 +23,7 @@ EXPECTED = {
     "pgbouncer-session": (18, "b", "C.UTF-8"),
     "pgbouncer-transaction": (18, "b", "C.UTF-8"),
     "minimal-grants": (18, "b", "C.UTF-8"),
+    "standby": (18, "b", "C.UTF-8"),
 }
 
 LOCALE = """
@@ -38,6 +42,23 @@ def test_setup_has_the_version_and_locale_of_its_name(name: str, database: Conne
     version = database.info.server_version // 10000
 
     assert (version, *(database.execute(LOCALE).fetchone() or ())) == EXPECTED[name]
+
+
+def test_setup_with_a_standby_reads_from_it(
+    name: str, start_server: StartServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        client = start_server(metrics_listen="127.0.0.1:0", health_interval_seconds=0.2)
+    url = metrics_url(caplog.text)
+
+    def reads_from_standby() -> bool:
+        client.list_sessions()
+        return bool(scraped(url).value("palaver_reads_total", server="standby"))
+
+    if name == "standby":
+        eventually(reads_from_standby, "the standby is used")
+    else:
+        assert not scraped(url).matching("palaver_reads_total")
 
 
 def test_setup_has_pgvector_unless_vectors_are_skipped(name: str, database: Connection) -> None:

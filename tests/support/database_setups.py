@@ -18,6 +18,8 @@ from palaver_server.process.postgres_program import PostgresProgram
 from tests.support.grants import SCHEMA, documented_grants
 from tests.support.pgbouncer import running_pgbouncer
 from tests.support.postgres import DEBIAN, EMBEDDED, running_postgres
+from tests.support.processes import scratch_directory
+from tests.support.standby import replicated
 
 
 def _direct(url: str) -> Mapping[str, Any]:
@@ -86,6 +88,21 @@ def _pooled(pool_mode: str, **settings: Any) -> Callable[[], RunningSetup]:
 
 
 @contextmanager
+def _standby() -> Iterator[DatabaseSetup]:
+    """Run a server with a hot standby, from which Palaver reads where that is fresh enough."""
+    with scratch_directory() as directory, replicated(directory) as pair:
+
+        def settings_for(url: str) -> Mapping[str, Any]:
+            name = conninfo_to_dict(url)["dbname"]
+            return {
+                "database_url": url,
+                "read_database_url": make_conninfo(pair.standby, dbname=name),
+            }
+
+        yield DatabaseSetup(pair.primary, settings_for)
+
+
+@contextmanager
 def _minimal_grants() -> Iterator[DatabaseSetup]:
     """Run a server on which one user migrates and another serves, with the documented rights."""
     owner, server = "migrating", "serving"
@@ -119,6 +136,9 @@ def _default() -> Iterator[DatabaseSetup]:
         yield setup
 
 
+# For tests that hold up a read by a lock: a standby does not know a lock before it is committed.
+READ_FROM_PRIMARY: Mapping[str, Any] = {"read_database_url": None}
+
 DEFAULT_SETUP = "embedded"
 
 # The embedded PostgreSQL is built without ICU, and Debian's 15 has no builtin provider.
@@ -140,6 +160,7 @@ SETUPS: Mapping[str, Callable[[], RunningSetup]] = {
     "pgbouncer-session": _pooled("session", prepared_statements="on"),
     "pgbouncer-transaction": _pooled("transaction"),
     "minimal-grants": _minimal_grants,
+    "standby": _standby,
 }
 
 SKIPPED_WITHOUT_VECTORS = "Debian's PostgreSQL comes without pgvector"

@@ -16,8 +16,10 @@ from tests.support.clusters import FAST
 from tests.support.processes import processes_in
 from tests.support.watching import eventually
 
+_SETTINGS = {**FAST, "max_connections": "200"}
+
 # A read that conflicts with the replay is cancelled at once.
-_STANDBY = {**FAST, "max_standby_streaming_delay": "0"}
+_STANDBY = {**_SETTINGS, "max_standby_streaming_delay": "0"}
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Pair:
 def replicated(directory: Path) -> Iterator[Pair]:
     """Run a primary and a standby of it in a directory during the block."""
     primary_dir, standby_dir = directory / "primary", directory / "standby"
-    with EmbeddedPostgres(primary_dir, FAST) as primary:
+    with EmbeddedPostgres(primary_dir, _SETTINGS) as primary:
         copy(primary.url, standby_dir)
         with EmbeddedPostgres(standby_dir, _STANDBY) as standby:
             yield Pair(primary.url, standby.url, primary_dir, standby_dir)
@@ -85,7 +87,7 @@ def current_lsn(primary: str) -> str:
 def promoted_copy(primary: str, directory: Path) -> Iterator[str]:
     """Run a copy of a primary, promoted to a new timeline, during the block; yield its URL."""
     copy(primary, directory)
-    with EmbeddedPostgres(directory, FAST) as new:
+    with EmbeddedPostgres(directory, _SETTINGS) as new:
         with psycopg.connect(new.url, autocommit=True) as connection:
             connection.execute("SELECT pg_promote()")
         yield new.url

@@ -19,6 +19,7 @@ from tests.conftest import StartServer
 from tests.support.callers import OTHER_OWNERS, OTHER_USER, add_others_session
 from tests.support.client import Client, refused, struct, wait_until
 from tests.support.concurrency import Connection, at_once, begin, crowd, wait_until_blocked
+from tests.support.database_setups import READ_FROM_PRIMARY
 from tests.support.endpoint import Endpoint
 from tests.support.searching import found, say, search
 from tests.support.vectors import embed, of_user
@@ -344,7 +345,7 @@ def test_search_memory_results_over_response_size_are_left_out(palaver: Client) 
 def test_search_memory_slow_search_exceeds_search_timeout(
     start_server: StartServer, database_url: str
 ) -> None:
-    palaver = start_server(search_timeout_seconds=0.1)
+    palaver = start_server(search_timeout_seconds=0.1, **READ_FROM_PRIMARY)
     palaver.add("s", "word")
 
     with psycopg.connect(database_url) as rival:
@@ -361,8 +362,9 @@ def test_search_memory_slow_search_exceeds_search_timeout(
 
 
 def test_search_memory_after_waiting_for_delete_finds_nothing_deleted(
-    palaver: Client, database: Connection
+    start_server: StartServer, database: Connection
 ) -> None:
+    palaver = start_server(**READ_FROM_PRIMARY)
     say(palaver, "s", ("user", "kept word"), ("user", "deleted word"))
 
     for text in ("word", ""):
