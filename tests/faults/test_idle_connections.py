@@ -41,7 +41,7 @@ def test_idle_connections_that_were_terminated_fail_no_call(
 ) -> None:
     client = start_server(database_url=servers_url, pool_min_size=4, health_interval_seconds=60)
     client.add_session("s")
-    idle_ones = f"{SERVERS} AND query !~ 'transaction_read_only'"
+    idle_ones = f"{SERVERS} AND query !~ 'schema_migrations'"
 
     with watched_health(client) as health:
         for number in range(10):
@@ -51,5 +51,21 @@ def test_idle_connections_that_were_terminated_fail_no_call(
             assert ended
             client.add("s", str(number))
             assert client.get_session("s").last_sequence == number + 1
+
+        assert health.statuses == [SERVING]
+
+
+def test_idle_connection_of_the_health_check_that_was_terminated_is_no_outage(
+    start_server: StartServer, servers_url: str, database: Connection
+) -> None:
+    client = start_server(database_url=servers_url, health_interval_seconds=0.2)
+    client.add_session("s")
+    checking = f"SELECT pid {SERVERS} AND query ~ 'schema_migrations' AND state = 'idle'".encode()
+
+    with watched_health(client) as health:
+        for _ in range(5):
+            ((pid,),) = eventually(lambda: database.execute(checking).fetchall(), "it checks")
+            database.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
+            eventually(lambda: database.execute(checking).fetchall(), "it checks again")
 
         assert health.statuses == [SERVING]

@@ -259,6 +259,14 @@ def test_recovery_health_serves_at_max_connections_of_database(
         assert health.statuses == [SERVING]
 
 
+# The connection of the health check.
+CHECKS = """
+    SELECT pid FROM pg_stat_activity
+    WHERE datname = current_database() AND query LIKE 'SELECT 1 FROM schema_migrations%'
+        AND state = 'idle'
+"""
+
+
 def test_recovery_one_lost_connection_affects_no_other_call(
     own_database: Database, start_server: StartServer, session_id: str
 ) -> None:
@@ -269,14 +277,12 @@ def test_recovery_one_lost_connection_affects_no_other_call(
         waiting = begin(lambda: client.add(session_id, "two"))
         with psycopg.connect(own_database.url, autocommit=True) as admin:
             wait_until_blocked(admin)
+            eventually(lambda: admin.execute(CHECKS).fetchall(), "it checks")
             admin.execute(
-                """
-                SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-                WHERE query LIKE '%transaction_read_only%' AND pid <> pg_backend_pid()
-                """
+                f"SELECT pg_terminate_backend(pid, 10000) FROM ({CHECKS}) checks".encode()
             )
-        health.turns(NOT_SERVING)  # to the server, the database was unreachable
-        health.turns(SERVING)
+            eventually(lambda: admin.execute(CHECKS).fetchall(), "it checks again")
+        assert health.statuses == [SERVING]
         client.get_session(session_id)
         assert not waiting.done()
 

@@ -47,7 +47,7 @@ class DatabaseState(Enum):
     REFUSING = "answers, but refuses reads, writes, or connections where none is left"
     RECONNECTED = "closed the connection, and accepts new ones"
     UNREACHABLE = "does not answer"
-    TIMED_OUT = "closed the idle connection"
+    CLOSED = "closed the connection of the health check alone"
 
 
 class DatabaseHealth:
@@ -113,7 +113,7 @@ class DatabaseHealth:
         """Check once, and set the health if it changed."""
         old = self._connection
         over_old = state = await self._ask(old) if old else DatabaseState.UNREACHABLE
-        if over_old is DatabaseState.TIMED_OUT:  # a setting of the database, and no outage
+        if over_old is DatabaseState.CLOSED:  # no outage
             await self._replace(None)
             old, over_old = None, DatabaseState.UNREACHABLE
         if state is not DatabaseState.SERVING or not self._pools[0].connects:
@@ -149,7 +149,7 @@ class DatabaseHealth:
             answers_connect = not isinstance(error, TimeoutError)
         else:
             over_new = await self._ask(connection)
-            if over_new is not DatabaseState.UNREACHABLE:
+            if over_new not in {DatabaseState.UNREACHABLE, DatabaseState.CLOSED}:
                 self._note_new_connections(accepted=True)
                 await self._replace(connection)
                 return over_new
@@ -170,8 +170,11 @@ class DatabaseHealth:
             row = await _in_time(self._check_over(connection), connection)
         except (Error, TimeoutError) as error:
             await connection.close()
-            is_timeout = isinstance(error, IdleSessionTimeout)
-            return DatabaseState.TIMED_OUT if is_timeout else DatabaseState.UNREACHABLE
+            # In an outage, the database closes those of the pool as well.
+            is_alone = isinstance(error, Error) and self._pools[0].has_connections
+            if is_alone or isinstance(error, IdleSessionTimeout):
+                return DatabaseState.CLOSED
+            return DatabaseState.UNREACHABLE
         return self._state_of(row)
 
     async def _ask_over(self, pool: Pool) -> DatabaseState:
