@@ -295,7 +295,7 @@ class Connection(AsyncConnection[Row]):
             requests.append((pgconn.send_query_params, arguments))
         with self._pipeline_mode():
             try:
-                result = self._checked(await self.wait(_pipelined(pgconn, requests)))
+                result = await self.wait(_pipelined(pgconn, requests))
             except InvalidSqlStatementName:
                 self._stop_preparing()
                 raise
@@ -331,13 +331,7 @@ class Connection(AsyncConnection[Row]):
 
     async def _run(self, send_request: Callable[..., None], *arguments: Any) -> PGresult:
         """Send a request and return its last result; raise the error of any that failed."""
-        return self._checked(await self.wait(_sent(self.pgconn, send_request, arguments)))
-
-    def _checked(self, results: list[PGresult]) -> PGresult:
-        for result in results:
-            if result.status not in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
-                raise error_from_result(result, self.info.encoding)
-        return results[-1]
+        return await self.wait(_sent(self.pgconn, send_request, arguments))
 
 
 def _reset(pgconn: PGconn) -> PQGenConn[None]:
@@ -352,14 +346,14 @@ def _reset(pgconn: PGconn) -> PQGenConn[None]:
 
 def _sent(
     pgconn: PGconn, send_request: Callable[..., None], arguments: Sequence[Any]
-) -> PQGen[list[PGresult]]:
+) -> PQGen[PGresult]:
+    """Send a request, and return its last result."""
     send_request(*arguments)
-    results: list[PGresult] = yield from execute(pgconn)
-    return results
+    return _last((yield from execute(pgconn)))
 
 
-def _pipelined(pgconn: PGconn, requests: Sequence[_Request]) -> PQGen[list[PGresult]]:
-    """Send requests in pipeline mode, without waiting in between; return their results."""
+def _pipelined(pgconn: PGconn, requests: Sequence[_Request]) -> PQGen[PGresult]:
+    """Send requests in pipeline mode, without waiting in between; return the last result."""
     for send_request, arguments in requests:
         send_request(*arguments)
     pgconn.pipeline_sync()
@@ -368,4 +362,12 @@ def _pipelined(pgconn: PGconn, requests: Sequence[_Request]) -> PQGen[list[PGres
     for _ in requests:
         results += yield from fetch_many(pgconn)
     yield from fetch_many(pgconn)  # the end of the pipeline
-    return results
+    return _last(results)
+
+
+def _last(results: list[PGresult]) -> PGresult:
+    """Return the last result; raise the error of the first that failed."""
+    for result in results:
+        if result.status not in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
+            raise error_from_result(result)
+    return results[-1]
