@@ -7,13 +7,14 @@ from functools import partial
 import grpc
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from palaver.v1.admin_service_pb2 import ReindexRequest
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import AddMemoryRequest, SearchMemoryRequest
 from palaver_server.database.connection import Connection as PalaverConnection
-from palaver_server.database.migrate import migrate
 from palaver_server.database.pool import Pool, PreparedStatements
+from palaver_server.database.readiness import wait_for_database
 from palaver_server.database.statement import Statement
 from palaver_server.errors import DatabaseUnusable
 from tests.conftest import Run, StartServer
@@ -186,6 +187,10 @@ def test_pgbouncer_is_noticed_and_nothing_is_prepared(
         run(pool.close())
 
 
-def test_pgbouncer_refuses_options_of_a_url_in_one_line(pooled_url: str, run: Run) -> None:
+def test_pgbouncer_refuses_options_of_a_url_and_the_start_does_not_wait(
+    pooled_url: str, run: Run
+) -> None:
+    url = make_conninfo(pooled_url, options="-csearch_path=chats")
+
     with pytest.raises(DatabaseUnusable, match="unsupported startup parameter: options"):
-        run(migrate(f"{pooled_url} options=-csearch_path=chats"))
+        run(wait_for_database(url, seconds=600))

@@ -17,7 +17,8 @@ _INTERVAL_SECONDS = 1.0
 _PERMANENT = re.compile(
     r"authentication failed|no password supplied|does not exist|is not permitted to log in"
     r"|no pg_hba\.conf entry|permission denied for database|definition of service"
-    r"|server does not support SSL|certificate verify failed|root certificate file"
+    r"|unsupported startup parameter|server does not support SSL|certificate verify failed"
+    r"|root certificate file"
 )
 
 
