@@ -77,6 +77,23 @@ def test_search_memory_finds_words_of_servers_of_the_version_before(
             assert old == new
 
 
+def test_search_words_of_plain_characters_are_those_of_folded_text(database: Connection) -> None:
+    different = database.execute(
+        """
+        WITH texts AS (
+            SELECT code, concat('x', chr(code), 'Y ', chr(code), ' ', chr(code), '1 é') AS text
+            FROM generate_series(1, 131071) AS code
+            WHERE code NOT BETWEEN 55296 AND 57343
+                AND chr(code) ~ ('[' || search_plain() || ']')
+        )
+        SELECT count(*) > 2000, array_agg(code) FILTER (WHERE search_words(text, 'simple')
+            <> search_normalized_words(search_normalized(text), search_unspaced(), 'simple'))
+        FROM texts
+        """
+    )
+    assert different.fetchone() == (True, None)
+
+
 def test_search_functions_do_not_depend_on_the_search_path(database: Connection) -> None:
     database.execute("SET search_path = ''")
     for content in ("Houses", "ÄRGER im HÄUSERMEER ÜBER ŁÓDŹ", "नमस्ते", "東京タワー and Ä"):
