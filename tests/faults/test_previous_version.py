@@ -90,6 +90,7 @@ def test_previous_version_writes_what_this_version_finds(
     wait_until_embedded(database, len(CONTENTS) + 1)
 
     assert new.contents("s") == [*CONTENTS, "Updated contents"]
+    assert new.get_message("s", "updated").revision == 2
     for content, text in CONTENTS.items():
         assert found(new, text, session_id="s")[:1] == [content]
         assert content in found(new, content, session_id="s")
