@@ -32,6 +32,7 @@ test-databases: $(VENV)/dev.done ## Run tests on other databases; needs the pack
 		tests/faults/test_database_encoding.py
 	@PALAVER_TEST_DATABASE=$(LOCALES) $(PYTEST) --no-skips -m "not slow" $(ARGS) tests/databases/test_setups.py $(OF_LOCALES)
 	@PALAVER_TEST_DATABASE=$(CONNECTIONS) $(PYTEST) --no-skips -m "not slow" $(ARGS) tests/databases/test_setups.py $(SERVICES)
+	@PALAVER_TEST_DATABASE=standby $(PYTEST) --no-skips $(ARGS) tests/api/test_memory_races.py
 	@$(PYTEST) --no-skips $(ARGS) tests/databases
 
 test-fast: $(VENV)/dev.done ## Run the tests that are not marked slow, in under a minute
