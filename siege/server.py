@@ -54,11 +54,10 @@ class Server:
 
     @property
     def memory(self) -> float:
-        """The resident memory of the process and its workers in MiB."""
+        """The resident memory of the processes that serve in MiB."""
         try:
-            process = psutil.Process(self._palaver.process.pid)
-            processes = [process, *process.children(recursive=True)]
-            return float(sum(one.memory_info().rss for one in processes) / _MEBIBYTE)
+            workers = self._palaver.workers
+            return float(sum(worker.memory_info().rss for worker in workers) / _MEBIBYTE)
         except psutil.NoSuchProcess:
             return 0
 

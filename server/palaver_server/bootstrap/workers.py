@@ -5,7 +5,8 @@ kernel's OOM killer, is replaced. SO_REUSEPORT has the kernel assign each connec
 workers. They share only the database, like servers on several machines.
 
 Workers are forked, which costs little memory and time: they share what was imported. This process
-starts neither gRPC nor an event loop, whose threads and locks a fork would not survive.
+starts neither gRPC nor an event loop, whose threads and locks a fork would not survive, and the
+threads of the embedded PostgreSQL hold no lock that a worker needs.
 """
 
 import logging
@@ -18,7 +19,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkProcess
+from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any, TypeAlias
 
@@ -28,12 +29,17 @@ from palaver_server.addresses import is_unix
 from palaver_server.bootstrap.ports import metrics_address, reserved
 from palaver_server.config import Settings
 from palaver_server.errors import PalaverError
+from palaver_server.process import logging_setup as logs
 
 _LOGGER = logging.getLogger(__name__)
 
 _RESTART_INTERVAL_SECONDS = 1
 
-_FORK = multiprocessing.get_context("fork")
+# On macOS, libraries of the system may crash in a forked process.
+if sys.platform == "darwin":
+    _CONTEXT = multiprocessing.get_context("spawn")
+else:
+    _CONTEXT = multiprocessing.get_context("fork")
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -100,7 +106,7 @@ class _Worker:
 
     def __init__(self, serve: Serve, settings: Settings, database_url: str) -> None:
         self._arguments = (serve, settings, database_url)
-        self._process: ForkProcess | None = None
+        self._process: BaseProcess | None = None
         self._reasons: Connection | None = None
         self._is_stopping = False
 
@@ -113,8 +119,9 @@ class _Worker:
         """Start the process, unless it is to stop."""
         if self._is_stopping:
             return
-        self._reasons, worker_end = _FORK.Pipe()
-        process = _FORK.Process(target=_work, args=(*self._arguments, worker_end, self._reasons))
+        self._reasons, worker_end = _CONTEXT.Pipe()
+        arguments = (*self._arguments, worker_end, self._reasons)
+        process = _CONTEXT.Process(target=_work, args=arguments)
         # Blocked until the process has handlers of its own, and does not run those of this one.
         signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
         try:
@@ -172,6 +179,7 @@ def _work(
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which sends SIGTERM
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
+    logs.set_up(level=settings.log_level, format=settings.log_format)
     threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
     try:
         uvloop.run(serve(settings, database_url))
