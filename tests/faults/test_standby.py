@@ -17,6 +17,7 @@ from psycopg.conninfo import make_conninfo
 
 from palaver_server.auth.roles import POLICY, Role
 from palaver_server.bootstrap.database import opened
+from palaver_server.database import standby
 from palaver_server.database.connection import Connection
 from palaver_server.database.migrate import migrate
 from palaver_server.database.pool import Pool
@@ -436,21 +437,36 @@ class HeldPool(Pool):
             await self.released.wait()
 
 
+def test_read_after_a_look_sees_writes_of_the_same_time(
+    run: Run, pair: Pair, session_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standby, "monotonic", lambda: 1.0)
+
+    async def write_between_reads() -> tuple[int, int]:
+        looks = Pool(pair.primary, min_size=1, max_size=1, timeout=5)
+        async with _reader(pair, looks=looks) as (reader, _):
+            first = await reader.read(_count_users)
+            await asyncio.to_thread(_add_user, pair.primary, session_id)
+            return first, await reader.read(_count_users)
+
+    pair.catch_up()
+    with pair.paused_replay():
+        first, second = run(write_between_reads())
+
+    assert second == first + 1
+
+
 def test_read_during_a_look_sees_writes_acknowledged_after_the_look_began(
     run: Run, pair: Pair, session_id: str
 ) -> None:
-    async def count(connection: Connection) -> int:
-        (users,) = await connection.fetch_one(_COUNT) or ()
-        return int(users)
-
     async def race() -> tuple[int, int]:
         async with _reader(pair, looks=HeldPool(pair.primary)) as (reader, looks):
             looks.asked.clear()
             looks.released.clear()
-            first = asyncio.create_task(reader.read(count))
+            first = asyncio.create_task(reader.read(_count_users))
             await looks.asked.wait()
             await asyncio.to_thread(_add_user, pair.primary, session_id)
-            second = asyncio.create_task(reader.read(count))
+            second = asyncio.create_task(reader.read(_count_users))
             await asyncio.sleep(0)  # it waits for a look
             looks.released.set()
             return await first, await second
@@ -460,6 +476,11 @@ def test_read_during_a_look_sees_writes_acknowledged_after_the_look_began(
         first, second = run(race())
 
     assert second == first + 1
+
+
+async def _count_users(connection: Connection) -> int:
+    (users,) = await connection.fetch_one(_COUNT) or ()
+    return int(users)
 
 
 def _add_user(url: str, user_id: str) -> None:

@@ -18,6 +18,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from time import monotonic
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -183,12 +184,11 @@ class _Looks:
         return pending
 
     async def _make(self, previous: asyncio.Task[Look] | None) -> Look:
-        clock = asyncio.get_running_loop().time
         if previous:
             await asyncio.wait([previous])
-        await asyncio.sleep(self._last_began + _LOOK_INTERVAL_SECONDS - clock())
+        await asyncio.sleep(self._last_began + _LOOK_INTERVAL_SECONDS - monotonic())
         self._last, self._pending = self._pending, None  # later reads need another look
-        self._last_began = began = clock()
+        self._last_began = began = monotonic()
         try:
             async with self._pool.connection() as connection:
                 position = await self._positions.ask(connection, _LOOK)
@@ -200,8 +200,10 @@ class _Looks:
         return look
 
     def _drop_old(self) -> None:
-        oldest = asyncio.get_running_loop().time() - self._max_staleness
-        while self._recent and self._recent[0].began < oldest:
+        # Not the event loop's clock, which stands still for a millisecond. A look that began at the
+        # very time of a read may have ended before a write that the read must see.
+        oldest = monotonic() - self._max_staleness
+        while self._recent and self._recent[0].began <= oldest:
             self._recent.popleft()
 
 
