@@ -10,10 +10,12 @@ from google.rpc.error_details_pb2 import BadRequest
 
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import AddMemoryRequest
+from palaver.v1.session_service_pb2 import GetSessionRequest
 from palaver_server.interceptors.large_requests import LargeRequest
 from palaver_server.offload import MAX_PARSED_BYTES
 from tests.api.test_malformed_requests import send
-from tests.conftest import Run
+from tests.conftest import Run, StartServer
+from tests.support.callers import caller
 from tests.support.client import Client, refused, struct, wait_until
 from tests.support.loop_holds import longest_hold
 from tests.support.searching import search
@@ -253,3 +255,18 @@ def test_search_with_thousands_of_unspaced_words_holds_no_loop(palaver: Client, 
 
     assert hold.seconds < MAX_HOLD_SECONDS / 5
     assert result.snippet.startswith(f"**{text[:33]}")
+
+
+def test_large_requests_of_one_connection_are_paced(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("palaver_server.interceptors.request_bytes._BYTES_PER_SECOND", 1)
+    palaver = start_server(max_request_bytes_in_flight=64 * MIB)
+    with caller(palaver.address) as other:
+        other.add("t", "x" * 20_000)
+
+        with pytest.raises(grpc.RpcError) as raised:
+            other.sessions.GetSession(GetSessionRequest(session_id="t"), timeout=1)
+
+        assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert palaver.get_session("t").last_sequence == 1

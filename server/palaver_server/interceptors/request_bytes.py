@@ -2,8 +2,8 @@
 
 Until a request is read, gRPC receives no more of it than the flow-control window of its stream. Its
 size is not known before, so a call reserves the memory of the largest request, and keeps that of
-the request that it has read. It returns the rest after a pause that grows with the size, so that a
-caller's large requests cannot keep the event loop busy.
+the request that it has read: until the call ends, and for a pause that grows with the size, so that
+a caller's large requests cannot keep the event loop busy.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ _MAX_BYTES = _COPIES * MAX_REQUEST_BYTES
 
 # How fast the large requests of a caller are read. Decompressing and copying them holds the event
 # loop for up to 3 nanoseconds per byte.
-_BYTES_PER_SECOND = 64 * 1024 * 1024
+_BYTES_PER_SECOND = 32 * 1024 * 1024
 
 # Smaller requests are not counted once they are read: the concurrency limit bounds them.
 _SMALL_BYTES = 16 * 1024
@@ -100,13 +100,13 @@ class RequestBytes:
             raise
         finally:
             self._unread.clear(task)
-            if kept:
-                pause = call.request_bytes * self._pause_per_byte
-                loop.call_later(pause, self._budget.release, caller, reserved - kept)
-            elif reserved:
-                self._budget.release(caller, reserved)
+            if reserved:
+                self._budget.release(caller, reserved - kept)
         incoming.request = request
-        return _Reservation(self._budget, caller, kept) if kept else None
+        if not kept:
+            return None
+        paused_until = loop.time() + call.request_bytes * self._pause_per_byte
+        return _Reservation(self._budget, caller, kept, paused_until)
 
     def _cancel(self, tasks: Collection[asyncio.Task[Any]]) -> None:
         for task in tasks:
@@ -117,13 +117,15 @@ class RequestBytes:
 class _Reservation(CallHooks):
     """The reserved bytes of a large request."""
 
-    __slots__ = ("_budget", "_caller", "_size")
+    __slots__ = ("_budget", "_caller", "_paused_until", "_size")
 
-    def __init__(self, budget: ByteBudget, caller: str, size: int) -> None:
+    def __init__(self, budget: ByteBudget, caller: str, size: int, paused_until: float) -> None:
         self._budget = budget
         self._caller = caller
         self._size = size
+        self._paused_until = paused_until
 
     def close(self) -> None:
-        """Return the bytes."""
-        self._budget.release(self._caller, self._size)
+        """Return the bytes when the pause is over."""
+        loop = asyncio.get_running_loop()
+        loop.call_at(self._paused_until, self._budget.release, self._caller, self._size)
