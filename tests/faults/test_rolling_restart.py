@@ -14,7 +14,7 @@ from tests.support.clusters import FAST
 from tests.support.contract import SERVICE_CONFIG
 from tests.support.palaver_process import Serve
 from tests.support.readers import read_all, repeating
-from tests.support.writers import check_history, progress, writing
+from tests.support.writers import RECONNECTING_AT_ONCE, check_history, progress, writing
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 
@@ -37,7 +37,8 @@ def test_rolling_restart_fails_no_call_of_retrying_clients(
 ) -> None:
     servers = [serve(PALAVER_DATABASE_URL=database_url, **PATIENT) for _ in range(2)]
     both = "ipv4:" + ",".join(client.address for _, client in servers)
-    options = [("grpc.service_config", SERVICE_CONFIG)]
+    # Else the channel may still wait to reconnect to the first server when the second one stops.
+    options = [*RECONNECTING_AT_ONCE, ("grpc.service_config", SERVICE_CONFIG)]
     request = GetSessionRequest(session_id=f"{session_id}-0")
 
     with (

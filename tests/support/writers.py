@@ -15,7 +15,7 @@ from tests.support.watching import eventually
 _BATCH = 3
 
 # Reconnect at once to a server that is restarted.
-_CHANNEL_OPTIONS = (
+RECONNECTING_AT_ONCE = (
     ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 100),
@@ -40,7 +40,7 @@ class Writer(threading.Thread):
         self.failures: list[grpc.RpcError] = []
         self._address = address
         self._timeout = timeout
-        self._options = (*_CHANNEL_OPTIONS, ("grpc.service_config", service_config))
+        self._options = (*RECONNECTING_AT_ONCE, ("grpc.service_config", service_config))
         self._stopped = threading.Event()
         self._given_up = threading.Event()
 
