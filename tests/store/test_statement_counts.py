@@ -9,7 +9,7 @@ from psycopg.conninfo import make_conninfo
 from palaver_server.auth.access import EVERYTHING, Access
 from palaver_server.database.pool import Pool
 from palaver_server.store.expected import Expected
-from palaver_server.store.memory import AddedMemory, MemoryStore, NewMessage
+from palaver_server.store.memory import AddedMemory, AddOptions, MemoryStore, NewMessage
 from palaver_server.store.sessions import SessionStore
 from palaver_server.store.users import UserStore
 from tests.conftest import Run
@@ -51,7 +51,7 @@ class Counted:
                 session_id,
                 [message],
                 user_id=user_id,
-                expected=Expected(last_sequence=expected),
+                options=AddOptions(Expected(last_sequence=expected)),
             )
         )
         return added, len(self.statements) - before

@@ -18,11 +18,12 @@ from palaver_server.services.encoding.messages import message_response, with_mes
 from palaver_server.services.encoding.search_results import search_response
 from palaver_server.services.encoding.timestamps import timestamp_message
 from palaver_server.services.limits import MAX_ITEMS, MAX_RESPONSE_BYTES
-from palaver_server.services.metadata_change import metadata_change
+from palaver_server.services.metadata_change import metadata_change, metadata_change_in
 from palaver_server.services.search_request import search_from_request
 from palaver_server.services.streaming import pages
 from palaver_server.services.validation import Fields
-from palaver_server.store.memory import MemoryStore
+from palaver_server.store.expected import ANY
+from palaver_server.store.memory import APPEND, AddOptions, MemoryStore
 from palaver_server.store.messages import MessageRow, MessageStore, Selection
 from palaver_server.store.sessions import SessionStore
 from palaver_server.store.window import Window
@@ -55,18 +56,16 @@ class MemoryService:
     ) -> Encoded[pb.AddMemoryResponse]:
         with Fields() as fields:
             session_id = fields.id("session_id", request.session_id)
-            messages = await fields.new_messages(
-                "messages", request.messages, request_bytes=request.ByteSize()
-            )
+            messages = await fields.new_messages(request)
             user_id = fields.optional_id("user_id", request.user_id)
-            expected = fields.expected(request)
+            options = await _add_options(fields, request)
         access = ACCESS.get()
         added = await self._memory.add_memory(
             access,
             session_id,
             messages,
             user_id=access.new_owner(user_id),
-            expected=expected,
+            options=options,
         )
         return added_memory_response(added)
 
@@ -199,6 +198,29 @@ class MemoryService:
         with Fields() as fields:
             search = search_from_request(fields, request)
         return search_response(await self._searcher.search(ACCESS.get(), search))
+
+
+async def _add_options(fields: Fields, request: pb.AddMemoryRequest) -> AddOptions:
+    """Check what a request asks for besides adding messages."""
+    expected = fields.expected(request)
+    if len(request.ListFields()) == 2 and expected == ANY:  # an ID and messages
+        return APPEND
+    size = request.session_metadata.ByteSize() + request.user_metadata.ByteSize()
+    session, user = await offload(
+        size,
+        lambda: [
+            metadata_change_in(fields, request, field)
+            for field in ("session_metadata", "user_metadata")
+        ],
+    )
+    return AddOptions(
+        expected=expected,
+        session_must_exist=request.session_must_exist,
+        change_session=session and session.apply,
+        change_user=user and user.apply,
+        replaces=request.replace_messages,
+        with_session=request.return_session,
+    )
 
 
 def _selection(fields: Fields, request: pb.DeleteMessagesRequest) -> Selection:

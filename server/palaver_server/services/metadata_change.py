@@ -21,10 +21,12 @@ class MetadataChange(NamedTuple):
     Attributes:
         given: The metadata of the request; None: no change.
         mode: How it changes the current metadata.
+        field: The field of the request with the metadata.
     """
 
     given: dict[str, Any] | None
     mode: MetadataMode.ValueType = MetadataMode.METADATA_MODE_MERGE_PATCH
+    field: str = "metadata"
 
     def apply(self, metadata: str) -> str:
         """Return the changed metadata; the same text if nothing changes.
@@ -42,7 +44,7 @@ class MetadataChange(NamedTuple):
         if sorted_json(changed) == sorted_json(current):
             return metadata
         with Fields() as fields:
-            return fields.metadata_json("metadata", changed)
+            return fields.metadata_json(self.field, changed)
 
     def _changed(self, current: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
         match self.mode:
@@ -69,6 +71,16 @@ def metadata_change(fields: Fields, request: Request) -> MetadataChange:
             f"must be false if metadata_mode is {MetadataMode.Name(mode)}; got true",
         )
     return MetadataChange(given, MetadataMode.METADATA_MODE_REPLACE if replaces else mode)
+
+
+def metadata_change_in(
+    fields: Fields, request: memory_service_pb2.AddMemoryRequest, field: str
+) -> MetadataChange | None:
+    """Check the metadata in a field of AddMemory's request; return None if there is none."""
+    given = fields.metadata_patch(field, request)
+    mode_field = f"{field}_mode"
+    mode = fields.enum(mode_field, getattr(request, mode_field), MetadataMode.DESCRIPTOR)
+    return None if given is None else MetadataChange(given, mode, field)
 
 
 def merge_patch(target: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:

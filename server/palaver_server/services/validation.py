@@ -156,18 +156,17 @@ class Fields:
         self._check_bytes(field, text, MAX_METADATA_BYTES, " as JSON")
         return text
 
-    async def new_messages(
-        self, field: str, messages: Sequence[MessageProto], *, request_bytes: int
-    ) -> list[NewMessage]:
+    async def new_messages(self, request: pb.AddMemoryRequest) -> list[NewMessage]:
         """Check the messages to add, those of large requests in the offload thread.
 
         Args:
-            field: Their name.
-            messages: Parsed, except for those of a large request.
-            request_bytes: Size of the request.
+            request: Its messages are parsed, unless it is large.
         """
-        checked = self._new_messages(field, messages)
-        if request_bytes <= MAX_PARSED_BYTES:  # then only metadata takes long to convert
+        messages = request.messages
+        if not messages and request.replace_messages:
+            return []
+        checked = self._new_messages("messages", messages)
+        if request.ByteSize() <= MAX_PARSED_BYTES:  # then only metadata takes long to convert
             metadata_bytes = sum([message.metadata.ByteSize() for message in messages])
             if metadata_bytes <= MAX_INLINE_BYTES:
                 return list(checked)

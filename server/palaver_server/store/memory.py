@@ -1,6 +1,6 @@
 """Memory: adds messages to a session, and gets the newest ones back."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from enum import Enum, auto
 from itertools import groupby
@@ -20,7 +20,7 @@ from palaver_server.database.reader import Reader
 from palaver_server.database.statement import Statement, StatementTemplate
 from palaver_server.database.timestamps import PgTimestamp
 from palaver_server.durations import milliseconds
-from palaver_server.errors import DatabaseUnavailable, NotFound
+from palaver_server.errors import DatabaseUnavailable, FieldViolation, InvalidRequest, NotFound
 from palaver_server.store.access_conditions import ACCESSIBLE_SESSION
 from palaver_server.store.embedding_queue import NO_QUEUE, EmbeddingQueue
 from palaver_server.store.ensure_user import ENSURED, ensure_user
@@ -33,7 +33,8 @@ from palaver_server.store.messages import (
     MessageRow,
     passing_messages,
 )
-from palaver_server.store.sessions import SessionRow, SessionStore, get_session
+from palaver_server.store.sessions import SessionRow, SessionStore, get_session, lock_session
+from palaver_server.store.users import UserRow, UserStore
 from palaver_server.store.uuid7 import uuid7
 from palaver_server.store.window import (
     COMMON_ROLES,
@@ -65,6 +66,21 @@ _INPUT = """
 """
 
 
+# Writes the row of a message again: of a live one that changes, or of a deleted one.
+_REWRITE = """
+    ON CONFLICT (session_id, message_id) DO UPDATE SET
+        sequence = excluded.sequence,
+        role = excluded.role,
+        content = excluded.content,
+        words = excluded.words,
+        token_count = excluded.token_count,
+        metadata = excluded.metadata,
+        created_at = excluded.created_at,
+        updated_at = greatest(m.updated_at, excluded.updated_at),
+        deleted_at = NULL
+"""
+
+
 class NewMessage(NamedTuple):
     """A message to add; `metadata` is JSON text. None as `message_id` generates an id."""
 
@@ -85,11 +101,52 @@ class AddedMessage(NamedTuple):
 
 
 class AddedMemory(NamedTuple):
-    """The result of adding memory; the messages are in the order of the request."""
+    """The result of adding memory.
+
+    Attributes:
+        session_created: Whether the session was created, or started again.
+        session_undeleted: Whether the session was restored.
+        messages: The messages, in the order of the request.
+        messages_deleted: How many messages were replaced.
+        session: The session, if it was asked for.
+        changes: Whether anything was written.
+    """
 
     session_created: bool
     session_undeleted: bool
     messages: list[AddedMessage]
+    messages_deleted: int = 0
+    session: SessionRow | None = None
+    changes: bool = False
+
+
+class AddOptions(NamedTuple):
+    """What AddMemory does besides appending messages.
+
+    Attributes:
+        expected: The state that the session must be in.
+        session_must_exist: Neither create nor restore the session.
+        change_session: Returns the session's new metadata for the current one, both as JSON;
+            applied if anything else changes. None: no change.
+        change_user: The same for the metadata of the session's user.
+        replaces: Delete all live messages, unless they are those to add.
+        with_session: Return the session.
+    """
+
+    expected: Expected = ANY
+    session_must_exist: bool = False
+    change_session: Callable[[str], str] | None = None
+    change_user: Callable[[str], str] | None = None
+    replaces: bool = False
+    with_session: bool = False
+
+    @property
+    def is_append(self) -> bool:
+        """Whether one statement without a lock before it can do it all."""
+        return self == APPEND or self == AddOptions(session_must_exist=True)
+
+
+APPEND = AddOptions()
 
 
 class MemoryRow(NamedTuple):
@@ -108,13 +165,27 @@ class MemoryRow(NamedTuple):
     total_count: int | None = None
 
 
-class _SessionState(Enum):
+class _State(Enum):
     """The state of a session that messages are added to."""
 
     ABSENT = auto()
     LIVE = auto()
     RESTORABLE = auto()  # deleted; comes back with its user and metadata
     NOT_RESTORABLE = auto()  # deleted with its user; starts again as a new session
+
+
+class _LockedSession(NamedTuple):
+    """A session in any state. Its user is None where it has none that it would keep."""
+
+    state: _State
+    user_id: str | None = None
+    revision: int = NONE_LIVE
+    last_sequence: int = 0
+
+    @property
+    def is_restorable(self) -> bool:
+        """Whether it is live, or comes back with its user."""
+        return self.state in (_State.LIVE, _State.RESTORABLE)
 
 
 class MemoryStore:
@@ -149,11 +220,12 @@ class MemoryStore:
         exists = (
             "EXISTS (SELECT 1 FROM sessions WHERE session_id = %(session_id)s FOR NO KEY UPDATE)"
         )
-        self._add_or_create = self.ADD_MEMORY.fill(
-            is_locked=False, may_insert=True, enqueue=enqueue
+        unlocked: dict[str, Any] = {"is_locked": False, "on_conflict": "", "enqueue": enqueue}
+        self._add_or_create = self.ADD_MEMORY.fill(may_insert=True, **unlocked)
+        self._add = self.ADD_MEMORY.fill(may_insert=exists, **unlocked)
+        self._add_locked = self.ADD_MEMORY.fill(
+            is_locked=True, may_insert=True, on_conflict=_REWRITE, enqueue=enqueue
         )
-        self._add = self.ADD_MEMORY.fill(is_locked=False, may_insert=exists, enqueue=enqueue)
-        self._add_locked = self.ADD_MEMORY.fill(is_locked=True, may_insert=True, enqueue=enqueue)
         self._create = self.CREATE_SESSION.fill(enqueue=enqueue)
         self._append = self.APPEND.fill(enqueue=enqueue)
         self._appends = Batcher(self._append_all, max_size=_MAX_APPENDS_PER_BATCH)
@@ -211,19 +283,10 @@ class MemoryStore:
                 search_words(content, %(language)s::regconfig),
                 token_count, metadata, coalesce(kept_created_at, created_at, updated_at), updated_at
             FROM numbered WHERE to_write
-            ON CONFLICT (session_id, message_id) DO UPDATE SET
-                sequence = excluded.sequence,
-                role = excluded.role,
-                content = excluded.content,
-                words = excluded.words,
-                token_count = excluded.token_count,
-                metadata = excluded.metadata,
-                created_at = excluded.created_at,
-                updated_at = greatest(m.updated_at, excluded.updated_at),
-                deleted_at = NULL
+            {{on_conflict}}
             RETURNING session_id, message_id, sequence, created_at
         ){{enqueue}}
-        SELECT session.created, message_id, numbered.sequence,
+        SELECT session.created, to_write, message_id, numbered.sequence,
             coalesce(written.created_at, numbered.kept_created_at)
         FROM session CROSS JOIN numbered LEFT JOIN written USING (message_id)
         ORDER BY position
@@ -264,7 +327,7 @@ class MemoryStore:
             FROM session CROSS JOIN input
             RETURNING session_id, message_id, sequence, created_at
         ){{enqueue}}
-        SELECT true, message_id, sequence, created_at FROM written
+        SELECT true, true, message_id, sequence, created_at FROM written
         ORDER BY sequence
     """,
     )
@@ -276,7 +339,7 @@ class MemoryStore:
         messages: Sequence[NewMessage],
         *,
         user_id: str | None,
-        expected: Expected = ANY,
+        options: AddOptions = APPEND,
     ) -> AddedMemory:
         """Append messages, in order and without gaps; update those whose id is live.
 
@@ -284,13 +347,12 @@ class MemoryStore:
         is deleted. Short appends that start together share a statement.
 
         Raises:
-            NotFound: The session exists outside the access scope; nothing is written.
-            StaleRevision: The session is in another state than the expected one; nothing is
-                written.
+            NotFound: The session exists outside the access scope, or must exist and does not.
+            StaleRevision: The session is in another state than the expected one.
             StaleLastSequence: As StaleRevision.
+            InvalidRequest: The metadata of a user is to change, and the session has none.
         """
-        is_append = expected == ANY and all(each[0] is None for each in messages)
-        if is_append and _is_short(messages) and not self._appends.claim():
+        if options.is_append and _is_short(messages) and not self._appends.claim():
             added = await self._appends.submit(access, (session_id, messages))
             if added is not None:
                 return added
@@ -302,67 +364,189 @@ class MemoryStore:
             **_columns(messages),
         }
         async with self._pool.connection(access.principal) as connection:
-            rows = await self._add_unlocked(connection, parameters) if is_append else []
+            rows = []
+            if options.is_append:
+                rows = await self._add_unlocked(
+                    connection, parameters, must_exist=options.session_must_exist
+                )
             if rows:
                 added = _added(rows, created=rows[0][0])
             else:
-                added = await self._lock_and_add(connection, parameters, expected)
+                added = await self._lock_and_add(connection, access, parameters, options)
         self._queue.notify()
         return added
 
-    async def _add_unlocked(self, connection: Connection, parameters: dict[str, Any]) -> list[Row]:
-        """Append to a live session, or create it; return no rows if it is in another state."""
-        if parameters["user_id"] is None:
-            return await connection.fetch(self._add_or_create, parameters)
-        rows = await connection.fetch(self._add, parameters)
-        if rows:
-            return rows
+    async def _add_unlocked(
+        self, connection: Connection, parameters: dict[str, Any], *, must_exist: bool
+    ) -> list[Row]:
+        """Append new messages to a live session, or create it.
+
+        Returns no rows if the session is in another state, or ever had one of the ids.
+        """
         try:
+            if parameters["user_id"] is None and not must_exist:
+                return await connection.fetch(self._add_or_create, parameters)
+            rows = await connection.fetch(self._add, parameters)
+            if rows or must_exist:
+                return rows
             return await connection.fetch(self._create, parameters)
-        except UniqueViolation:  # created at the same time
+        except UniqueViolation:  # of an id, or of a session that is created at the same time
             return []
 
     async def _lock_and_add(
         self,
         connection: Connection,
+        access: Access,
         parameters: dict[str, Any],
-        expected: Expected,
+        options: AddOptions,
     ) -> AddedMemory:
         """Add to a session, in any state, under its lock.
 
-        A user is locked before its sessions. So an attempt that finds that the session needs its
-        user, or that it no longer does, is rolled back, and the next one knows.
+        A user is locked before its sessions. So an attempt that finds that it needs the lock of a
+        user that it has not, or the reverse, is rolled back, and the next one knows.
         """
-        user_id = parameters["user_id"]
-        state = _SessionState.LIVE
+        locked_user_id: str | None = None
         for _ in range(_MAX_ATTEMPTS):
             try:
                 async with connection.in_transaction(has_timeout=False):
-                    is_user_ensured = user_id is not None and state is _SessionState.NOT_RESTORABLE
-                    if is_user_ensured:
-                        await ensure_user(connection, user_id)
-                    state, revision, last_sequence = await self._lock_session(
-                        connection, parameters
+                    user = await self._lock_user(connection, access, locked_user_id, options)
+                    session = await self._lock_session(connection, parameters)
+                    owner = session.user_id if session.is_restorable else parameters["user_id"]
+                    needs_user = options.change_user or session.state is _State.NOT_RESTORABLE
+                    if (owner if needs_user else None) != locked_user_id:
+                        locked_user_id = owner if needs_user else None
+                        raise Rollback
+                    _check(session, owner, parameters["session_id"], options)
+                    added = await self._write(connection, parameters, session.state, options)
+                    if added is None:
+                        raise Rollback
+                    return await self._change_metadata(
+                        connection, access, parameters["session_id"], added, user, options
                     )
-                    needs_user = user_id is not None and state is _SessionState.NOT_RESTORABLE
-                    if needs_user is not is_user_ensured:
-                        raise Rollback
-                    expected.check(revision=revision, last_sequence=last_sequence)
-                    rows = await self._add_in_state(connection, parameters, state)
-                    if not rows:
-                        raise Rollback
-                    created = state in (_SessionState.ABSENT, _SessionState.NOT_RESTORABLE)
-                    undeleted = state is _SessionState.RESTORABLE
-                    return _added(rows, created=created, undeleted=undeleted)
             except UniqueViolation:  # the session was created at the same time
                 continue
         raise DatabaseUnavailable
+
+    async def _lock_user(
+        self, connection: Connection, access: Access, user_id: str | None, options: AddOptions
+    ) -> UserRow | None:
+        """Lock a user, which is created if it does not exist; return it if it is to change."""
+        if user_id is None:
+            return None
+        await ensure_user(connection, user_id)
+        if options.change_user is None:
+            return None
+        named = {"user_id": user_id, "access_user_id": access.user_id}
+        row = await connection.fetch_one(UserStore.LOCK_USER, named)
+        return UserRow._make(row[:-1]) if row else None
+
+    # The live messages next to those of a request, in the order of both.
+    COMPARE_MESSAGES = Statement(
+        "memory.compare",
+        f"""
+        WITH input AS (
+            {_INPUT}
+        ), live AS (
+            SELECT m.*, row_number() OVER (ORDER BY sequence) AS position FROM (
+                SELECT * FROM messages
+                WHERE session_id = %(session_id)s AND deleted_at IS NULL
+                ORDER BY sequence
+                LIMIT cardinality(%(message_ids)b::text[]) + 1
+            ) m
+        )
+        SELECT (live.role, live.content, live.token_count, live.metadata)
+                IS NOT DISTINCT FROM
+                (input.role, input.content, input.token_count, input.metadata)
+                AND coalesce(input.created_at, live.created_at) = live.created_at,
+            live.message_id, live.sequence, live.created_at
+        FROM live FULL JOIN input USING (position)
+        ORDER BY position
+    """,
+    )
+
+    DELETE_ALL = Statement(
+        "memory.delete_all",
+        """
+        WITH touched AS (
+            UPDATE sessions SET updated_at = greatest(updated_at, statement_timestamp())
+            WHERE session_id = %(session_id)s
+        )
+        UPDATE messages SET deleted_at = statement_timestamp()
+        WHERE session_id = %(session_id)s AND deleted_at IS NULL
+    """,
+    )
+
+    async def _write(
+        self,
+        connection: Connection,
+        parameters: dict[str, Any],
+        state: _State,
+        options: AddOptions,
+    ) -> AddedMemory | None:
+        """Write the messages to a locked session; return None if it was created meanwhile."""
+        messages_deleted = 0
+        if options.replaces and state is _State.LIVE:
+            same = await self._same_messages(connection, parameters)
+            if same is not None:
+                return AddedMemory(session_created=False, session_undeleted=False, messages=same)
+            messages_deleted = await connection.run(self.DELETE_ALL, parameters)
+        rows = await self._add_in_state(connection, parameters, state)
+        if rows is None:
+            return None
+        added = _added(
+            rows,
+            created=state in (_State.ABSENT, _State.NOT_RESTORABLE),
+            undeleted=state is _State.RESTORABLE,
+        )
+        changes = added.changes or messages_deleted > 0
+        return added._replace(messages_deleted=messages_deleted, changes=changes)
+
+    async def _same_messages(
+        self, connection: Connection, parameters: dict[str, Any]
+    ) -> list[AddedMessage] | None:
+        """Return the live messages if they are those of the request, otherwise None."""
+        rows = await connection.fetch(self.COMPARE_MESSAGES, parameters)
+        given: list[str | None] = parameters["given_ids"]
+        if len(rows) != len(given):
+            return None
+        same = all(
+            row[0] and given_id in (None, row[1]) for row, given_id in zip(rows, given, strict=True)
+        )
+        return [AddedMessage._make(row[1:]) for row in rows] if same else None
+
+    async def _change_metadata(  # noqa: PLR0913, PLR0917 - one call
+        self,
+        connection: Connection,
+        access: Access,
+        session_id: str,
+        added: AddedMemory,
+        user: UserRow | None,
+        options: AddOptions,
+    ) -> AddedMemory:
+        """Change the metadata of the session and its user, if anything else was changed."""
+        if added.changes and options.change_user and user is not None:
+            metadata = options.change_user(user.metadata)
+            await connection.fetch(
+                UserStore.UPDATE_USER, user._replace(metadata=metadata)._asdict()
+            )
+        changes_session = added.changes and options.change_session is not None
+        if not (changes_session or options.with_session):
+            return added
+        session = await lock_session(connection, access, session_id)
+        if options.change_session is not None and added.changes:
+            metadata = options.change_session(session.metadata)
+            if metadata != session.metadata:
+                changed = session._replace(metadata=metadata)._asdict()
+                row = await connection.fetch_one(SessionStore.UPDATE_SESSION, changed)
+                session = SessionRow._make(row or ())
+        return added._replace(session=session if options.with_session else None)
 
     # Sessions in any state.
     LOCK_SESSION = Statement(
         "memory.lock_session",
         f"""
-        SELECT last_sequence, revision, deleted_at IS NOT NULL, forgotten, {ACCESSIBLE_SESSION}
+        SELECT last_sequence, revision, user_id, deleted_at IS NOT NULL, forgotten,
+            {ACCESSIBLE_SESSION}
         FROM sessions s WHERE session_id = %(session_id)s
         FOR NO KEY UPDATE
     """,
@@ -370,30 +554,40 @@ class MemoryStore:
 
     async def _lock_session(
         self, connection: Connection, parameters: dict[str, Any]
-    ) -> tuple[_SessionState, int, int]:
-        """Lock a session, and return its state, its revision and its last sequence."""
+    ) -> _LockedSession:
+        """Lock a session, in any state.
+
+        Raises:
+            NotFound: The session exists outside the access scope.
+        """
         row = await connection.fetch_one(self.LOCK_SESSION, parameters)
         if row is None:
-            return _SessionState.ABSENT, NONE_LIVE, 0
-        last_sequence, revision, is_deleted, is_forgotten, is_accessible = row
+            return _LockedSession(_State.ABSENT)
+        last_sequence, revision, user_id, is_deleted, is_forgotten, is_accessible = row
         if not is_accessible:
             raise NotFound("Session", parameters["session_id"])
         if is_forgotten:
-            return _SessionState.NOT_RESTORABLE, NONE_LIVE, last_sequence
+            return _LockedSession(_State.NOT_RESTORABLE, last_sequence=last_sequence)
         if is_deleted:
-            return _SessionState.RESTORABLE, NONE_LIVE, last_sequence
-        return _SessionState.LIVE, revision, last_sequence
+            return _LockedSession(_State.RESTORABLE, user_id, last_sequence=last_sequence)
+        return _LockedSession(_State.LIVE, user_id, revision, last_sequence)
 
     async def _add_in_state(
-        self, connection: Connection, parameters: dict[str, Any], state: _SessionState
-    ) -> list[Row]:
-        """Add to a locked session, or create it; return no rows if it exists meanwhile."""
-        if state is _SessionState.ABSENT:
-            return await connection.fetch(self._create, parameters)
-        if state is _SessionState.NOT_RESTORABLE:
+        self, connection: Connection, parameters: dict[str, Any], state: _State
+    ) -> list[Row] | None:
+        """Add to a locked session, or create it; return None if it exists meanwhile."""
+        messages = parameters["message_ids"]
+        if state is _State.NOT_RESTORABLE or (state is _State.ABSENT and not messages):
             fresh = {**parameters, "metadata": "{}", "created_at": None}
-            await connection.fetch(SessionStore.ADD_SESSION, fresh)
-        return await connection.fetch(self._add_locked, parameters)
+            if await connection.fetch_one(SessionStore.ADD_SESSION, fresh) is None:
+                return None
+        if not messages:
+            if state is _State.RESTORABLE:
+                await connection.fetch(SessionStore.UNDELETE_SESSION, parameters)
+            return []
+        if state is _State.ABSENT:
+            return await connection.fetch(self._create, parameters) or None
+        return await connection.fetch(self._add_locked, parameters) or None
 
     # SKIP LOCKED: a locked session would keep the other callers waiting, and their sessions
     # locked. ORDER BY: sessions are locked in the order of their ids.
@@ -432,7 +626,7 @@ class MemoryStore:
             FROM session JOIN input USING (session_id)
             RETURNING session_id, message_id, sequence, created_at
         ){{enqueue}}
-        SELECT session_id, message_id, sequence, created_at FROM written
+        SELECT session_id, true, message_id, sequence, created_at FROM written
         ORDER BY session_id, sequence
     """,
     )
@@ -670,10 +864,25 @@ def _is_short(messages: Sequence[NewMessage]) -> bool:
     )
 
 
+def _check(
+    session: _LockedSession, owner: str | None, session_id: str, options: AddOptions
+) -> None:
+    """Check that the state of a session is what the options ask for."""
+    if options.session_must_exist and session.state is not _State.LIVE:
+        raise NotFound("Session", session_id)
+    options.expected.check(revision=session.revision, last_sequence=session.last_sequence)
+    if options.change_user is not None and owner is None:
+        raise InvalidRequest(
+            FieldViolation("user_metadata", "must not be given: the session has no user")
+        )
+
+
 def _columns(messages: Sequence[NewMessage]) -> dict[str, list[Any]]:
     """Return the messages as the arrays that the statements unnest."""
-    ids, roles, contents, token_counts, metadatas, created_ats = zip(*messages, strict=True)
+    columns = zip(*messages, strict=True) if messages else [()] * len(NewMessage._fields)
+    ids, roles, contents, token_counts, metadatas, created_ats = columns
     return {
+        "given_ids": list(ids),
         "message_ids": [message_id or uuid7() for message_id in ids],
         "roles": list(roles),
         "contents": list(contents),
@@ -684,4 +893,6 @@ def _columns(messages: Sequence[NewMessage]) -> dict[str, list[Any]]:
 
 
 def _added(rows: list[Row], *, created: bool, undeleted: bool = False) -> AddedMemory:
-    return AddedMemory(created, undeleted, [AddedMessage._make(row[1:]) for row in rows])
+    changes = created or undeleted or any(row[1] for row in rows)
+    messages = [AddedMessage._make(row[2:]) for row in rows]
+    return AddedMemory(created, undeleted, messages, changes=changes)

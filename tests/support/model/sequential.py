@@ -1,17 +1,20 @@
 """The contract in plain Python: predicts state and answers, one call at a time."""
 
 import unicodedata
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from tests.support.model.state import (
     AlreadyExists,
+    Invalid,
     Later,
     Message,
     Metadata,
     NotFound,
     Session,
+    User,
+    as_json,
     known,
 )
 from tests.support.model.users import (
@@ -37,12 +40,17 @@ class Expected(NamedTuple):
 ANY = Expected()
 
 
+# The metadata of a request, and how it changes the current one.
+Change: TypeAlias = tuple[Metadata, Mode]
+
+
 class Added(NamedTuple):
     """The answer of add_memory."""
 
     session_created: bool
     session_undeleted: bool
     messages: list[Message]
+    messages_deleted: int
 
 
 class Memory(NamedTuple):
@@ -52,6 +60,16 @@ class Memory(NamedTuple):
     metadata: Metadata
     has_more: bool
     total: int
+
+
+def _are_same(live: Sequence[Message], given: Sequence[Message]) -> bool:
+    """Return whether live messages are those of a request, in the same order."""
+    return len(live) == len(given) and all(
+        new.message_id in {"", old.message_id}
+        and old.equals(new)
+        and (isinstance(new.created_at, Later) or new.created_at == old.created_at)
+        for old, new in zip(live, given, strict=True)
+    )
 
 
 def tokens_of(message: Message) -> Fraction:
@@ -183,23 +201,66 @@ class Model(UserModel):
     # MemoryService
 
     def add_memory(
-        self, session_id: str, messages: Iterable[Message], *, user_id: str, expected: Expected
+        self,
+        session_id: str,
+        messages: Sequence[Message],
+        *,
+        user_id: str,
+        expected: Expected = ANY,
+        session_must_exist: bool = False,
+        session_change: Change | None = None,
+        user_change: Change | None = None,
+        replace: bool = False,
     ) -> Added:
         session = self._sessions.get(session_id)
+        if session_must_exist:
+            self.session(session_id)
         self.check_session(session_id, expected)
         starts = session is None or not session.is_restorable
-        added = Added(starts, session is not None and session.is_deleted and not starts, [])
+        owner = user_id if session is None or starts else session.user_id
+        if user_change is not None and not owner:
+            raise Invalid("user_metadata")
+        added = Added(starts, session is not None and session.is_deleted and not starts, [], 0)
         if session is None or not session.is_restorable:
             session = self._create(session_id, user_id, {})
+        if session.is_deleted:
+            self._restore(session)
+            session.updated_at = self.now()
+        before = [vars(message).copy() for message in session.messages]
+        if replace and not _are_same(session.messages, messages):
+            added = added._replace(messages_deleted=len(session.messages))
+            session.delete(session.messages)
+            session.updated_at = self.now()
+        elif replace:
+            messages, added = (), added._replace(messages=list(session.messages))
         for message in messages:
             old = session.find(message.message_id) if message.message_id else None
             if old is None:
                 added.messages.append(self._append(session, message))
             else:
                 added.messages.append(self._upsert(session, old, message))
-        if session.is_deleted:
-            self._restore(session)
+        after = [vars(message) for message in session.messages]
+        if starts or added.session_undeleted or before != after:
+            self._change_metadata(session, session_change, self._users.get(owner), user_change)
         return added
+
+    def _change_metadata(
+        self,
+        session: Session,
+        session_change: Change | None,
+        user: User | None,
+        user_change: Change | None,
+    ) -> None:
+        if session_change is not None:
+            self._set_metadata(session, changed(session.metadata, *session_change))
+        if user_change is not None and user is not None:
+            self.update_user(user.user_id, user_change[0], mode=user_change[1])
+
+    def _set_metadata(self, session: Session, metadata: Metadata) -> None:
+        if as_json(metadata) != as_json(session.metadata):
+            session.metadata = metadata
+            session.updated_at = self.now()
+            session.revision += 1
 
     def _restore(self, session: Session) -> None:
         session.is_deleted = False

@@ -94,6 +94,10 @@ class AlreadyExists(Refused):
     """ALREADY_EXISTS. Its arguments are the kind and the id of the existing resource."""
 
 
+class Invalid(Refused):
+    """INVALID_ARGUMENT. Its argument is the field."""
+
+
 class Stale(Refused):
     """ABORTED. Its arguments are the name of the value, the expected and the actual one."""
 

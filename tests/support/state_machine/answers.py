@@ -15,7 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.error_details_pb2 import ErrorInfo, ResourceInfo
 
 from palaver.v1 import memory_pb2, memory_service_pb2, session_pb2, user_pb2
-from tests.support.client import Client, refused
+from tests.support.client import Client, refused, violations
 from tests.support.model import state
 from tests.support.model.sequential import Expected, Model
 
@@ -90,6 +90,9 @@ class Answers:
             name, _, actual = refusal.args
             assert answer.detail(ErrorInfo).reason == f"STALE_{name.upper()}"
             assert answer.detail(ErrorInfo).metadata[name] == str(actual)
+            return
+        if isinstance(refusal, state.Invalid):
+            assert violations(lambda: self._client.send(request)) == list(refusal.args)
             return
         missing = isinstance(refusal, state.NotFound)
         code = grpc.StatusCode.NOT_FOUND if missing else grpc.StatusCode.ALREADY_EXISTS

@@ -18,6 +18,7 @@ from palaver.v1.memory_service_pb2 import (
 )
 from palaver.v1.session_service_pb2 import AddSessionRequest, DeleteSessionRequest
 from tests.support.model import state
+from tests.support.model.sequential import Change
 from tests.support.state_machine import requests
 from tests.support.state_machine.answers import expected_by, kept, plain, stored_time
 from tests.support.state_machine.session_rules import DEFAULT_LIMIT, SessionRules
@@ -59,12 +60,22 @@ class MemoryRules(SessionRules):
                 [_as_given(message) for message in request.messages],
                 user_id=request.user_id,
                 expected=expected_by(request),
+                session_must_exist=request.session_must_exist,
+                session_change=_change(request, "session_metadata"),
+                user_change=_change(request, "user_metadata"),
+                replace=request.replace_messages,
             ),
         )
         if answer:
             expected, actual = answer.expected, answer.response
             assert actual.session_created == expected.session_created
             assert actual.session_undeleted == expected.session_undeleted
+            assert actual.messages_deleted == expected.messages_deleted
+            assert actual.HasField("session") == request.return_session
+            if request.return_session:
+                self._answers.compare_session(
+                    self._model.session(request.session_id), actual.session
+                )
             for added, told in zip(expected.messages, actual.messages, strict=True):
                 self._answers.compare_added(added, told)
         self.look_at(request.session_id)
@@ -230,6 +241,13 @@ class MemoryRules(SessionRules):
                 self._answers.compare_messages(
                     [expected[key] for key in found], list(found.values())
                 )
+
+
+def _change(request: AddMemoryRequest, field: str) -> Change | None:
+    """Return the change that a request asks for."""
+    if not request.HasField(field):  # type: ignore[arg-type]
+        return None
+    return kept(getattr(request, field)), getattr(request, f"{field}_mode")
 
 
 def _as_given(message: memory_pb2.Message) -> state.Message:

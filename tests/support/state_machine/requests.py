@@ -115,7 +115,15 @@ add_memory = st.builds(
     user_id=st.none() | user_ids,
     expected_last_sequence=last_sequences,
     expected_revision=revisions,
+    session_must_exist=rarely,
+    session_metadata=optional_structs,
+    session_metadata_mode=metadata_modes,
+    user_metadata=st.none() | optional_structs,
+    user_metadata_mode=metadata_modes,
+    return_session=st.booleans(),
+    replace_messages=rarely,
 )
+
 # SQL/JSON paths, and the same conditions in Python.
 PATHS: dict[str, Callable[[Metadata], bool]] = {
     '$.plan == "pro"': lambda m: any(item == "pro" for item in _items(m.get("plan"))),

@@ -12,6 +12,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from palaver.v1 import memory_pb2 as _memory_pb2
 from palaver.v1 import metadata_pb2 as _metadata_pb2
+from palaver.v1 import session_pb2 as _session_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -31,7 +32,14 @@ class AddMemoryRequest(_message.Message):
     MESSAGES_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
     EXPECTED_LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
+    SESSION_MUST_EXIST_FIELD_NUMBER: _builtins.int
+    SESSION_METADATA_FIELD_NUMBER: _builtins.int
+    SESSION_METADATA_MODE_FIELD_NUMBER: _builtins.int
+    USER_METADATA_FIELD_NUMBER: _builtins.int
+    USER_METADATA_MODE_FIELD_NUMBER: _builtins.int
+    RETURN_SESSION_FIELD_NUMBER: _builtins.int
     EXPECTED_REVISION_FIELD_NUMBER: _builtins.int
+    REPLACE_MESSAGES_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Required. The ID of the session. 1 to 1,024 bytes of UTF-8; any characters
     except NUL.
@@ -46,15 +54,45 @@ class AddMemoryRequest(_message.Message):
     to be added: 0 if the session does not exist; a session that is deleted,
     restorable or not, keeps its own. Not negative. If unset, any.
     """
+    session_must_exist: _builtins.bool
+    """Optional. If true, the session must exist: it is not created or restored."""
+    session_metadata_mode: _metadata_pb2.MetadataMode.ValueType
+    """Optional. How `session_metadata` changes the session's metadata."""
+    user_metadata_mode: _metadata_pb2.MetadataMode.ValueType
+    """Optional. How `user_metadata` changes the user's metadata."""
+    return_session: _builtins.bool
+    """Optional. If true, the response has the resulting `session`."""
     expected_revision: _builtins.int
     """Optional. The `revision` that the session must have for the messages to be
     added; 0 if the session must be deleted or not exist. Not negative. If
     unset, any.
     """
+    replace_messages: _builtins.bool
+    """Optional. If true, `messages` replace the live messages of the session: all
+    of those are deleted, and the request's become new messages, with new
+    sequences in their order, also under IDs that were live. If the live
+    messages already are those of the request (with the same IDs and creation
+    times where the request has them), nothing changes. `messages` may be empty.
+    """
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_memory_pb2.Message]:
-        """Required. The messages to add: 1 to 1,000. No two may have the same
-        `message_id`.
+        """Required, unless `replace_messages` is set. The messages to add: 1 to 1,000.
+        No two may have the same `message_id`.
+        """
+
+    @_builtins.property
+    def session_metadata(self) -> _struct_pb2.Struct:
+        """Optional. Changes the session's metadata in the same transaction, if the
+        request adds, changes or deletes at least one message, or creates or
+        restores the session: a late retry sets nothing back. Limited as in
+        `UpdateSession`.
+        """
+
+    @_builtins.property
+    def user_metadata(self) -> _struct_pb2.Struct:
+        """Optional. Changes the metadata of the session's user likewise, and makes a
+        placeholder user complete. The session's user is the one that the session
+        has, which need not be `user_id`. Not allowed if it has none.
         """
 
     def __init__(
@@ -64,11 +102,18 @@ class AddMemoryRequest(_message.Message):
         messages: _abc.Iterable[_memory_pb2.Message] | None = ...,
         user_id: _builtins.str | None = ...,
         expected_last_sequence: _builtins.int | None = ...,
+        session_must_exist: _builtins.bool = ...,
+        session_metadata: _struct_pb2.Struct | None = ...,
+        session_metadata_mode: _metadata_pb2.MetadataMode.ValueType = ...,
+        user_metadata: _struct_pb2.Struct | None = ...,
+        user_metadata_mode: _metadata_pb2.MetadataMode.ValueType = ...,
+        return_session: _builtins.bool = ...,
         expected_revision: _builtins.int | None = ...,
+        replace_messages: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_last_sequence", b"_expected_last_sequence", "_expected_revision", b"_expected_revision", "_user_id", b"_user_id", "expected_last_sequence", b"expected_last_sequence", "expected_revision", b"expected_revision", "user_id", b"user_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_last_sequence", b"_expected_last_sequence", "_expected_revision", b"_expected_revision", "_user_id", b"_user_id", "expected_last_sequence", b"expected_last_sequence", "expected_revision", b"expected_revision", "session_metadata", b"session_metadata", "user_id", b"user_id", "user_metadata", b"user_metadata"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_last_sequence", b"_expected_last_sequence", "_expected_revision", b"_expected_revision", "_user_id", b"_user_id", "expected_last_sequence", b"expected_last_sequence", "expected_revision", b"expected_revision", "messages", b"messages", "session_id", b"session_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_last_sequence", b"_expected_last_sequence", "_expected_revision", b"_expected_revision", "_user_id", b"_user_id", "expected_last_sequence", b"expected_last_sequence", "expected_revision", b"expected_revision", "messages", b"messages", "replace_messages", b"replace_messages", "return_session", b"return_session", "session_id", b"session_id", "session_metadata", b"session_metadata", "session_metadata_mode", b"session_metadata_mode", "session_must_exist", b"session_must_exist", "user_id", b"user_id", "user_metadata", b"user_metadata", "user_metadata_mode", b"user_metadata_mode"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_last_sequence: _TypeAlias = _typing.Literal["expected_last_sequence"]  # noqa: Y015
     _WhichOneofArgType__expected_last_sequence: _TypeAlias = _typing.Literal["_expected_last_sequence", b"_expected_last_sequence"]  # noqa: Y015
@@ -92,15 +137,23 @@ class AddMemoryResponse(_message.Message):
     SESSION_CREATED_FIELD_NUMBER: _builtins.int
     SESSION_UNDELETED_FIELD_NUMBER: _builtins.int
     MESSAGES_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
+    MESSAGES_DELETED_FIELD_NUMBER: _builtins.int
     session_created: _builtins.bool
     """True if the request created the session, or recreated one that was not
     restorable.
     """
     session_undeleted: _builtins.bool
     """True if the session was deleted and the request restored it."""
+    messages_deleted: _builtins.int
+    """The number of messages that `replace_messages` deleted."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___AddedMessage]:
         """The result for each message, in the order of the request."""
+
+    @_builtins.property
+    def session(self) -> _session_pb2.Session:
+        """The session, if the request had `return_session`."""
 
     def __init__(
         self,
@@ -108,10 +161,12 @@ class AddMemoryResponse(_message.Message):
         session_created: _builtins.bool = ...,
         session_undeleted: _builtins.bool = ...,
         messages: _abc.Iterable[Global___AddedMessage] | None = ...,
+        session: _session_pb2.Session | None = ...,
+        messages_deleted: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages", "session_created", b"session_created", "session_undeleted", b"session_undeleted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages", "messages_deleted", b"messages_deleted", "session", b"session", "session_created", b"session_created", "session_undeleted", b"session_undeleted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -118,7 +118,8 @@ class MemoryServiceServicer:
         - `ABORTED`: `expected_last_sequence` or `expected_revision` is not the
         session's.
         - `NOT_FOUND`: A session outside the access scope has the ID (see
-        `SessionService`).
+        `SessionService`), or `session_must_exist` is set and the session does not
+        exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -62,7 +62,8 @@ class MemoryServiceStub:
     - `ABORTED`: `expected_last_sequence` or `expected_revision` is not the
       session's.
     - `NOT_FOUND`: A session outside the access scope has the ID (see
-      `SessionService`).
+      `SessionService`), or `session_must_exist` is set and the session does not
+      exist.
     """
     GetMemory: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.GetMemoryRequest, _memory_pb2.Memory]
     """Gets the window of a session: its newest messages that pass `filter` and fit
@@ -219,7 +220,8 @@ class MemoryServiceAsyncStub(MemoryServiceStub):
     - `ABORTED`: `expected_last_sequence` or `expected_revision` is not the
       session's.
     - `NOT_FOUND`: A session outside the access scope has the ID (see
-      `SessionService`).
+      `SessionService`), or `session_must_exist` is set and the session does not
+      exist.
     """
     GetMemory: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.GetMemoryRequest, _memory_pb2.Memory]  # type: ignore[assignment]
     """Gets the window of a session: its newest messages that pass `filter` and fit
@@ -379,7 +381,8 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
         - `ABORTED`: `expected_last_sequence` or `expected_revision` is not the
           session's.
         - `NOT_FOUND`: A session outside the access scope has the ID (see
-          `SessionService`).
+          `SessionService`), or `session_must_exist` is set and the session does not
+          exist.
         """
 
     @_abc_1.abstractmethod

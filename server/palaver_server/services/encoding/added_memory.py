@@ -4,6 +4,7 @@ from palaver.v1.memory_service_pb2 import AddedMessage as AddedMessageProto
 from palaver.v1.memory_service_pb2 import AddMemoryResponse
 from palaver_server.services.encoding import wire
 from palaver_server.services.encoding.encoded import Encoded
+from palaver_server.services.encoding.sessions import encode_session
 from palaver_server.services.encoding.wire import varint
 from palaver_server.store.memory import AddedMemory, AddedMessage
 
@@ -30,7 +31,11 @@ def encode_added_message(row: AddedMessage) -> bytes:
 def added_memory_response(added: AddedMemory) -> Encoded[AddMemoryResponse]:
     """Return the response of AddMemory."""
     response = AddMemoryResponse(
-        session_created=added.session_created, session_undeleted=added.session_undeleted
+        session_created=added.session_created,
+        session_undeleted=added.session_undeleted,
+        messages_deleted=added.messages_deleted,
     )
+    if added.session is not None:
+        response.session.ParseFromString(encode_session(added.session))
     messages = b"".join([encode_added_message(row) for row in added.messages])
     return Encoded(response.SerializeToString() + messages)
