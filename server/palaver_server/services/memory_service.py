@@ -22,7 +22,6 @@ from palaver_server.services.metadata_change import metadata_change, metadata_ch
 from palaver_server.services.search_request import search_from_request
 from palaver_server.services.streaming import pages
 from palaver_server.services.validation import Fields
-from palaver_server.store.expected import ANY
 from palaver_server.store.memory import APPEND, AddOptions, MemoryStore
 from palaver_server.store.messages import MessageRow, MessageStore, Selection
 from palaver_server.store.sessions import SessionStore
@@ -58,7 +57,8 @@ class MemoryService:
             session_id = fields.id("session_id", request.session_id)
             messages = await fields.new_messages(request)
             user_id = fields.optional_id("user_id", request.user_id)
-            options = await _add_options(fields, request)
+            is_append = fields.is_append(request)
+            options = APPEND if is_append else await _add_options(fields, request)
         access = ACCESS.get()
         added = await self._memory.add_memory(
             access,
@@ -201,10 +201,7 @@ class MemoryService:
 
 
 async def _add_options(fields: Fields, request: pb.AddMemoryRequest) -> AddOptions:
-    """Check what a request asks for besides adding messages."""
-    expected = fields.expected(request)
-    if len(request.ListFields()) == 2 and expected == ANY:  # an ID and messages
-        return APPEND
+    """Check what a request asks for besides appending messages."""
     size = request.session_metadata.ByteSize() + request.user_metadata.ByteSize()
     session, user = await offload(
         size,
@@ -214,7 +211,7 @@ async def _add_options(fields: Fields, request: pb.AddMemoryRequest) -> AddOptio
         ],
     )
     return AddOptions(
-        expected=expected,
+        expected=fields.expected(request),
         session_must_exist=request.session_must_exist,
         change_session=session and session.apply,
         change_user=user and user.apply,

@@ -237,6 +237,21 @@ class Fields:
             self.reject(field, f"must not be negative; got {value}")
         return value
 
+    @staticmethod
+    def is_append(request: pb.AddMemoryRequest) -> bool:
+        """Return whether a request asks for nothing but adding messages."""
+        return not (
+            request.HasField("expected_last_sequence")
+            or request.HasField("expected_revision")
+            or request.HasField("session_metadata")
+            or request.HasField("user_metadata")
+            or request.session_metadata_mode
+            or request.user_metadata_mode
+            or request.session_must_exist
+            or request.replace_messages
+            or request.return_session
+        )
+
     def message_filter(self, field: str, request: FilteringRequest) -> MessageFilter:
         """Check the filter of messages in `field` of a request."""
         if not request.HasField("filter"):

@@ -412,7 +412,10 @@ class MemoryStore:
                     user = await self._lock_user(connection, access, locked_user_id, options)
                     session = await self._lock_session(connection, parameters)
                     owner = session.user_id if session.is_restorable else parameters["user_id"]
-                    needs_user = options.change_user or session.state is _State.NOT_RESTORABLE
+                    starts = session.state is _State.NOT_RESTORABLE or (
+                        session.state is _State.ABSENT and not parameters["message_ids"]
+                    )
+                    needs_user = options.change_user is not None or starts
                     if (owner if needs_user else None) != locked_user_id:
                         locked_user_id = owner if needs_user else None
                         raise Rollback
