@@ -22,9 +22,11 @@ from palaver.v1.memory_service_pb2 import (
     GetMemoryRequest,
     GetMessageRequest,
     ListMessagesRequest,
+    MessageFilter,
     StreamMessagesRequest,
     UpdateMessageRequest,
 )
+from palaver.v1.metadata_pb2 import MetadataMode
 from palaver.v1.session_pb2 import SessionFilter
 from palaver.v1.session_service_pb2 import (
     AddSessionRequest,
@@ -154,6 +156,8 @@ PATH = Values(
     good=["", "$.a == 1".ljust(4096), f'$.a == "{"é" * 2043}"'],
     bad=["$.a == 1".ljust(4097), f'$.a == "{"é" * 2044}"', "$.a\0 == 1"],
 )
+FIRST_N = Values(good=[1, 1000], bad=[-1, 1001])
+ROLES = Values(good=[1, 100], bad=[101])
 LAST_N = Values(good=[1, 1000], bad=[-1, 0, 1001])
 MESSAGES = Values(good=[1, 1000], bad=[0, 1001])
 IDS = Values(good=[1, 1000], bad=[1001])
@@ -173,7 +177,9 @@ KINDS = {
     "time": TIME,
     "duration": DURATION,
     "path": PATH,
+    "first_n": FIRST_N,
     "last_n": LAST_N,
+    "roles": ROLES,
     "messages": MESSAGES,
     "ids": IDS,
 }
@@ -200,6 +206,40 @@ def filtered(**fields: Any) -> ListSessionsRequest:
 def all_filtered(**fields: Any) -> ListAllSessionsRequest:
     return ListAllSessionsRequest(filter=SessionFilter(**fields))
 
+
+def filtered_messages(**fields: Any) -> list[ProtobufMessage]:
+    """Return the requests with a filter of messages."""
+    passing = MessageFilter(**fields)
+    kinds: Any = (GetMemoryRequest, ListMessagesRequest, StreamMessagesRequest)
+    return [kind(session_id="s", filter=passing) for kind in kinds]
+
+
+MESSAGE_FILTERS: list[tuple[str, Values, Build]] = [
+    (f"filter.{field}", values, lambda v, n=number, f=make: filtered_messages(**f(v))[n])  # type: ignore[misc]
+    for number in range(3)
+    for field, values, make in (
+        ("roles", ROLES, lambda v: {"roles": ["x"] * v}),
+        ("roles[0]", ROLE, lambda v: {"roles": [v]}),
+        ("created_after", TIME, lambda v: {"created_after": v}),
+        ("created_before", TIME, lambda v: {"created_before": v}),
+        ("metadata", PATH, lambda v: {"metadata": v}),
+    )
+]
+
+REPLACE = MetadataMode.METADATA_MODE_REPLACE
+
+# The requests that expect a revision, of what is there or not.
+EXPECTING: list[tuple[Any, dict[str, Any]]] = [
+    (UpdateSessionRequest, S),
+    (DeleteSessionRequest, {"session_id": "none"}),
+    (DeleteMemoryRequest, {"session_id": "none"}),
+    (AddMemoryRequest, {**S, "messages": [MESSAGE]}),
+    (UpdateMessageRequest, {**S, "message_id": "m"}),
+    (DeleteMessagesRequest, {**S, "last_n": 1}),
+    (UpdateUserRequest, U),
+    (DeleteUserRequest, {"user_id": "none"}),
+]
+WITH_SEQUENCE = (DeleteSessionRequest, DeleteMemoryRequest, DeleteMessagesRequest)
 
 FIELDS: list[tuple[str, Values, Build]] = [
     ("session_id", ID, lambda v: AddSessionRequest(session_id=v)),
@@ -275,6 +315,41 @@ FIELDS: list[tuple[str, Values, Build]] = [
     ("filter.created_before", TIME, lambda v: all_filtered(created_before=v)),
     ("filter.metadata", PATH, lambda v: filtered(metadata=v)),
     ("filter.metadata", PATH, lambda v: all_filtered(metadata=v)),
+    *MESSAGE_FILTERS,
+    *(
+        ("expected_revision", CURSOR, lambda v, k=kind, f=fields: k(**f, expected_revision=v))
+        for kind, fields in EXPECTING
+    ),
+    *(
+        (
+            "expected_last_sequence",
+            CURSOR,
+            lambda v, k=kind, f=fields: k(**f, expected_last_sequence=v),
+        )
+        for kind, fields in EXPECTING
+        if kind in WITH_SEQUENCE
+    ),
+    ("created_at", TIME, lambda v: AddSessionRequest(session_id="new", created_at=v)),
+    ("created_at", TIME, lambda v: AddUserRequest(user_id="new", created_at=v)),
+    ("first_n", FIRST_N, lambda v: DeleteMessagesRequest(**S, first_n=v)),
+    ("start_roles", ROLES, lambda v: GetMemoryRequest(**S, start_roles=["x"] * v)),
+    ("start_roles[0]", ROLE, lambda v: GetMemoryRequest(**S, start_roles=[v])),
+    ("pinned_roles", ROLES, lambda v: GetMemoryRequest(**S, pinned_roles=["x"] * v)),
+    ("pinned_roles[0]", ROLE, lambda v: GetMemoryRequest(**S, pinned_roles=[v])),
+    (
+        "session_metadata",
+        METADATA,
+        lambda v: AddMemoryRequest(
+            **S, messages=[MESSAGE], session_metadata=v, session_metadata_mode=REPLACE
+        ),
+    ),
+    (
+        "user_metadata",
+        METADATA,
+        lambda v: AddMemoryRequest(
+            session_id="of u", messages=[MESSAGE], user_metadata=v, user_metadata_mode=REPLACE
+        ),
+    ),
     ("older_than", DURATION, lambda v: PurgeDeletedRequest(older_than=v)),
 ]
 
@@ -313,6 +388,7 @@ def test_field_limits_accept_the_edge_and_refuse_beyond(
     message = Message(message_id="m", role="user")
     palaver.add_memory("s", [message])
     palaver.add_user("u")
+    palaver.add_session("of u", user_id="u")
     values = KINDS[kind]
 
     for path, build in fields_of(values):
@@ -326,7 +402,7 @@ def test_field_limits_accept_the_edge_and_refuse_beyond(
 
 
 # The service ignores them: see test_add_memory_output_only_fields_are_ignored.
-OUTPUT_ONLY = {"sequence", "updated_at"}
+OUTPUT_ONLY = {"revision", "sequence", "updated_at"}
 
 
 def paths_in(message: Descriptor, prefix: str = "") -> Iterator[str]:

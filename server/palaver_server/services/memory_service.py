@@ -222,12 +222,10 @@ async def _add_options(fields: Fields, request: pb.AddMemoryRequest) -> AddOptio
 
 def _selection(fields: Fields, request: pb.DeleteMessagesRequest) -> Selection:
     """Check that a request selects messages in one way, and return the selection."""
-    selection = Selection(
-        fields.ids("message_ids", request.message_ids), request.first_n, request.last_n
-    )
+    selection = Selection(request.message_ids, request.first_n, request.last_n)
     for field in ("first_n", "last_n"):
         if field != selection.field and getattr(request, field):
             fields.reject(field, f"must be 0 if {selection.field} is given")
     if selection.field != "message_ids":
         fields.count(selection.field, getattr(request, selection.field))
-    return selection
+    return selection._replace(message_ids=fields.ids("message_ids", request.message_ids))

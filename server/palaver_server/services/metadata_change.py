@@ -60,10 +60,7 @@ def metadata_change(fields: Fields, request: Request) -> MetadataChange:
     """Check the metadata of a request and its mode, and return the change."""
     given = fields.metadata_patch("metadata", request)
     mode = fields.enum("metadata_mode", request.metadata_mode, MetadataMode.DESCRIPTOR)
-    replaces = (
-        not isinstance(request, memory_service_pb2.UpdateMessageRequest)
-        and request.replace_metadata
-    )
+    replaces = getattr(request, "replace_metadata", False)  # UpdateMessage has none
     replacing = (MetadataMode.METADATA_MODE_UNSPECIFIED, MetadataMode.METADATA_MODE_REPLACE)
     if replaces and mode not in replacing:
         fields.reject(
