@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from palaver.v1.memory_pb2 import Message
 from palaver.v1.session_pb2 import Session
 from palaver_server.database.timestamps import EPOCH, PgTimestamp, as_datetime
-from palaver_server.services.encoding.messages import encode_message
+from palaver_server.services.encoding.messages import encode_messages
 from palaver_server.services.encoding.metadata import (
     json_from_object,
     object_from_struct,
@@ -171,7 +171,8 @@ def test_session_without_user_and_metadata_has_empty_ones() -> None:
 def test_message_is_encoded_completely() -> None:
     row = MessageRow("m", 4, "user", "hello", 5, '{"a": 1}', AT_NOON, A_SECOND_LATER, 9)
 
-    message = Message.FromString(encode_message(row))
+    (encoded,) = encode_messages([row])
+    message = Message.FromString(encoded)
 
     assert (message.message_id, message.sequence, message.role) == ("m", 4, "user")
     assert (message.content, message.token_count) == ("hello", 5)

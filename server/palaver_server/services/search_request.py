@@ -6,6 +6,9 @@ from palaver_server.services.limits import DEFAULT_SEARCH_LIMIT, MAX_SEARCH_LIMI
 from palaver_server.services.validation import Fields
 from palaver_server.store.message_filter import EVERY_MESSAGE, Scope
 
+# The modes by their numbers; 0 is none.
+_MODES: dict[int, Mode] = {pb.SearchMemoryRequest.Mode.Value(mode.name): mode for mode in Mode}
+
 
 def search_from_request(fields: Fields, request: pb.SearchMemoryRequest) -> Search:
     """Check the fields of a request, and return the search."""
@@ -39,7 +42,4 @@ def _scope(fields: Fields, request: pb.SearchMemoryRequest) -> Scope:
 
 
 def _mode(fields: Fields, value: pb.SearchMemoryRequest.Mode.ValueType) -> Mode | None:
-    modes = pb.SearchMemoryRequest.Mode
-    fields.enum("mode", value, modes.DESCRIPTOR)
-    names = {number: name for name, number in modes.items() if name in Mode.__members__}
-    return Mode[names[value]] if value in names else None
+    return _MODES.get(fields.enum("mode", value, pb.SearchMemoryRequest.Mode.DESCRIPTOR))

@@ -1,15 +1,14 @@
 """Responses that Palaver encodes itself."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain
 from typing import Generic, TypeVar
 
 from google.protobuf.message import Message
 
 from palaver_server.offload import offload_each
-from palaver_server.services.encoding import wire
+from palaver_server.services.encoding.wire import varint
 
 MessageT = TypeVar("MessageT", bound=Message)
 RowT = TypeVar("RowT")
@@ -55,11 +54,17 @@ class Encoded(Generic[MessageT]):
 def with_items(
     response: MessageT,
     tag: bytes,
-    encode_row: Callable[[RowT], bytes],
-    rows: Iterable[RowT],
+    encode_rows: Callable[[Sequence[RowT]], list[bytes]],
+    rows: Sequence[RowT],
     *,
     metadata_bytes: int,
 ) -> Encoded[MessageT]:
     """Append rows to the repeated field of a response that has this tag."""
-    items = map(partial(wire.delimited, tag), map(encode_row, rows))
-    return Encoded.of(chain((response.SerializeToString(),), items), metadata_bytes=metadata_bytes)
+    start = response.SerializeToString()
+    if metadata_bytes <= _MAX_INLINE_METADATA_BYTES:
+        return Encoded(start + _items(tag, encode_rows(rows)))
+    return Encoded(None, chain((start,), (_items(tag, encode_rows([row])) for row in rows)))
+
+
+def _items(tag: bytes, items: Iterable[bytes]) -> bytes:
+    return b"".join([part for item in items for part in (tag, varint(len(item)), item)])

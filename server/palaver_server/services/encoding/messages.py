@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from palaver.v1.memory_pb2 import Message
+from palaver_server.database.timestamps import PgTimestamp
 from palaver_server.services.encoding import wire
 from palaver_server.services.encoding.encoded import Encoded, MessageT, with_items
 from palaver_server.services.encoding.wire import varint
@@ -19,14 +20,18 @@ _UPDATED_AT = wire.tag(Message, "updated_at")
 _REVISION = wire.integer_tag(Message, "revision")
 
 
-def encode_message(row: MessageRow) -> bytes:
-    """Return the bytes of a `Message`."""
-    message_id, sequence, role, content, token_count, metadata, *times, revision = row
-    created_at, updated_at = times
+def encode_messages(rows: Sequence[MessageRow]) -> list[bytes]:
+    """Return the bytes of each row's `Message`."""
+    metadata = [row.metadata for row in rows]
+    times = wire.timestamps([time for row in rows for time in (row.created_at, row.updated_at)])
+    structs = list(map(wire.json_struct, metadata))
+    return [_encode(row, struct, times) for row, struct in zip(rows, structs, strict=True)]
+
+
+def _encode(row: MessageRow, struct: bytes, times: dict[PgTimestamp, bytes]) -> bytes:
+    message_id, sequence, role, content, token_count, _, created_at, updated_at, revision = row
     id_, role_, text = message_id.encode(), role.encode(), content.encode()
-    struct = wire.json_struct(metadata)
-    created = wire.timestamp(created_at)
-    updated = created if updated_at == created_at else wire.timestamp(updated_at)
+    created, updated = times[created_at], times[updated_at]
     return b"".join(
         (
             _MESSAGE_ID, varint(len(id_)), id_,
@@ -44,11 +49,11 @@ def encode_message(row: MessageRow) -> bytes:
 
 def message_response(row: MessageRow) -> Encoded[Message]:
     """Return the response that is a message."""
-    return Encoded.of(map(encode_message, (row,)), metadata_bytes=len(row.metadata))
+    return Encoded.of(encode_messages((row,)), metadata_bytes=len(row.metadata))
 
 
 def with_messages(response: MessageT, rows: Sequence[MessageRow]) -> Encoded[MessageT]:
     """Append messages to the `messages` of a response."""
     metadata_bytes = sum([len(row.metadata) for row in rows])
     tag = wire.tag(type(response), "messages")
-    return with_items(response, tag, encode_message, rows, metadata_bytes=metadata_bytes)
+    return with_items(response, tag, encode_messages, rows, metadata_bytes=metadata_bytes)

@@ -39,6 +39,10 @@ def encode_session(row: SessionRow) -> bytes:
     )  # fmt: skip
 
 
+def _encode_sessions(rows: Sequence[SessionRow]) -> list[bytes]:
+    return [encode_session(row) for row in rows]
+
+
 def session_response(row: SessionRow) -> Encoded[Session]:
     """Return the response that is a session."""
     return Encoded.of(map(encode_session, (row,)), metadata_bytes=len(row.metadata))
@@ -48,4 +52,4 @@ def with_sessions(response: MessageT, rows: Sequence[SessionRow]) -> Encoded[Mes
     """Append sessions to the `sessions` of a response."""
     metadata_bytes = sum([len(row.metadata) for row in rows])
     tag = wire.tag(type(response), "sessions")
-    return with_items(response, tag, encode_session, rows, metadata_bytes=metadata_bytes)
+    return with_items(response, tag, _encode_sessions, rows, metadata_bytes=metadata_bytes)

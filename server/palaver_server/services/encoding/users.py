@@ -26,6 +26,10 @@ def encode_user(row: UserRow) -> bytes:
     return user.SerializeToString()
 
 
+def _encode_users(rows: Sequence[UserRow]) -> list[bytes]:
+    return [encode_user(row) for row in rows]
+
+
 def user_response(row: UserRow) -> Encoded[User]:
     """Return the response that is a user."""
     return Encoded.of(map(encode_user, (row,)), metadata_bytes=len(row.metadata))
@@ -35,4 +39,4 @@ def with_users(response: MessageT, rows: Sequence[UserRow]) -> Encoded[MessageT]
     """Append users to the `users` of a response."""
     metadata_bytes = sum([len(row.metadata) for row in rows])
     tag = wire.tag(type(response), "users")
-    return with_items(response, tag, encode_user, rows, metadata_bytes=metadata_bytes)
+    return with_items(response, tag, _encode_users, rows, metadata_bytes=metadata_bytes)

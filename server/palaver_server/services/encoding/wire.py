@@ -5,7 +5,7 @@ Several times faster than building messages field by field.
 Source: https://protobuf.dev/programming-guides/encoding, and struct.proto for JSON.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from struct import Struct as Packer
 from typing import Any, Final
@@ -26,17 +26,24 @@ _double = Packer("<d").pack
 
 # A varint has 7 bits per byte; these tables write two bytes at a time.
 _DIGIT = 2**14
-_LAST_DIGITS: Final = [
-    bytes((n,)) if n < 128 else bytes((n & 127 | 128, n >> 7)) for n in range(_DIGIT)
-]
 _DIGITS: Final = [bytes((n & 127 | 128, n >> 7 | 128)) for n in range(_DIGIT)]
 
 
-def varint(number: int) -> bytes:
-    """Encode a non-negative integer of up to 64 bits."""
-    if number < _DIGIT:
-        return _LAST_DIGITS[number]
-    return _DIGITS[number % _DIGIT] + varint(number // _DIGIT)
+class _Varints(dict[int, bytes]):
+    """The varints of up to two bytes; longer ones are computed and not kept."""
+
+    def __missing__(self, number: int) -> bytes:
+        return _DIGITS[number % _DIGIT] + self[number // _DIGIT]
+
+
+_VARINTS: Final = _Varints(
+    {n: bytes((n,)) if n < 128 else bytes((n & 127 | 128, n >> 7)) for n in range(_DIGIT)}
+)
+
+
+# Encodes a non-negative integer of up to 64 bits. A method of C, not a function: most numbers are
+# small, and an encoded message has ten of them.
+varint: Final[Callable[[int], bytes]] = _VARINTS.__getitem__
 
 
 def _tag(message: type[Message], field: str, wire_type: int) -> bytes:
@@ -71,6 +78,11 @@ def timestamp(value: PgTimestamp) -> bytes:
     """Encode a timestamp as `google.protobuf.Timestamp`."""
     seconds, microseconds = divmod(value, 1_000_000)
     return _start_of_timestamp(seconds) + varint(microseconds * 1000)
+
+
+def timestamps(values: Iterable[PgTimestamp]) -> dict[PgTimestamp, bytes]:
+    """Encode timestamps as `timestamp` does, equal ones once."""
+    return {value: timestamp(value) for value in set(values)}
 
 
 _ENTRY = tag(Struct, "fields")
