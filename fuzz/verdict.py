@@ -8,13 +8,24 @@ _EVERYWHERE = frozenset({"OK", "INVALID_ARGUMENT"})
 # Additional codes by the start of the method's name. Deadlines may be exceeded where callers
 # write expressions of their own: searches and JSON paths.
 _ALSO = {
+    **{
+        f"palaver.v1.{method}": {"ABORTED"}
+        for method in (
+            "SessionService.Update",
+            "SessionService.Delete",
+            "UserService.Update",
+            "UserService.Delete",
+            "MemoryService.Add",
+            "MemoryService.Update",
+            "MemoryService.Delete",
+        )
+    },
     "palaver.v1.SessionService.": {"NOT_FOUND"},
     "palaver.v1.SessionService.AddSession": {"ALREADY_EXISTS"},
     "palaver.v1.SessionService.List": {"DEADLINE_EXCEEDED"},
     "palaver.v1.UserService.": {"NOT_FOUND"},
     "palaver.v1.UserService.AddUser": {"ALREADY_EXISTS"},
     "palaver.v1.MemoryService.": {"NOT_FOUND"},
-    "palaver.v1.MemoryService.AddMemory": {"ABORTED"},
     "palaver.v1.MemoryService.SearchMemory": {"DEADLINE_EXCEEDED", "FAILED_PRECONDITION"},
     "grpc.health.v1.Health.Check": {"NOT_FOUND"},
 }
