@@ -5,15 +5,15 @@ from typing import NamedTuple
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.descriptor_pool import Default as DescriptorPool
 from grpc_health.v1 import health
-from grpc_reflection.v1alpha import reflection
 from hypothesis import strategies as st
 
 from fuzz.chance import chance
 from fuzz.damage import damaged
 from fuzz.messages import Encoded, messages
 from palaver_server.bootstrap import services
+from palaver_server.transport.reflection_service import V1_NAME, V1ALPHA
 
-SERVICES = (*services.SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+SERVICES = (*services.SERVICES, health.SERVICE_NAME, V1_NAME, V1ALPHA.full_name)
 
 # From the descriptors, so that new methods are included.
 METHODS: list[MethodDescriptor] = [

@@ -43,5 +43,6 @@ def test_fuzz_covers_every_service() -> None:
         "palaver.v1.UserService",
         "palaver.v1.AdminService",
         "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
         "grpc.reflection.v1alpha.ServerReflection",
     }

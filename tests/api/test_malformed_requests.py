@@ -47,6 +47,7 @@ OF_GRPC = {
     "/grpc.health.v1.Health/Check": "unary_unary",
     "/grpc.health.v1.Health/List": "unary_unary",
     "/grpc.health.v1.Health/Watch": "unary_stream",
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": "stream_stream",
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": "stream_stream",
 }
 OURS = {

@@ -1,12 +1,15 @@
 """Reflection: the whole contract can be read from the server."""
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import grpc
 import pytest
 from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import Default as OwnPool
 from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
@@ -32,12 +35,38 @@ def reflection(palaver: Client) -> ProtoReflectionDescriptorDatabase:
     return ProtoReflectionDescriptorDatabase(palaver.channel)
 
 
+OF_GRPC = (
+    "grpc.health.v1.Health",
+    "grpc.reflection.v1.ServerReflection",
+    "grpc.reflection.v1alpha.ServerReflection",
+)
+
+
 def test_reflection_lists_every_service(reflection: ProtoReflectionDescriptorDatabase) -> None:
-    assert set(reflection.get_services()) == {
-        *SERVICES,
-        "grpc.health.v1.Health",
-        "grpc.reflection.v1alpha.ServerReflection",
-    }
+    assert set(reflection.get_services()) == {*SERVICES, *OF_GRPC}
+
+
+def test_reflection_of_both_versions_describes_every_service_and_method(palaver: Client) -> None:
+    services = [OwnPool().FindServiceByName(name) for name in (*SERVICES, *OF_GRPC)]
+    symbols = {service.full_name: service.file.name for service in services}
+    symbols |= {method.full_name: s.file.name for s in services for method in s.methods}
+    for version in ("v1", "v1alpha"):
+        request = GetMessageClass(
+            OwnPool().FindMessageTypeByName(f"grpc.reflection.{version}.ServerReflectionRequest")
+        )
+        response = GetMessageClass(
+            OwnPool().FindMessageTypeByName(f"grpc.reflection.{version}.ServerReflectionResponse")
+        )
+        ask: Any = palaver.channel.stream_stream(
+            f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+            request_serializer=request.SerializeToString,
+            response_deserializer=response.FromString,
+        )
+        answers = list(ask(request(file_containing_symbol=symbol) for symbol in symbols))
+
+        files = [answer.file_descriptor_response.file_descriptor_proto for answer in answers]
+        names = [FileDescriptorProto.FromString(file[0]).name if file else None for file in files]
+        assert names == list(symbols.values()), version
 
 
 def files_behind(file: FileDescriptor) -> Iterator[FileDescriptor]:

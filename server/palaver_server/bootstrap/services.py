@@ -3,7 +3,6 @@
 from typing import Any
 
 from grpc_health.v1 import health, health_pb2
-from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from palaver.v1 import (
     admin_service_pb2,
@@ -30,14 +29,14 @@ from palaver_server.store.messages import MessageStore
 from palaver_server.store.sessions import SessionStore
 from palaver_server.store.users import UserStore
 from palaver_server.transport.method_router import MethodRouter
+from palaver_server.transport.reflection_service import V1_NAME, V1ALPHA, ReflectionService
 
 _SESSIONS = session_service_pb2.DESCRIPTOR.services_by_name["SessionService"]
 _MEMORY = memory_service_pb2.DESCRIPTOR.services_by_name["MemoryService"]
 _USERS = user_service_pb2.DESCRIPTOR.services_by_name["UserService"]
 _ADMIN = admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"]
-# Any: the stubs of these packages have another class for descriptors.
+# Any: the stubs of this package have another class for descriptors.
 _HEALTH: Any = health_pb2.DESCRIPTOR.services_by_name["Health"]
-_REFLECTION: Any = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
 
 DESCRIPTORS = (_SESSIONS, _MEMORY, _USERS, _ADMIN)
 SERVICES = tuple(service.full_name for service in DESCRIPTORS)
@@ -86,6 +85,7 @@ def grpc_methods(settings: Settings, health_servicer: health.aio.HealthServicer)
     router = MethodRouter(decoder.wrap)
     router.add_service(_HEALTH, health_servicer)
     if settings.reflection:
-        names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        router.add_service(_REFLECTION, reflection.aio.ReflectionServicer(names))
+        servicer = ReflectionService((*SERVICES, health.SERVICE_NAME))
+        router.add_service(V1ALPHA, servicer)
+        router.add_service(V1ALPHA, servicer, name=V1_NAME)
     return router

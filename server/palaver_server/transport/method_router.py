@@ -6,7 +6,6 @@ import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
 from palaver_server.interceptors.chain import GrpcHandler, Handler
-from palaver_server.interceptors.interceptor import full_name
 
 
 class MethodRouter(grpc.GenericRpcHandler):
@@ -25,14 +24,22 @@ class MethodRouter(grpc.GenericRpcHandler):
         self._wrap = wrap
         self._handlers: dict[str, GrpcHandler] = {}
 
-    def add_service(self, service: ServiceDescriptor, servicer: object) -> None:
+    def add_service(
+        self, service: ServiceDescriptor, servicer: object, *, name: str | None = None
+    ) -> None:
         """Add a service, whose servicer has a method for each RPC.
+
+        Args:
+            service: The service.
+            servicer: Its servicer.
+            name: The service's name in requests, if it is not the descriptor's.
 
         Raises:
             AttributeError: The servicer lacks a method.
         """
         for method in service.methods:
-            self._handlers[full_name(method)] = self._wrap(method, getattr(servicer, method.name))
+            handler = self._wrap(method, getattr(servicer, method.name))
+            self._handlers[f"/{name or service.full_name}/{method.name}"] = handler
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> "GrpcHandler | None":
         """Return the handler of a call; None if the method does not exist."""
