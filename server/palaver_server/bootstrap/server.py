@@ -137,7 +137,10 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
         add_metrics(
             telemetry, settings, pool, reading, purger, embedding, database_health, security
         )
-        running_calls = RunningCalls(default_deadline_seconds=settings.default_deadline_seconds)
+        running_calls = RunningCalls(
+            default_deadline_seconds=settings.default_deadline_seconds,
+            send_timeout_seconds=settings.stream_send_timeout_seconds,
+        )
         chain = InterceptorChain(interceptors(settings, telemetry, security, running_calls))
         max_connections = _max_connections(settings)
         server = grpc.aio.server(options=connection_options(settings, max_connections))
@@ -169,7 +172,7 @@ def interceptors(
         ErrorMapping(),
         # Outside of the following ones: authentication and waiting for a slot take time too.
         running_calls,
-        SendTimeout(running_calls, seconds=settings.stream_send_timeout_seconds),
+        SendTimeout(seconds=settings.stream_send_timeout_seconds),
         *security.interceptors,
         *((ReadOnly(),) if settings.read_only else ()),
         ConcurrencyLimit(

@@ -7,11 +7,14 @@ through every interceptor.
 """
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import ClassVar, Protocol, TypeAlias
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeAlias
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor
+
+if TYPE_CHECKING:
+    from palaver_server.interceptors.running_calls import RunningCall
 
 # A string: at run time this class is not generic.
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
@@ -23,10 +26,12 @@ class IncomingCall:
 
     Attributes:
         context: gRPC's context of the call.
+        running: The call as `RunningCalls` has started it.
         request: The request; empty until `RequestBytes` has read it.
     """
 
     context: Context
+    running: "RunningCall" = field(init=False)
     request: bytes = b""
 
 

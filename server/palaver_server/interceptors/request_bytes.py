@@ -7,19 +7,15 @@ a caller's large requests cannot keep the event loop busy.
 """
 
 import asyncio
-from asyncio import CancelledError
-from collections.abc import Collection
-from typing import Any, NoReturn
-from weakref import WeakSet
+from typing import NoReturn
 
 from google.protobuf.descriptor import MethodDescriptor
 from grpc.aio import EOF
 
 from palaver_server.byte_budget import ByteBudget
 from palaver_server.call_context import running_call
-from palaver_server.errors import DeadlineExceeded, NoRequest
+from palaver_server.errors import NoRequest
 from palaver_server.interceptors.interceptor import CallHooks, IncomingCall, StartCall
-from palaver_server.interceptors.shared_timer import SharedTimer
 from palaver_server.services.limits import MAX_REQUEST_BYTES
 
 # What a request takes in memory while it is handled, in sizes of the request: its items as they
@@ -54,9 +50,10 @@ async def refuse_call_without_request() -> NoReturn:
 class RequestBytes:
     """The interceptor that reads the request of a call as soon as there is room for it.
 
-    It comes after Authentication, so that nobody else makes the server read, and after
-    ConcurrencyLimit, so that waiting calls take no memory for it. A credential, or without
-    authentication a connection, may use half of the bytes.
+    It comes after RunningCalls, which ends a read that takes too long; after Authentication, so
+    that nobody else makes the server read; and after ConcurrencyLimit, so that waiting calls take
+    no memory for it. A credential, or without authentication a connection, may use half of the
+    bytes.
 
     Args:
         max_bytes: Maximum number of bytes, at least four times those of the largest request.
@@ -68,8 +65,7 @@ class RequestBytes:
         self._budget = ByteBudget(max_bytes)
         reads_per_caller = max_bytes // 2 // _MAX_BYTES
         self._pause_per_byte = reads_per_caller / _BYTES_PER_SECOND
-        self._unread = SharedTimer(seconds, self._cancel)
-        self._cancelled: WeakSet[asyncio.Task[Any]] = WeakSet()
+        self._seconds = seconds
 
     def intercept(self, _method: MethodDescriptor) -> StartCall:
         """Return a function that reads the request of a call."""
@@ -79,10 +75,9 @@ class RequestBytes:
         call = running_call.get()
         caller = call.principal or call.peer
         loop = asyncio.get_running_loop()
-        task = asyncio.current_task(loop)
-        if task is None:
-            raise AssertionError("gRPC runs a call in a task")
-        self._unread.start(task)
+        running = incoming.running
+        deadline = running.deadline
+        running.deadline = min(deadline, loop.time() + self._seconds)
         reserved = kept = 0
         try:
             if not self._budget.try_reserve(caller, _MAX_BYTES):
@@ -94,24 +89,15 @@ class RequestBytes:
             call.request_bytes = len(request)
             if call.request_bytes > _SMALL_BYTES:
                 kept = _COPIES * call.request_bytes
-        except CancelledError:
-            if task in self._cancelled:
-                raise DeadlineExceeded from None
-            raise
         finally:
-            self._unread.clear(task)
             if reserved:
                 self._budget.release(caller, reserved - kept)
+        running.deadline = deadline
         incoming.request = request
         if not kept:
             return None
         paused_until = loop.time() + call.request_bytes * self._pause_per_byte
         return _Reservation(self._budget, caller, kept, paused_until)
-
-    def _cancel(self, tasks: Collection[asyncio.Task[Any]]) -> None:
-        for task in tasks:
-            self._cancelled.add(task)
-            task.cancel()
 
 
 class _Reservation(CallHooks):
