@@ -1,7 +1,6 @@
 """Random sequences of all calls, compared answer by answer with the model of the contract."""
 
 import os
-from typing import Any
 
 import grpc
 import pytest
@@ -47,36 +46,24 @@ class PalaverMachine(UserRules):
     @rule(limit=st.integers(1, 3))
     def read_everything(self, limit: int) -> None:
         """Pages, streams and the model all have the same."""
-        sessions = self.all_sessions()
-        self._read_pages("sessions", sessions, ListSessionsRequest(limit=limit))
-        chunks = self._client.send(ListAllSessionsRequest(chunk_size=limit))
-        self._answers.compare_chunks("sessions", sessions, chunks, limit)
-        users = self.all_users()
-        self._read_pages("users", users, ListUsersRequest(limit=limit))
-        chunks = self._client.send(ListAllUsersRequest(chunk_size=limit))
-        self._answers.compare_chunks("users", users, chunks, limit)
-        for session in sessions:
-            session_id, messages = session.session_id, session.messages
-            listing = ListMessagesRequest(session_id=session_id, limit=limit)
-            self._read_pages("messages", messages, listing)
-            stream = StreamMessagesRequest(session_id=session_id, chunk_size=limit)
-            self._answers.compare_chunks("messages", messages, self._client.send(stream), limit)
+        self._read_pages(ListSessionsRequest(limit=limit))
+        self.call(ListAllSessionsRequest(chunk_size=limit))
+        self._read_pages(ListUsersRequest(limit=limit))
+        self.call(ListAllUsersRequest(chunk_size=limit))
+        for session in self.all_sessions():
+            self._read_pages(ListMessagesRequest(session_id=session.session_id, limit=limit))
+            self.call(StreamMessagesRequest(session_id=session.session_id, chunk_size=limit))
 
     def _read_pages(
-        self,
-        kind: str,
-        expected: list[Any],
-        request: ListSessionsRequest | ListMessagesRequest | ListUsersRequest,
+        self, request: ListSessionsRequest | ListMessagesRequest | ListUsersRequest
     ) -> None:
         """Read a listing to its end, each page from the cursor of the previous one."""
-        left = expected
         while True:
-            (page,) = self._client.send(request)
-            self._answers.compare_page(kind, left, page, request.limit)
-            left = left[request.limit :]
-            if not left:
+            (page,) = self.call(request) or [None]
+            assert page, "a listing is never refused"
+            if not page.next_cursor:
                 return
-            request.cursor = page.next_cursor  # type: ignore[attr-defined]
+            request.cursor = page.next_cursor
 
     def teardown(self) -> None:
         self.read_everything(2)

@@ -1,6 +1,5 @@
 """Strategies for requests. They use few ids, so that calls often meet the same objects."""
 
-from collections.abc import Callable
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
@@ -27,8 +26,7 @@ from palaver.v1.session_service_pb2 import (
     UpdateSessionRequest,
 )
 from palaver.v1.user_service_pb2 import AddUserRequest, ListUsersRequest, UpdateUserRequest
-from tests.support.model import state
-from tests.support.model.state import Metadata
+from tests.support.model.contract import PATHS
 
 NEWEST = "(the newest message)"
 
@@ -124,17 +122,7 @@ add_memory = st.builds(
     replace_messages=rarely,
 )
 
-# SQL/JSON paths, and the same conditions in Python.
-PATHS: dict[str, Callable[[Metadata], bool]] = {
-    '$.plan == "pro"': lambda m: any(item == "pro" for item in _items(m.get("plan"))),
-    "$.n > 1": lambda m: any(type(item) is float and item > 1 for item in _items(m.get("n"))),
-    "exists($.a.b)": lambda m: any(
-        type(item) is dict and "b" in item for item in _items(m.get("a"))
-    ),
-    "$.flag": lambda m: m.get("flag") is True,
-    "$.flag == null": lambda m: "flag" in m and None in _items(m["flag"]),
-}
-paths = st.sampled_from(["", "", *PATHS])
+paths = st.sampled_from(["", *PATHS])
 some_roles = st.lists(roles, max_size=2)
 message_filters = st.none() | st.builds(MessageFilter, roles=some_roles, metadata=paths)
 get_memory = st.builds(
@@ -226,18 +214,3 @@ list_sessions = st.builds(
     newest_first=st.booleans(),
     filter=st.builds(SessionFilter, user_id=user_ids, metadata=paths),
 )
-
-
-def passes(filter: MessageFilter) -> Callable[[state.Message], bool]:
-    """Return whether a message passes a filter, whose path is one of PATHS."""
-
-    def passes(message: state.Message) -> bool:
-        has_role = not filter.roles or message.role in filter.roles
-        return has_role and (not filter.metadata or PATHS[filter.metadata](message.metadata))
-
-    return passes
-
-
-def _items(value: Any) -> list[Any]:
-    """Return the values that a path in lax mode compares: the items of a list."""
-    return value if isinstance(value, list) else [value]
