@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 VENV   ?= .venv
-STUBS  ?= generated/python
+STUBS  ?= clients/python
 BIN    := $(VENV)/bin
 # Each of the many processes of the tests would compile all modules again, where the environment
 # turns bytecode off.
@@ -60,7 +60,7 @@ check: $(VENV)/dev.done ## Check format, lint, types, layers, and that generated
 	@$(BIN)/lint-imports --no-logo
 	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT \
 		&& $(MAKE) --no-print-directory protos STUBS="$$fresh" \
-		&& diff --recursive --exclude=__pycache__ $(STUBS) "$$fresh" \
+		&& diff --recursive --exclude=__pycache__ $(STUBS)/palaver/v1 "$$fresh/palaver/v1" \
 		&& echo "the stubs are up to date"
 	@$(BIN)/python -m docs.settings_page | diff docs/settings.md - \
 		&& echo "docs/settings.md is up to date" \
@@ -71,17 +71,18 @@ format: $(VENV)/dev.done ## Fix formatting, and lint errors where ruff can
 	@$(BIN)/ruff check --fix
 
 protos: $(VENV)/dev.done ## Compile the stubs from the .proto files
-	@rm -rf $(STUBS) && mkdir -p $(STUBS)
+	@rm -rf $(STUBS)/palaver/v1 && mkdir -p $(STUBS)
 	@$(PROTOC) --python_out=$(STUBS) --mypy_out=quiet:$(STUBS) protos/palaver/v1/*.proto
 	@$(PROTOC) --grpc_python_out=$(STUBS) --mypy_grpc_out=quiet:$(STUBS) \
 		protos/palaver/v1/*_service.proto
+	@touch $(STUBS)/palaver/v1/py.typed
 
 settings-doc: $(VENV)/dev.done ## Write docs/settings.md from the settings model
 	@$(BIN)/python -m docs.settings_page > docs/settings.md
 
 # pyproject.toml has version ranges; the lock files pin exact versions.
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version=3.11 --generate-hashes \
-	--no-annotate --custom-compile-command="make lock" pyproject.toml
+	--no-annotate --no-emit-package=palaver-client --custom-compile-command="make lock" pyproject.toml
 RUN_EXTRAS = --extra=build --extra=embedded --extra=wordllama
 DEV_EXTRAS = $(RUN_EXTRAS) --extra=tracing --extra=dev
 UPGRADE ?= --upgrade
@@ -109,12 +110,13 @@ clean: ## Remove virtual environments and caches; keeps the data of make run
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # `make run` installs only the service's dependencies, other commands the development ones too.
-$(VENV)/%.done: requirements/%.txt pyproject.toml
+$(VENV)/%.done: requirements/%.txt pyproject.toml clients/python/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit( \
 		"Palaver needs Python 3.11 or newer, but this is " + sys.version.split()[0] \
 		+ "; name another, as in make PYTHON=python3.11 run")'
 	@echo "Installing Palaver's dependencies into $(VENV)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+		--editable clients/python --editable .
 	@touch $@

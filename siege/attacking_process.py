@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from siege.attacks import NO_ATTACK
 from tests.support.processes import ROOT
 
-_IMPORT_PATHS = (ROOT, ROOT / "server", ROOT / "generated" / "python")
+_IMPORT_PATHS = (ROOT, ROOT / "server", ROOT / "clients" / "python")
 
 
 class AttackingProcess:

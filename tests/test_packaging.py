@@ -1,4 +1,4 @@
-"""The package: what a wheel built from the tree contains, and that it runs when installed."""
+"""The packages: what wheels built from the tree contain, and that they run when installed."""
 
 import os
 import re
@@ -6,10 +6,13 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import tarfile
+import tomllib
 import venv
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,18 +22,22 @@ from tests.support.watching import eventually
 
 pytestmark = pytest.mark.slow
 
+CLIENT = ROOT / "clients" / "python"
+
 
 @pytest.fixture(scope="module")
-def installed(wheel: zipfile.ZipFile) -> Iterator[Path]:
-    """The programs of an environment with the wheel, and this environment's dependencies."""
+def installed(wheel: zipfile.ZipFile, client_wheel: zipfile.ZipFile) -> Iterator[Path]:
+    """The programs of an environment with both wheels, and this environment's dependencies."""
     assert wheel.filename
+    assert client_wheel.filename
     with scratch_directory() as directory:
         environment = directory / "venv"
         venv.create(environment, symlinks=True)
         python = environment / "bin" / "python"
         offline = ("--no-index", "--no-deps", "--no-cache-dir", "--no-compile")
         pip = (sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet")
-        subprocess.run([*pip, *offline, "--disable-pip-version-check", wheel.filename], check=True)
+        wheels = (wheel.filename, client_wheel.filename)
+        subprocess.run([*pip, *offline, "--disable-pip-version-check", *wheels], check=True)
         # A directory in a .pth file comes last, and its own .pth files are not read: the checkout
         # that this environment has installed is not importable from there.
         (site,) = environment.glob("lib/python*/site-packages")
@@ -48,14 +55,57 @@ def environment_of(programs: Path, **variables: str) -> dict[str, str]:
     return {**kept, "PATH": f"{programs}:{os.environ['PATH']}", **variables}
 
 
+def build(target: str, source: Path, directory: Path) -> Path:
+    """Build the `wheel` or `sdist` of a project into an empty directory, and return its path."""
+    command = [sys.executable, "-m", "hatchling", "build", "-t", target, "-d", str(directory)]
+    subprocess.run(command, cwd=source, check=True, capture_output=True)
+    (path,) = directory.iterdir()
+    return path
+
+
 @pytest.fixture(scope="module")
 def wheel() -> Iterator[zipfile.ZipFile]:
-    with scratch_directory() as directory:
-        command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(directory)]
-        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-        (path,) = directory.glob("palaver_server-*.whl")
-        with zipfile.ZipFile(path) as wheel:
-            yield wheel
+    with (
+        scratch_directory() as directory,
+        zipfile.ZipFile(build("wheel", ROOT, directory)) as wheel,
+    ):
+        yield wheel
+
+
+@pytest.fixture(scope="module")
+def client_wheel() -> Iterator[zipfile.ZipFile]:
+    with (
+        scratch_directory() as directory,
+        zipfile.ZipFile(build("wheel", CLIENT, directory)) as wheel,
+    ):
+        yield wheel
+
+
+def project(directory: Path) -> Any:
+    """Return the metadata in a pyproject.toml."""
+    return tomllib.loads((directory / "pyproject.toml").read_text("utf-8"))["project"]
+
+
+def contents(wheel: zipfile.ZipFile) -> dict[str, bytes]:
+    """Return the files of a wheel."""
+    return {name: wheel.read(name) for name in wheel.namelist()}
+
+
+def checked(program: str, installed: Path, directory: Path) -> str:
+    """Check a program with mypy, by what is installed; it must have no errors."""
+    (directory / "mypy.ini").write_text("[mypy]\nstrict = true\n")
+    (directory / "program.py").write_text(program)
+    python = ("--python-executable", str(installed / "python"))
+    result = subprocess.run(
+        [sys.executable, "-m", "mypy", *python, "program.py"],
+        cwd=directory,
+        env=environment_of(installed),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
 
 
 def files_in(directory: Path, *suffixes: str) -> set[str]:
@@ -71,20 +121,57 @@ def test_wheel_holds_server_and_migrations(wheel: zipfile.ZipFile) -> None:
     assert any(name.endswith(".sql") for name in sources)
 
 
-def test_wheel_holds_stubs(wheel: zipfile.ZipFile) -> None:
-    stubs = files_in(ROOT / "generated" / "python", ".py", ".pyi")
+def test_client_wheel_holds_stubs_and_their_types(client_wheel: zipfile.ZipFile) -> None:
+    stubs = files_in(CLIENT, ".py", ".pyi", ".typed")
 
-    assert "palaver/v1/session_pb2.py" in stubs
-    assert stubs <= set(wheel.namelist())
+    assert {"palaver/v1/session_pb2.py", "palaver/v1/py.typed"} <= stubs
+    assert stubs <= set(client_wheel.namelist())
+
+
+def test_client_wheel_holds_nothing_else(client_wheel: zipfile.ZipFile) -> None:
+    metadata = f"palaver_client-{project(CLIENT)['version']}.dist-info"
+
+    assert {name.partition("/")[0] for name in client_wheel.namelist()} == {"palaver", metadata}
+    assert "palaver/__init__.py" not in client_wheel.namelist(), "palaver is a namespace package"
+    assert not [name for name in client_wheel.namelist() if "__pycache__" in name]
+
+
+def test_client_wheel_built_from_sdist_is_the_same(
+    client_wheel: zipfile.ZipFile, tmp_path: Path
+) -> None:
+    for name in ("sdist", "source", "wheel"):
+        (tmp_path / name).mkdir()
+    with tarfile.open(build("sdist", CLIENT, tmp_path / "sdist")) as sdist:
+        sdist.extractall(tmp_path / "source", filter="data")
+    (source,) = (tmp_path / "source").iterdir()
+
+    with zipfile.ZipFile(build("wheel", source, tmp_path / "wheel")) as wheel:
+        assert contents(wheel) == contents(client_wheel)
+
+
+def test_client_requires_only_grpc_and_protobuf() -> None:
+    required = {each.partition(">=")[0] for each in project(CLIENT)["dependencies"]}
+
+    assert required == {"googleapis-common-protos", "grpcio", "grpcio-status", "protobuf"}
+
+
+def test_server_requires_client_of_its_version() -> None:
+    version = project(ROOT)["version"]
+
+    assert project(CLIENT)["version"] == version
+    assert f"palaver-client>={version}" in project(ROOT)["dependencies"]
+
+
+def test_installed_stubs_are_typed(installed: Path, tmp_path: Path) -> None:
+    program = "from palaver.v1.session_pb2 import Session\nreveal_type(Session().session_id)\n"
+
+    assert 'Revealed type is "str"' in checked(program, installed, tmp_path)
 
 
 def test_wheel_holds_nothing_else(wheel: zipfile.ZipFile) -> None:
     top = {name.partition("/")[0] for name in wheel.namelist()}
 
-    assert {name for name in top if not name.startswith("palaver_server-")} == {
-        "palaver_server",
-        "palaver",
-    }
+    assert {name for name in top if not name.startswith("palaver_server-")} == {"palaver_server"}
     assert not [name for name in wheel.namelist() if "__pycache__" in name]
 
 

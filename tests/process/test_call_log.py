@@ -112,7 +112,7 @@ def test_call_log_in_text_format_is_one_line(serve: Serve, database_url: str) ->
 def printed_by(database_url: str, *, terminal: bool, **variables: str) -> str:
     """Return what `palaver migrate` prints to a terminal, or to a pipe."""
     reading, writing = os.openpty() if terminal else os.pipe()
-    stubs = str(ROOT / "generated" / "python")
+    stubs = str(ROOT / "clients" / "python")
     try:
         subprocess.run(
             [sys.executable, "-m", "palaver_server", "migrate"],

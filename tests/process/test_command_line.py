@@ -73,7 +73,7 @@ def test_purge_command_shows_progress_bar_on_terminal(palaver: Client) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "palaver_server", "purge", "--address", palaver.address],
         cwd=ROOT,
-        env={**os.environ, "TERM": "xterm", "PYTHONPATH": str(ROOT / "generated" / "python")},
+        env={**os.environ, "TERM": "xterm", "PYTHONPATH": str(ROOT / "clients" / "python")},
         stdin=end,
         stdout=end,
         stderr=end,

@@ -72,7 +72,7 @@ def run_python(document: Document, palaver: Client) -> str:
     (code,) = document.blocks("python")
     result = subprocess.run(
         [sys.executable, "-c", code.replace(ADDRESS, palaver.address)],
-        env={**os.environ, "PYTHONPATH": str(ROOT / "generated" / "python")},
+        env={**os.environ, "PYTHONPATH": str(ROOT / "clients" / "python")},
         capture_output=True,
         text=True,
         check=False,
@@ -124,7 +124,7 @@ class Shell:
             cwd=self._directory,
             env={
                 **os.environ,
-                "PYTHONPATH": f"{ROOT}/server:{ROOT}/generated/python",
+                "PYTHONPATH": f"{ROOT}/server:{ROOT}/clients/python",
                 **self._variables,
             },
             capture_output=True,

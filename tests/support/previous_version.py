@@ -16,6 +16,7 @@ COMMITS = {
     "v0.1.0-alpha.1": "6aa7d4bdf4515513e337330fe72a29f9cf798e6e",
 }
 
+# Of these versions; later ones have the stubs in `clients/python`.
 _IMPORT_ROOTS = ("server", "generated/python")
 
 

@@ -88,7 +88,7 @@ def postmaster_pid(data_dir: Path) -> int:
 def _environment(data_home: Path, variables: Mapping[str, str]) -> dict[str, str]:
     """Return an environment without outside settings and the user's data directory."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PALAVER_")}
-    stubs = str(ROOT / "generated" / "python")
+    stubs = str(ROOT / "clients" / "python")
     defaults = {"PALAVER_LOG_FORMAT": "text", "PALAVER_EMBEDDER": "none"}
     own = {"PYTHONPATH": stubs, "XDG_DATA_HOME": str(data_home), **defaults}
     return {**kept, **own, **variables}

@@ -23,7 +23,7 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 def test_telemetry_imports_only_what_is_enabled() -> None:
     code = f"import sys, palaver_server.cli.serve; print([n for n in {HEAVY} if n in sys.modules])"
-    environment = {"PYTHONPATH": str(ROOT / "generated" / "python")}
+    environment = {"PYTHONPATH": str(ROOT / "clients" / "python")}
 
     printed = subprocess.check_output(
         [sys.executable, "-c", code], cwd=ROOT, env=environment, text=True
