@@ -102,7 +102,7 @@ def test_call_log_of_refused_call_has_its_code(palaver: Client, log: JsonLog) ->
 def test_call_log_of_bug_has_request_id_of_caller(
     palaver: Client, log: JsonLog, database: Connection
 ) -> None:
-    database.execute("DROP TABLE sessions")
+    database.execute("ALTER TABLE sessions RENAME metadata TO renamed")
 
     with refused(grpc.StatusCode.INTERNAL) as refusal:
         palaver.sessions.GetSession(

@@ -112,8 +112,8 @@ def test_error_longest_ids_are_named_in_details(palaver: Client, subtests: pytes
 @pytest.mark.parametrize(
     ("sabotage", "call"),
     [
-        ("DROP TABLE messages", Client.get_memory),
-        ("DROP TABLE messages", Client.stream_messages),
+        ("ALTER TABLE messages RENAME role TO renamed", Client.get_memory),
+        ("ALTER TABLE messages RENAME role TO renamed", Client.stream_messages),
         (
             "ALTER TABLE messages ADD CONSTRAINT rule CHECK (content <> 'the content') NOT VALID",
             lambda palaver, _: palaver.add("s", "the content"),

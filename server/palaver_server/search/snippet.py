@@ -12,6 +12,9 @@ HIGHLIGHT = "**"
 
 _MAX_CHARACTERS = 200
 
+# The beginning of a content that is searched.
+_SEARCHED_CHARACTERS = 65536
+
 # The start and the end of a part of a content, in characters.
 TextRange = tuple[int, int]
 
@@ -22,13 +25,13 @@ def snippet(content: str, marked: str, grams: Sequence[str], removed: str = "") 
     Args:
         content: The content of a message.
         marked: The beginning of the content as ts_headline returns it: with marks around each
-            match, and a space in place of each separator.
-        grams: Strings that are matches too, wherever they are in the marked part.
+            match, and a space in place of each separator. Empty if it has separators only.
+        grams: Strings that are matches too, wherever they are in the searched part.
         removed: Characters of the content that the marked part lacks.
     """
     if removed:
         marked = _restored(content, marked, frozenset(removed))
-    matches = [*marked_ranges(marked), *occurrences(content[: len(marked)], grams)]
+    matches = [*marked_ranges(marked), *occurrences(content[:_SEARCHED_CHARACTERS], grams)]
     return excerpt(content, matches)
 
 

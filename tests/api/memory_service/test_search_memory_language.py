@@ -203,3 +203,11 @@ def test_search_memory_reindex_does_not_wait_or_block(
         assert last.words.done == 2
         assert found(german, "Baum") == ["Bäume"]
         assert found(german, "Haus") == []
+
+
+def test_search_memory_snippet_of_a_content_without_spaces_is_highlighted(palaver: Client) -> None:
+    palaver.add("s", "東京タワー")
+
+    (result,) = search(palaver, "東京").results
+
+    assert result.snippet == "**東京**タワー"
