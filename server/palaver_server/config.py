@@ -438,7 +438,8 @@ class Settings(DatabaseSettings):
         description="PostgreSQL text search configuration for keyword search.",
     )
     filter_timeout_seconds: PositiveSeconds = Field(
-        10, description="Timeout of an SQL statement that lists sessions by `filter.metadata`."
+        10,
+        description="Timeout of an SQL statement that lists rows by `filter.metadata`.",
     )
     search_timeout_seconds: PositiveSeconds = Field(
         5, description="Timeout of a search's SQL statement."

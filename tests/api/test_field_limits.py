@@ -241,6 +241,17 @@ EXPECTING: list[tuple[Any, dict[str, Any]]] = [
 ]
 WITH_SEQUENCE = (DeleteSessionRequest, DeleteMemoryRequest, DeleteMessagesRequest)
 
+
+def of_user_filter(request: Callable[..., ProtobufMessage]) -> list[tuple[str, Values, Build]]:
+    return [
+        ("filter.user_id_prefix", OPTIONAL_ID, lambda v: request(filter={"user_id_prefix": v})),
+        ("filter.user_ids", IDS, lambda v: request(filter={"user_ids": ["x"] * v})),
+        ("filter.user_ids[0]", ID, lambda v: request(filter={"user_ids": [v]})),
+        ("filter.email", EMAIL, lambda v: request(filter={"email": v})),
+        ("filter.metadata", PATH, lambda v: request(filter={"metadata": v})),
+    ]
+
+
 FIELDS: list[tuple[str, Values, Build]] = [
     ("session_id", ID, lambda v: AddSessionRequest(session_id=v)),
     ("session_id", ID, lambda v: UpdateSessionRequest(session_id=v)),
@@ -309,6 +320,8 @@ FIELDS: list[tuple[str, Values, Build]] = [
         lambda v: AddMemoryRequest(**S, expected_last_sequence=v, messages=[MESSAGE]),
     ),
     ("messages[0].created_at", TIME, lambda v: added(created_at=v)),
+    ("filter.session_id_prefix", OPTIONAL_ID, lambda v: filtered(session_id_prefix=v)),
+    ("filter.session_id_prefix", OPTIONAL_ID, lambda v: all_filtered(session_id_prefix=v)),
     ("filter.created_after", TIME, lambda v: filtered(created_after=v)),
     ("filter.created_after", TIME, lambda v: all_filtered(created_after=v)),
     ("filter.created_before", TIME, lambda v: filtered(created_before=v)),
@@ -350,6 +363,8 @@ FIELDS: list[tuple[str, Values, Build]] = [
             session_id="of u", messages=[MESSAGE], user_metadata=v, user_metadata_mode=REPLACE
         ),
     ),
+    *of_user_filter(ListUsersRequest),
+    *of_user_filter(ListAllUsersRequest),
     ("older_than", DURATION, lambda v: PurgeDeletedRequest(older_than=v)),
 ]
 

@@ -26,6 +26,8 @@ from palaver.v1.memory_service_pb2 import (
 )
 from palaver.v1.session_pb2 import SessionFilter
 from palaver.v1.session_service_pb2 import ListAllSessionsRequest, ListSessionsRequest
+from palaver.v1.user_pb2 import UserFilter
+from palaver.v1.user_service_pb2 import ListAllUsersRequest, ListUsersRequest
 from palaver_server.auth.roles import Role
 from palaver_server.embedding.models import VectorSpace
 from tests.conftest import StartServer
@@ -122,7 +124,17 @@ def day(number: int) -> Timestamp:
     return moment
 
 
-session_filters = filters(SessionFilter, user_id=st.sampled_from(["ada", "bob"]))
+prefixes = st.sampled_from(["s", "s1", "t"])
+session_filters = filters(
+    SessionFilter, user_id=st.sampled_from(["ada", "bob"]), session_id_prefix=prefixes
+)
+user_filters = st.builds(
+    UserFilter,
+    user_id_prefix=st.sampled_from(["", "a", "b"]),
+    user_ids=st.sampled_from([[], ["ada"], ["bob", "ada"]]),
+    email=st.sampled_from(["", "e"]),
+    metadata=paths,
+)
 searches: st.SearchStrategy[Any] = st.fixed_dictionaries(
     {
         "text": st.sampled_from(["", "tea", "coffee milk", '"tea"', "talk -milk", "user"]),
@@ -152,6 +164,13 @@ requests: st.SearchStrategy[ProtobufMessage] = st.one_of(
         searches.map(lambda fields: {k: v for k, v in fields.items() if k != "user_id"}),
         st.sampled_from(["s1", "s2", "s3"]),
     ),
+    st.builds(
+        lambda fields, prefix: SearchMemoryRequest(**{**fields, "session_id_prefix": prefix}),
+        searches.map(lambda fields: {k: v for k, v in fields.items() if k != "user_id"}),
+        prefixes,
+    ),
+    st.builds(ListUsersRequest, filter=user_filters),
+    st.builds(ListAllUsersRequest, filter=user_filters),
 )
 
 own_sessions = st.sampled_from(["s1", "s2", "s3"])
@@ -197,6 +216,11 @@ FILL = """
     SELECT session_id, sequence, message_id, role, content, search_words(content, 'english'),
         metadata, created_at, updated_at, deleted_at
     FROM jsonb_populate_recordset(NULL::messages, %(messages)s::jsonb);
+
+    INSERT INTO users (user_id, id, email, metadata, created_at, updated_at)
+    SELECT user_id, min(id), 'e', (array_agg(metadata ORDER BY id))[1], min(created_at),
+        min(created_at)
+    FROM sessions WHERE user_id IS NOT NULL AND deleted_at IS NULL GROUP BY user_id;
 """
 
 EMBED = """
@@ -269,7 +293,7 @@ class Database:
             cursor.execute(CLEAR)
             cursor.execute(FILL.encode(), parameters)
             cursor.execute(self._embed.encode(), parameters)
-        self._connection.execute("ANALYZE sessions, messages, embeddings")
+        self._connection.execute("ANALYZE sessions, messages, users, embeddings")
 
 
 def dates(day: int, *, is_deleted: bool) -> dict[str, str | None]:

@@ -15,7 +15,7 @@ from palaver_server.purge.purge_store import PurgeStore
 from palaver_server.store.memory import MemoryStore, NewMessage
 from palaver_server.store.messages import MessageStore, Selection
 from palaver_server.store.sessions import SessionFilter, SessionStore
-from palaver_server.store.users import UserStore
+from palaver_server.store.users import UserFilter, UserStore
 from palaver_server.store.window import MAX_PINNED, Window
 from tests.conftest import Run
 from tests.support.plans import Explained, Plan, explained
@@ -39,7 +39,10 @@ FILL_SESSIONS = f"""
 """
 # As many users as sessions: a page costs the same. Most users have no session.
 FILL_USERS = f"""
-    INSERT INTO users (user_id) SELECT 'u' || i FROM generate_series(0, {SESSIONS} - 1) i
+    INSERT INTO users (user_id, email, metadata)
+    SELECT 'u' || i, CASE WHEN i % 10 = 0 THEN 'u' || i || '@example.com' ELSE '' END,
+        jsonb_build_object('plan', CASE WHEN i % 20000 = 1 THEN 'pro' ELSE 'free' END)
+    FROM generate_series(0, {SESSIONS} - 1) i
 """
 FILL_MESSAGES = """
     INSERT INTO messages (session_id, sequence, message_id, role, content, deleted_at)
@@ -107,8 +110,9 @@ def test_plan_of_sessions_of_user_uses_index(filled: Explained) -> None:
         {"created_after": datetime(2020, 1, 1, tzinfo=UTC) + timedelta(seconds=SESSIONS)},
         {"created_before": datetime(2020, 1, 1, 0, 0, 3, tzinfo=UTC)},
         {"metadata": '$.plan == "pro"'},
+        {"session_id_prefix": "s4999"},
     ],
-    ids=["created_after", "created_before", "metadata"],
+    ids=["created_after", "created_before", "metadata", "session_id_prefix"],
 )
 def test_plan_of_selective_filter_stays_cheap_when_repeated(
     filled: Explained, filter: dict[str, Any]
@@ -117,6 +121,30 @@ def test_plan_of_selective_filter_stays_cheap_when_repeated(
         plan = list_sessions(filled, KeyRange(newest_first=newest_first), **filter)
 
         assert plan.rows <= 10 * LIMIT
+
+
+@pytest.mark.parametrize(
+    ("filter", "index"),
+    [
+        ({"user_id_prefix": "u4999"}, "users_pkey"),
+        ({"user_ids": ["u1", "u49999", "nobody"]}, "users_pkey"),
+        ({"email": "u40000@example.com"}, "users_email"),
+        ({"metadata": '$.plan == "pro"'}, "users_metadata"),
+    ],
+    ids=["user_id_prefix", "user_ids", "email", "metadata"],
+)
+def test_plan_of_selective_user_filter_uses_index(
+    filled: Explained, filter: dict[str, Any], index: str
+) -> None:
+    store = UserStore(filled.pool)
+    narrowed = UserFilter(**filter)
+
+    plan = filled.costliest(
+        lambda: store.list_users(EVERYTHING, KeyRange(), limit=LIMIT, filter=narrowed)
+    )
+
+    assert index in plan.ways
+    assert plan.rows <= 4 * LIMIT
 
 
 def test_plan_of_last_position_reads_end_of_index(filled: Explained) -> None:

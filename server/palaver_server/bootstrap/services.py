@@ -54,6 +54,7 @@ def palaver_methods(  # noqa: PLR0913, PLR0917
     router = MethodRouter(chain.wrap)
     language, filter_timeout = settings.search_language, settings.filter_timeout_seconds
     sessions = SessionStore(pool, reader, filter_timeout=filter_timeout)
+    users = UserStore(pool, reader, filter_timeout=filter_timeout)
     memory_service = MemoryService(
         sessions,
         MemoryStore(
@@ -71,7 +72,7 @@ def palaver_methods(  # noqa: PLR0913, PLR0917
     admin_service = AdminService(purger, reindexer)
     router.add_service(_SESSIONS, SessionService(sessions))
     router.add_service(_MEMORY, memory_service)
-    router.add_service(_USERS, UserService(UserStore(pool, reader)))
+    router.add_service(_USERS, UserService(users))
     router.add_service(_ADMIN, admin_service)
     return router
 

@@ -54,6 +54,26 @@ def listing(table: str, columns: str, *, size: str) -> str:
     """
 
 
+def listing_in_order(table: str, columns: str, *, size: str) -> str:
+    """Return the SQL of `listing` for a bound caller's path.
+
+    It sorts first, then evaluates the path up to the end of the page. A plan that evaluates it
+    before the sort could fail on rows beyond the page, and the choice of the plan depends on all
+    users' rows. The LIMIT, of all rows, keeps PostgreSQL from moving the path into the subquery,
+    and lets it use an index in this order for a page.
+
+    Returns:
+        The SQL, with the further placeholder `{accessible}`.
+    """
+    in_order = f"""(
+        SELECT * FROM {table} s
+        WHERE id > %(after)s AND id < %(before)s AND {{accessible}}
+        ORDER BY id {{direction}}
+        LIMIT 9223372036854775807
+    )"""
+    return listing(in_order, columns, size=size)
+
+
 def last_position(table: str) -> str:
     """Return the SQL that selects the greatest `id` of a table's live rows, 0 if there are none."""
     return f"SELECT coalesce(max(id), 0) FROM {table} WHERE deleted_at IS NULL"

@@ -42,9 +42,12 @@ _MAX_STRING_BYTES = {
     "role": 4 * MAX_ROLE_CHARACTERS,
     "roles": 4 * MAX_ROLE_CHARACTERS,
     "session_id": MAX_ID_BYTES,
+    "session_id_prefix": MAX_ID_BYTES,
     "start_roles": 4 * MAX_ROLE_CHARACTERS,
     "text": MAX_CONTENT_BYTES,
     "user_id": MAX_ID_BYTES,
+    "user_id_prefix": MAX_ID_BYTES,
+    "user_ids": MAX_ID_BYTES,
 }
 _MAX_ITEMS = {
     "message_ids": MAX_ITEMS,
@@ -52,6 +55,7 @@ _MAX_ITEMS = {
     "pinned_roles": MAX_ROLES,
     "roles": MAX_ROLES,
     "start_roles": MAX_ROLES,
+    "user_ids": MAX_ITEMS,
 }
 
 # The largest encoded forms of messages by their type, with room for fields that this version does
@@ -62,6 +66,7 @@ _MAX_MESSAGE_BYTES = {
     "google.protobuf.Duration": 1024,
     "palaver.v1.MessageFilter": 64 * 1024,
     "palaver.v1.SessionFilter": 64 * 1024,
+    "palaver.v1.UserFilter": MAX_ITEMS * (MAX_ID_BYTES + 4) + 64 * 1024,
 }
 
 # Fields in one message, where each item, each repetition and each unknown field counts.

@@ -113,7 +113,7 @@ _MATCHES_WITHOUT_INDEX = f"({_MATCHES}) IS TRUE"
 
 def ranking_parts(access: Access, scope: AccessibleScope, filter: MessageFilter) -> dict[str, str]:
     """Return the parts that fill in the placeholders of RANKED."""
-    matches = _MATCHES if scope.is_everything else _MATCHES_WITHOUT_INDEX
+    matches = _MATCHES if scope.may_be_large else _MATCHES_WITHOUT_INDEX
     return {
         "source": scope.sql.source,
         "condition": filter.sql(access, scope.sql.condition, matches),

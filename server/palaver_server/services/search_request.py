@@ -31,12 +31,15 @@ def search_from_request(fields: Fields, request: pb.SearchMemoryRequest) -> Sear
 
 
 def _scope(fields: Fields, request: pb.SearchMemoryRequest) -> Scope:
-    """Return the scope; an empty ID is a violation, because it would search all sessions."""
+    """Return the scope; an empty one is a violation, because it would search all sessions."""
     match request.WhichOneof("scope"):
         case "session_id":
             return Scope(session_id=fields.id("session_id", request.session_id))
         case "user_id":
             return Scope(user_id=fields.id("user_id", request.user_id))
+        case "session_id_prefix":
+            prefix = fields.id("session_id_prefix", request.session_id_prefix)
+            return Scope(session_id_prefix=prefix)
         case _:
             return Scope()
 

@@ -132,5 +132,6 @@ def _session_filter(fields: Fields, filter: session_pb2.SessionFilter) -> Sessio
         # same result as comparing them to the nanosecond.
         created_after=fields.timestamp("created_after", filter, round_up=True),
         created_before=fields.timestamp("created_before", filter, round_up=True),
+        session_id_prefix=fields.optional_id("session_id_prefix", filter.session_id_prefix),
         metadata=fields.path("metadata", filter.metadata),
     )

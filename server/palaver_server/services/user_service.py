@@ -15,7 +15,7 @@ from palaver_server.services.encoding.users import user_response, with_users
 from palaver_server.services.metadata_change import metadata_change
 from palaver_server.services.streaming import pages
 from palaver_server.services.validation import Fields
-from palaver_server.store.users import UserRow, UserStore, blank_user
+from palaver_server.store.users import UserFilter, UserRow, UserStore, blank_user
 
 
 class UserService:
@@ -91,8 +91,9 @@ class UserService:
         with Fields() as fields:
             limit = fields.limit("limit", request.limit)
             cursor = fields.not_negative("cursor", request.cursor)
+            narrowed = _user_filter(fields.at("filter"), request.filter)
         key_range = KeyRange.from_cursor(cursor, newest_first=request.newest_first)
-        page = await self._users.list_users(ACCESS.get(), key_range, limit=limit)
+        page = await self._users.list_users(ACCESS.get(), key_range, limit=limit, filter=narrowed)
         return with_users(pb.ListUsersResponse(next_cursor=page.next_cursor), page.rows)
 
     async def ListAllUsers(
@@ -101,11 +102,21 @@ class UserService:
         with Fields() as fields:
             limit = fields.limit("chunk_size", request.chunk_size)
             cursor = fields.not_negative("cursor", request.cursor)
+            narrowed = _user_filter(fields.at("filter"), request.filter)
         # Stop at the present end: a stream that follows fast writers would never end.
         last_id = await self._users.last_id(ACCESS.get())
         key_range = KeyRange.from_cursor(cursor, newest_first=request.newest_first).up_to(last_id)
         async for page in pages(
-            partial(self._users.list_users, ACCESS.get(), limit=limit), key_range
+            partial(self._users.list_users, ACCESS.get(), limit=limit, filter=narrowed), key_range
         ):
             chunk = pb.ListAllUsersResponse(next_cursor=page.rows[-1].position)
             yield with_users(chunk, page.rows)
+
+
+def _user_filter(fields: Fields, filter: user_pb2.UserFilter) -> UserFilter:
+    return UserFilter(
+        user_id_prefix=fields.optional_id("user_id_prefix", filter.user_id_prefix),
+        user_ids=fields.ids("user_ids", filter.user_ids) or None,
+        email=fields.email("email", filter.email) or None,
+        metadata=fields.path("metadata", filter.metadata),
+    )

@@ -1,9 +1,17 @@
-"""The conditions that filters of listings and searches add to a statement."""
+"""The conditions that filters of listings and searches add to a statement.
+
+A prefix is compared by `^@`, for which PostgreSQL reads a range of an index on IDs: they compare by
+bytes.
+"""
 
 from collections.abc import Iterable
 
 _COMPARISONS = {
     "user_id": "{row}.user_id = %(user_id)s",
+    "user_ids": "{row}.user_id = ANY(%(user_ids)s::text[])",
+    "user_id_prefix": "{row}.user_id ^@ %(user_id_prefix)s::text",
+    "session_id_prefix": "{row}.session_id ^@ %(session_id_prefix)s::text",
+    "email": '{row}.email COLLATE "C" = %(email)s',
     "roles": "{row}.role = ANY(%(roles)s::text[])",
     "created_after": "{row}.created_at >= %(created_after)s",
     "created_before": "{row}.created_at < %(created_before)s",

@@ -51,26 +51,44 @@ _OF_USER = ScopeSql(
         WHERE user_id = %(user_id)s AND deleted_at IS NULL AND {ACCESSIBLE_SESSION}
     """,
 )
+_OF_PREFIX = ScopeSql(
+    source="sessions s JOIN messages m USING (session_id)",
+    condition=f"""
+        s.session_id ^@ %(session_id_prefix)s::text AND s.deleted_at IS NULL
+        AND {ACCESSIBLE_SESSION} AND m.deleted_at IS NULL
+    """,
+    size=f"""
+        SELECT sum(last_sequence) FROM sessions s
+        WHERE session_id ^@ %(session_id_prefix)s::text AND deleted_at IS NULL
+            AND {ACCESSIBLE_SESSION}
+    """,
+)
 
 
 class Scope(NamedTuple):
-    """The messages to search: of a session, of a user, or all. At most one of the two is given."""
+    """The messages to search: of sessions that one of these selects, or all."""
 
     session_id: str | None = None
     user_id: str | None = None
+    session_id_prefix: str | None = None
 
     def within(self, access: Access) -> "AccessibleScope":
         """Return the part of the scope that is in the caller's access scope."""
         if self.session_id is not None:
             sql = _IN_SESSION
+        elif self.session_id_prefix is not None:
+            sql = _OF_PREFIX
         elif self.user_id is not None or access.user_id is not None:
             sql = _OF_USER
         else:
             sql = _ALL
         user_id = access.user_id if self == ALL_MESSAGES else self.user_id
         parameters = {
-            "session_id": self.session_id, "user_id": user_id, "access_user_id": access.user_id
-        }  # fmt: skip
+            "session_id": self.session_id,
+            "user_id": user_id,
+            "session_id_prefix": self.session_id_prefix,
+            "access_user_id": access.user_id,
+        }
         return AccessibleScope(sql, parameters)
 
 
@@ -84,6 +102,11 @@ class AccessibleScope(NamedTuple):
     def is_everything(self) -> bool:
         """Whether it holds the messages of all users."""
         return self.sql is _ALL
+
+    @property
+    def may_be_large(self) -> bool:
+        """Whether an index of all messages may find its messages faster than its sessions do."""
+        return self.sql in (_ALL, _OF_PREFIX)
 
 
 class MessageFilter(NamedTuple):

@@ -8,24 +8,23 @@ from typing import NamedTuple
 from palaver_server.auth.access import Access
 from palaver_server.database.batching import Batcher
 from palaver_server.database.connection import Connection, Row
-from palaver_server.database.metadata_path import checked_path
-from palaver_server.database.paging import KeyRange, Page, last_position, listing
+from palaver_server.database.paging import (
+    KeyRange,
+    Page,
+    last_position,
+    listing,
+    listing_in_order,
+)
 from palaver_server.database.pool import Pool
 from palaver_server.database.reader import Reader
 from palaver_server.database.statement import Statement, StatementTemplate
 from palaver_server.database.timestamps import PgTimestamp
 from palaver_server.durations import milliseconds
 from palaver_server.errors import AlreadyExists, NotFound
-from palaver_server.store.access_conditions import (
-    ACCESSIBLE_SESSION,
-    accessible_if_bound,
-    guarded,
-    narrowed,
-)
+from palaver_server.store.access_conditions import ACCESSIBLE_SESSION
 from palaver_server.store.ensure_user import ensure_user, lock_user
 from palaver_server.store.expected import ANY, NONE_LIVE, Expected
-from palaver_server.store.filters import comparisons, metadata_paths
-from palaver_server.store.listing import page_parameters, read_last_position
+from palaver_server.store.listing import ListingTemplates, read_last_position, read_page
 
 
 class SessionRow(NamedTuple):
@@ -52,6 +51,7 @@ class SessionFilter(NamedTuple):
     user_id: str | None = None
     created_after: datetime | None = None
     created_before: datetime | None = None
+    session_id_prefix: str | None = None
     metadata: str | None = None
 
 
@@ -389,23 +389,8 @@ class SessionStore:
             return DeletedSession._make(deleted or ())
 
     LIST_SESSIONS = StatementTemplate("sessions.list", listing("sessions", COLUMNS, size=SIZE))
-
-    # For a bound caller's path: sorts first, then evaluates the path up to the end of the page. A
-    # plan that evaluates it before the sort could fail on sessions beyond the page, and the choice
-    # of the plan depends on all users' sessions. The LIMIT, of all rows, keeps PostgreSQL from
-    # moving the path into the subquery, and lets it use an index in this order for a page.
     LIST_SESSIONS_IN_ORDER = StatementTemplate(
-        "sessions.list",
-        listing(
-            """(
-            SELECT * FROM sessions s
-            WHERE id > %(after)s AND id < %(before)s AND {accessible}
-            ORDER BY id {direction}
-            LIMIT 9223372036854775807
-        )""",
-            COLUMNS,
-            size=SIZE,
-        ),
+        "sessions.list", listing_in_order("sessions", COLUMNS, size=SIZE)
     )
 
     async def list_sessions(
@@ -422,29 +407,15 @@ class SessionStore:
             InvalidRequest: `filter.metadata` is not a SQL/JSON path.
             DeadlineExceeded: The statement exceeded its timeout.
         """
-        given = {name: value for name, value in filter._asdict().items() if value is not None}
-        in_scope = accessible_if_bound(access, "s.user_id")
-        accessible = " AND ".join(["s.deleted_at IS NULL", *in_scope, *comparisons("s", given)])
-        paths = metadata_paths("s", filter.metadata)
-        if paths and access.user_id is not None:
-            template, condition = self.LIST_SESSIONS_IN_ORDER, guarded(accessible, *paths)
-        else:
-            template, condition = self.LIST_SESSIONS, narrowed(access, accessible, *paths)
-        statement = template.fill(
-            # A generic plan is bad for most filters, and for a bound caller.
-            is_prepared=not given and access.user_id is None,
-            accessible=accessible,
-            condition=condition,
-            direction=key_range.direction,
+        rows = await read_page(
+            self._reader,
+            access,
+            templates=ListingTemplates(self.LIST_SESSIONS, self.LIST_SESSIONS_IN_ORDER),
+            key_range=key_range,
+            limit=limit,
+            filter=filter,
+            set_filter_timeout=self._set_filter_timeout,
         )
-        parameters = {**page_parameters(access, key_range, limit), **given}
-
-        async def fetch(connection: Connection) -> list[Row]:
-            async with checked_path(connection, filter.metadata, access):
-                return await connection.fetch(statement, parameters)
-
-        snapshot = self._set_filter_timeout if paths else None
-        rows = await self._reader.read(fetch, access.principal, snapshot=snapshot)
         return Page.of(SessionRow, rows)
 
     LAST_ID = Statement("sessions.last_id", last_position("sessions"))

@@ -6,15 +6,22 @@ from typing import Any, NamedTuple
 
 from palaver_server.auth.access import Access
 from palaver_server.database.connection import Connection, Row
-from palaver_server.database.paging import KeyRange, Page, last_position, listing
+from palaver_server.database.paging import (
+    KeyRange,
+    Page,
+    last_position,
+    listing,
+    listing_in_order,
+)
 from palaver_server.database.pool import Pool
 from palaver_server.database.reader import Reader
 from palaver_server.database.statement import Statement, StatementTemplate
 from palaver_server.database.timestamps import PgTimestamp, as_datetime
+from palaver_server.durations import milliseconds
 from palaver_server.errors import AlreadyExists, NotFound
-from palaver_server.store.access_conditions import accessible, accessible_if_bound
+from palaver_server.store.access_conditions import accessible
 from palaver_server.store.expected import ANY, NONE_LIVE, Expected
-from palaver_server.store.listing import page_parameters, read_last_position
+from palaver_server.store.listing import ListingTemplates, read_last_position, read_page
 
 
 class UserRow(NamedTuple):
@@ -36,6 +43,15 @@ class UserRow(NamedTuple):
         return self.id
 
 
+class UserFilter(NamedTuple):
+    """The filter of a listing, by the given fields. `metadata` is a SQL/JSON path predicate."""
+
+    user_id_prefix: str | None = None
+    user_ids: list[str] | None = None
+    email: str | None = None
+    metadata: str | None = None
+
+
 class DeletedUser(NamedTuple):
     """The time of a delete, and how many sessions and messages it deleted."""
 
@@ -54,6 +70,8 @@ SIZE = """
     + octet_length(last_name) + 4 * octet_length(metadata) + 128
 """
 
+EVERY_USER = UserFilter()
+
 # An attempt fails if the user is created or deleted at the same time.
 _MAX_ATTEMPTS = 10
 
@@ -65,11 +83,17 @@ class UserStore:
 
     Args:
         reader: Runs the reads; None: the pool.
+        filter_timeout: Maximum seconds for a statement with a caller's path.
     """
 
-    def __init__(self, pool: Pool, reader: Reader | None = None) -> None:
+    def __init__(
+        self, pool: Pool, reader: Reader | None = None, *, filter_timeout: float = 10
+    ) -> None:
         self._pool = pool
         self._reader = reader or pool
+        self._set_filter_timeout = (
+            f"SET LOCAL statement_timeout = {milliseconds(filter_timeout)}",
+        )
 
     # A conflict with a complete live user updates nothing and returns no row.
     ADD_USER = Statement(
@@ -301,19 +325,32 @@ class UserStore:
         return DeletedUser(deleted_at, sessions_deleted, messages_deleted)
 
     LIST_USERS = StatementTemplate("users.list", listing("users", COLUMNS, size=SIZE))
+    LIST_USERS_IN_ORDER = StatementTemplate(
+        "users.list", listing_in_order("users", COLUMNS, size=SIZE)
+    )
 
-    async def list_users(self, access: Access, key_range: KeyRange, *, limit: int) -> Page[UserRow]:
-        """List live users by listing position."""
-        statement = self.LIST_USERS.fill(
-            is_prepared=access.user_id is None,
-            condition=" AND ".join(
-                ["s.deleted_at IS NULL", *accessible_if_bound(access, "s.user_id")]
-            ),
-            direction=key_range.direction,
-        )
-        parameters = page_parameters(access, key_range, limit)
-        rows = await self._reader.read(
-            lambda connection: connection.fetch(statement, parameters), access.principal
+    async def list_users(
+        self,
+        access: Access,
+        key_range: KeyRange,
+        *,
+        limit: int,
+        filter: UserFilter = EVERY_USER,
+    ) -> Page[UserRow]:
+        """List live users by listing position.
+
+        Raises:
+            InvalidRequest: `filter.metadata` is not a SQL/JSON path.
+            DeadlineExceeded: The statement exceeded its timeout.
+        """
+        rows = await read_page(
+            self._reader,
+            access,
+            templates=ListingTemplates(self.LIST_USERS, self.LIST_USERS_IN_ORDER),
+            key_range=key_range,
+            limit=limit,
+            filter=filter,
+            set_filter_timeout=self._set_filter_timeout,
         )
         return Page.of(UserRow, rows)
 

@@ -73,6 +73,9 @@ def test_search_memory_scope_finds_only_its_messages(talks: Client) -> None:
         assert found(talks, text, session_id="n1") == ["word n1"]
         assert set(found(talks, text, user_id="ada")) == {"word a1", "word a2"}
         assert found(talks, text, user_id="nobody") == []
+        assert set(found(talks, text, session_id_prefix="a")) == {"word a1", "word a2"}
+        assert found(talks, text, session_id_prefix="a1") == ["word a1"]
+        assert found(talks, text, session_id_prefix="_1") == []
 
 
 def test_search_memory_unknown_session_is_not_found(talks: Client) -> None:
@@ -284,6 +287,7 @@ BAD: dict[str, list[dict[str, Any]]] = {
     "text": [{"text": "x" * (1024 * 1024 + 1)}, {"text": "nul \0"}],
     "session_id": [{"session_id": ""}, {"session_id": "x" * 1025}],
     "user_id": [{"user_id": ""}, {"user_id": "nul \0"}],
+    "session_id_prefix": [{"session_id_prefix": ""}, {"session_id_prefix": "x" * 1025}],
     "mode": [{"mode": 4}, {"mode": -1}],
     "limit": [{"limit": -1}, {"limit": 101}],
     "filter.roles": [{"filter": MessageFilter(roles=["r"] * 101)}],
@@ -421,6 +425,8 @@ def test_search_memory_scoped_caller_finds_only_own_messages(admin: Client, scop
     for text in (OTHER_USER, ""):
         assert found(scoped, text) == found(scoped, text, user_id="ada") == [message.content]
         assert found(scoped, text, session_id="mine") == [message.content]
+        assert found(scoped, text, session_id_prefix="m") == [message.content]
+        assert found(scoped, text, session_id_prefix="of ") == []
         assert found(scoped, text, user_id=OTHER_USER) == []
         with refused(grpc.StatusCode.NOT_FOUND):
             found(scoped, text, session_id=f"of {OTHER_USER!r}")

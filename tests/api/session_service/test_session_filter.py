@@ -45,6 +45,17 @@ def test_session_filter_user_id_keeps_sessions_of_user(palaver: Client) -> None:
     assert listed(palaver, SessionFilter()) == ["a", "b", "c", "d"]
 
 
+def test_session_filter_prefix_takes_every_character_literally(palaver: Client) -> None:
+    palaver.add_sessions("a%", "a%/1", "ab", "a_/1", "A%", "a", "é/1", "\\x")
+
+    assert listed(palaver, SessionFilter(session_id_prefix="a%")) == ["a%", "a%/1"]
+    assert listed(palaver, SessionFilter(session_id_prefix="a_")) == ["a_/1"]
+    assert listed(palaver, SessionFilter(session_id_prefix="é")) == ["é/1"]
+    assert listed(palaver, SessionFilter(session_id_prefix="\\")) == ["\\x"]
+    assert listed(palaver, SessionFilter(session_id_prefix="a%/1/")) == []
+    assert len(listed(palaver, SessionFilter(session_id_prefix=""))) == 8
+
+
 def day(number: int, *, nanos: int = 0) -> Timestamp:
     moment = Timestamp()
     moment.FromDatetime(datetime(2024, 5, number, tzinfo=UTC))

@@ -204,7 +204,11 @@ class Contract:
 
     @expect.register
     def _list_users(self, request: ListUsersRequest | ListAllUsersRequest) -> Check:
-        expected = self.model.users(newest_first=request.newest_first, cursor=request.cursor)
+        expected = self.model.users(
+            newest_first=request.newest_first,
+            cursor=request.cursor,
+            matches=lambda user: _is_among(request.filter, user),
+        )
         return self._listing("users", expected, request)
 
     @expect.register
@@ -518,9 +522,20 @@ def _matches(filter: session_pb2.SessionFilter, session: state.Session) -> bool:
     after, before = nanoseconds(filter.created_after), nanoseconds(filter.created_before)
     return (
         filter.user_id in {"", session.user_id}
+        and session.session_id.startswith(filter.session_id_prefix)
         and PATHS[filter.metadata](session.metadata)
         and (not filter.HasField("created_after") or after <= state.known(session.created_at))
         and (not filter.HasField("created_before") or state.known(session.created_at) < before)
+    )
+
+
+def _is_among(filter: user_pb2.UserFilter, user: state.User) -> bool:
+    """Return whether a user passes a filter, whose path is one of PATHS."""
+    return (
+        user.user_id.startswith(filter.user_id_prefix)
+        and (not filter.user_ids or user.user_id in filter.user_ids)
+        and filter.email in {"", user.email}
+        and PATHS[filter.metadata](user.metadata)
     )
 
 

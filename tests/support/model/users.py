@@ -92,9 +92,11 @@ class UserModel:
             given["metadata"] = changed(user.metadata, patch, mode)
         return self._change(user_id, given)
 
-    def users(self, *, newest_first: bool, cursor: int) -> list[User]:
+    def users(
+        self, *, newest_first: bool, cursor: int, matches: Callable[[User], bool]
+    ) -> list[User]:
         """Return the rest of a listing after a cursor."""
-        live = list(self._users.values())
+        live = [user for user in self._users.values() if matches(user)]
         return after_cursor(cursor, live, lambda user: known(user.id), newest_first=newest_first)
 
     def ensure_user(self, user_id: str) -> None:

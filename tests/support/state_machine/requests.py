@@ -25,6 +25,7 @@ from palaver.v1.session_service_pb2 import (
     ListSessionsRequest,
     UpdateSessionRequest,
 )
+from palaver.v1.user_pb2 import UserFilter
 from palaver.v1.user_service_pb2 import AddUserRequest, ListUsersRequest, UpdateUserRequest
 from tests.support.model.contract import PATHS
 
@@ -200,7 +201,18 @@ update_user = st.builds(
     expected_revision=revisions,
     allow_missing=rarely,
 )
-list_users = st.builds(ListUsersRequest, limit=limits, newest_first=st.booleans())
+list_users = st.builds(
+    ListUsersRequest,
+    limit=limits,
+    newest_first=st.booleans(),
+    filter=st.builds(
+        UserFilter,
+        user_id_prefix=st.sampled_from(["", "", "u", "nobody"]),
+        user_ids=st.lists(st.sampled_from(USER_IDS), max_size=2),
+        email=emails,
+        metadata=paths,
+    ),
+)
 
 HOUR = Duration(seconds=3600)
 purge_deleted = st.builds(
@@ -212,5 +224,10 @@ list_sessions = st.builds(
     ListSessionsRequest,
     limit=limits,
     newest_first=st.booleans(),
-    filter=st.builds(SessionFilter, user_id=user_ids, metadata=paths),
+    filter=st.builds(
+        SessionFilter,
+        user_id=user_ids,
+        metadata=paths,
+        session_id_prefix=st.sampled_from(["", "", "s", "🙂"]),
+    ),
 )

@@ -44,7 +44,7 @@ class SessionRules(RuleBasedStateMachine):
 
     def all_users(self) -> list[state.User]:
         """Return the live users by listing position."""
-        return self._model.users(newest_first=False, cursor=0)
+        return self._model.users(newest_first=False, cursor=0, matches=lambda _: True)
 
     def call(self, request: Message) -> list[Any] | None:
         """Make a call and compare its end with the model's; return responses, None if refused."""

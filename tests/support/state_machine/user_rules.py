@@ -46,6 +46,9 @@ class UserRules(MemoryRules):
             request.cursor = users[after].id  # type: ignore[assignment]
         self.call(request)
         stream = ListAllUsersRequest(
-            chunk_size=request.limit, cursor=request.cursor, newest_first=request.newest_first
+            chunk_size=request.limit,
+            cursor=request.cursor,
+            newest_first=request.newest_first,
+            filter=request.filter,
         )
         self.call(stream)

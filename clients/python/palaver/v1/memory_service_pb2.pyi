@@ -807,6 +807,7 @@ class SearchMemoryRequest(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     SESSION_ID_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
+    SESSION_ID_PREFIX_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
@@ -824,6 +825,12 @@ class SearchMemoryRequest(_message.Message):
     user_id: _builtins.str
     """The messages of all sessions of this user. 1 to 1,024 bytes of UTF-8; any
     characters except NUL. A user without sessions has no messages.
+    """
+    session_id_prefix: _builtins.str
+    """The messages of all sessions whose ID starts with these characters,
+    compared byte by byte; `%` and `_` have no special meaning. 1 to 1,024
+    bytes of UTF-8; any characters except NUL. If there is no such session,
+    there are no messages.
     """
     mode: Global___SearchMemoryRequest.Mode.ValueType
     """Optional. How `text` is compared with messages. Has no effect without
@@ -852,17 +859,18 @@ class SearchMemoryRequest(_message.Message):
         text: _builtins.str = ...,
         session_id: _builtins.str = ...,
         user_id: _builtins.str = ...,
+        session_id_prefix: _builtins.str = ...,
         mode: Global___SearchMemoryRequest.Mode.ValueType = ...,
         limit: _builtins.int = ...,
         filter: Global___MessageFilter | None = ...,
         min_score: _builtins.float = ...,
         diversity: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "scope", b"scope", "session_id", b"session_id", "user_id", b"user_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "scope", b"scope", "session_id", b"session_id", "session_id_prefix", b"session_id_prefix", "user_id", b"user_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["diversity", b"diversity", "filter", b"filter", "limit", b"limit", "min_score", b"min_score", "mode", b"mode", "scope", b"scope", "session_id", b"session_id", "text", b"text", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["diversity", b"diversity", "filter", b"filter", "limit", b"limit", "min_score", b"min_score", "mode", b"mode", "scope", b"scope", "session_id", b"session_id", "session_id_prefix", b"session_id_prefix", "text", b"text", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_scope: _TypeAlias = _typing.Literal["session_id", "user_id"]  # noqa: Y015
+    _WhichOneofReturnType_scope: _TypeAlias = _typing.Literal["session_id", "user_id", "session_id_prefix"]  # noqa: Y015
     _WhichOneofArgType_scope: _TypeAlias = _typing.Literal["scope", b"scope"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_scope) -> _WhichOneofReturnType_scope | None: ...
 

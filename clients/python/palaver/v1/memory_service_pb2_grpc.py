@@ -251,7 +251,7 @@ class MemoryServiceServicer:
 
     def SearchMemory(self, request, context):
         """Searches messages by their content: in one session, in all sessions of a
-        user, or in everything. The best results come first. Without `text`,
+        user or with a common prefix, or in everything. The best results come first. Without `text`,
         returns the messages that pass the filter, newest `created_at` first.
 
         A message is found as soon as the call that wrote it has returned (in

@@ -163,7 +163,7 @@ class MemoryServiceStub:
     """
     SearchMemory: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.SearchMemoryRequest, _memory_service_pb2.SearchMemoryResponse]
     """Searches messages by their content: in one session, in all sessions of a
-    user, or in everything. The best results come first. Without `text`,
+    user or with a common prefix, or in everything. The best results come first. Without `text`,
     returns the messages that pass the filter, newest `created_at` first.
 
     A message is found as soon as the call that wrote it has returned (in
@@ -321,7 +321,7 @@ class MemoryServiceAsyncStub(MemoryServiceStub):
     """
     SearchMemory: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.SearchMemoryRequest, _memory_service_pb2.SearchMemoryResponse]  # type: ignore[assignment]
     """Searches messages by their content: in one session, in all sessions of a
-    user, or in everything. The best results come first. Without `text`,
+    user or with a common prefix, or in everything. The best results come first. Without `text`,
     returns the messages that pass the filter, newest `created_at` first.
 
     A message is found as soon as the call that wrote it has returned (in
@@ -530,7 +530,7 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_memory_service_pb2.SearchMemoryResponse, _abc.Awaitable[_memory_service_pb2.SearchMemoryResponse]]:
         """Searches messages by their content: in one session, in all sessions of a
-        user, or in everything. The best results come first. Without `text`,
+        user or with a common prefix, or in everything. The best results come first. Without `text`,
         returns the messages that pass the filter, newest `created_at` first.
 
         A message is found as soon as the call that wrote it has returned (in

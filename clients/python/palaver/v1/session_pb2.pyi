@@ -104,6 +104,7 @@ class SessionFilter(_message.Message):
     CREATED_AFTER_FIELD_NUMBER: _builtins.int
     CREATED_BEFORE_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    SESSION_ID_PREFIX_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """Optional. Lists only the sessions of this user. 1 to 1,024 bytes of UTF-8;
     any characters except NUL. Empty means sessions of any user or of none.
@@ -120,6 +121,11 @@ class SessionFilter(_message.Message):
     the request is `INVALID_ARGUMENT`. The path of a caller that is bound to a
     user is evaluated only on live sessions in its access scope.
     """
+    session_id_prefix: _builtins.str
+    """Optional. Lists only the sessions whose ID starts with these characters,
+    compared byte by byte; `%` and `_` have no special meaning. 1 to 1,024 bytes
+    of UTF-8; any characters except NUL. Empty means any ID.
+    """
     @_builtins.property
     def created_after(self) -> _timestamp_pb2.Timestamp:
         """Optional. Lists only sessions created at or after this time."""
@@ -135,10 +141,11 @@ class SessionFilter(_message.Message):
         created_after: _timestamp_pb2.Timestamp | None = ...,
         created_before: _timestamp_pb2.Timestamp | None = ...,
         metadata: _builtins.str = ...,
+        session_id_prefix: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_after", b"created_after", "created_before", b"created_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_after", b"created_after", "created_before", b"created_before", "metadata", b"metadata", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_after", b"created_after", "created_before", b"created_before", "metadata", b"metadata", "session_id_prefix", b"session_id_prefix", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

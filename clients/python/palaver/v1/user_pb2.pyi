@@ -3,10 +3,12 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -98,3 +100,53 @@ class User(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___User: _TypeAlias = User  # noqa: Y015
+
+@_typing.final
+class UserFilter(_message.Message):
+    """Restricts a listing of users. A user is listed if it meets all conditions
+    that are set; unset fields do not restrict the listing.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_PREFIX_FIELD_NUMBER: _builtins.int
+    USER_IDS_FIELD_NUMBER: _builtins.int
+    EMAIL_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    user_id_prefix: _builtins.str
+    """Optional. Lists only the users whose ID starts with these characters,
+    compared byte by byte; `%` and `_` have no special meaning. 1 to 1,024 bytes
+    of UTF-8; any characters except NUL. Empty means any ID.
+    """
+    email: _builtins.str
+    """Optional. Lists only the users with this email address, compared byte by
+    byte. Up to 320 bytes of UTF-8; any characters except NUL. Empty means any
+    address or none.
+    """
+    metadata: _builtins.str
+    """Optional. Lists only users whose metadata satisfies this SQL/JSON path
+    predicate. The same rules as for `SessionFilter.metadata` apply; the path of
+    a caller that is bound to a user is evaluated only on that user.
+    """
+    @_builtins.property
+    def user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Optional. Lists only the users with these IDs: up to 1,000, each 1 to 1,024
+        bytes of UTF-8; any characters except NUL. Those that do not exist are left
+        out. Empty means any ID.
+        """
+
+    def __init__(
+        self,
+        *,
+        user_id_prefix: _builtins.str = ...,
+        user_ids: _abc.Iterable[_builtins.str] | None = ...,
+        email: _builtins.str = ...,
+        metadata: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["email", b"email", "metadata", b"metadata", "user_id_prefix", b"user_id_prefix", "user_ids", b"user_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UserFilter: _TypeAlias = UserFilter  # noqa: Y015

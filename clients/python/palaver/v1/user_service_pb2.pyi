@@ -259,6 +259,7 @@ class ListUsersRequest(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
     NEWEST_FIRST_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
     limit: _builtins.int
     """Optional. The maximum number of users to return: 1 to 1,000. 0 means 100."""
     cursor: _builtins.int
@@ -268,16 +269,23 @@ class ListUsersRequest(_message.Message):
     """
     newest_first: _builtins.bool
     """Optional. If true, the users created last come first."""
+    @_builtins.property
+    def filter(self) -> _user_pb2.UserFilter:
+        """Optional. The users to list. Must be the same for all pages of a
+        listing.
+        """
+
     def __init__(
         self,
         *,
         limit: _builtins.int = ...,
         cursor: _builtins.int = ...,
         newest_first: _builtins.bool = ...,
+        filter: _user_pb2.UserFilter | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "limit", b"limit", "newest_first", b"newest_first"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "filter", b"filter", "limit", b"limit", "newest_first", b"newest_first"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -316,6 +324,7 @@ class ListAllUsersRequest(_message.Message):
     CHUNK_SIZE_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
     NEWEST_FIRST_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
     chunk_size: _builtins.int
     """Optional. The maximum number of users in a chunk: 1 to 1,000. 0 means 100."""
     cursor: _builtins.int
@@ -325,16 +334,23 @@ class ListAllUsersRequest(_message.Message):
     """
     newest_first: _builtins.bool
     """Optional. If true, the users created last come first."""
+    @_builtins.property
+    def filter(self) -> _user_pb2.UserFilter:
+        """Optional. The users to stream. Must be the same when a stream is
+        resumed.
+        """
+
     def __init__(
         self,
         *,
         chunk_size: _builtins.int = ...,
         cursor: _builtins.int = ...,
         newest_first: _builtins.bool = ...,
+        filter: _user_pb2.UserFilter | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_size", b"chunk_size", "cursor", b"cursor", "newest_first", b"newest_first"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_size", b"chunk_size", "cursor", b"cursor", "filter", b"filter", "newest_first", b"newest_first"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
