@@ -96,12 +96,14 @@ class _Reservation(CallHooks):
         return self
 
     def before_send(self, response: bytes) -> None:
-        """Shrink to the size of the response."""
-        self._release(self._size - len(response))
+        """Shrink to the size of the response, or to nothing if it is small."""
+        size = len(response)
+        self._release(self._size - size if size > _SMALL_BYTES else self._size)
 
     def close(self) -> None:
         """Return the bytes."""
-        self._release(self._size)
+        if self._size:
+            self._release(self._size)
 
     def _release(self, size: int) -> None:
         self._size -= size
