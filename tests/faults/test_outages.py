@@ -182,7 +182,7 @@ def test_outage_at_the_end_of_a_search_closes_its_connection(
     async def search_and_close() -> None:
         pool = pool_module.Pool(network.url, min_size=0, max_size=1, timeout=20)
         await pool.open()
-        async with pool.snapshot(["SET LOCAL jit = off"]) as connection:
+        async with pool.connection(snapshot=["SET LOCAL jit = off"]) as connection:
             await connection.execute("SELECT 1")
             network.cut()
         network.mend()

@@ -430,8 +430,10 @@ class HeldPool(Pool):
         self.released.set()
 
     @asynccontextmanager
-    async def connection(self, principal: Consumer | None = None) -> AsyncIterator[Connection]:
-        async with super().connection(principal) as connection:
+    async def connection(
+        self, principal: Consumer | None = None, **options: Any
+    ) -> AsyncIterator[Connection]:
+        async with super().connection(principal, **options) as connection:
             yield connection
             self.asked.set()
             await self.released.wait()

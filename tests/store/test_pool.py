@@ -58,7 +58,7 @@ SESSION_SETTINGS = """
 
 def test_pool_sets_nothing_for_the_database_session(small_pool: Pool, run: Run) -> None:
     async def use_it() -> list[tuple[str]]:
-        async with small_pool.snapshot(["SET LOCAL jit = off"]) as connection:
+        async with small_pool.connection(snapshot=["SET LOCAL jit = off"]) as connection:
             await connection.execute("SELECT 1")
         async with small_pool.connection() as connection, connection.in_transaction():
             await connection.execute("SELECT 1")

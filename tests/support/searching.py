@@ -21,7 +21,7 @@ def snapshot(
 ) -> AbstractAsyncContextManager[Connection]:
     """Check out a connection as a search does."""
     searcher = Searcher(pool, NoSemanticSearch("it is not needed"))
-    return pool.snapshot(searcher._setup_of(access, scope), access.principal)
+    return pool.connection(access.principal, snapshot=searcher._setup_of(access, scope))
 
 
 def search(palaver: Client, text: str = "", **fields: Any) -> SearchMemoryResponse:

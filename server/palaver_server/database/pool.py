@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from enum import Enum
 from functools import partial
+from time import monotonic
 from typing import Any
 from weakref import WeakSet
 
@@ -76,10 +77,10 @@ class Pool:
         self._prepared_statements = prepared_statements
         self._opened: WeakSet[Connection] = WeakSet()
         self._in_use: set[Connection] = set()
-        self._in_snapshot: set[Connection] = set()
         self._returning: set[asyncio.Task[None]] = set()
         self._timeout = timeout
         self._slots = FairSlots(max_size)
+        # Of connections in snapshots, each of which takes one of the others too.
         self._snapshot_slots = FairSlots(
             max(1, max_size // 2), max_per_principal=max(1, max_size // 4), is_charged_by_time=True
         )
@@ -143,28 +144,48 @@ class Pool:
             abort(connection)
 
     @asynccontextmanager
-    async def connection(self, principal: Consumer | None = None) -> AsyncIterator[Connection]:
+    async def connection(
+        self,
+        principal: Consumer | None = None,
+        *,
+        snapshot: Sequence[str] | None = None,
+        check: Work[None] | None = None,
+    ) -> AsyncIterator[Connection]:
         """Check out a connection for the block, and translate the block's driver errors.
 
         Args:
             principal: Uses a connection of its share. None: the server itself, which has no share.
+            snapshot: The `setup` of a transaction, as of `Connection.begin_snapshot_with_next`,
+                which begins with the block's first statement. The block does not wait for its end:
+                there is nothing to commit. None: each statement has a snapshot of its own.
+            check: Runs over the connection before the transaction.
 
         Raises:
             NoConnectionInTime: All connections, or those of the principal's share, stayed in use.
             DatabaseUnavailable: The database is unreachable or temporarily refuses work.
             DeadlineExceeded: A statement exceeded its timeout.
         """
-        share = self._slots.share(principal)
-        if not share.try_acquire():
-            await self._wait(share)
-        pool = self._pool
+        is_snapshot = snapshot is not None
+        shares: list[Share] = []
         try:
+            for slots in (self._snapshot_slots, self._slots) if is_snapshot else (self._slots,):
+                share = slots.share(principal)
+                if not share.try_acquire():
+                    await self._wait(share)
+                shares.append(share)
+            pool = self._pool
             connection = await self._acquire(pool)
         except BaseException:
-            share.release()
+            for share in shares:
+                share.release()
             raise
         self._in_use.add(connection)
+        snapshot_since = monotonic() if is_snapshot else None
         try:
+            if check:
+                await check(connection)
+            if snapshot is not None:
+                connection.begin_snapshot_with_next(snapshot)
             yield connection
         except Error as error:
             if connection.broken:  # the error's class does not always tell
@@ -173,7 +194,7 @@ class Pool:
                 raise
             raise translated from error
         finally:
-            self._return_later(self._return(pool, connection, share))
+            self._return_later(self._return(pool, connection, shares, snapshot_since))
 
     def _return_later(self, putconn: Coroutine[Any, Any, None]) -> None:
         # In a task of its own: a caller cancelled during putconn would make psycopg_pool
@@ -215,53 +236,22 @@ class Pool:
             self._waits.update(requests_queued=1, requests_wait_ms=milliseconds(clock() - started))
 
     async def _return(
-        self, pool: AsyncConnectionPool[Connection], connection: Connection, share: Share
+        self,
+        pool: AsyncConnectionPool[Connection],
+        connection: Connection,
+        shares: Sequence[Share],
+        snapshot_since: float | None,
     ) -> None:
         try:
-            if connection in self._in_snapshot:
-                self._in_snapshot.discard(connection)
+            if snapshot_since is not None:
                 await _roll_back(connection)
             self._in_use.discard(connection)
             await pool.putconn(connection)
         finally:
-            share.release()
-
-    @asynccontextmanager
-    async def snapshot(
-        self,
-        setup: Sequence[str],
-        principal: Consumer | None = None,
-        *,
-        check: Work[None] | None = None,
-    ) -> AsyncIterator[Connection]:
-        """Check out a connection in a read-only transaction, all of whose queries see one snapshot.
-
-        The transaction begins with the block's first statement. The block does not wait for its
-        end: there is nothing to commit.
-
-        Args:
-            setup: As of `Connection.begin_snapshot_with_next`.
-            principal: As of `connection`.
-            check: Runs over the connection before the transaction.
-
-        Raises:
-            PalaverError: As `connection` does.
-        """
-        share = self._snapshot_slots.share(principal)
-        if not share.try_acquire():
-            await self._wait(share)
-        clock = asyncio.get_running_loop().time
-        started = clock()
-        try:
-            async with self.connection(principal) as connection:
-                if check:
-                    await check(connection)
-                self._in_snapshot.add(connection)
-                connection.begin_snapshot_with_next(setup)
-                yield connection
-        finally:
-            share.charge(clock() - started)
-            share.release()
+            if snapshot_since is not None:
+                shares[0].charge(monotonic() - snapshot_since)
+            for share in shares:
+                share.release()
 
     async def read(
         self,
@@ -277,14 +267,9 @@ class Pool:
             work: As of `Reader.read`, as are the next two.
             principal: The one whose share it uses.
             snapshot: The statements that set up a snapshot.
-            check: Runs before `work`, over the same connection; its exception ends the read.
+            check: As of `connection`; its exception ends the read.
         """
-        if snapshot is not None:
-            async with self.snapshot(snapshot, principal, check=check) as connection:
-                return await work(connection)
-        async with self.connection(principal) as connection:
-            if check:
-                await check(connection)
+        async with self.connection(principal, snapshot=snapshot, check=check) as connection:
             return await work(connection)
 
     GET_BACKEND = Statement("connection.get_backend", "SELECT pg_backend_pid()", is_prepared=False)

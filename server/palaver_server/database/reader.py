@@ -28,7 +28,7 @@ class Reader(Protocol):
             work: The statements of the read.
             principal: Uses a connection of its share. None: the server itself, which has no share.
             snapshot: Run all statements in one snapshot, in a transaction that these statements
-                set up (see `Pool.snapshot`). None: each statement has a snapshot of its own.
+                set up (see `Pool.connection`). None: each statement has a snapshot of its own.
 
         Raises:
             PalaverError: As `Pool.connection` does.
