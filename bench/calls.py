@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
+from uuid import uuid4
 
 from google.protobuf import message as protobuf
 
@@ -68,17 +69,24 @@ def get_memory(choose: Callable[[Database], list[str]], *, in_flight: int) -> Ca
 
 
 def add_memory(
-    choose: Callable[[Database], list[str]], *, messages: int = 1, in_flight: int
+    choose: Callable[[Database], list[str]],
+    *,
+    messages: int = 1,
+    in_flight: int,
+    with_ids: bool = False,
 ) -> Call:
-    """Add messages to existing sessions."""
+    """Add messages to existing sessions, perhaps under new ids."""
     message = Message(role=ROLE, content=CONTENT)
     message.metadata.update(METADATA)
 
+    def request(session_id: str) -> AddMemoryRequest:
+        added = AddMemoryRequest(session_id=session_id, messages=[message] * messages)
+        for each in added.messages if with_ids else ():
+            each.message_id = str(uuid4())
+        return added
+
     def requests(database: Database) -> list[AddMemoryRequest]:
-        return [
-            AddMemoryRequest(session_id=session, messages=[message] * messages)
-            for session in choose(database)
-        ]
+        return [request(session_id) for session_id in choose(database)]
 
     return Call("palaver.v1.MemoryService/AddMemory", requests, in_flight, messages)
 

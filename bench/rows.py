@@ -69,6 +69,9 @@ def _against_floors(sessions: int) -> list[Row]:
         against_empty(works.bare(works.GET_SESSION_ALONE), just_told, p50),
         against_empty(works.ADD_MEMORY, half),
         against_empty(works.after_checkpoint(works.ADD_MEMORY), just_told),
+        against_call(
+            works.ADD_MEMORY_WITH_IDS, "without ids", works.ADD_MEMORY.call, Asked(at_least=0.9)
+        ),
         *_of_lone_writes(),
         against_empty(works.GET_MEMORY, half),
         against_floor(

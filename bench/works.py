@@ -108,6 +108,13 @@ ADD_MEMORY = _called(
     checks.added_memory,
 )
 
+ADD_MEMORY_WITH_IDS = _called(
+    "add_memory_with_ids",
+    "AddMemory, 1 message with an id, 64 in flight",
+    calls.add_memory(calls.many, in_flight=64, with_ids=True),
+    checks.added_memory,
+)
+
 ADD_MEMORY_ALONE = _called(
     "add_memory_alone",
     "AddMemory, 1 message, 1 in flight",
