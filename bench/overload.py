@@ -16,7 +16,7 @@ from palaver_server.process.memory_trim import TRIM_INTERVAL_SECONDS
 
 TIMES = 3
 
-# Each connection carries up to 1,000 calls; HTTP/2 queues or refuses the rest.
+# Each connection carries up to 8,192 calls; HTTP/2 queues or refuses the rest.
 _CONNECTIONS = 4
 
 # A long deadline: the server's throughput is measured, not how long callers wait.

@@ -417,8 +417,10 @@ class Settings(DatabaseSettings):
     keepalive_seconds: PositiveSeconds = Field(
         60, description="Silence after which a client is pinged."
     )
-    connection_idle_seconds: PositiveSeconds = Field(
-        1800, description="Time without calls after which a connection is closed."
+    connection_idle_seconds: Seconds = Field(
+        0,
+        description="Time without calls after which a connection is closed, even if a call begins"
+        " at that moment; 0: never.",
     )
     connection_age_seconds: PositiveSeconds = Field(
         3600, description="Age at which a connection takes no new calls and clients reconnect."

@@ -8,6 +8,7 @@ from google.rpc.error_details_pb2 import RetryInfo
 
 from palaver.v1.memory_service_pb2 import StreamMessagesRequest, StreamMessagesResponse
 from palaver.v1.session_service_pb2 import DeleteSessionRequest
+from palaver_server.interceptors.concurrency_limit import METADATA_BYTES_PER_PLACE
 from tests.conftest import StartServer
 from tests.support.client import Client, connected, refused, wait_until
 from tests.support.concurrency import Connection, count_blocked, unless_refused, wait_until_blocked
@@ -54,6 +55,24 @@ def test_concurrency_limit_full_queue_refuses_more_calls(
 
     assert refusal.detail(RetryInfo).retry_delay.ToMilliseconds() > 0
     assert [call.result().messages_deleted for call in (*running, waiting)] == [1, 1, 1]
+
+
+def test_concurrency_limit_waiting_call_takes_places_by_its_metadata(
+    start_server: StartServer, database_url: str, database: Connection
+) -> None:
+    palaver = start_server(max_running_calls=1, max_waiting_calls=3)
+    for session_id in ("s", "t"):
+        palaver.add(session_id, "hello", timeout=60)
+    large = [("x-large", "x" * METADATA_BYTES_PER_PLACE)]
+
+    with locked(database_url):
+        running = delete(palaver, "s")
+        wait_until_blocked(database)
+        waiting = one_waits([delete(palaver, "t", metadata=large) for _ in range(2)])
+        small = one_waits([delete(palaver, "t") for _ in range(2)])
+
+    assert running.result().messages_deleted == 1
+    assert {waiting.code(), small.code()} == {grpc.StatusCode.OK, grpc.StatusCode.NOT_FOUND}
 
 
 DEADLINE_EXCEEDED = grpc.StatusCode.DEADLINE_EXCEEDED

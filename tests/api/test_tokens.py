@@ -17,6 +17,7 @@ from google.rpc.error_details_pb2 import ErrorInfo
 
 from palaver.v1.session_service_pb2 import GetSessionRequest
 from palaver_server.auth import jwt_tokens, sources
+from palaver_server.auth.authenticator import MAX_AUTHORIZATION_BYTES
 from palaver_server.bootstrap.security import Security
 from palaver_server.config import Settings
 from palaver_server.errors import CredentialsUnusable
@@ -53,6 +54,24 @@ def test_token_of_each_algorithm_is_accepted(palaver: Client, key: SigningKey) -
     for _ in range(2):  # the second time from the cache
         assert code_with(palaver, key.sign()) == "NOT_FOUND"
     assert code_with(palaver, key.sign(aud=["another", AUDIENCE])) == "NOT_FOUND"
+
+
+def token_of_size(size: int) -> str:
+    """Return a valid token of this many bytes."""
+    around = size * 3 // 4 - 250  # Base64 takes four bytes for three of a claim
+    tokens = (EC.sign(groups="g" * length) for length in range(around - 100, around + 100))
+    return next(token for token in tokens if len(token) == size)
+
+
+@pytest.mark.parametrize("beyond", [0, 1, 8 * 1024])
+def test_token_beyond_16_kib_is_always_refused_and_others_never(
+    palaver: Client, beyond: int
+) -> None:
+    token = token_of_size(MAX_AUTHORIZATION_BYTES - len("Bearer ") + beyond)
+
+    codes = {code_with(palaver, token) for _ in range(10)}
+
+    assert codes == {"UNAUTHENTICATED" if beyond else "NOT_FOUND"}
 
 
 NOW = int(time.time())

@@ -2,6 +2,7 @@
 
 import socket
 import struct
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
@@ -13,17 +14,23 @@ from palaver.v1.memory_pb2 import Message
 from palaver.v1.memory_service_pb2 import AddMemoryRequest
 from palaver.v1.session_service_pb2 import ListSessionsRequest
 from palaver_server.bootstrap import server as server_module
+from palaver_server.config import Settings
 from palaver_server.transport import server_options as transport
 from palaver_server.transport import unused_connections
 from tests.conftest import StartServer
 from tests.support.callers import KeysFile, caller, code_of
 from tests.support.client import Client, wait_until
+from tests.support.contract import SERVICE_CONFIG
 from tests.support.http2 import (
+    DATA,
     ENHANCE_YOUR_CALM,
     GOAWAY,
+    HEADERS,
     INITIAL_WINDOW_SIZE,
     MAX_CONCURRENT_STREAMS,
+    NO_ERROR,
     PING,
+    RST_STREAM,
     SETTINGS,
     Http2,
 )
@@ -107,6 +114,58 @@ def test_transport_idle_or_old_connection_is_replaced(
     wait_until(lambda: grpc.ChannelConnectivity.IDLE in states[1:])
 
     palaver.list_sessions()
+
+
+def test_transport_old_connection_answers_calls_that_begin_as_it_ends(
+    start_server: StartServer,
+) -> None:
+    old = Http2(start_server(connection_age_seconds=0.3).address)
+    frames = old.received()
+
+    farewell = next(frame.payload for frame in frames if frame.kind == GOAWAY)
+    old.call("/palaver.v1.SessionService/ListSessions", b"")
+    answer = [frame.kind for frame in frames if frame.stream == 1]
+
+    assert int.from_bytes(farewell[4:8], "big") == NO_ERROR
+    assert (answer[0], DATA in answer, RST_STREAM in answer) == (HEADERS, True, False)
+    old.close()
+
+
+def test_transport_idle_connection_is_kept_by_default() -> None:
+    options = dict(server_module.connection_options(Settings.model_validate({}), 100))
+
+    assert "grpc.max_connection_idle_ms" not in options
+
+
+def test_transport_burst_of_calls_on_one_connection_is_answered(palaver: Client) -> None:
+    options = [("grpc.service_config", SERVICE_CONFIG)]
+    request = ListSessionsRequest(limit=1)
+    with grpc.insecure_channel(palaver.address, options) as channel:
+        caller = Client(channel, palaver.address)
+        caller.list_sessions()
+
+        calls = [caller.sessions.ListSessions.future(request) for _ in range(3000)]
+        codes = Counter(call.code() for call in calls)
+
+    assert codes == {grpc.StatusCode.OK: 3000}
+
+
+# From above the default of gRPC's soft limit to its hard limit, gRPC refuses at random.
+@pytest.mark.parametrize(
+    ("size", "code"),
+    [(12 * 1024, "OK"), (28 * 1024, "OK"), (33 * 1024, "RESOURCE_EXHAUSTED")],
+)
+def test_transport_metadata_of_a_size_is_always_treated_alike(
+    palaver: Client, size: int, code: str
+) -> None:
+    calls = [
+        palaver.sessions.ListSessions.future(
+            ListSessionsRequest(limit=1), metadata=(("x-large", "x" * size),)
+        )
+        for _ in range(20)
+    ]
+
+    assert {call.code().name for call in calls} == {code}
 
 
 def test_transport_unanswered_ping_closes_connection(start_server: StartServer) -> None:

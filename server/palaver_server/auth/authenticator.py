@@ -11,6 +11,10 @@ from palaver_server.errors import Unauthenticated
 if TYPE_CHECKING:
     from palaver_server.auth.jwt_tokens import TokenVerifier
 
+# A larger JSON Web Token would be refused by gRPC, whose limit of a call's metadata is twice this,
+# with RESOURCE_EXHAUSTED, which clients retry.
+MAX_AUTHORIZATION_BYTES = 16 * 1024
+
 
 class Authenticator:
     """The authenticator of calls, for the kinds of credentials that are configured.
@@ -51,6 +55,11 @@ class Authenticator:
         return principal
 
     async def _bearer(self, authorization: str) -> Principal:
+        if len(authorization) > MAX_AUTHORIZATION_BYTES:
+            raise Unauthenticated(
+                f"authorization: must have at most {MAX_AUTHORIZATION_BYTES} bytes;"
+                f" got {len(authorization)}"
+            )
         scheme, _, credential = authorization.partition(" ")
         if scheme.lower() != "bearer":
             raise Unauthenticated("authorization: must be 'Bearer' and an API key or a token")

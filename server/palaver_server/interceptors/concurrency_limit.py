@@ -13,6 +13,10 @@ from palaver_server.errors import TooManyCalls
 from palaver_server.fair_slots import Consumer, FairSlots, Share
 from palaver_server.interceptors.interceptor import CallHooks, IncomingCall, StartCall
 
+# A waiting call with more metadata takes several places in the queue, so that the number of places
+# bounds the memory of waiting calls.
+METADATA_BYTES_PER_PLACE = 4 * 1024
+
 
 class ConcurrencyLimit:
     """Limits concurrent calls, and concurrent streams separately. It comes after Authentication.
@@ -31,9 +35,9 @@ class ConcurrencyLimit:
         """Return a function that takes a slot for a call."""
         return self._start_stream if method.server_streaming else self._start_unary
 
-    def _start_unary(self, _call: IncomingCall) -> CallHooks | Awaitable[CallHooks | None]:
+    def _start_unary(self, call: IncomingCall) -> CallHooks | Awaitable[CallHooks | None]:
         share = self._unary_slots.share(_consumer())
-        return _RunningCall(share) if share.try_acquire() else _wait(share)
+        return _RunningCall(share) if share.try_acquire() else _wait(share, _places(call))
 
     def _start_stream(self, _call: IncomingCall) -> CallHooks:
         share = self._stream_slots.share(_consumer())
@@ -58,15 +62,21 @@ class _RunningCall(CallHooks):
         self.share.release()
 
 
-async def _wait(share: Share) -> CallHooks:
-    """Wait for a slot.
+async def _wait(share: Share, places: int) -> CallHooks:
+    """Wait for a slot, in this many places of the queue.
 
     Raises:
         TooManyCalls: The queue is full.
     """
-    if not await share.acquire():
+    if not await share.acquire(places=places):
         raise TooManyCalls
     return _RunningCall(share)
+
+
+def _places(call: IncomingCall) -> int:
+    metadata = call.context.invocation_metadata() or ()
+    size = sum(len(key) + len(value) for key, value in metadata)
+    return 1 + size // METADATA_BYTES_PER_PLACE
 
 
 def _consumer() -> Consumer | None:

@@ -5,8 +5,14 @@ from dataclasses import dataclass
 from palaver_server.durations import milliseconds
 from palaver_server.services.limits import MAX_REQUEST_BYTES
 
-# Concurrent calls of one connection. Its client holds back further calls.
-MAX_CALLS_PER_CONNECTION = 1000
+# Concurrent calls of one connection. Its client holds back further calls, but starts one as soon as
+# another has ended, while the server still holds that one's memory. The server then resets the new
+# call (RST_STREAM REFUSED_STREAM), which clients see as UNAVAILABLE. So the limit is beyond the
+# calls that may run and wait by default: the concurrency limit applies first.
+MAX_CALLS_PER_CONNECTION = 8192
+
+# Between the soft and the hard limit, gRPC refuses calls at random, so both are the same.
+MAX_METADATA_BYTES = 32 * 1024
 
 # The flow-control window of a call whose request is not being read.
 UNREAD_BYTES_PER_CALL = 16 * 1024
@@ -27,7 +33,7 @@ class ConnectionLimits:
     Attributes:
         max_connections: Maximum open connections; further ones are refused.
         keepalive_seconds: Silence after which a peer is pinged.
-        idle_seconds: Time without calls after which a connection is closed.
+        idle_seconds: Time without calls after which a connection is closed; 0: never.
         age_seconds: Age at which a connection is closed.
         grace_seconds: How long calls on a connection that is being closed may continue.
     """
@@ -46,7 +52,12 @@ def server_options(limits: ConnectionLimits, *, share_port: bool) -> tuple[tuple
         limits: Limits of connections.
         share_port: Whether other processes may listen on the same port.
     """
+    # gRPC closes idle connections at once, with GOAWAY INTERNAL_ERROR, and old ones gracefully.
+    idle = (("grpc.max_connection_idle_ms", milliseconds(limits.idle_seconds)),)
     return (
+        *(idle if limits.idle_seconds else ()),
+        ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
         ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
         ("grpc.max_concurrent_streams", MAX_CALLS_PER_CONNECTION),
         ("grpc.http2.lookahead_bytes", UNREAD_BYTES_PER_CALL),
@@ -73,7 +84,6 @@ def server_options(limits: ConnectionLimits, *, share_port: bool) -> tuple[tuple
             milliseconds(_MIN_PING_INTERVAL_SECONDS),
         ),
         ("grpc.http2.max_ping_strikes", 2),
-        ("grpc.max_connection_idle_ms", milliseconds(limits.idle_seconds)),
         ("grpc.max_connection_age_ms", milliseconds(limits.age_seconds)),
         ("grpc.max_connection_age_grace_ms", milliseconds(limits.grace_seconds)),
     )
