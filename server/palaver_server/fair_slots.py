@@ -13,7 +13,6 @@ of the principals that fill it are refused, never those of others.
 import asyncio
 import sys
 from asyncio import CancelledError
-from collections import OrderedDict
 from heapq import heappop, heappush
 from itertools import count as counter
 from typing import NamedTuple
@@ -170,7 +169,7 @@ class Share:
         self._has_turn = False
         # The places of the waiting requests by the future of their turn, oldest first. The result
         # of a future says whether the request got a slot; otherwise it is refused.
-        self._requests: OrderedDict[asyncio.Future[bool], int] = OrderedDict()
+        self._requests: dict[asyncio.Future[bool], int] = {}
 
     def may_take_slot(self) -> bool:
         """Return whether a slot is free for the principal."""
@@ -249,8 +248,8 @@ class Share:
         self.forget_if_unused()
 
     def forget_if_unused(self) -> None:
-        """Drop the share if it has neither slots nor requests."""
-        if not (self._used or self._has_turn):
+        """Drop the share of a principal if it has neither slots nor requests."""
+        if not (self._used or self._has_turn) and self.principal is not None:
             self._slots.forget(self)
 
     def _remove(self, turn: asyncio.Future[bool]) -> asyncio.Future[bool]:
