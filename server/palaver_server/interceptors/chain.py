@@ -79,6 +79,8 @@ def _unary(
             handling = handler(request, context)
             del request  # the handler alone holds it
             response = await _encode(await handling)
+            incoming.responses = 1
+            incoming.response_bytes = len(response)
             for hook in hooks:
                 if hook.sees_responses:
                     hook.before_send(response)
@@ -106,6 +108,8 @@ def _stream(
             async with aclosing(handler(decode(incoming), context)) as responses:
                 async for message in responses:
                     response = await _encode(message)
+                    incoming.responses += 1
+                    incoming.response_bytes += len(response)
                     for hook in hooks:
                         if hook.sees_responses:
                             hook.before_send(response)

@@ -22,17 +22,21 @@ Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 
 @dataclass(slots=True)
 class IncomingCall:
-    """A call that starts.
+    """A call, from its start.
 
     Attributes:
         context: gRPC's context of the call.
         running: The call as `RunningCalls` has started it.
         request: The request; empty until `RequestBytes` has read it.
+        responses: Number of responses so far.
+        response_bytes: Size of all responses so far.
     """
 
     context: Context
     running: "RunningCall" = field(init=False)
     request: bytes = b""
+    responses: int = 0
+    response_bytes: int = 0
 
 
 class CallHooks:

@@ -54,7 +54,7 @@ class Observation:
         name = full_name(method)
 
         def start(call: IncomingCall) -> CallHooks:
-            return _ObservedCall(self, self._start(name, call.context), call.context)
+            return _ObservedCall(self, self._start(name, call.context), call)
 
         return start
 
@@ -89,23 +89,21 @@ class Observation:
 class _ObservedCall(CallHooks):
     """A call and its record."""
 
-    __slots__ = ("_call", "_context", "_observation")
+    __slots__ = ("_call", "_incoming", "_observation")
 
-    def __init__(self, observation: Observation, call: Call, context: Context) -> None:
+    def __init__(self, observation: Observation, call: Call, incoming: IncomingCall) -> None:
         self._observation = observation
         self._call = call
-        self._context = context
-
-    def before_send(self, response: bytes) -> None:
-        """Count a response."""
-        self._call.responses += 1
-        self._call.response_bytes += len(response)
+        self._incoming = incoming
 
     def end(self, error: BaseException | None) -> None:
-        """Record the status."""
+        """Record the responses and the status."""
+        call, incoming = self._call, self._incoming
+        call.responses = incoming.responses
+        call.response_bytes = incoming.response_bytes
         if error is not None:
-            self._call.code = _code(self._call, self._context, error)
-        self._observation.end(self._call)
+            call.code = _code(call, incoming.context, error)
+        self._observation.end(call)
 
 
 def _code(call: Call, context: Context, error: BaseException) -> str:
