@@ -1,7 +1,6 @@
 """A budget of bytes in memory, shared by callers: of requests, of responses."""
 
 import asyncio
-from collections import OrderedDict
 
 
 class ByteBudget:
@@ -15,7 +14,7 @@ class ByteBudget:
         self._max_bytes = self._free = max_bytes
         self._reserved: dict[str | None, int] = {}  # no caller without bytes
         # The requests by the future of their turn, oldest first.
-        self._waiting: OrderedDict[asyncio.Future[None], tuple[str | None, int]] = OrderedDict()
+        self._waiting: dict[asyncio.Future[None], tuple[str | None, int, float]] = {}
 
     def try_reserve(self, caller: str | None, size: int, *, part: float = 1) -> bool:
         """Reserve bytes if they are free for a caller; return whether they were.
@@ -36,12 +35,12 @@ class ByteBudget:
     def _share(self, _caller: str) -> int:
         return self._max_bytes // 2
 
-    async def reserve(self, caller: str | None, size: int) -> None:
-        """Reserve bytes, and wait until they are free."""
-        if self.try_reserve(caller, size):
+    async def reserve(self, caller: str | None, size: int, *, part: float = 1) -> None:
+        """Reserve bytes, and wait until they are free; `try_reserve` documents the arguments."""
+        if self.try_reserve(caller, size, part=part):
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting[turn] = (caller, size)
+        self._waiting[turn] = (caller, size, part)
         try:
             await turn
         except asyncio.CancelledError:
@@ -57,7 +56,7 @@ class ByteBudget:
             self._reserved[caller] = reserved
         else:
             self._reserved.pop(caller, None)
-        for turn, request in list(self._waiting.items()) if self._waiting else ():
-            if not turn.done() and self.try_reserve(*request):
+        for turn, (waiting, needed, part) in list(self._waiting.items()) if self._waiting else ():
+            if not turn.done() and self.try_reserve(waiting, needed, part=part):
                 del self._waiting[turn]
                 turn.set_result(None)

@@ -15,7 +15,12 @@ from palaver_server.services.limits import (
     MAX_RESPONSE_BYTES,
     MAX_STRUCT_BYTES,
 )
-from palaver_server.services.response_budget import READ_AHEAD, READ_AHEAD_PART, ResponseBudget
+from palaver_server.services.response_budget import (
+    LARGE_PART,
+    READ_AHEAD,
+    READ_AHEAD_PART,
+    ResponseBudget,
+)
 
 # The metadata, and the other fields.
 _MAX_RESOURCE_BYTES = MAX_STRUCT_BYTES + 8 * 1024
@@ -65,10 +70,11 @@ class ResponseBytes:
             size = max_bytes(call.request)
             if size <= _SMALL_BYTES:
                 return None
+            part = LARGE_PART if size >= MAX_RESPONSE_BYTES else 1
             reservation = _Reservation(self._budget, size)
-            if self._budget.try_reserve(reservation.principal, size):
+            if self._budget.try_reserve(reservation.principal, size, part=part):
                 return reservation
-            return reservation.reserved(size)
+            return reservation.reserved(size, part)
 
         return start
 
@@ -90,9 +96,9 @@ class _Reservation(CallHooks):
         self._budget = budget
         self._size = size
 
-    async def reserved(self, size: int) -> CallHooks:
+    async def reserved(self, size: int, part: float) -> CallHooks:
         """Wait until the bytes are reserved, and return the hooks of the call."""
-        await self._budget.reserve(self.principal, size)
+        await self._budget.reserve(self.principal, size, part=part)
         return self
 
     def before_send(self, response: bytes) -> None:
@@ -135,7 +141,7 @@ class _StreamReservation(_Reservation):
         """
         try:
             async with asyncio.timeout(self._wait_seconds):
-                await self._budget.reserve(self.principal, MAX_RESPONSE_BYTES)
+                await self._budget.reserve(self.principal, MAX_RESPONSE_BYTES, part=LARGE_PART)
         except TimeoutError:
             raise DeadlineExceeded from None
         self._size += MAX_RESPONSE_BYTES

@@ -9,11 +9,11 @@ from contextvars import ContextVar
 from typing import Protocol
 
 from palaver_server.byte_budget import ByteBudget
-from palaver_server.services.limits import MAX_RESPONSE_BYTES
 
-# The parts of a principal's share that reservations may fill. Small responses have the rest to
-# themselves, so that clients that read large ones slowly do not stop their own small calls.
-_LARGE_PART = 0.75
+# The parts of a principal's share that reservations for the largest responses may fill, and for
+# the pages that streams read ahead. Small responses have the rest to themselves, so that clients
+# that read large ones slowly do not stop their own small calls.
+LARGE_PART = 0.75
 READ_AHEAD_PART = 0.5
 
 
@@ -23,15 +23,6 @@ class ResponseBudget(ByteBudget):
     It should have room for four of the largest responses. The principal None stands for all callers
     without authentication.
     """
-
-    def try_reserve(self, caller: str | None, size: int, *, part: float = 1) -> bool:
-        """Reserve bytes if they are free for a principal; return whether they were.
-
-        `ByteBudget` documents the arguments. The largest responses leave a part to small ones.
-        """
-        if size >= MAX_RESPONSE_BYTES:
-            part = min(part, _LARGE_PART)
-        return super().try_reserve(caller, size, part=part)
 
     def _share(self, caller: str) -> int:
         return (self._free + self._reserved.get(caller, 0)) // 2
