@@ -432,16 +432,18 @@ class MemoryStore:
 
     async def _lock_user(
         self, connection: Connection, access: Access, user_id: str | None, options: AddOptions
-    ) -> UserRow | None:
-        """Lock a user, which is created if it does not exist; return it if it is to change."""
+    ) -> Row | None:
+        """Lock a user, which is created if it does not exist; return it if it is to change.
+
+        The row is that of `UserStore.LOCK_USER`.
+        """
         if user_id is None:
             return None
         await ensure_user(connection, user_id)
         if options.change_user is None:
             return None
         named = {"user_id": user_id, "access_user_id": access.user_id}
-        row = await connection.fetch_one(UserStore.LOCK_USER, named)
-        return UserRow._make(row[:-1]) if row else None
+        return await connection.fetch_one(UserStore.LOCK_USER, named)
 
     # The live messages next to those of a request, in the order of both.
     COMPARE_MESSAGES = Statement(
@@ -523,15 +525,16 @@ class MemoryStore:
         access: Access,
         session_id: str,
         added: AddedMemory,
-        user: UserRow | None,
+        user: Row | None,
         options: AddOptions,
     ) -> AddedMemory:
         """Change the metadata of the session and its user, if anything else was changed."""
         if added.changes and options.change_user and user is not None:
-            metadata = options.change_user(user.metadata)
-            await connection.fetch(
-                UserStore.UPDATE_USER, user._replace(metadata=metadata)._asdict()
-            )
+            *columns, is_complete = user
+            current = UserRow._make(columns)
+            changed_user = current._replace(metadata=options.change_user(current.metadata))
+            if changed_user != current or not is_complete:
+                await connection.fetch(UserStore.UPDATE_USER, changed_user._asdict())
         changes_session = added.changes and options.change_session is not None
         if not (changes_session or options.with_session):
             return added

@@ -100,6 +100,14 @@ def test_add_memory_user_metadata_is_that_of_the_actual_user(palaver: Client) ->
         palaver.get_user("other")
 
 
+def test_add_memory_user_metadata_that_changes_nothing_leaves_the_user(palaver: Client) -> None:
+    before = palaver.add_user("u", metadata=struct(a=1))
+
+    palaver.add("s", "x", user_id="u", user_metadata=struct(a=1))
+
+    assert palaver.get_user("u") == before
+
+
 def test_add_memory_user_metadata_without_a_user_is_refused_and_writes_nothing(
     palaver: Client,
 ) -> None:
