@@ -13,10 +13,9 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from chaos.caller import Caller
 from chaos.ledger import Ledger
-from chaos.listings import Lister
+from chaos.listings import SESSIONS, USERS, Lister
 from chaos.reads import get_session, stream_messages
 from chaos.servers import Server
-from chaos.users import user_exists
 from tests.support.concurrency import Connection
 from tests.support.model.expected import BrokenPromise
 from tests.support.model.tables import broken_rules, duplicate_names, gaps
@@ -55,14 +54,14 @@ async def audit(caller: Caller, ledger: Ledger, database_url: str) -> None:
         for read in (stream_messages, get_session):
             with ledger.keeps():
                 await read(caller, book, random)
-    lister = Lister(caller, ledger, random)
-    for listing in (lister.page, lister.stream):
+    for household in ledger.households:
         with ledger.keeps():
-            await listing()
-    for user_id, expected in ledger.users.items():
-        with ledger.keeps():
-            if expected not in (None, await user_exists(caller, user_id)):
-                raise BrokenPromise(f"{user_id}: expected to exist: {expected}")
+            await household.audit()
+    for kind in (SESSIONS, USERS):
+        lister = Lister(caller, ledger, random, kind)
+        for listing in (lister.page, lister.stream):
+            with ledger.keeps():
+                await listing()
     with psycopg.connect(database_url, autocommit=True) as database:
         for wrong in _wrong_rows(database, ledger):
             with ledger.keeps():

@@ -28,9 +28,10 @@ Request = Any  # its class name is the name of the RPC and "Request"
 class Refused(Exception):
     """A call ended with an error code that is allowed."""
 
-    def __init__(self, code: grpc.StatusCode) -> None:
-        super().__init__(code.name)
-        self.code = code
+    def __init__(self, error: grpc.aio.AioRpcError) -> None:
+        super().__init__(error.code().name)
+        self.code = error.code()
+        self.error = error
 
 
 class Caller:
@@ -44,29 +45,40 @@ class Caller:
         self._ledger = ledger
         self._random = random
 
-    async def attempt(self, request: Request) -> Any:
+    async def attempt(self, request: Request, *, predicted: bool = False) -> Any:
         """Make a call once; return its response, or the responses of its stream.
+
+        Args:
+            request: Is sent once.
+            predicted: The caller compares refusals with those that it predicted.
 
         Raises:
             Refused: The call ended with an error.
         """
         responses: list[Any] = []
-        await self._attempt(request, responses)
+        await self._attempt(request, responses, predicted=predicted)
         return responses if _is_stream(request) else responses[0]
 
-    async def answered(self, request: Request, doubt: Callable[[], None] = lambda: None) -> Any:
+    async def answered(
+        self,
+        request: Request,
+        doubt: Callable[[], None] = lambda: None,
+        *,
+        predicted: bool = False,
+    ) -> Any:
         """Retry a call until it is answered, and return the response.
 
         Args:
             request: Must be safe to send again.
             doubt: Called after each attempt that the service may still carry out.
+            predicted: The caller compares refusals with those that it predicted.
 
         Raises:
             Refused: The call ended with an error that is not retried.
         """
         async for _ in self._tries(rpc_of(request)):
             try:
-                return await self.attempt(request)
+                return await self.attempt(request, predicted=predicted)
             except Refused as refused:
                 if refused.code not in FOR_NOW:
                     raise
@@ -74,24 +86,20 @@ class Caller:
                     doubt()
         raise AssertionError
 
-    async def carried_out(self, request: Request, *, deletes: bool = False) -> tuple[Any, bool]:
-        """Retry a call that changes or deletes something existing until it is answered.
+    async def carried_out(self, request: Request) -> tuple[Any, bool]:
+        """Retry a call that changes something existing until it is answered.
 
-        Return the response, None if it was lost, and whether the first attempt was answered:
-        then no earlier attempt can still be carried out later.
+        Return the response, and whether the first attempt was answered: then no earlier
+        attempt can still be carried out later.
 
         Raises:
-            BrokenPromise: The call was refused, and no earlier attempt can be the reason.
+            BrokenPromise: The call was refused.
         """
         doubts: list[None] = []
         try:
             response = await self.answered(request, lambda: doubts.append(None))
         except Refused as refused:
-            if not (deletes and doubts):
-                raise BrokenPromise(
-                    f"{refused.code.name} to {rpc_of(request)} {request}"
-                ) from refused
-            response = None
+            raise BrokenPromise(f"{refused.code.name} to {rpc_of(request)} {request}") from refused
         return response, not doubts
 
     async def streamed(self, request: Request) -> list[Any]:
@@ -113,7 +121,9 @@ class Caller:
                 break
         return responses
 
-    async def _attempt(self, request: Request, responses: list[Any]) -> None:
+    async def _attempt(
+        self, request: Request, responses: list[Any], *, predicted: bool = False
+    ) -> None:
         rpc = rpc_of(request)
         stubs = self._random.choice(self._stubs)
         heedless_since = inf if stubs.heed_health else time.monotonic()
@@ -130,10 +140,12 @@ class Caller:
                 responses.append(await call)
         except grpc.aio.AioRpcError as error:
             try:
-                self._ledger.called(rpc, error.code(), heedless_since=heedless_since)
+                self._ledger.called(
+                    rpc, error.code(), predicted=predicted, heedless_since=heedless_since
+                )
             except BrokenPromise as broken:
                 raise BrokenPromise(f"{broken}: {error.details()}") from error
-            raise Refused(error.code()) from error
+            raise Refused(error) from error
         self._ledger.called(rpc, grpc.StatusCode.OK)
 
     async def _tries(self, what: str) -> AsyncIterator[None]:
@@ -151,4 +163,9 @@ def rpc_of(request: Request) -> str:
 
 
 def _is_stream(request: Request) -> bool:
-    return rpc_of(request) in ("ListAllSessions", "PurgeDeleted", "StreamMessages")
+    return rpc_of(request) in (
+        "ListAllSessions",
+        "ListAllUsers",
+        "PurgeDeleted",
+        "StreamMessages",
+    )

@@ -6,6 +6,7 @@ from chaos import writes
 from chaos.caller import Caller
 from chaos.ledger import Ledger
 from chaos.reads import EVERY_READ, WORD
+from palaver.v1.memory_pb2 import Message
 from tests.support.model.book import Book
 
 
@@ -27,11 +28,16 @@ class Crowd:
 
     async def add(self) -> None:
         """Add messages with ids."""
-        await writes.add(self._caller, self._open_book(), self._contents())
+        await writes.add(self._caller, self._open_book(), self._messages(have_ids=True))
+
+    async def add_next(self) -> None:
+        """Add messages unless others were added meanwhile."""
+        messages = self._messages(have_ids=self._random.random() < 0.5)
+        await writes.add_next(self._caller, self._open_book(), messages)
 
     async def add_without_ids(self) -> None:
         """Add messages without ids."""
-        await writes.add_without_ids(self._caller, self._open_book(), self._contents())
+        await writes.add_without_ids(self._caller, self._open_book(), self._messages())
 
     async def merge(self) -> None:
         """Merge a new key into the metadata."""
@@ -55,5 +61,9 @@ class Crowd:
             self._book = self._ledger.open_book()
         return self._book
 
-    def _contents(self) -> list[str]:
-        return [f"{self._ledger.new_name()} {WORD}" for _ in range(self._random.randint(1, 3))]
+    def _messages(self, *, have_ids: bool = False) -> list[Message]:
+        names = [self._ledger.new_name() for _ in range(self._random.randint(1, 3))]
+        return [
+            Message(message_id=name if have_ids else "", role="user", content=f"{name} {WORD}")
+            for name in names
+        ]

@@ -1,4 +1,6 @@
-"""The ledger of a run: the books of all sessions, the calls by status, and the broken promises."""
+"""The ledger of a run: everything that callers were told, and the broken promises."""
+
+from __future__ import annotations
 
 import itertools
 import time
@@ -7,11 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from math import inf
+from typing import TYPE_CHECKING
 
 import grpc
 
 from tests.support.model.book import Book
 from tests.support.model.expected import BrokenPromise
+from tests.support.model.presence import Presence
+
+if TYPE_CHECKING:
+    from chaos.household import Household
 
 StatusCode = grpc.StatusCode
 
@@ -21,23 +28,25 @@ NO_ANSWER = frozenset({StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED, Sta
 # Calls may end with these while servers and the database come and go; callers retry them.
 FOR_NOW = NO_ANSWER | {StatusCode.RESOURCE_EXHAUSTED}
 
-# Calls that may end with NOT_FOUND too; the books tell whether that is right. Other calls, such
-# as AddMemory, must not.
+# Calls that may refuse what the caller can predict.
+_REFUSALS = frozenset(
+    {
+        StatusCode.NOT_FOUND,
+        StatusCode.ALREADY_EXISTS,
+        StatusCode.ABORTED,
+        StatusCode.INVALID_ARGUMENT,
+    }
+)
+
+# Calls that may end with NOT_FOUND too; the books tell whether that is right.
 _MAY_FIND_NOTHING = frozenset(
     {
-        "UpdateSession",
         "GetSession",
-        "DeleteSession",
-        "DeleteMemory",
         "GetMemory",
         "ListMessages",
         "StreamMessages",
         "GetMessage",
-        "UpdateMessage",
-        "DeleteMessages",
         "SearchMemory",
-        "GetUser",
-        "DeleteUser",
     }
 )
 
@@ -46,16 +55,20 @@ class Ledger:
     """Everything that callers were told.
 
     Attributes:
-        books: The books of all sessions, the oldest first.
-        users: Whether each user exists; None if unknown.
+        sessions: All sessions, the oldest first.
+        users: All users, the oldest first.
+        books: The books of the sessions that have many writers.
+        households: The sessions and users that have one caller, who knows their states.
         calls: The number of calls, by RPC and status code.
         faults: The number of faults, by kind.
         broken: The promises that the service broke, one description each.
     """
 
     def __init__(self, run: str) -> None:
+        self.sessions: list[Presence] = []
+        self.users: list[Presence] = []
         self.books: list[Book] = []
-        self.users: dict[str, bool | None] = {}
+        self.households: list[Household] = []
         self.calls: Counter[tuple[str, StatusCode]] = Counter()
         self.faults: Counter[str] = Counter()
         self.broken: list[str] = []
@@ -66,15 +79,22 @@ class Ledger:
 
     def open_book(self) -> Book:
         """Add a book for a new session, and return it."""
-        book = Book(f"session-{self._run}-{len(self.books)}")
+        book = Book(self.new_session())
         self.books.append(book)
         return book
 
-    def new_user(self) -> str:
-        """Return the id of a new user."""
-        user_id = f"user-{self._run}-{len(self.users)}"
-        self.users[user_id] = False
-        return user_id
+    def new_session(self) -> Presence:
+        """Return a new session."""
+        return self._new("session", self.sessions)
+
+    def new_user(self) -> Presence:
+        """Return a new user."""
+        return self._new("user", self.users)
+
+    def _new(self, kind: str, others: list[Presence]) -> Presence:
+        presence = Presence(f"{kind}-{self._run}-{len(others)}")
+        others.append(presence)
+        return presence
 
     def new_name(self) -> str:
         """Return a word that names nothing else."""
@@ -90,12 +110,15 @@ class Ledger:
             self._stopping -= 1
             self._stopped_at = time.monotonic()
 
-    def called(self, rpc: str, code: StatusCode, *, heedless_since: float = inf) -> None:
+    def called(
+        self, rpc: str, code: StatusCode, *, predicted: bool = False, heedless_since: float = inf
+    ) -> None:
         """Record how a call ended.
 
         Args:
             rpc: The name of the RPC.
             code: The status code.
+            predicted: The caller compares refusals with those that it predicted.
             heedless_since: The time when the call began, if its channel ignores the health of
                 servers. While a server stops, gRPC ends calls that arrive with CANCELLED
                 (https://github.com/grpc/grpc/issues/41785).
@@ -108,6 +131,8 @@ class Ledger:
         may_be_cancelled = code is StatusCode.CANCELLED and met_a_stop
         may_find_nothing = code is StatusCode.NOT_FOUND and rpc in _MAY_FIND_NOTHING
         expected = {StatusCode.OK, *FOR_NOW} - {StatusCode.CANCELLED}
+        if predicted:
+            expected |= _REFUSALS
         if not (code in expected or may_be_cancelled or may_find_nothing):
             raise BrokenPromise(f"{rpc} ended with {code.name}")
 

@@ -1,22 +1,27 @@
-"""A caller that is the only writer of a session, and so knows exactly what reads return."""
+"""A caller that makes random calls about sessions and a user that nobody else uses."""
 
-from collections.abc import Awaitable, Callable
 from random import Random
 
-from chaos import writes
-from chaos.caller import Caller
+from chaos.caller import Caller, Request
+from chaos.household import Household
 from chaos.ledger import Ledger
-from chaos.reads import EVERY_READ, WORD
+from chaos.requests import RandomRequests
 from tests.support.model.expected import BrokenPromise
+from tests.support.model.state import Untold
 
-_MAX_MESSAGES = 4
+# Sessions are read whole again and again: after this many calls, others take their place.
+_MAX_CALLS = 200
+
+# With more lost answers than these, too little is known.
+_MAX_LATE = 3
+
+_READ_SHARE = 0.5
 
 
 class Owner:
-    """Makes one call after the other for a session: adds, changes, deletes and reads.
+    """Makes one random call after the other for a household.
 
-    It deletes sessions and restores them, and uses deleted ids again. When a session is full,
-    or its further state is uncertain, the owner begins another one.
+    When the household is old, or its further state is uncertain, the owner begins another one.
     """
 
     def __init__(self, caller: Caller, ledger: Ledger, random: Random) -> None:
@@ -27,64 +32,30 @@ class Owner:
 
     async def step(self) -> None:
         """Make the next call."""
-        if self._book.is_full:
+        states = self._household.states
+        if self._household.calls >= _MAX_CALLS or states.late > _MAX_LATE:
             self._begin()
         try:
-            await self._random.choice(self._choices())()
-        except BrokenPromise:
+            await self._household.call(self._next_request())
+        except (BrokenPromise, Untold) as error:
+            self._household.abandon()
+            self._ledger.households.remove(self._household)
             self._begin()
-            raise
+            if isinstance(error, BrokenPromise):
+                raise
 
     def _begin(self) -> None:
-        self._book = self._ledger.open_book()
-        self._reusable: list[str] = []
+        self._household = Household(self._caller, self._ledger)
+        self._ledger.households.append(self._household)
+        self._requests = RandomRequests(
+            self._random,
+            self._ledger.new_name,
+            [session.name for session in self._household.sessions],
+            self._household.user.name,
+        )
 
-    def _choices(self) -> list[Callable[[], Awaitable[object]]]:
-        choices: list[Callable[[], Awaitable[object]]] = [
-            self._add,
-            self._add,
-            self._read,
-            self._read,
-            self._read,
-            self._read,
-        ]
-        if self._book.live:
-            choices += [self._add_again, self._update, self._delete_messages]
-        if self._book.live and self._book.is_certain:
-            choices.append(self._pop)
-        if self._book.exists:
-            choices.append(self._delete_session)
-        return choices
-
-    async def _add(self) -> None:
-        names = [self._ledger.new_name() for _ in range(self._random.randint(1, _MAX_MESSAGES))]
-        if self._reusable and self._random.random() < 0.5:
-            names.append(self._reusable.pop())
-        await writes.add(self._caller, self._book, [f"{name} {WORD}" for name in names])
-
-    async def _add_again(self) -> None:
-        """Send a message again: unchanged, as a retry does, or changed."""
-        content = self._book.content_of(self._any_live())
-        await writes.add(self._caller, self._book, [content + self._random.choice(("", " again"))])
-
-    async def _update(self) -> None:
-        content = self._book.content_of(self._any_live())
-        await writes.update_message(self._caller, self._book, f"{content} again")
-
-    def _any_live(self) -> str:
-        return self._random.choice(list(self._book.live))
-
-    async def _read(self) -> None:
-        await self._random.choice(EVERY_READ)(self._caller, self._book, self._random)
-
-    async def _delete_messages(self) -> None:
-        count = min(len(self._book.live), self._random.randint(1, _MAX_MESSAGES))
-        names = self._random.sample(list(self._book.live), count)
-        if await writes.delete_messages(self._caller, self._book, names):
-            self._reusable += self._book.gone.intersection(names)
-
-    async def _pop(self) -> None:
-        await writes.pop(self._caller, self._book)
-
-    async def _delete_session(self) -> None:
-        await writes.delete_session(self._caller, self._book, self._random)
+    def _next_request(self) -> Request:
+        model = self._household.states.model
+        if self._random.random() < _READ_SHARE:
+            return self._requests.read(model, settled=not self._household.states.late)
+        return self._requests.write(model)

@@ -16,8 +16,10 @@ from palaver.v1.memory_service_pb2 import (
     StreamMessagesRequest,
 )
 from palaver.v1.session_service_pb2 import GetSessionRequest
-from tests.support.model.book import Book, name_of
-from tests.support.model.expected import BrokenPromise, Found, Place
+from tests.support.model import state
+from tests.support.model.book import Book, name_in
+from tests.support.model.contract import as_told
+from tests.support.model.expected import BrokenPromise
 from tests.support.model.reading import Reading
 
 # A word in every message.
@@ -26,12 +28,9 @@ WORD = "chaos"
 _MAX_RESULTS = 100
 
 
-def found_in(messages: Iterable[Message]) -> list[Found]:
-    """Convert messages to the form that a book checks."""
-    return [
-        Found(name_of(one.content), Place(one.message_id, one.sequence), one.content)
-        for one in messages
-    ]
+def found_in(messages: Iterable[Message]) -> list[state.Message]:
+    """Convert messages to the model's."""
+    return list(map(as_told, messages))
 
 
 async def get_session(caller: Caller, book: Book, _random: Random) -> None:
@@ -47,7 +46,7 @@ async def get_memory(caller: Caller, book: Book, random: Random) -> None:
     reading, memory = await _read(caller, book, request)
     if memory:
         found = found_in(memory.messages)
-        after = found[0].place.sequence - 1 if memory.has_more else 0
+        after = found[0].sequence - 1 if memory.has_more else 0
         reading.check_listing(found, after=after)
         reading.check_metadata(MessageToDict(memory.metadata))
 
@@ -81,9 +80,9 @@ async def stream_messages(caller: Caller, book: Book, random: Random) -> None:
 async def get_message(caller: Caller, book: Book, random: Random) -> None:
     """Read one of the messages that exist or were deleted."""
     name = _any_name(book, random)
-    place = book.live.get(name, Place(name, 0))
+    message_id = book.live[name].message_id if name in book.live else name
     reading = Reading(book, "GetMessage")
-    request = GetMessageRequest(session_id=book.session_id, message_id=place.message_id)
+    request = GetMessageRequest(session_id=book.session_id, message_id=message_id)
     try:
         found = found_in([await caller.answered(request)])
     except Refused:
@@ -100,7 +99,7 @@ async def search_session(caller: Caller, book: Book, _random: Random) -> None:
         found = found_in(result.message for result in response.results)
         # With more, the search ranks first and then drops results that are deleted meanwhile.
         if book.named <= _MAX_RESULTS:
-            reading.check_listing(sorted(found, key=lambda one: one.place.sequence))
+            reading.check_listing(sorted(found, key=lambda one: one.sequence))
         else:
             reading.check_possible(found)
 
@@ -110,7 +109,7 @@ async def search_everything(caller: Caller, book: Book, random: Random) -> None:
     name = _any_name(book, random)
     reading = Reading(book, "SearchMemory")
     response = await caller.answered(SearchMemoryRequest(text=name))
-    results = [one for one in response.results if name_of(one.message.content) == name]
+    results = [one for one in response.results if name_in(one.message.content) == name]
     _all_are_of(book, results)
     reading.check_message(name, found_in(result.message for result in results))
 

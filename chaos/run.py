@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -15,10 +16,9 @@ from chaos.channels import connected
 from chaos.crowd import Crowd
 from chaos.faults import PostgresFaults, ServerFaults, torment
 from chaos.ledger import Ledger
-from chaos.listings import Lister
+from chaos.listings import SESSIONS, USERS, Lister, purge
 from chaos.owner import Owner
 from chaos.servers import Server, serving
-from chaos.users import UserOwner
 from palaver_server.process.embedded_postgres import EmbeddedPostgres
 
 _SERVERS = 2
@@ -26,8 +26,7 @@ _SERVERS = 2
 # fsync is not needed: only processes are killed, so the kernel still writes their data.
 _POSTGRES_SETTINGS = {"fsync": "off"}
 
-_OWNERS = 10
-_USER_OWNERS = 3
+_OWNERS = 13
 
 # A caller waits at most this long before its next call.
 _MAX_PAUSE_SECONDS = 0.1
@@ -101,24 +100,21 @@ class Run:
                 Owner(caller, self.ledger, self._random(f"owner {number}")).step,
                 _MAX_PAUSE_SECONDS,
             )
-        for number in range(_USER_OWNERS):
-            yield (
-                UserOwner(caller, self.ledger, self._random(f"user {number}")).step,
-                _MAX_PAUSE_SECONDS,
-            )
         for deletes in (False, True):
             crowd = Crowd(caller, self.ledger, self._random(f"crowd {deletes}"), deletes=deletes)
             yield from (
-                (step, _MAX_PAUSE_SECONDS) for step in (crowd.add, crowd.add, crowd.add_without_ids)
+                (step, _MAX_PAUSE_SECONDS)
+                for step in (crowd.add, crowd.add_next, crowd.add_without_ids)
             )
             yield from (
                 (step, _MAX_PAUSE_SECONDS) for step in (crowd.merge, crowd.read, crowd.read)
             )
             yield crowd.delete, 5 * _MAX_PAUSE_SECONDS
-        lister = Lister(caller, self.ledger, self._random("lister"))
-        yield from (
-            (step, _LISTER_MAX_PAUSE_SECONDS) for step in (lister.page, lister.stream, lister.purge)
-        )
+        for kind in (SESSIONS, USERS):
+            lister = Lister(caller, self.ledger, self._random(f"lister {kind.items}"), kind)
+            yield lister.page, _LISTER_MAX_PAUSE_SECONDS
+            yield lister.stream, _LISTER_MAX_PAUSE_SECONDS
+        yield partial(purge, caller, self._random("purge")), _LISTER_MAX_PAUSE_SECONDS
 
     async def _repeat(self, step: Step, max_pause: float) -> None:
         random = self._random("leisure")

@@ -19,7 +19,7 @@ import grpc
 from chaos.caller import Caller
 from chaos.channels import Stubs
 from chaos.ledger import Ledger
-from chaos.listings import Lister
+from chaos.listings import SESSIONS, Lister
 from chaos.owner import Owner
 from palaver.v1.session_service_pb2 import AddSessionRequest, GetSessionRequest
 from siege.measurement import Measurement
@@ -70,7 +70,7 @@ class WellBehaved:
     async def work(self, until: asyncio.Event) -> None:
         """Use sessions, one call after the other."""
         owner = Owner(self.caller, self._ledger, self._random)
-        lister = Lister(self.caller, self._ledger, self._random)
+        lister = Lister(self.caller, self._ledger, self._random, SESSIONS)
         steps: Sequence[Callable[[], Awaitable[None]]] = [*19 * [owner.step], lister.page]
         while not until.is_set():
             with self._ledger.keeps():

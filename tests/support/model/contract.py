@@ -215,7 +215,7 @@ class Contract:
     def _add_memory(self, request: AddMemoryRequest) -> Check:
         expected = self.model.add_memory(
             request.session_id,
-            [_as_given(message) for message in request.messages],
+            [as_given(message) for message in request.messages],
             user_id=request.user_id,
             expected=expected_by(request),
             session_must_exist=request.session_must_exist,
@@ -400,7 +400,7 @@ class Contract:
         assert actual.user_id == expected.user_id
         assert state.as_json(plain(actual.metadata)) == state.as_json(expected.metadata)
         assert actual.last_sequence == expected.last_sequence
-        assert actual.revision == expected.revision
+        expected.revision = self._settle(expected.revision, actual.revision)
         expected.id = self._settle(expected.id, actual.id)
         self.model.saw_id(state.Session, actual.id)
         self._compare_times(expected, actual)
@@ -409,30 +409,33 @@ class Contract:
         assert actual.user_id == expected.user_id
         assert actual.email == expected.email
         assert (actual.first_name, actual.last_name) == (expected.first_name, expected.last_name)
-        assert actual.revision == expected.revision
+        expected.revision = self._settle(expected.revision, actual.revision)
         assert state.as_json(plain(actual.metadata)) == state.as_json(expected.metadata)
         expected.id = self._settle(expected.id, actual.id)
         self.model.saw_id(state.User, actual.id)
         self._compare_times(expected, actual)
 
     def compare_message(self, expected: state.Message, actual: memory_pb2.Message) -> None:
-        assert actual.message_id == expected.message_id
+        self._settle_id(expected, actual.message_id)
         assert (actual.role, actual.content) == (expected.role, expected.content)
         assert state.as_json(plain(actual.metadata)) == state.as_json(expected.metadata)
         assert actual.token_count == expected.token_count
         assert actual.sequence == expected.sequence
-        assert actual.revision == expected.revision
+        expected.revision = self._settle(expected.revision, actual.revision)
         self._compare_times(expected, actual)
 
     def compare_added(
         self, expected: state.Message, actual: memory_service_pb2.AddedMessage
     ) -> None:
-        if not expected.message_id:
-            assert UUID7.fullmatch(actual.message_id)
-            expected.message_id = actual.message_id
-        assert actual.message_id == expected.message_id
+        self._settle_id(expected, actual.message_id)
         assert actual.sequence == expected.sequence
         expected.created_at = self.settle_time(expected.created_at, actual.created_at)
+
+    def _settle_id(self, expected: state.Message, actual: str) -> None:
+        if not expected.message_id:
+            assert UUID7.fullmatch(actual)
+            expected.message_id = actual
+        assert actual == expected.message_id
 
     def _compare_times(
         self,
@@ -451,9 +454,9 @@ class Contract:
 
     def _settle(self, expected: state.Number, actual: int) -> int:
         if isinstance(expected, state.Later):
-            assert actual >= expected.least
+            assert actual >= expected.least, f"{actual}, not {expected.least} or more"
         else:
-            assert actual == expected
+            assert actual == expected, f"{actual}, not {expected}"
         return actual
 
 
@@ -497,7 +500,7 @@ def _change(request: AddMemoryRequest, field: str) -> Change | None:
     return kept(getattr(request, field)), getattr(request, f"{field}_mode")
 
 
-def _as_given(message: memory_pb2.Message) -> state.Message:
+def as_given(message: memory_pb2.Message) -> state.Message:
     """Convert a message to the model's; times are kept in microseconds, rounded down."""
     given = state.Message(
         message.message_id,
@@ -509,6 +512,15 @@ def _as_given(message: memory_pb2.Message) -> state.Message:
     if (created_at := stored_time(message)) is not None:
         given.created_at = created_at
     return given
+
+
+def as_told(message: memory_pb2.Message) -> state.Message:
+    """Convert a message that the service returned to the model's."""
+    told = as_given(message)
+    told.sequence, told.revision = message.sequence, message.revision
+    told.created_at = nanoseconds(message.created_at)
+    told.updated_at = nanoseconds(message.updated_at)
+    return told
 
 
 def _passes(filter: MessageFilter, message: state.Message) -> bool:

@@ -23,7 +23,10 @@ from palaver.v1.memory_service_pb2 import AddedMessage, DeleteMessagesRequest, S
 from palaver.v1.session_pb2 import Session
 from tests.support.client import Client
 from tests.support.concurrency import unless_refused
-from tests.support.model.expected import BrokenPromise, ExpectedSession, Found, Place
+from tests.support.model import state
+from tests.support.model.contract import as_told, nanoseconds
+from tests.support.model.expected import BrokenPromise, ExpectedSession, unique_name
+from tests.support.model.presence import Presence
 from tests.support.model.reading import Reading
 
 _NOT_FOUND, _ALREADY_EXISTS = grpc.StatusCode.NOT_FOUND, grpc.StatusCode.ALREADY_EXISTS
@@ -38,7 +41,7 @@ class _Life:
         seen_after: The beginning of the last call that was told of the message.
     """
 
-    place: Place
+    message: state.Message
     acknowledged_at: float = inf
     seen_after: float = 0
 
@@ -79,9 +82,9 @@ class Ledger:
         with self._lock:
             self._sessions[session_id] += response.session_created + response.session_undeleted
             lives = self._lives[session_id]
-            for added in response.messages:
-                self._messages[session_id] += _name(added) not in lives
-                life = lives.setdefault(_name(added), _Life(_place(added)))
+            for added in map(_as_added, response.messages):
+                self._messages[session_id] += unique_name(added) not in lives
+                life = lives.setdefault(unique_name(added), _Life(added))
                 life.acknowledged_at = min(life.acknowledged_at, ended_at)
                 life.seen_after = max(life.seen_after, began_at)
 
@@ -100,10 +103,10 @@ class Ledger:
         response = unless_refused(_NOT_FOUND, lambda: client.memory.DeleteMessages(request))
         with self._lock:
             deleted = self._deleted[request.session_id]
-            for message in response.messages if response else ():
-                if _name(message) in deleted:
-                    raise BrokenPromise(f"{_name(message)} was deleted twice")
-                deleted.add(_name(message))
+            for message in map(as_told, response.messages if response else ()):
+                if unique_name(message) in deleted:
+                    raise BrokenPromise(f"{unique_name(message)} was deleted twice")
+                deleted.add(unique_name(message))
                 self._messages[request.session_id] -= 1
 
     def delete_session(self, client: Client, session_id: str) -> None:
@@ -128,7 +131,7 @@ class Ledger:
         """Read a session's messages, and check them as far as is possible during writes."""
         with self._lock:
             gone = self._gone(session_id, self._deletes["session", session_id])
-        _read(client, ExpectedSession(session_id, exists=None, gone=gone))
+        _read(client, ExpectedSession(Presence(session_id, exists=None), gone=gone))
 
     def audit(self, client: Client, session_ids: Sequence[str]) -> dict[str, list[Message]]:
         """Check all sessions; return their messages. There must be no writers."""
@@ -152,7 +155,7 @@ class Ledger:
         if unknown := self._deleted[session_id] - lives.keys():
             raise BrokenPromise(f"{session_id}: deleted messages were never added: {unknown}")
         if session is None:  # it may have been deleted with any user
-            return ExpectedSession(session_id, exists=False, known=lives)
+            return ExpectedSession(Presence(session_id, exists=False), known=lives)
         own = self._deletes["session", session_id]
         gone = self._gone(session_id, own)
         if session_id not in self._moved:  # a moved message may be older than its user
@@ -161,11 +164,12 @@ class Ledger:
         users = [deletes for (kind, _), deletes in self._deletes.items() if kind == "user"]
         last_ended_at = max(deletes.last_ended_at for deletes in (own, *users))
         live = {
-            name: life.place
+            name: life.message
             for name, life in lives.items()
             if name not in gone and life.seen_after >= last_ended_at
         }
-        return ExpectedSession(session_id, exists=True, live=live, gone=gone, known=lives)
+        presence = Presence(session_id, exists=True)
+        return ExpectedSession(presence, live=live, gone=gone, known=lives)
 
     def _gone(self, session_id: str, *deletes: _Deletes) -> set[str]:
         """Return the messages that were deleted, or acknowledged before one of these began."""
@@ -192,7 +196,7 @@ def _read(client: Client, expected: ExpectedSession) -> list[Message]:
         reading.check_may_be_missing()
         if not messages:
             return []
-    reading.check_listing([Found(_name(message), _place(message)) for message in messages])
+    reading.check_listing(list(map(as_told, messages)))
     return messages
 
 
@@ -204,11 +208,7 @@ def _compare(unaccounted: Counter[str], deleted_with_users: int, kind: str) -> N
         raise BrokenPromise(f"{kind} are lost: {unaccounted}, {deleted_with_users} with users")
 
 
-def _place(message: Message | AddedMessage) -> Place:
-    return Place(message.message_id, message.sequence)
-
-
-def _name(message: Message | AddedMessage) -> str:
-    """Return a name that no other message has: an id may come again after a delete or a purge."""
-    created_at = message.created_at.ToNanoseconds()
-    return f"{message.message_id} ({message.sequence}, created at {created_at})"
+def _as_added(added: AddedMessage) -> state.Message:
+    """Convert the answer for a message; another caller may have written its content."""
+    created_at = nanoseconds(added.created_at)
+    return state.Message(added.message_id, "", sequence=added.sequence, created_at=created_at)

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from math import inf
 
-from tests.support.model.expected import BrokenPromise, ExpectedSession, Found
+from tests.support.model.expected import BrokenPromise, ExpectedSession
+from tests.support.model.state import Message
 
 
 class Reading:
@@ -25,37 +26,38 @@ class Reading:
         self._merged = dict(expected.merged)
 
     def check_listing(
-        self, found: Sequence[Found], *, after: float = 0, until: float = inf
+        self, found: Sequence[Message], *, after: float = 0, until: float = inf
     ) -> None:
         """Check that these are all messages between two sequences, each once, in order."""
         self.check_possible(found)
-        sequences = [message.place.sequence for message in found]
+        sequences = [message.sequence for message in found]
         if sequences != sorted(set(sequences)):
             raise self._broken(f"out of order, or a sequence twice: {sequences}")
         live = self._expected.live
-        for name in self._live & live.keys() - {message.name for message in found}:
+        for name in self._live & live.keys() - set(map(self._expected.name_of, found)):
             if after < live[name].sequence <= until:
-                raise self._broken(f"{name} is missing, at {live[name]}")
+                raise self._broken(f"{name} is missing, {live[name]}")
 
-    def check_possible(self, found: Iterable[Found]) -> None:
+    def check_possible(self, found: Iterable[Message]) -> None:
         """Check that each of these may be there as it was found, in any order, and once."""
         self.check_may_exist()
         names: set[str] = set()
         for message in found:
-            if message.name in names:
-                raise self._broken(f"{message.name} is there twice")
-            if message.name in self._gone & self._expected.gone:
-                raise self._broken(f"the deleted message {message.name} is back")
-            if not self._expected.allows(message):
+            name = self._expected.name_of(message)
+            if name in names:
+                raise self._broken(f"{name} is there twice")
+            if name in self._gone & self._expected.gone:
+                raise self._broken(f"the deleted message {name} is back")
+            if not self._expected.allows(name, message):
                 raise self._broken(f"never acknowledged like this: {message}")
-            names.add(message.name)
+            names.add(name)
 
-    def check_message(self, name: str, found: Sequence[Found]) -> None:
+    def check_message(self, name: str, found: Sequence[Message]) -> None:
         """Check a read of one message by name, which found it or nothing."""
         if found:
             self.check_possible(found)
         elif name in self._live & self._expected.live.keys():
-            raise self._broken(f"{name} is not found, at {self._expected.live[name]}")
+            raise self._broken(f"{name} is not found, {self._expected.live[name]}")
 
     def check_metadata(self, metadata: Mapping[str, object]) -> None:
         """Check that the session's metadata has every acknowledged key."""

@@ -1,7 +1,8 @@
 """The contract in plain Python: predicts state and answers, one call at a time."""
 
 import unicodedata
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any, NamedTuple, TypeAlias
 
@@ -12,6 +13,7 @@ from tests.support.model.state import (
     Message,
     Metadata,
     NotFound,
+    Number,
     Session,
     User,
     as_json,
@@ -382,6 +384,42 @@ class Model(UserModel):
         for session in deleted:
             del self._sessions[session.session_id]
         return messages, len(deleted), self.purge_users()
+
+    def purge_session(self, session_id: str) -> None:
+        """Remove a deleted session, whose messages were removed before it."""
+        del self._sessions[session_id]
+
+    def may_have_purged(self) -> None:
+        """Record that any deleted message or user may have been removed, or not."""
+        for session in self._sessions.values():
+            session.deleted_revisions = dict.fromkeys(session.deleted_revisions, Later(0))
+        self._deleted_revisions = dict.fromkeys(self._deleted_revisions, Later(0))
+
+    # The whole
+
+    @property
+    def state(self) -> tuple[dict[str, Session], dict[str, User], dict[str, Number]]:
+        """Return all sessions, deleted ones too, all live users, and the deleted ones."""
+        return self._sessions, self._users, self._deleted_revisions
+
+    def has_session(self, session_id: str) -> bool:
+        """Return whether a session is live."""
+        session = self._sessions.get(session_id)
+        return session is not None and not session.is_deleted
+
+    def has_user(self, user_id: str) -> bool:
+        """Return whether a user is live."""
+        return user_id in self._users
+
+    @contextmanager
+    def at_any_time(self) -> Iterator[None]:
+        """Carry out a call in the block that may have begun before others that came earlier."""
+        clock, last_ids = self._clock, self._last_ids
+        self._clock, self._last_ids = 0, dict.fromkeys(last_ids, 0)
+        try:
+            yield
+        finally:
+            self._clock, self._last_ids = clock, last_ids
 
     def _create(self, session_id: str, user_id: str, metadata: Metadata) -> Session:
         """Create a session, or replace a deleted one: only its sequences continue."""

@@ -3,15 +3,19 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 Metadata = dict[str, Any]
 
 
-class Later(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Later:
     """A number that only the server knows: `least` or more."""
 
     least: int
+
+    def __add__(self, number: int) -> "Later":
+        return Later(self.least + number)
 
 
 Number = int | Later
@@ -31,12 +35,20 @@ class Message:
     sequence: int = 0
     created_at: Number = NOT_GIVEN
     updated_at: Number = NOT_GIVEN
-    revision: int = 1
+    revision: Number = 1
 
     def equals(self, other: "Message") -> bool:
         """Return whether an upsert by the other changes nothing."""
         parts = [(m.role, m.content, m.token_count, as_json(m.metadata)) for m in (self, other)]
         return parts[0] == parts[1]
+
+    def agrees_with(self, found: "Message") -> bool:
+        """Return whether this may be the found message; an id or a place may not be known yet."""
+        return (
+            self.equals(found)
+            and self.message_id in {"", found.message_id}
+            and self.sequence in {0, found.sequence}
+        )
 
 
 @dataclass
@@ -50,11 +62,11 @@ class Session:
     created_at: Number
     updated_at: Number
     last_sequence: int = 0
-    revision: int = 1
+    revision: Number = 1
     is_deleted: bool = False
     is_restorable: bool = True
     messages: list[Message] = field(default_factory=list)
-    deleted_revisions: dict[str, int] = field(default_factory=dict)
+    deleted_revisions: dict[str, Number] = field(default_factory=dict)
 
     def find(self, message_id: str) -> Message | None:
         """Return the live message with this id, if there is one."""
@@ -74,7 +86,7 @@ class User:
     id: Number
     created_at: Number
     updated_at: Number
-    revision: int = 1
+    revision: Number = 1
     is_complete: bool = False
     email: str = ""
     first_name: str = ""
@@ -102,9 +114,14 @@ class Stale(Refused):
     """ABORTED. Its arguments are the name of the value, the expected and the actual one."""
 
 
+class Untold(Exception):
+    """The answer depends on a number that no answer of the server has told yet."""
+
+
 def known(number: Number) -> int:
     """Return a number that an answer of the server has told."""
-    assert isinstance(number, int), "no answer has told this yet"
+    if isinstance(number, Later):
+        raise Untold(number)
     return number
 
 
