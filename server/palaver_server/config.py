@@ -452,6 +452,11 @@ class Settings(DatabaseSettings):
     purge_retention_seconds: Seconds = Field(
         0, description="Minimum age of a deletion before a purge removes the row."
     )
+    session_retention_seconds: Seconds = Field(
+        0,
+        description="Time since the last change of a session or its messages after which a purge"
+        " deletes the session; 0 keeps all.",
+    )
     purge_batch_size: PositiveInt = Field(
         1000, description="Rows that a purge removes per transaction."
     )
@@ -519,3 +524,9 @@ class Settings(DatabaseSettings):
     def purge_retention(self) -> timedelta:
         """Minimum age of a deletion before a purge removes the row."""
         return timedelta(seconds=self.purge_retention_seconds)
+
+    @property
+    def session_retention(self) -> timedelta | None:
+        """Time since a session's last change after which a purge deletes it; None: keep all."""
+        seconds = self.session_retention_seconds
+        return timedelta(seconds=seconds) if seconds else None

@@ -123,7 +123,7 @@ def test_plan_of_vector_search_of_all_uses_index_of_model(
     plan = nearest(filled, filled.indexed, Scope(), narrowed)
 
     index = f"embeddings_nearest_{filled.indexed.model_id}"
-    assert plan.ways <= {index, "messages_live", "messages_pkey"}
+    assert plan.ways <= {index, "messages_live", "messages_pkey", "sessions_expiring"}
     assert plan.rows <= 2 * looked_at + LIMIT
 
 

@@ -52,6 +52,14 @@ def age_deleted_rows(database: Connection, by: timedelta) -> None:
         database.execute(f"UPDATE {table} SET deleted_at = deleted_at - %s".encode(), [by])
 
 
+def let_expire(database: Connection, session_id: str, *, ago: timedelta = timedelta(0)) -> None:
+    """Let a session expire now, or some time ago."""
+    database.execute(
+        "UPDATE sessions SET expires_at = now() - %s WHERE session_id = %s",
+        [ago, session_id],
+    )
+
+
 def wait_until_embedded(database: Connection, messages: int) -> None:
     """Wait until no message is queued, and this many have a vector."""
     wait_until(lambda: count_rows(database, "embedding_queue") == 0)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -49,9 +50,10 @@ MESSAGE_ROW = MessageRow("m", 70_000, "user", "hello " * 5000, 200, JSON, CREATE
 
 SESSION = session_pb2.Session(
     session_id="s", user_id="u", metadata=METADATA, created_at=CREATED_AT, updated_at=UPDATED_AT,
-    id=2**40, last_sequence=70_000, revision=300,
+    id=2**40, last_sequence=70_000, revision=300, ttl=Duration(seconds=300, nanos=1000),
+    expires_at=UPDATED_AT,
 )  # fmt: skip
-SESSION_ROW = SessionRow("s", 2**40, "u", JSON, 70_000, CREATED, UPDATED, 300)
+SESSION_ROW = SessionRow("s", 2**40, "u", JSON, 70_000, CREATED, UPDATED, 300, 300_000_001, UPDATED)
 
 USER = user_pb2.User(
     user_id="u", email="e", first_name="f", last_name="l", metadata=METADATA,
@@ -74,6 +76,8 @@ ADDED = memory_service_pb2.AddMemoryResponse(
     ],
     session_created=True,
     session_undeleted=True,
+    session=SESSION,
+    messages_deleted=3,
 )
 
 
@@ -100,6 +104,8 @@ WRITTEN: dict[str, tuple[Message, Callable[[], bytes]]] = {
                     session_created=True,
                     session_undeleted=True,
                     messages=[AddedMessage("m", 70_000, CREATED)],
+                    messages_deleted=3,
+                    session=SESSION_ROW,
                 )
             )
         ),

@@ -231,9 +231,12 @@ def _max_connections(settings: Settings) -> int:
 
 
 def build_purger(settings: Settings, pool: Pool) -> Purger:
-    """Build the purger with the configured retention and batch size."""
+    """Build the purger with the configured retentions and batch size."""
     return Purger(
-        PurgeStore(pool), retention=settings.purge_retention, batch_size=settings.purge_batch_size
+        PurgeStore(pool),
+        retention=settings.purge_retention,
+        batch_size=settings.purge_batch_size,
+        session_retention=settings.session_retention,
     )
 
 

@@ -16,6 +16,7 @@ from palaver_server.database.connection import Connection, Row
 from palaver_server.database.pool import Pool
 from palaver_server.database.statement import Statement, StatementTemplate
 from palaver_server.embedding.models import VectorSpace
+from palaver_server.store.liveness import LIVE_MESSAGE
 from palaver_server.store.messages import COUNT_MESSAGES
 
 
@@ -63,7 +64,7 @@ class EmbeddingBacklog:
     # there is nothing to embed: the message is deleted, purged or blank, or has its vector.
     TAKE = StatementTemplate(
         "embedding.take_batch",
-        """
+        f"""
         WITH taken AS (
             SELECT id, session_id, sequence FROM embedding_queue
             ORDER BY id
@@ -73,13 +74,13 @@ class EmbeddingBacklog:
             SELECT array_agg(id) AS ids, session_id, sequence FROM taken
             GROUP BY session_id, sequence
         )
-        SELECT ids, session_id, sequence, {text_hash}, CASE
-            WHEN content ~ '\\S' AND text_hash IS DISTINCT FROM {text_hash}
-            THEN left({text}, %(max_characters)s::integer) END
+        SELECT ids, session_id, sequence, {{text_hash}}, CASE
+            WHEN content ~ '\\S' AND text_hash IS DISTINCT FROM {{text_hash}}
+            THEN left({{text}}, %(max_characters)s::integer) END
         FROM waiting
-            LEFT JOIN (SELECT * FROM messages WHERE deleted_at IS NULL) m
+            LEFT JOIN (SELECT * FROM messages m WHERE {LIVE_MESSAGE}) m
                 USING (session_id, sequence)
-            LEFT JOIN (SELECT * FROM embeddings WHERE model = {model}) e
+            LEFT JOIN (SELECT * FROM embeddings WHERE model = {{model}}) e
                 USING (session_id, sequence)
     """,
     )

@@ -10,6 +10,8 @@ from palaver_server.database.connection import Connection
 from palaver_server.database.pool import Pool
 from palaver_server.database.statement import Statement
 from palaver_server.database.timestamps import as_datetime
+from palaver_server.store.expiry import DELETE_EXPIRED, DELETE_NOW, delete_locked
+from palaver_server.store.liveness import EXPIRED_SESSION, LIVE_SESSION
 
 # Longer ages would give a cutoff before the year 1, which a Python datetime cannot hold.
 _MAX_AGE = timedelta(days=365 * 2000)
@@ -170,6 +172,52 @@ class PurgeTurn:
             "sessions": self.purge_sessions,
             "users": self.purge_users,
         }
+
+    # SKIP LOCKED passes over sessions that are being written to. PostgreSQL checks the condition
+    # again on the locked row: a session whose expiry was extended is dropped.
+    CHOOSE_EXPIRED = Statement(
+        "purge.choose_expired",
+        f"""
+        SELECT s.session_id FROM sessions s WHERE {EXPIRED_SESSION}
+        ORDER BY s.expires_at
+        LIMIT %(limit)s
+        FOR NO KEY UPDATE SKIP LOCKED
+    """,
+    )
+
+    async def delete_expired(self, *, limit: int) -> int:
+        """Record the deletion of at most `limit` expired sessions; return how many."""
+        async with self._transaction() as connection:
+            rows = await connection.fetch(self.CHOOSE_EXPIRED, {"limit": limit})
+            if rows:
+                await delete_locked(connection, DELETE_EXPIRED, [row[0] for row in rows])
+            return len(rows)
+
+    # No index has `updated_at`, which every write changes: this reads all sessions, once per purge.
+    CHOOSE_OLD = Statement(
+        "purge.choose_old",
+        f"""
+        SELECT s.session_id FROM sessions s
+        WHERE s.session_id > %(after)s AND {LIVE_SESSION}
+            AND s.updated_at <= now() - %(retention)s::interval
+        ORDER BY s.session_id
+        LIMIT %(limit)s
+        FOR NO KEY UPDATE SKIP LOCKED
+    """,
+    )
+
+    async def delete_old(self, retention: timedelta, *, limit: int, after: str = "") -> str | None:
+        """Delete at most `limit` sessions whose last change is older than the retention.
+
+        Returns:
+            The last of them, after which to continue; None if there are no more.
+        """
+        parameters = {"retention": min(retention, _MAX_AGE), "limit": limit, "after": after}
+        async with self._transaction() as connection:
+            rows = await connection.fetch(self.CHOOSE_OLD, parameters)
+            if rows:
+                await delete_locked(connection, DELETE_NOW, [row[0] for row in rows])
+            return rows[-1][0] if rows else None
 
     MEASURE = Statement(
         "purge.measure",

@@ -18,6 +18,9 @@ _LOGGER = logging.getLogger(__name__)
 
 _RETRY_INTERVAL_SECONDS = 0.5
 
+# A transaction deletes all messages of its sessions.
+_MAX_SESSIONS_PER_BATCH = 100
+
 
 class PurgeProgress(NamedTuple):
     """The number of rows of each kind removed so far, and an estimate of the total."""
@@ -32,12 +35,21 @@ class Purger:
     Args:
         retention: How long deleted rows are kept, unless a call says otherwise.
         batch_size: The maximum number of rows removed in one transaction.
+        session_retention: How long a session is kept after its last change; None: without limit.
     """
 
-    def __init__(self, store: PurgeStore, *, retention: timedelta, batch_size: int) -> None:
+    def __init__(
+        self,
+        store: PurgeStore,
+        *,
+        retention: timedelta,
+        batch_size: int,
+        session_retention: timedelta | None = None,
+    ) -> None:
         self._store = store
         self._retention = retention
         self._batch_size = batch_size
+        self._session_retention = session_retention
 
     async def purge(self, older_than: timedelta | None = None) -> AsyncIterator[PurgeProgress]:
         """Wait for the turn to purge, then purge.
@@ -104,6 +116,7 @@ class Purger:
         self, turn: PurgeTurn, before: datetime, done: Counter[str]
     ) -> AsyncIterator[PurgeProgress]:
         """Purge until nothing is left; add the removed rows to `done`."""
+        await self._delete_sessions(turn)
         left = await turn.measure(before)
         estimated = {kind: done[kind] + count for kind, count in left.items()}
         yield PurgeProgress(done.copy(), estimated)
@@ -111,3 +124,14 @@ class Purger:
             while removed := await purge_batch(before, limit=self._batch_size):
                 done[kind] += removed
                 yield PurgeProgress(done.copy(), estimated)
+
+    async def _delete_sessions(self, turn: PurgeTurn) -> None:
+        """Delete the sessions that have expired, and those beyond the session retention."""
+        limit = min(self._batch_size, _MAX_SESSIONS_PER_BATCH)
+        while await turn.delete_expired(limit=limit):
+            pass
+        if self._session_retention is None:
+            return
+        after: str | None = ""
+        while after is not None:
+            after = await turn.delete_old(self._session_retention, limit=limit, after=after)

@@ -10,6 +10,7 @@ from palaver_server.errors import NotFound
 from palaver_server.search.keyword_ranking import RANKED, ranking_parts
 from palaver_server.search.search_text import SearchText
 from palaver_server.store.access_conditions import ACCESSIBLE_SESSION
+from palaver_server.store.liveness import LIVE_SESSION
 from palaver_server.store.message_filter import (
     ALL_MESSAGES,
     EVERY_MESSAGE,
@@ -68,7 +69,7 @@ class KeywordStore:
         f"""
         SELECT %(session_id)s::text IS NULL OR EXISTS (
                 SELECT 1 FROM sessions s
-                WHERE session_id = %(session_id)s AND deleted_at IS NULL AND {ACCESSIBLE_SESSION}
+                WHERE session_id = %(session_id)s AND {LIVE_SESSION} AND {ACCESSIBLE_SESSION}
             ), words, phrases, ARRAY(
                 SELECT DISTINCT gram[1]
                 FROM regexp_matches(

@@ -23,6 +23,7 @@ DEFAULT_SEARCH_LIMIT = 10
 MAX_SEARCH_LIMIT = 100
 
 MAX_DURATION_SECONDS = 315_576_000_000  # 10,000 years, protobuf's own limit
+MAX_TTL_SECONDS = 3_155_760_000  # 100 years: a Timestamp ends with the year 9999
 
 MAX_VIOLATIONS = 20  # reported for a request
 

@@ -24,7 +24,7 @@ from palaver_server.services.streaming import pages
 from palaver_server.services.validation import Fields
 from palaver_server.store.memory import APPEND, AddOptions, MemoryStore
 from palaver_server.store.messages import MessageRow, MessageStore, Selection
-from palaver_server.store.sessions import SessionStore
+from palaver_server.store.sessions import SessionRow, SessionStore, new_ttl
 from palaver_server.store.window import Window
 
 
@@ -210,10 +210,18 @@ async def _add_options(fields: Fields, request: pb.AddMemoryRequest) -> AddOptio
             for field in ("session_metadata", "user_metadata")
         ],
     )
+    ttl = fields.ttl(request)
+
+    def change_session(row: SessionRow) -> SessionRow:
+        return row._replace(
+            metadata=session.apply(row.metadata) if session else row.metadata,
+            ttl=new_ttl(ttl, row.ttl),
+        )
+
     return AddOptions(
         expected=fields.expected(request),
         session_must_exist=request.session_must_exist,
-        change_session=session and session.apply,
+        change_session=None if session is None and ttl is None else change_session,
         change_user=user and user.apply,
         replaces=request.replace_messages,
         with_session=request.return_session,

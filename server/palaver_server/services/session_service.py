@@ -15,7 +15,13 @@ from palaver_server.services.encoding.timestamps import timestamp_message
 from palaver_server.services.metadata_change import metadata_change
 from palaver_server.services.streaming import pages
 from palaver_server.services.validation import Fields
-from palaver_server.store.sessions import IfMissing, SessionFilter, SessionRow, SessionStore
+from palaver_server.store.sessions import (
+    IfMissing,
+    SessionFilter,
+    SessionRow,
+    SessionStore,
+    new_ttl,
+)
 
 
 class SessionService:
@@ -34,6 +40,7 @@ class SessionService:
                 request.metadata.ByteSize(), fields.metadata, "metadata", request
             )
             created_at = fields.timestamp("created_at", request)
+            ttl = fields.ttl(request)
         access = ACCESS.get()
         row = await self._sessions.add_session(
             access,
@@ -42,6 +49,7 @@ class SessionService:
             metadata=metadata,
             created_at=created_at,
             user_must_exist=request.user_must_exist,
+            ttl=ttl,
         )
         return session_response(row)
 
@@ -52,6 +60,7 @@ class SessionService:
             session_id = fields.id("session_id", request.session_id)
             user_id = fields.optional_id("user_id", request.user_id)
             metadata = await offload(request.metadata.ByteSize(), metadata_change, fields, request)
+            ttl = fields.ttl(request)
             expected = fields.expected(request)
         access = ACCESS.get()
         if request.HasField("user_id"):
@@ -63,6 +72,7 @@ class SessionService:
             return row._replace(
                 user_id=user_id if request.HasField("user_id") else row.user_id,
                 metadata=metadata.apply(row.metadata),
+                ttl=new_ttl(ttl, row.ttl),
             )
 
         row = await self._sessions.update_session(

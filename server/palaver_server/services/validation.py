@@ -12,6 +12,7 @@ from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from palaver.v1 import memory_service_pb2 as pb
+from palaver.v1 import session_service_pb2
 from palaver.v1.memory_pb2 import Message as MessageProto
 from palaver_server.errors import FieldViolation, InvalidRequest
 from palaver_server.offload import MAX_INLINE_BYTES, MAX_PARSED_BYTES, offload_each
@@ -31,6 +32,7 @@ from palaver_server.services.limits import (
     MAX_PATH_BYTES,
     MAX_ROLE_CHARACTERS,
     MAX_ROLES,
+    MAX_TTL_SECONDS,
     MAX_VIOLATIONS,
 )
 from palaver_server.store.expected import Expected
@@ -40,6 +42,13 @@ from palaver_server.store.message_filter import EVERY_MESSAGE, MessageFilter
 # The requests with a filter of messages.
 FilteringRequest: TypeAlias = (
     pb.GetMemoryRequest | pb.ListMessagesRequest | pb.StreamMessagesRequest | pb.SearchMemoryRequest
+)
+
+# The requests that may set a TTL.
+ExpiringRequest: TypeAlias = (
+    pb.AddMemoryRequest
+    | session_service_pb2.AddSessionRequest
+    | session_service_pb2.UpdateSessionRequest
 )
 
 EnumT = TypeVar("EnumT", bound=int)
@@ -250,6 +259,7 @@ class Fields:
             or request.session_must_exist
             or request.replace_messages
             or request.return_session
+            or request.HasField("ttl")
         )
 
     def message_filter(self, field: str, request: FilteringRequest) -> MessageFilter:
@@ -298,20 +308,32 @@ class Fields:
         )
         return None
 
-    def duration(self, field: str, message: Message) -> timedelta | None:
+    def duration(
+        self, field: str, message: Message, *, max_seconds: int = MAX_DURATION_SECONDS
+    ) -> timedelta | None:
         """Check the duration in `field` of `message`; return None if it is not set."""
         if not message.HasField(field):
             return None
         duration: Duration = getattr(message, field)
         seconds, nanos = duration.seconds, duration.nanos
-        if 0 <= nanos < 1_000_000_000 and (0, 0) <= (seconds, nanos) <= (MAX_DURATION_SECONDS, 0):
+        if 0 <= nanos < 1_000_000_000 and (0, 0) <= (seconds, nanos) <= (max_seconds, 0):
             return timedelta(seconds=seconds, microseconds=nanos // 1000)
         self.reject(
             field,
-            f"must be a duration of 0–{MAX_DURATION_SECONDS} seconds with nanos 0–999999999;"
+            f"must be a duration of 0–{max_seconds} seconds with nanos 0–999999999;"
             f" got seconds {seconds}, nanos {nanos}",
         )
         return None
+
+    def ttl(self, request: ExpiringRequest) -> int | None:
+        """Check the `ttl` of a request; return it in microseconds, None if it is not set.
+
+        A TTL above zero, which means none, stays above zero.
+        """
+        ttl = self.duration("ttl", request, max_seconds=MAX_TTL_SECONDS)
+        if ttl is None:
+            return None
+        return max(ttl // timedelta(microseconds=1), int(bool(request.ttl.nanos)))
 
     def _short_text(self, field: str, value: str, *, max_characters: int) -> str:
         if len(value) > max_characters:

@@ -1,6 +1,7 @@
 """SQL conditions that limit a statement to the rows in the caller's access scope."""
 
 from palaver_server.auth.access import Access
+from palaver_server.store.liveness import LIVE_MESSAGE
 
 
 def accessible(user_id: str) -> str:
@@ -29,7 +30,7 @@ def accessible_if_bound(access: Access, user_id: str) -> list[str]:
 
 # A live message of such a session, for statements that read messages by key.
 ACCESSIBLE_MESSAGE = f"""
-    m.deleted_at IS NULL AND (%(access_user_id)s::text IS NULL OR EXISTS (
+    {LIVE_MESSAGE} AND (%(access_user_id)s::text IS NULL OR EXISTS (
         SELECT 1 FROM sessions s WHERE s.session_id = m.session_id AND {ACCESSIBLE_SESSION}
     ))
 """

@@ -30,10 +30,12 @@ class ListingTemplates(NamedTuple):
     Attributes:
         listed: Of `paging.listing`.
         in_order: Of `paging.listing_in_order`.
+        live: The condition that the row `s` is live.
     """
 
     listed: StatementTemplate
     in_order: StatementTemplate
+    live: str = "s.deleted_at IS NULL"
 
 
 async def read_page(  # noqa: PLR0913 - all but the first two by name
@@ -54,7 +56,7 @@ async def read_page(  # noqa: PLR0913 - all but the first two by name
     """
     given = {name: value for name, value in filter._asdict().items() if value is not None}
     in_scope = accessible_if_bound(access, "s.user_id")
-    accessible = " AND ".join(["s.deleted_at IS NULL", *in_scope, *comparisons("s", given)])
+    accessible = " AND ".join([templates.live, *in_scope, *comparisons("s", given)])
     paths = metadata_paths("s", filter.metadata)
     if paths and access.user_id is not None:
         template, condition = templates.in_order, guarded(accessible, *paths)

@@ -25,6 +25,8 @@ from palaver_server.store.access_conditions import ACCESSIBLE_SESSION
 from palaver_server.store.embedding_queue import NO_QUEUE, EmbeddingQueue
 from palaver_server.store.ensure_user import ENSURED, ensure_user
 from palaver_server.store.expected import ANY, NONE_LIVE, Expected
+from palaver_server.store.expiry import DELETE_EXPIRED, delete_locked, extend_session
+from palaver_server.store.liveness import EXPIRED_SESSION, LIVE_SESSION
 from palaver_server.store.message_filter import MessageFilter
 from palaver_server.store.messages import (
     COLUMNS,
@@ -126,16 +128,16 @@ class AddOptions(NamedTuple):
     Attributes:
         expected: The state that the session must be in.
         session_must_exist: Neither create nor restore the session.
-        change_session: Returns the session's new metadata for the current one, both as JSON;
-            applied if anything else changes. None: no change.
-        change_user: The same for the metadata of the session's user.
+        change_session: Returns the session with other metadata or another TTL; applied if anything
+            else changes. None: no change.
+        change_user: The same for the metadata of the session's user, as JSON.
         replaces: Delete all live messages, unless they are those to add.
         with_session: Return the session.
     """
 
     expected: Expected = ANY
     session_must_exist: bool = False
-    change_session: Callable[[str], str] | None = None
+    change_session: Callable[[SessionRow], SessionRow] | None = None
     change_user: Callable[[str], str] | None = None
     replaces: bool = False
     with_session: bool = False
@@ -267,7 +269,9 @@ class MemoryStore:
                 last_sequence = s.last_sequence + excluded.last_sequence,
                 updated_at = greatest(s.updated_at, s.deleted_at, excluded.updated_at),
                 deleted_at = NULL
-            WHERE (s.deleted_at IS NULL OR {{is_locked}}) AND {ACCESSIBLE_SESSION}
+            WHERE ({{is_locked}} OR s.deleted_at IS NULL
+                    AND (s.expires_at IS NULL OR s.expires_at > excluded.created_at))
+                AND {ACCESSIBLE_SESSION}
             RETURNING last_sequence, updated_at, xmax = 0 AS created
         ), numbered AS (
             SELECT input.*, session.updated_at, kept.created_at AS kept_created_at,
@@ -423,7 +427,7 @@ class MemoryStore:
                     added = await self._write(connection, parameters, session.state, options)
                     if added is None:
                         raise Rollback
-                    return await self._change_metadata(
+                    return await self._change_state(
                         connection, access, parameters["session_id"], added, user, options
                     )
             except UniqueViolation:  # the session was created at the same time
@@ -493,6 +497,7 @@ class MemoryStore:
         if options.replaces and state is _State.LIVE:
             same = await self._same_messages(connection, parameters)
             if same is not None:
+                await extend_session(connection, parameters["session_id"])
                 return AddedMemory(session_created=False, session_undeleted=False, messages=same)
             messages_deleted = await connection.run(self.DELETE_ALL, parameters)
         rows = await self._add_in_state(connection, parameters, state)
@@ -519,7 +524,7 @@ class MemoryStore:
         )
         return [AddedMessage._make(row[1:]) for row in rows] if same else None
 
-    async def _change_metadata(  # noqa: PLR0913, PLR0917 - one call
+    async def _change_state(  # noqa: PLR0913, PLR0917 - one call
         self,
         connection: Connection,
         access: Access,
@@ -528,7 +533,7 @@ class MemoryStore:
         user: Row | None,
         options: AddOptions,
     ) -> AddedMemory:
-        """Change the metadata of the session and its user, if anything else was changed."""
+        """Change the session itself and its user, if anything else was changed."""
         if added.changes and options.change_user and user is not None:
             *columns, is_complete = user
             current = UserRow._make(columns)
@@ -540,10 +545,9 @@ class MemoryStore:
             return added
         session = await lock_session(connection, access, session_id)
         if options.change_session is not None and added.changes:
-            metadata = options.change_session(session.metadata)
-            if metadata != session.metadata:
-                changed = session._replace(metadata=metadata)._asdict()
-                row = await connection.fetch_one(SessionStore.UPDATE_SESSION, changed)
+            changed = options.change_session(session)
+            if changed != session:
+                row = await connection.fetch_one(SessionStore.UPDATE_SESSION, changed._asdict())
                 session = SessionRow._make(row or ())
         return added._replace(session=session if options.with_session else None)
 
@@ -551,8 +555,8 @@ class MemoryStore:
     LOCK_SESSION = Statement(
         "memory.lock_session",
         f"""
-        SELECT last_sequence, revision, user_id, deleted_at IS NOT NULL, forgotten,
-            {ACCESSIBLE_SESSION}
+        SELECT last_sequence, revision, user_id, deleted_at IS NOT NULL, {EXPIRED_SESSION},
+            forgotten, {ACCESSIBLE_SESSION}
         FROM sessions s WHERE session_id = %(session_id)s
         FOR NO KEY UPDATE
     """,
@@ -561,7 +565,7 @@ class MemoryStore:
     async def _lock_session(
         self, connection: Connection, parameters: dict[str, Any]
     ) -> _LockedSession:
-        """Lock a session, in any state.
+        """Lock a session, in any state; record that it is deleted if it has expired.
 
         Raises:
             NotFound: The session exists outside the access scope.
@@ -569,12 +573,14 @@ class MemoryStore:
         row = await connection.fetch_one(self.LOCK_SESSION, parameters)
         if row is None:
             return _LockedSession(_State.ABSENT)
-        last_sequence, revision, user_id, is_deleted, is_forgotten, is_accessible = row
+        last_sequence, revision, user_id, is_deleted, has_expired, is_forgotten, is_accessible = row
         if not is_accessible:
             raise NotFound("Session", parameters["session_id"])
         if is_forgotten:
             return _LockedSession(_State.NOT_RESTORABLE, last_sequence=last_sequence)
-        if is_deleted:
+        if has_expired:
+            await delete_locked(connection, DELETE_EXPIRED, [parameters["session_id"]])
+        if is_deleted or has_expired:
             return _LockedSession(_State.RESTORABLE, user_id, last_sequence=last_sequence)
         return _LockedSession(_State.LIVE, user_id, revision, last_sequence)
 
@@ -584,7 +590,7 @@ class MemoryStore:
         """Add to a locked session, or create it; return None if it exists meanwhile."""
         messages = parameters["message_ids"]
         if state is _State.NOT_RESTORABLE or (state is _State.ABSENT and not messages):
-            fresh = {**parameters, "metadata": "{}", "created_at": None}
+            fresh = {**parameters, "metadata": "{}", "created_at": None, "ttl": None}
             if await connection.fetch_one(SessionStore.ADD_SESSION, fresh) is None:
                 return None
         if not messages:
@@ -610,7 +616,7 @@ class MemoryStore:
                 (session_id, message_id, role, content, token_count, metadata, created_at, position)
         ), locked AS (
             SELECT session_id FROM sessions s
-            WHERE session_id = ANY(%(session_ids)b::text[]) AND deleted_at IS NULL
+            WHERE session_id = ANY(%(session_ids)b::text[]) AND {LIVE_SESSION}
                 AND {ACCESSIBLE_SESSION}
             ORDER BY session_id
             FOR NO KEY UPDATE SKIP LOCKED
@@ -692,7 +698,7 @@ class MemoryStore:
             ) candidates
             WINDOW newest AS (ORDER BY sequence DESC)
         ) m ON number = 1 OR fits AND number <= %(last_n)s AND total_size <= {MAX_PAGE_BYTES}
-        WHERE s.session_id = ANY(%(session_ids)s) AND s.deleted_at IS NULL AND {ACCESSIBLE_SESSION}
+        WHERE s.session_id = ANY(%(session_ids)s) AND {LIVE_SESSION} AND {ACCESSIBLE_SESSION}
         ORDER BY s.session_id, m.sequence DESC
     """,
     )
@@ -744,7 +750,7 @@ class MemoryStore:
         f"""
         WITH session AS (
             SELECT session_id FROM sessions s
-            WHERE session_id = %(session_id)s AND deleted_at IS NULL AND {ACCESSIBLE_SESSION}
+            WHERE session_id = %(session_id)s AND {LIVE_SESSION} AND {ACCESSIBLE_SESSION}
         ), newest AS (
             SELECT m.* FROM session s CROSS JOIN LATERAL ({{newest}} LIMIT %(last_n)s + 1) m
         ), pinned AS (
@@ -773,7 +779,7 @@ class MemoryStore:
         "memory.count_passing",
         f"""
         SELECT count(*) FROM sessions s CROSS JOIN LATERAL ({{passing}}) m
-        WHERE s.session_id = %(session_id)s AND s.deleted_at IS NULL AND {ACCESSIBLE_SESSION}
+        WHERE s.session_id = %(session_id)s AND {LIVE_SESSION} AND {ACCESSIBLE_SESSION}
     """,
     )
 

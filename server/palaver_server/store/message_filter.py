@@ -8,6 +8,7 @@ from palaver_server.auth.access import Access
 from palaver_server.database.statement import Statement, StatementTemplate
 from palaver_server.store.access_conditions import ACCESSIBLE_SESSION, narrowed
 from palaver_server.store.filters import comparisons, metadata_paths
+from palaver_server.store.liveness import LIVE_MESSAGE, LIVE_SESSION
 
 
 class ScopeSql(NamedTuple):
@@ -26,40 +27,40 @@ class ScopeSql(NamedTuple):
 
 _ALL = ScopeSql(
     source="messages m",
-    condition="m.deleted_at IS NULL",
+    condition=LIVE_MESSAGE,
     size="SELECT reltuples FROM pg_class WHERE oid = 'messages'::regclass",
 )
 _IN_SESSION = ScopeSql(
     source="sessions s JOIN messages m USING (session_id)",
     condition=f"""
-        s.session_id = %(session_id)s AND s.deleted_at IS NULL AND {ACCESSIBLE_SESSION}
+        s.session_id = %(session_id)s AND {LIVE_SESSION} AND {ACCESSIBLE_SESSION}
         AND m.deleted_at IS NULL
     """,
     size=f"""
         SELECT last_sequence FROM sessions s
-        WHERE session_id = %(session_id)s AND deleted_at IS NULL AND {ACCESSIBLE_SESSION}
+        WHERE session_id = %(session_id)s AND {LIVE_SESSION} AND {ACCESSIBLE_SESSION}
     """,
 )
 _OF_USER = ScopeSql(
     source="sessions s JOIN messages m USING (session_id)",
     condition=f"""
-        s.user_id = %(user_id)s AND s.deleted_at IS NULL AND {ACCESSIBLE_SESSION}
+        s.user_id = %(user_id)s AND {LIVE_SESSION} AND {ACCESSIBLE_SESSION}
         AND m.deleted_at IS NULL
     """,
     size=f"""
         SELECT sum(last_sequence) FROM sessions s
-        WHERE user_id = %(user_id)s AND deleted_at IS NULL AND {ACCESSIBLE_SESSION}
+        WHERE user_id = %(user_id)s AND {LIVE_SESSION} AND {ACCESSIBLE_SESSION}
     """,
 )
 _OF_PREFIX = ScopeSql(
     source="sessions s JOIN messages m USING (session_id)",
     condition=f"""
-        s.session_id ^@ %(session_id_prefix)s::text AND s.deleted_at IS NULL
+        s.session_id ^@ %(session_id_prefix)s::text AND {LIVE_SESSION}
         AND {ACCESSIBLE_SESSION} AND m.deleted_at IS NULL
     """,
     size=f"""
         SELECT sum(last_sequence) FROM sessions s
-        WHERE session_id ^@ %(session_id_prefix)s::text AND deleted_at IS NULL
+        WHERE session_id ^@ %(session_id_prefix)s::text AND {LIVE_SESSION}
             AND {ACCESSIBLE_SESSION}
     """,
 )

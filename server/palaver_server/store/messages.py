@@ -22,7 +22,9 @@ from palaver_server.errors import FieldViolation, InvalidRequest, NotFound
 from palaver_server.store.access_conditions import ACCESSIBLE_SESSION
 from palaver_server.store.embedding_queue import NO_QUEUE, EmbeddingQueue
 from palaver_server.store.expected import ANY, Expected
+from palaver_server.store.expiry import extend_session
 from palaver_server.store.listing import page_parameters
+from palaver_server.store.liveness import LIVE_SESSION
 from palaver_server.store.message_filter import EVERY_MESSAGE, MessageFilter
 from palaver_server.store.sessions import lock_session
 
@@ -198,7 +200,7 @@ class MessageStore:
             FROM ({{passing}} LIMIT %(limit)s + 1) candidates
             WINDOW listing AS (ORDER BY sequence {{direction}})
         ) m ON number = 1 OR number <= %(limit)s AND total_size <= {MAX_PAGE_BYTES}
-        WHERE s.session_id = %(session_id)s AND s.deleted_at IS NULL AND {ACCESSIBLE_SESSION}
+        WHERE s.session_id = %(session_id)s AND {LIVE_SESSION} AND {ACCESSIBLE_SESSION}
         ORDER BY m.sequence {{direction}}
     """,
     )
@@ -247,7 +249,7 @@ class MessageStore:
         FROM sessions s LEFT JOIN messages m
             ON m.session_id = %(session_id)s AND m.message_id = %(message_id)s
             AND m.deleted_at IS NULL
-        WHERE s.session_id = %(session_id)s AND s.deleted_at IS NULL AND {ACCESSIBLE_SESSION}
+        WHERE s.session_id = %(session_id)s AND {LIVE_SESSION} AND {ACCESSIBLE_SESSION}
     """,
     )
 
@@ -301,6 +303,7 @@ class MessageStore:
             expected.check(revision=row.revision)
             changed = change(row)
             if changed == row:
+                await extend_session(connection, session_id)
                 return row
             parameters = {**changed._asdict(), "session_id": session_id, "language": self._language}
             updated = await connection.fetch_one(self._update_message, parameters)
@@ -372,6 +375,7 @@ class MessageStore:
         async with self._locked_session(access, session_id, expected) as connection:
             chosen = await connection.fetch(choose, parameters)
             if not chosen:
+                await extend_session(connection, session_id)
                 return
             if sum(size for _, size in chosen) > _MAX_DELETED_BYTES:
                 raise InvalidRequest(selection.too_large())

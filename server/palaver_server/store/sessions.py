@@ -24,11 +24,13 @@ from palaver_server.errors import AlreadyExists, NotFound
 from palaver_server.store.access_conditions import ACCESSIBLE_SESSION
 from palaver_server.store.ensure_user import ensure_user, lock_user
 from palaver_server.store.expected import ANY, NONE_LIVE, Expected
+from palaver_server.store.expiry import expire_session, extend_session
 from palaver_server.store.listing import ListingTemplates, read_last_position, read_page
+from palaver_server.store.liveness import LIVE_SESSION
 
 
 class SessionRow(NamedTuple):
-    """A live session. `metadata` is JSON text."""
+    """A live session. `metadata` is JSON text, `ttl` in microseconds; None: it does not expire."""
 
     session_id: str
     id: int
@@ -38,6 +40,8 @@ class SessionRow(NamedTuple):
     created_at: PgTimestamp
     updated_at: PgTimestamp
     revision: int
+    ttl: int | None = None
+    expires_at: PgTimestamp | None = None
 
     @property
     def position(self) -> int:
@@ -85,12 +89,15 @@ _MAX_ATTEMPTS = 10
 
 EVERY_SESSION = SessionFilter()
 
-COLUMNS = "session_id, id, user_id, metadata::text, last_sequence, created_at, updated_at, revision"
+COLUMNS = """
+    session_id, id, user_id, metadata::text, last_sequence, created_at, updated_at, revision, ttl,
+    expires_at
+"""
 
 # Upper bound of a row's size as a protobuf message, in bytes.
 SIZE = """
     octet_length(session_id) + coalesce(octet_length(user_id), 0)
-    + 4 * octet_length(metadata) + 128
+    + 4 * octet_length(metadata) + 192
 """
 
 
@@ -98,7 +105,7 @@ GET_SESSION = Statement(
     "sessions.get",
     f"""
     SELECT {COLUMNS} FROM sessions s
-    WHERE session_id = %(session_id)s AND deleted_at IS NULL AND {ACCESSIBLE_SESSION}
+    WHERE session_id = %(session_id)s AND {LIVE_SESSION} AND {ACCESSIBLE_SESSION}
 """,
 )
 
@@ -154,10 +161,11 @@ class SessionStore:
     ADD_SESSION = Statement(
         "sessions.add",
         f"""
-        INSERT INTO sessions AS s (session_id, user_id, metadata, created_at, updated_at)
+        INSERT INTO sessions AS s (session_id, user_id, metadata, created_at, updated_at, ttl)
         VALUES (
             %(session_id)s, %(user_id)s, %(metadata)s::jsonb,
-            coalesce(%(created_at)s::timestamptz, statement_timestamp()), statement_timestamp()
+            coalesce(%(created_at)s::timestamptz, statement_timestamp()), statement_timestamp(),
+            %(ttl)s::bigint
         )
         ON CONFLICT (session_id) DO UPDATE SET
             id = excluded.id,
@@ -169,7 +177,9 @@ class SessionStore:
             ),
             updated_at = greatest(excluded.updated_at, s.updated_at, s.deleted_at),
             deleted_at = NULL,
-            forgotten = false
+            forgotten = false,
+            ttl = excluded.ttl,
+            expires_at = NULL -- then a trigger sets it
         WHERE s.deleted_at IS NOT NULL AND {ACCESSIBLE_SESSION}
         RETURNING {COLUMNS}
     """,
@@ -184,6 +194,7 @@ class SessionStore:
         metadata: str,
         created_at: datetime | None = None,
         user_must_exist: bool = False,
+        ttl: int | None = None,
     ) -> SessionRow:
         """Create a session, or start a deleted one again; get or create its user.
 
@@ -194,6 +205,7 @@ class SessionStore:
             metadata: Its metadata as JSON.
             created_at: The time of its creation; None: now.
             user_must_exist: Whether to get the user only.
+            ttl: Its TTL in microseconds; None or 0: none.
 
         Raises:
             AlreadyExists: The session is live, or outside the access scope.
@@ -207,12 +219,14 @@ class SessionStore:
                 await lock_user(connection, user_id)
             elif user_id:
                 await ensure_user(connection, user_id)
-            row = await self._start(
-                connection,
-                access,
-                _blank(session_id, user_id)._replace(metadata=metadata),
-                created_at,
-            )
+            new = _blank(session_id, user_id)._replace(metadata=metadata, ttl=new_ttl(ttl, None))
+            row = await self._start(connection, access, new, created_at)
+            if row is None:  # it is live or has expired
+                async with (
+                    nullcontext() if user_id else connection.in_transaction(has_timeout=False)
+                ):
+                    if await expire_session(connection, session_id):
+                        row = await self._start(connection, access, new, created_at)
             if row is None:
                 raise AlreadyExists("Session", session_id)
             return row
@@ -243,7 +257,7 @@ class SessionStore:
         "sessions.get_many",
         f"""
         SELECT {COLUMNS} FROM sessions s
-        WHERE session_id = ANY(%(session_ids)s) AND deleted_at IS NULL AND {ACCESSIBLE_SESSION}
+        WHERE session_id = ANY(%(session_ids)s) AND {LIVE_SESSION} AND {ACCESSIBLE_SESSION}
     """,
     )
 
@@ -265,7 +279,7 @@ class SessionStore:
         "sessions.update",
         f"""
         UPDATE sessions
-        SET user_id = %(user_id)s, metadata = %(metadata)s::jsonb,
+        SET user_id = %(user_id)s, metadata = %(metadata)s::jsonb, ttl = %(ttl)s::bigint,
             updated_at = greatest(updated_at, statement_timestamp())
         WHERE session_id = %(session_id)s
         RETURNING {COLUMNS}
@@ -294,10 +308,10 @@ class SessionStore:
         expected: Expected = ANY,
         if_missing: IfMissing = REFUSE,
     ) -> SessionRow:
-        """Update a session's user and metadata to those that `change` returns.
+        """Update a session's user, metadata and TTL to those that `change` returns.
 
         The session is locked between the read and the write. An exception from `change` rolls
-        back. If `change` changes nothing, nothing is written.
+        back. If `change` changes nothing, nothing is written but the expiry.
 
         Args:
             access: The caller's access scope.
@@ -328,6 +342,7 @@ class SessionStore:
                 if if_missing == REFUSE:
                     break
                 expected.check(revision=NONE_LIVE)
+                await expire_session(connection, session_id)
                 if if_missing.undelete:
                     restored = await connection.fetch_one(
                         self.UNDELETE_SESSION, _named(access, session_id)
@@ -346,7 +361,8 @@ class SessionStore:
         self, connection: Connection, row: SessionRow, changed: SessionRow
     ) -> SessionRow:
         if changed == row:
-            return row
+            expires_at = await extend_session(connection, row.session_id) if row.ttl else None
+            return row._replace(expires_at=expires_at)
         updated = await connection.fetch_one(self.UPDATE_SESSION, changed._asdict())
         return _found(row.session_id, updated)
 
@@ -410,7 +426,9 @@ class SessionStore:
         rows = await read_page(
             self._reader,
             access,
-            templates=ListingTemplates(self.LIST_SESSIONS, self.LIST_SESSIONS_IN_ORDER),
+            templates=ListingTemplates(
+                self.LIST_SESSIONS, self.LIST_SESSIONS_IN_ORDER, live=LIVE_SESSION
+            ),
             key_range=key_range,
             limit=limit,
             filter=filter,
@@ -423,6 +441,11 @@ class SessionStore:
     async def last_id(self, access: Access) -> int:
         """Return the last listing position in use, 0 if there is none; of all users' sessions."""
         return await read_last_position(self._reader, access, self.LAST_ID)
+
+
+def new_ttl(given: int | None, current: int | None) -> int | None:
+    """Return the TTL of a session after a write: 0 ends the current one, None leaves it."""
+    return current if given is None else given or None
 
 
 def _blank(session_id: str, user_id: str | None) -> SessionRow:

@@ -21,6 +21,7 @@ from palaver_server.durations import milliseconds
 from palaver_server.errors import AlreadyExists, NotFound
 from palaver_server.store.access_conditions import accessible
 from palaver_server.store.expected import ANY, NONE_LIVE, Expected
+from palaver_server.store.expiry import expire_sessions_of
 from palaver_server.store.listing import ListingTemplates, read_last_position, read_page
 
 
@@ -317,6 +318,7 @@ class UserStore:
         ):
             locked = await connection.fetch_one(self.LOCK_FOR_DELETE, parameters)
             expected.check(revision=_found(user_id, locked).revision)
+            await expire_sessions_of(connection, user_id)
             (sessions_deleted,) = await connection.fetch_one(self.LOCK_SESSIONS, parameters) or ()
             (deleted_at,) = await connection.fetch_one(self.DELETE_USER, parameters) or ()
             parameters["deleted_at"] = as_datetime(deleted_at)

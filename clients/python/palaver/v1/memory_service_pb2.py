@@ -22,6 +22,7 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from palaver.v1 import memory_pb2 as palaver_dot_v1_dot_memory__pb2
@@ -29,7 +30,7 @@ from palaver.v1 import metadata_pb2 as palaver_dot_v1_dot_metadata__pb2
 from palaver.v1 import session_pb2 as palaver_dot_v1_dot_session__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fpalaver/v1/memory_service.proto\x12\npalaver.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17palaver/v1/memory.proto\x1a\x19palaver/v1/metadata.proto\x1a\x18palaver/v1/session.proto\"\x85\x04\n\x10\x41\x64\x64MemoryRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12%\n\x08messages\x18\x02 \x03(\x0b\x32\x13.palaver.v1.Message\x12\x14\n\x07user_id\x18\x03 \x01(\tH\x00\x88\x01\x01\x12#\n\x16\x65xpected_last_sequence\x18\x04 \x01(\x03H\x01\x88\x01\x01\x12\x1a\n\x12session_must_exist\x18\x05 \x01(\x08\x12\x31\n\x10session_metadata\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x37\n\x15session_metadata_mode\x18\x07 \x01(\x0e\x32\x18.palaver.v1.MetadataMode\x12.\n\ruser_metadata\x18\x08 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x34\n\x12user_metadata_mode\x18\t \x01(\x0e\x32\x18.palaver.v1.MetadataMode\x12\x16\n\x0ereturn_session\x18\n \x01(\x08\x12\x1e\n\x11\x65xpected_revision\x18\x0b \x01(\x03H\x02\x88\x01\x01\x12\x18\n\x10replace_messages\x18\r \x01(\x08\x42\n\n\x08_user_idB\x19\n\x17_expected_last_sequenceB\x14\n\x12_expected_revision\"\xb3\x01\n\x11\x41\x64\x64MemoryResponse\x12\x17\n\x0fsession_created\x18\x01 \x01(\x08\x12\x19\n\x11session_undeleted\x18\x02 \x01(\x08\x12*\n\x08messages\x18\x03 \x03(\x0b\x32\x18.palaver.v1.AddedMessage\x12$\n\x07session\x18\x04 \x01(\x0b\x32\x13.palaver.v1.Session\x12\x18\n\x10messages_deleted\x18\x05 \x01(\x03\"d\n\x0c\x41\x64\x64\x65\x64Message\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12.\n\ncreated_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe2\x01\n\x10GetMemoryRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0e\n\x06last_n\x18\x02 \x01(\x05\x12\x12\n\nmax_tokens\x18\x03 \x01(\x05\x12\x13\n\x0bstart_roles\x18\x04 \x03(\t\x12\x14\n\x0cpinned_roles\x18\x05 \x03(\t\x12)\n\x06\x66ilter\x18\x06 \x01(\x0b\x32\x19.palaver.v1.MessageFilter\x12\x13\n\x0bno_messages\x18\x07 \x01(\x08\x12\x16\n\x0ereturn_session\x18\x08 \x01(\x08\x12\x13\n\x0btotal_count\x18\t \x01(\x08\"\x9f\x01\n\x13\x44\x65leteMemoryRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x1e\n\x11\x65xpected_revision\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12#\n\x16\x65xpected_last_sequence\x18\x03 \x01(\x03H\x01\x88\x01\x01\x42\x14\n\x12_expected_revisionB\x19\n\x17_expected_last_sequence\"`\n\x14\x44\x65leteMemoryResponse\x12.\n\ndeleted_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10messages_deleted\x18\x02 \x01(\x03\"\x89\x01\n\x13ListMessagesRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x05\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\x03\x12\x14\n\x0cnewest_first\x18\x04 \x01(\x08\x12)\n\x06\x66ilter\x18\x05 \x01(\x0b\x32\x19.palaver.v1.MessageFilter\"R\n\x14ListMessagesResponse\x12%\n\x08messages\x18\x01 \x03(\x0b\x32\x13.palaver.v1.Message\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\x03\"z\n\x15StreamMessagesRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nchunk_size\x18\x02 \x01(\x05\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\x03\x12)\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x19.palaver.v1.MessageFilter\"T\n\x16StreamMessagesResponse\x12%\n\x08messages\x18\x01 \x03(\x0b\x32\x13.palaver.v1.Message\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\x03\";\n\x11GetMessageRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nmessage_id\x18\x02 \x01(\t\"\xb8\x02\n\x14UpdateMessageRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nmessage_id\x18\x02 \x01(\t\x12\x11\n\x04role\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x14\n\x07\x63ontent\x18\x04 \x01(\tH\x01\x88\x01\x01\x12\x18\n\x0btoken_count\x18\x05 \x01(\x05H\x02\x88\x01\x01\x12)\n\x08metadata\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\x12/\n\rmetadata_mode\x18\x07 \x01(\x0e\x32\x18.palaver.v1.MetadataMode\x12\x1e\n\x11\x65xpected_revision\x18\x08 \x01(\x03H\x03\x88\x01\x01\x42\x07\n\x05_roleB\n\n\x08_contentB\x0e\n\x0c_token_countB\x14\n\x12_expected_revision\"\xd7\x01\n\x15\x44\x65leteMessagesRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x13\n\x0bmessage_ids\x18\x02 \x03(\t\x12\x0e\n\x06last_n\x18\x03 \x01(\x05\x12\x0f\n\x07\x66irst_n\x18\x04 \x01(\x05\x12#\n\x16\x65xpected_last_sequence\x18\x05 \x01(\x03H\x00\x88\x01\x01\x12\x1e\n\x11\x65xpected_revision\x18\x07 \x01(\x03H\x01\x88\x01\x01\x42\x19\n\x17_expected_last_sequenceB\x14\n\x12_expected_revision\"?\n\x16\x44\x65leteMessagesResponse\x12%\n\x08messages\x18\x01 \x03(\x0b\x32\x13.palaver.v1.Message\"\xcb\x02\n\x13SearchMemoryRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x14\n\nsession_id\x18\x02 \x01(\tH\x00\x12\x11\n\x07user_id\x18\x03 \x01(\tH\x00\x12\x1b\n\x11session_id_prefix\x18\t \x01(\tH\x00\x12\x32\n\x04mode\x18\x04 \x01(\x0e\x32$.palaver.v1.SearchMemoryRequest.Mode\x12\r\n\x05limit\x18\x05 \x01(\x05\x12)\n\x06\x66ilter\x18\x06 \x01(\x0b\x32\x19.palaver.v1.MessageFilter\x12\x11\n\tmin_score\x18\x07 \x01(\x01\x12\x11\n\tdiversity\x18\x08 \x01(\x01\"C\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x0b\n\x07KEYWORD\x10\x01\x12\x0c\n\x08SEMANTIC\x10\x02\x12\n\n\x06HYBRID\x10\x03\x42\x07\n\x05scope\"\x97\x01\n\rMessageFilter\x12\r\n\x05roles\x18\x01 \x03(\t\x12\x31\n\rcreated_after\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x63reated_before\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08metadata\x18\x04 \x01(\t\"u\n\x14SearchMemoryResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.palaver.v1.SearchResult\x12\x32\n\x04mode\x18\x02 \x01(\x0e\x32$.palaver.v1.SearchMemoryRequest.Mode\"h\n\x0cSearchResult\x12$\n\x07message\x18\x01 \x01(\x0b\x32\x13.palaver.v1.Message\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x01\x12\x0f\n\x07snippet\x18\x04 \x01(\t2\xe8\x05\n\rMemoryService\x12H\n\tAddMemory\x12\x1c.palaver.v1.AddMemoryRequest\x1a\x1d.palaver.v1.AddMemoryResponse\x12\x42\n\tGetMemory\x12\x1c.palaver.v1.GetMemoryRequest\x1a\x12.palaver.v1.Memory\"\x03\x90\x02\x01\x12Q\n\x0c\x44\x65leteMemory\x12\x1f.palaver.v1.DeleteMemoryRequest\x1a .palaver.v1.DeleteMemoryResponse\x12V\n\x0cListMessages\x12\x1f.palaver.v1.ListMessagesRequest\x1a .palaver.v1.ListMessagesResponse\"\x03\x90\x02\x01\x12^\n\x0eStreamMessages\x12!.palaver.v1.StreamMessagesRequest\x1a\".palaver.v1.StreamMessagesResponse\"\x03\x90\x02\x01\x30\x01\x12\x45\n\nGetMessage\x12\x1d.palaver.v1.GetMessageRequest\x1a\x13.palaver.v1.Message\"\x03\x90\x02\x01\x12\x46\n\rUpdateMessage\x12 .palaver.v1.UpdateMessageRequest\x1a\x13.palaver.v1.Message\x12W\n\x0e\x44\x65leteMessages\x12!.palaver.v1.DeleteMessagesRequest\x1a\".palaver.v1.DeleteMessagesResponse\x12V\n\x0cSearchMemory\x12\x1f.palaver.v1.SearchMemoryRequest\x1a .palaver.v1.SearchMemoryResponse\"\x03\x90\x02\x01\x42`\n\npalaver.v1B\x12MemoryServiceProtoP\x01Z\x14palaver/v1;palaverv1\xaa\x02\nPalaver.V1\xca\x02\nPalaver\\V1\xea\x02\x0bPalaver::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fpalaver/v1/memory_service.proto\x12\npalaver.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17palaver/v1/memory.proto\x1a\x19palaver/v1/metadata.proto\x1a\x18palaver/v1/session.proto\"\xad\x04\n\x10\x41\x64\x64MemoryRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12%\n\x08messages\x18\x02 \x03(\x0b\x32\x13.palaver.v1.Message\x12\x14\n\x07user_id\x18\x03 \x01(\tH\x00\x88\x01\x01\x12#\n\x16\x65xpected_last_sequence\x18\x04 \x01(\x03H\x01\x88\x01\x01\x12\x1a\n\x12session_must_exist\x18\x05 \x01(\x08\x12\x31\n\x10session_metadata\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x37\n\x15session_metadata_mode\x18\x07 \x01(\x0e\x32\x18.palaver.v1.MetadataMode\x12.\n\ruser_metadata\x18\x08 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x34\n\x12user_metadata_mode\x18\t \x01(\x0e\x32\x18.palaver.v1.MetadataMode\x12\x16\n\x0ereturn_session\x18\n \x01(\x08\x12\x1e\n\x11\x65xpected_revision\x18\x0b \x01(\x03H\x02\x88\x01\x01\x12&\n\x03ttl\x18\x0c \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x18\n\x10replace_messages\x18\r \x01(\x08\x42\n\n\x08_user_idB\x19\n\x17_expected_last_sequenceB\x14\n\x12_expected_revision\"\xb3\x01\n\x11\x41\x64\x64MemoryResponse\x12\x17\n\x0fsession_created\x18\x01 \x01(\x08\x12\x19\n\x11session_undeleted\x18\x02 \x01(\x08\x12*\n\x08messages\x18\x03 \x03(\x0b\x32\x18.palaver.v1.AddedMessage\x12$\n\x07session\x18\x04 \x01(\x0b\x32\x13.palaver.v1.Session\x12\x18\n\x10messages_deleted\x18\x05 \x01(\x03\"d\n\x0c\x41\x64\x64\x65\x64Message\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12.\n\ncreated_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe2\x01\n\x10GetMemoryRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0e\n\x06last_n\x18\x02 \x01(\x05\x12\x12\n\nmax_tokens\x18\x03 \x01(\x05\x12\x13\n\x0bstart_roles\x18\x04 \x03(\t\x12\x14\n\x0cpinned_roles\x18\x05 \x03(\t\x12)\n\x06\x66ilter\x18\x06 \x01(\x0b\x32\x19.palaver.v1.MessageFilter\x12\x13\n\x0bno_messages\x18\x07 \x01(\x08\x12\x16\n\x0ereturn_session\x18\x08 \x01(\x08\x12\x13\n\x0btotal_count\x18\t \x01(\x08\"\x9f\x01\n\x13\x44\x65leteMemoryRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x1e\n\x11\x65xpected_revision\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12#\n\x16\x65xpected_last_sequence\x18\x03 \x01(\x03H\x01\x88\x01\x01\x42\x14\n\x12_expected_revisionB\x19\n\x17_expected_last_sequence\"`\n\x14\x44\x65leteMemoryResponse\x12.\n\ndeleted_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10messages_deleted\x18\x02 \x01(\x03\"\x89\x01\n\x13ListMessagesRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x05\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\x03\x12\x14\n\x0cnewest_first\x18\x04 \x01(\x08\x12)\n\x06\x66ilter\x18\x05 \x01(\x0b\x32\x19.palaver.v1.MessageFilter\"R\n\x14ListMessagesResponse\x12%\n\x08messages\x18\x01 \x03(\x0b\x32\x13.palaver.v1.Message\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\x03\"z\n\x15StreamMessagesRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nchunk_size\x18\x02 \x01(\x05\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\x03\x12)\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x19.palaver.v1.MessageFilter\"T\n\x16StreamMessagesResponse\x12%\n\x08messages\x18\x01 \x03(\x0b\x32\x13.palaver.v1.Message\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\x03\";\n\x11GetMessageRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nmessage_id\x18\x02 \x01(\t\"\xb8\x02\n\x14UpdateMessageRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nmessage_id\x18\x02 \x01(\t\x12\x11\n\x04role\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x14\n\x07\x63ontent\x18\x04 \x01(\tH\x01\x88\x01\x01\x12\x18\n\x0btoken_count\x18\x05 \x01(\x05H\x02\x88\x01\x01\x12)\n\x08metadata\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\x12/\n\rmetadata_mode\x18\x07 \x01(\x0e\x32\x18.palaver.v1.MetadataMode\x12\x1e\n\x11\x65xpected_revision\x18\x08 \x01(\x03H\x03\x88\x01\x01\x42\x07\n\x05_roleB\n\n\x08_contentB\x0e\n\x0c_token_countB\x14\n\x12_expected_revision\"\xd7\x01\n\x15\x44\x65leteMessagesRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x13\n\x0bmessage_ids\x18\x02 \x03(\t\x12\x0e\n\x06last_n\x18\x03 \x01(\x05\x12\x0f\n\x07\x66irst_n\x18\x04 \x01(\x05\x12#\n\x16\x65xpected_last_sequence\x18\x05 \x01(\x03H\x00\x88\x01\x01\x12\x1e\n\x11\x65xpected_revision\x18\x07 \x01(\x03H\x01\x88\x01\x01\x42\x19\n\x17_expected_last_sequenceB\x14\n\x12_expected_revision\"?\n\x16\x44\x65leteMessagesResponse\x12%\n\x08messages\x18\x01 \x03(\x0b\x32\x13.palaver.v1.Message\"\xcb\x02\n\x13SearchMemoryRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x14\n\nsession_id\x18\x02 \x01(\tH\x00\x12\x11\n\x07user_id\x18\x03 \x01(\tH\x00\x12\x1b\n\x11session_id_prefix\x18\t \x01(\tH\x00\x12\x32\n\x04mode\x18\x04 \x01(\x0e\x32$.palaver.v1.SearchMemoryRequest.Mode\x12\r\n\x05limit\x18\x05 \x01(\x05\x12)\n\x06\x66ilter\x18\x06 \x01(\x0b\x32\x19.palaver.v1.MessageFilter\x12\x11\n\tmin_score\x18\x07 \x01(\x01\x12\x11\n\tdiversity\x18\x08 \x01(\x01\"C\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x0b\n\x07KEYWORD\x10\x01\x12\x0c\n\x08SEMANTIC\x10\x02\x12\n\n\x06HYBRID\x10\x03\x42\x07\n\x05scope\"\x97\x01\n\rMessageFilter\x12\r\n\x05roles\x18\x01 \x03(\t\x12\x31\n\rcreated_after\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x63reated_before\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08metadata\x18\x04 \x01(\t\"u\n\x14SearchMemoryResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.palaver.v1.SearchResult\x12\x32\n\x04mode\x18\x02 \x01(\x0e\x32$.palaver.v1.SearchMemoryRequest.Mode\"h\n\x0cSearchResult\x12$\n\x07message\x18\x01 \x01(\x0b\x32\x13.palaver.v1.Message\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x01\x12\x0f\n\x07snippet\x18\x04 \x01(\t2\xe8\x05\n\rMemoryService\x12H\n\tAddMemory\x12\x1c.palaver.v1.AddMemoryRequest\x1a\x1d.palaver.v1.AddMemoryResponse\x12\x42\n\tGetMemory\x12\x1c.palaver.v1.GetMemoryRequest\x1a\x12.palaver.v1.Memory\"\x03\x90\x02\x01\x12Q\n\x0c\x44\x65leteMemory\x12\x1f.palaver.v1.DeleteMemoryRequest\x1a .palaver.v1.DeleteMemoryResponse\x12V\n\x0cListMessages\x12\x1f.palaver.v1.ListMessagesRequest\x1a .palaver.v1.ListMessagesResponse\"\x03\x90\x02\x01\x12^\n\x0eStreamMessages\x12!.palaver.v1.StreamMessagesRequest\x1a\".palaver.v1.StreamMessagesResponse\"\x03\x90\x02\x01\x30\x01\x12\x45\n\nGetMessage\x12\x1d.palaver.v1.GetMessageRequest\x1a\x13.palaver.v1.Message\"\x03\x90\x02\x01\x12\x46\n\rUpdateMessage\x12 .palaver.v1.UpdateMessageRequest\x1a\x13.palaver.v1.Message\x12W\n\x0e\x44\x65leteMessages\x12!.palaver.v1.DeleteMessagesRequest\x1a\".palaver.v1.DeleteMessagesResponse\x12V\n\x0cSearchMemory\x12\x1f.palaver.v1.SearchMemoryRequest\x1a .palaver.v1.SearchMemoryResponse\"\x03\x90\x02\x01\x42`\n\npalaver.v1B\x12MemoryServiceProtoP\x01Z\x14palaver/v1;palaverv1\xaa\x02\nPalaver.V1\xca\x02\nPalaver\\V1\xea\x02\x0bPalaver::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,44 +48,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MEMORYSERVICE'].methods_by_name['GetMessage']._serialized_options = b'\220\002\001'
   _globals['_MEMORYSERVICE'].methods_by_name['SearchMemory']._loaded_options = None
   _globals['_MEMORYSERVICE'].methods_by_name['SearchMemory']._serialized_options = b'\220\002\001'
-  _globals['_ADDMEMORYREQUEST']._serialized_start=189
-  _globals['_ADDMEMORYREQUEST']._serialized_end=706
-  _globals['_ADDMEMORYRESPONSE']._serialized_start=709
-  _globals['_ADDMEMORYRESPONSE']._serialized_end=888
-  _globals['_ADDEDMESSAGE']._serialized_start=890
-  _globals['_ADDEDMESSAGE']._serialized_end=990
-  _globals['_GETMEMORYREQUEST']._serialized_start=993
-  _globals['_GETMEMORYREQUEST']._serialized_end=1219
-  _globals['_DELETEMEMORYREQUEST']._serialized_start=1222
-  _globals['_DELETEMEMORYREQUEST']._serialized_end=1381
-  _globals['_DELETEMEMORYRESPONSE']._serialized_start=1383
-  _globals['_DELETEMEMORYRESPONSE']._serialized_end=1479
-  _globals['_LISTMESSAGESREQUEST']._serialized_start=1482
-  _globals['_LISTMESSAGESREQUEST']._serialized_end=1619
-  _globals['_LISTMESSAGESRESPONSE']._serialized_start=1621
-  _globals['_LISTMESSAGESRESPONSE']._serialized_end=1703
-  _globals['_STREAMMESSAGESREQUEST']._serialized_start=1705
-  _globals['_STREAMMESSAGESREQUEST']._serialized_end=1827
-  _globals['_STREAMMESSAGESRESPONSE']._serialized_start=1829
-  _globals['_STREAMMESSAGESRESPONSE']._serialized_end=1913
-  _globals['_GETMESSAGEREQUEST']._serialized_start=1915
-  _globals['_GETMESSAGEREQUEST']._serialized_end=1974
-  _globals['_UPDATEMESSAGEREQUEST']._serialized_start=1977
-  _globals['_UPDATEMESSAGEREQUEST']._serialized_end=2289
-  _globals['_DELETEMESSAGESREQUEST']._serialized_start=2292
-  _globals['_DELETEMESSAGESREQUEST']._serialized_end=2507
-  _globals['_DELETEMESSAGESRESPONSE']._serialized_start=2509
-  _globals['_DELETEMESSAGESRESPONSE']._serialized_end=2572
-  _globals['_SEARCHMEMORYREQUEST']._serialized_start=2575
-  _globals['_SEARCHMEMORYREQUEST']._serialized_end=2906
-  _globals['_SEARCHMEMORYREQUEST_MODE']._serialized_start=2830
-  _globals['_SEARCHMEMORYREQUEST_MODE']._serialized_end=2897
-  _globals['_MESSAGEFILTER']._serialized_start=2909
-  _globals['_MESSAGEFILTER']._serialized_end=3060
-  _globals['_SEARCHMEMORYRESPONSE']._serialized_start=3062
-  _globals['_SEARCHMEMORYRESPONSE']._serialized_end=3179
-  _globals['_SEARCHRESULT']._serialized_start=3181
-  _globals['_SEARCHRESULT']._serialized_end=3285
-  _globals['_MEMORYSERVICE']._serialized_start=3288
-  _globals['_MEMORYSERVICE']._serialized_end=4032
+  _globals['_ADDMEMORYREQUEST']._serialized_start=221
+  _globals['_ADDMEMORYREQUEST']._serialized_end=778
+  _globals['_ADDMEMORYRESPONSE']._serialized_start=781
+  _globals['_ADDMEMORYRESPONSE']._serialized_end=960
+  _globals['_ADDEDMESSAGE']._serialized_start=962
+  _globals['_ADDEDMESSAGE']._serialized_end=1062
+  _globals['_GETMEMORYREQUEST']._serialized_start=1065
+  _globals['_GETMEMORYREQUEST']._serialized_end=1291
+  _globals['_DELETEMEMORYREQUEST']._serialized_start=1294
+  _globals['_DELETEMEMORYREQUEST']._serialized_end=1453
+  _globals['_DELETEMEMORYRESPONSE']._serialized_start=1455
+  _globals['_DELETEMEMORYRESPONSE']._serialized_end=1551
+  _globals['_LISTMESSAGESREQUEST']._serialized_start=1554
+  _globals['_LISTMESSAGESREQUEST']._serialized_end=1691
+  _globals['_LISTMESSAGESRESPONSE']._serialized_start=1693
+  _globals['_LISTMESSAGESRESPONSE']._serialized_end=1775
+  _globals['_STREAMMESSAGESREQUEST']._serialized_start=1777
+  _globals['_STREAMMESSAGESREQUEST']._serialized_end=1899
+  _globals['_STREAMMESSAGESRESPONSE']._serialized_start=1901
+  _globals['_STREAMMESSAGESRESPONSE']._serialized_end=1985
+  _globals['_GETMESSAGEREQUEST']._serialized_start=1987
+  _globals['_GETMESSAGEREQUEST']._serialized_end=2046
+  _globals['_UPDATEMESSAGEREQUEST']._serialized_start=2049
+  _globals['_UPDATEMESSAGEREQUEST']._serialized_end=2361
+  _globals['_DELETEMESSAGESREQUEST']._serialized_start=2364
+  _globals['_DELETEMESSAGESREQUEST']._serialized_end=2579
+  _globals['_DELETEMESSAGESRESPONSE']._serialized_start=2581
+  _globals['_DELETEMESSAGESRESPONSE']._serialized_end=2644
+  _globals['_SEARCHMEMORYREQUEST']._serialized_start=2647
+  _globals['_SEARCHMEMORYREQUEST']._serialized_end=2978
+  _globals['_SEARCHMEMORYREQUEST_MODE']._serialized_start=2902
+  _globals['_SEARCHMEMORYREQUEST_MODE']._serialized_end=2969
+  _globals['_MESSAGEFILTER']._serialized_start=2981
+  _globals['_MESSAGEFILTER']._serialized_end=3132
+  _globals['_SEARCHMEMORYRESPONSE']._serialized_start=3134
+  _globals['_SEARCHMEMORYRESPONSE']._serialized_end=3251
+  _globals['_SEARCHRESULT']._serialized_start=3253
+  _globals['_SEARCHRESULT']._serialized_end=3357
+  _globals['_MEMORYSERVICE']._serialized_start=3360
+  _globals['_MEMORYSERVICE']._serialized_end=4104
 # @@protoc_insertion_point(module_scope)

@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -39,6 +40,7 @@ class AddMemoryRequest(_message.Message):
     USER_METADATA_MODE_FIELD_NUMBER: _builtins.int
     RETURN_SESSION_FIELD_NUMBER: _builtins.int
     EXPECTED_REVISION_FIELD_NUMBER: _builtins.int
+    TTL_FIELD_NUMBER: _builtins.int
     REPLACE_MESSAGES_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Required. The ID of the session. 1 to 1,024 bytes of UTF-8; any characters
@@ -95,6 +97,14 @@ class AddMemoryRequest(_message.Message):
         has, which need not be `user_id`. Not allowed if it has none.
         """
 
+    @_builtins.property
+    def ttl(self) -> _duration_pb2.Duration:
+        """Optional. How long the session lives after each write, from this one on (see
+        `SessionService`). Applied as `session_metadata` is. Not negative, at most 100
+        years; rounded down to the microsecond, but not to zero. Zero: it does not
+        expire any more. If unset, its TTL is not changed.
+        """
+
     def __init__(
         self,
         *,
@@ -109,11 +119,12 @@ class AddMemoryRequest(_message.Message):
         user_metadata_mode: _metadata_pb2.MetadataMode.ValueType = ...,
         return_session: _builtins.bool = ...,
         expected_revision: _builtins.int | None = ...,
+        ttl: _duration_pb2.Duration | None = ...,
         replace_messages: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_last_sequence", b"_expected_last_sequence", "_expected_revision", b"_expected_revision", "_user_id", b"_user_id", "expected_last_sequence", b"expected_last_sequence", "expected_revision", b"expected_revision", "session_metadata", b"session_metadata", "user_id", b"user_id", "user_metadata", b"user_metadata"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_last_sequence", b"_expected_last_sequence", "_expected_revision", b"_expected_revision", "_user_id", b"_user_id", "expected_last_sequence", b"expected_last_sequence", "expected_revision", b"expected_revision", "session_metadata", b"session_metadata", "ttl", b"ttl", "user_id", b"user_id", "user_metadata", b"user_metadata"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_last_sequence", b"_expected_last_sequence", "_expected_revision", b"_expected_revision", "_user_id", b"_user_id", "expected_last_sequence", b"expected_last_sequence", "expected_revision", b"expected_revision", "messages", b"messages", "replace_messages", b"replace_messages", "return_session", b"return_session", "session_id", b"session_id", "session_metadata", b"session_metadata", "session_metadata_mode", b"session_metadata_mode", "session_must_exist", b"session_must_exist", "user_id", b"user_id", "user_metadata", b"user_metadata", "user_metadata_mode", b"user_metadata_mode"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_last_sequence", b"_expected_last_sequence", "_expected_revision", b"_expected_revision", "_user_id", b"_user_id", "expected_last_sequence", b"expected_last_sequence", "expected_revision", b"expected_revision", "messages", b"messages", "replace_messages", b"replace_messages", "return_session", b"return_session", "session_id", b"session_id", "session_metadata", b"session_metadata", "session_metadata_mode", b"session_metadata_mode", "session_must_exist", b"session_must_exist", "ttl", b"ttl", "user_id", b"user_id", "user_metadata", b"user_metadata", "user_metadata_mode", b"user_metadata_mode"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_last_sequence: _TypeAlias = _typing.Literal["expected_last_sequence"]  # noqa: Y015
     _WhichOneofArgType__expected_last_sequence: _TypeAlias = _typing.Literal["_expected_last_sequence", b"_expected_last_sequence"]  # noqa: Y015

@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -32,6 +33,8 @@ class Session(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    TTL_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """The ID, chosen by the caller. 1 to 1,024 bytes of UTF-8; any characters
     except NUL.
@@ -72,6 +75,18 @@ class Session(_message.Message):
         until the clock has passed it.
         """
 
+    @_builtins.property
+    def ttl(self) -> _duration_pb2.Duration:
+        """Output only. How long the session lives after the last write to it or its
+        messages, to the microsecond. Unset if it does not expire.
+        """
+
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp:
+        """Output only. The time at which the session expires, unless it is written to
+        before. Unset if it does not expire.
+        """
+
     def __init__(
         self,
         *,
@@ -83,10 +98,12 @@ class Session(_message.Message):
         id: _builtins.int = ...,
         last_sequence: _builtins.int = ...,
         revision: _builtins.int = ...,
+        ttl: _duration_pb2.Duration | None = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "metadata", b"metadata", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "expires_at", b"expires_at", "metadata", b"metadata", "ttl", b"ttl", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "id", b"id", "last_sequence", b"last_sequence", "metadata", b"metadata", "revision", b"revision", "session_id", b"session_id", "updated_at", b"updated_at", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "expires_at", b"expires_at", "id", b"id", "last_sequence", b"last_sequence", "metadata", b"metadata", "revision", b"revision", "session_id", b"session_id", "ttl", b"ttl", "updated_at", b"updated_at", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

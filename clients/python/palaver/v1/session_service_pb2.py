@@ -22,13 +22,14 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from palaver.v1 import metadata_pb2 as palaver_dot_v1_dot_metadata__pb2
 from palaver.v1 import session_pb2 as palaver_dot_v1_dot_session__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n palaver/v1/session_service.proto\x12\npalaver.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19palaver/v1/metadata.proto\x1a\x18palaver/v1/session.proto\"\xac\x01\n\x11\x41\x64\x64SessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12)\n\x08metadata\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x17\n\x0fuser_must_exist\x18\x05 \x01(\x08\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa1\x02\n\x14UpdateSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12)\n\x08metadata\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x18\n\x10replace_metadata\x18\x03 \x01(\x08\x12\x14\n\x07user_id\x18\x04 \x01(\tH\x00\x88\x01\x01\x12/\n\rmetadata_mode\x18\x05 \x01(\x0e\x32\x18.palaver.v1.MetadataMode\x12\x1e\n\x11\x65xpected_revision\x18\x06 \x01(\x03H\x01\x88\x01\x01\x12\x15\n\rallow_missing\x18\x08 \x01(\x08\x12\x10\n\x08undelete\x18\t \x01(\x08\x42\n\n\x08_user_idB\x14\n\x12_expected_revision\"\'\n\x11GetSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\xa0\x01\n\x14\x44\x65leteSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x1e\n\x11\x65xpected_revision\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12#\n\x16\x65xpected_last_sequence\x18\x03 \x01(\x03H\x01\x88\x01\x01\x42\x14\n\x12_expected_revisionB\x19\n\x17_expected_last_sequence\"a\n\x15\x44\x65leteSessionResponse\x12.\n\ndeleted_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10messages_deleted\x18\x02 \x01(\x03\"u\n\x13ListSessionsRequest\x12\r\n\x05limit\x18\x01 \x01(\x05\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\x03\x12\x14\n\x0cnewest_first\x18\x03 \x01(\x08\x12)\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x19.palaver.v1.SessionFilter\"R\n\x14ListSessionsResponse\x12%\n\x08sessions\x18\x01 \x03(\x0b\x32\x13.palaver.v1.Session\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\x03\"}\n\x16ListAllSessionsRequest\x12\x12\n\nchunk_size\x18\x01 \x01(\x05\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\x03\x12\x14\n\x0cnewest_first\x18\x03 \x01(\x08\x12)\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x19.palaver.v1.SessionFilter\"U\n\x17ListAllSessionsResponse\x12%\n\x08sessions\x18\x01 \x03(\x0b\x32\x13.palaver.v1.Session\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\x03\x32\xf2\x03\n\x0eSessionService\x12@\n\nAddSession\x12\x1d.palaver.v1.AddSessionRequest\x1a\x13.palaver.v1.Session\x12\x46\n\rUpdateSession\x12 .palaver.v1.UpdateSessionRequest\x1a\x13.palaver.v1.Session\x12\x45\n\nGetSession\x12\x1d.palaver.v1.GetSessionRequest\x1a\x13.palaver.v1.Session\"\x03\x90\x02\x01\x12T\n\rDeleteSession\x12 .palaver.v1.DeleteSessionRequest\x1a!.palaver.v1.DeleteSessionResponse\x12V\n\x0cListSessions\x12\x1f.palaver.v1.ListSessionsRequest\x1a .palaver.v1.ListSessionsResponse\"\x03\x90\x02\x01\x12\x61\n\x0fListAllSessions\x12\".palaver.v1.ListAllSessionsRequest\x1a#.palaver.v1.ListAllSessionsResponse\"\x03\x90\x02\x01\x30\x01\x42\x61\n\npalaver.v1B\x13SessionServiceProtoP\x01Z\x14palaver/v1;palaverv1\xaa\x02\nPalaver.V1\xca\x02\nPalaver\\V1\xea\x02\x0bPalaver::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n palaver/v1/session_service.proto\x12\npalaver.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19palaver/v1/metadata.proto\x1a\x18palaver/v1/session.proto\"\xd4\x01\n\x11\x41\x64\x64SessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12)\n\x08metadata\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12&\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\x0fuser_must_exist\x18\x05 \x01(\x08\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xc9\x02\n\x14UpdateSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12)\n\x08metadata\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x18\n\x10replace_metadata\x18\x03 \x01(\x08\x12\x14\n\x07user_id\x18\x04 \x01(\tH\x00\x88\x01\x01\x12/\n\rmetadata_mode\x18\x05 \x01(\x0e\x32\x18.palaver.v1.MetadataMode\x12\x1e\n\x11\x65xpected_revision\x18\x06 \x01(\x03H\x01\x88\x01\x01\x12&\n\x03ttl\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rallow_missing\x18\x08 \x01(\x08\x12\x10\n\x08undelete\x18\t \x01(\x08\x42\n\n\x08_user_idB\x14\n\x12_expected_revision\"\'\n\x11GetSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\xa0\x01\n\x14\x44\x65leteSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x1e\n\x11\x65xpected_revision\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12#\n\x16\x65xpected_last_sequence\x18\x03 \x01(\x03H\x01\x88\x01\x01\x42\x14\n\x12_expected_revisionB\x19\n\x17_expected_last_sequence\"a\n\x15\x44\x65leteSessionResponse\x12.\n\ndeleted_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10messages_deleted\x18\x02 \x01(\x03\"u\n\x13ListSessionsRequest\x12\r\n\x05limit\x18\x01 \x01(\x05\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\x03\x12\x14\n\x0cnewest_first\x18\x03 \x01(\x08\x12)\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x19.palaver.v1.SessionFilter\"R\n\x14ListSessionsResponse\x12%\n\x08sessions\x18\x01 \x03(\x0b\x32\x13.palaver.v1.Session\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\x03\"}\n\x16ListAllSessionsRequest\x12\x12\n\nchunk_size\x18\x01 \x01(\x05\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\x03\x12\x14\n\x0cnewest_first\x18\x03 \x01(\x08\x12)\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x19.palaver.v1.SessionFilter\"U\n\x17ListAllSessionsResponse\x12%\n\x08sessions\x18\x01 \x03(\x0b\x32\x13.palaver.v1.Session\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\x03\x32\xf2\x03\n\x0eSessionService\x12@\n\nAddSession\x12\x1d.palaver.v1.AddSessionRequest\x1a\x13.palaver.v1.Session\x12\x46\n\rUpdateSession\x12 .palaver.v1.UpdateSessionRequest\x1a\x13.palaver.v1.Session\x12\x45\n\nGetSession\x12\x1d.palaver.v1.GetSessionRequest\x1a\x13.palaver.v1.Session\"\x03\x90\x02\x01\x12T\n\rDeleteSession\x12 .palaver.v1.DeleteSessionRequest\x1a!.palaver.v1.DeleteSessionResponse\x12V\n\x0cListSessions\x12\x1f.palaver.v1.ListSessionsRequest\x1a .palaver.v1.ListSessionsResponse\"\x03\x90\x02\x01\x12\x61\n\x0fListAllSessions\x12\".palaver.v1.ListAllSessionsRequest\x1a#.palaver.v1.ListAllSessionsResponse\"\x03\x90\x02\x01\x30\x01\x42\x61\n\npalaver.v1B\x13SessionServiceProtoP\x01Z\x14palaver/v1;palaverv1\xaa\x02\nPalaver.V1\xca\x02\nPalaver\\V1\xea\x02\x0bPalaver::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,24 +43,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SESSIONSERVICE'].methods_by_name['ListSessions']._serialized_options = b'\220\002\001'
   _globals['_SESSIONSERVICE'].methods_by_name['ListAllSessions']._loaded_options = None
   _globals['_SESSIONSERVICE'].methods_by_name['ListAllSessions']._serialized_options = b'\220\002\001'
-  _globals['_ADDSESSIONREQUEST']._serialized_start=165
-  _globals['_ADDSESSIONREQUEST']._serialized_end=337
-  _globals['_UPDATESESSIONREQUEST']._serialized_start=340
-  _globals['_UPDATESESSIONREQUEST']._serialized_end=629
-  _globals['_GETSESSIONREQUEST']._serialized_start=631
-  _globals['_GETSESSIONREQUEST']._serialized_end=670
-  _globals['_DELETESESSIONREQUEST']._serialized_start=673
-  _globals['_DELETESESSIONREQUEST']._serialized_end=833
-  _globals['_DELETESESSIONRESPONSE']._serialized_start=835
-  _globals['_DELETESESSIONRESPONSE']._serialized_end=932
-  _globals['_LISTSESSIONSREQUEST']._serialized_start=934
-  _globals['_LISTSESSIONSREQUEST']._serialized_end=1051
-  _globals['_LISTSESSIONSRESPONSE']._serialized_start=1053
-  _globals['_LISTSESSIONSRESPONSE']._serialized_end=1135
-  _globals['_LISTALLSESSIONSREQUEST']._serialized_start=1137
-  _globals['_LISTALLSESSIONSREQUEST']._serialized_end=1262
-  _globals['_LISTALLSESSIONSRESPONSE']._serialized_start=1264
-  _globals['_LISTALLSESSIONSRESPONSE']._serialized_end=1349
-  _globals['_SESSIONSERVICE']._serialized_start=1352
-  _globals['_SESSIONSERVICE']._serialized_end=1850
+  _globals['_ADDSESSIONREQUEST']._serialized_start=197
+  _globals['_ADDSESSIONREQUEST']._serialized_end=409
+  _globals['_UPDATESESSIONREQUEST']._serialized_start=412
+  _globals['_UPDATESESSIONREQUEST']._serialized_end=741
+  _globals['_GETSESSIONREQUEST']._serialized_start=743
+  _globals['_GETSESSIONREQUEST']._serialized_end=782
+  _globals['_DELETESESSIONREQUEST']._serialized_start=785
+  _globals['_DELETESESSIONREQUEST']._serialized_end=945
+  _globals['_DELETESESSIONRESPONSE']._serialized_start=947
+  _globals['_DELETESESSIONRESPONSE']._serialized_end=1044
+  _globals['_LISTSESSIONSREQUEST']._serialized_start=1046
+  _globals['_LISTSESSIONSREQUEST']._serialized_end=1163
+  _globals['_LISTSESSIONSRESPONSE']._serialized_start=1165
+  _globals['_LISTSESSIONSRESPONSE']._serialized_end=1247
+  _globals['_LISTALLSESSIONSREQUEST']._serialized_start=1249
+  _globals['_LISTALLSESSIONSREQUEST']._serialized_end=1374
+  _globals['_LISTALLSESSIONSRESPONSE']._serialized_start=1376
+  _globals['_LISTALLSESSIONSRESPONSE']._serialized_end=1461
+  _globals['_SESSIONSERVICE']._serialized_start=1464
+  _globals['_SESSIONSERVICE']._serialized_end=1962
 # @@protoc_insertion_point(module_scope)

@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -29,6 +30,7 @@ class AddSessionRequest(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    TTL_FIELD_NUMBER: _builtins.int
     USER_MUST_EXIST_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
@@ -52,6 +54,13 @@ class AddSessionRequest(_message.Message):
         """
 
     @_builtins.property
+    def ttl(self) -> _duration_pb2.Duration:
+        """Optional. How long the session lives after each write (see `SessionService`).
+        Not negative, at most 100 years; rounded down to the microsecond, but not to
+        zero. Zero or unset: it does not expire.
+        """
+
+    @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """Optional. The time when the session was created, for one that comes from
         elsewhere; stored with microsecond precision, rounded down. If unset, the
@@ -64,12 +73,13 @@ class AddSessionRequest(_message.Message):
         session_id: _builtins.str = ...,
         user_id: _builtins.str = ...,
         metadata: _struct_pb2.Struct | None = ...,
+        ttl: _duration_pb2.Duration | None = ...,
         user_must_exist: _builtins.bool = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "metadata", b"metadata"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "metadata", b"metadata", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "metadata", b"metadata", "session_id", b"session_id", "user_id", b"user_id", "user_must_exist", b"user_must_exist"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "metadata", b"metadata", "session_id", b"session_id", "ttl", b"ttl", "user_id", b"user_id", "user_must_exist", b"user_must_exist"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -85,6 +95,7 @@ class UpdateSessionRequest(_message.Message):
     USER_ID_FIELD_NUMBER: _builtins.int
     METADATA_MODE_FIELD_NUMBER: _builtins.int
     EXPECTED_REVISION_FIELD_NUMBER: _builtins.int
+    TTL_FIELD_NUMBER: _builtins.int
     ALLOW_MISSING_FIELD_NUMBER: _builtins.int
     UNDELETE_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
@@ -127,6 +138,14 @@ class UpdateSessionRequest(_message.Message):
         keys or strings, no NaN or infinity. If unset, the metadata is not changed.
         """
 
+    @_builtins.property
+    def ttl(self) -> _duration_pb2.Duration:
+        """Optional. How long the session lives after each write, from this one on (see
+        `SessionService`). Not negative, at most 100 years; rounded down to the
+        microsecond, but not to zero. Zero: it does not expire any more. If unset,
+        its TTL is not changed.
+        """
+
     def __init__(
         self,
         *,
@@ -136,12 +155,13 @@ class UpdateSessionRequest(_message.Message):
         user_id: _builtins.str | None = ...,
         metadata_mode: _metadata_pb2.MetadataMode.ValueType = ...,
         expected_revision: _builtins.int | None = ...,
+        ttl: _duration_pb2.Duration | None = ...,
         allow_missing: _builtins.bool = ...,
         undelete: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision", "_user_id", b"_user_id", "expected_revision", b"expected_revision", "metadata", b"metadata", "user_id", b"user_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision", "_user_id", b"_user_id", "expected_revision", b"expected_revision", "metadata", b"metadata", "ttl", b"ttl", "user_id", b"user_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision", "_user_id", b"_user_id", "allow_missing", b"allow_missing", "expected_revision", b"expected_revision", "metadata", b"metadata", "metadata_mode", b"metadata_mode", "replace_metadata", b"replace_metadata", "session_id", b"session_id", "undelete", b"undelete", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision", "_user_id", b"_user_id", "allow_missing", b"allow_missing", "expected_revision", b"expected_revision", "metadata", b"metadata", "metadata_mode", b"metadata_mode", "replace_metadata", b"replace_metadata", "session_id", b"session_id", "ttl", b"ttl", "undelete", b"undelete", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_revision: _TypeAlias = _typing.Literal["expected_revision"]  # noqa: Y015
     _WhichOneofArgType__expected_revision: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision"]  # noqa: Y015

@@ -33,6 +33,13 @@ class SessionServiceStub:
     `SessionService.AddSession`, which recreates the session, and
     `MemoryService.AddMemory`, which restores or recreates it.
 
+    A session may have a TTL. Each successful write to the session or its messages
+    sets its `expires_at` to the time of the write plus the TTL, also one that
+    changes nothing; reads do not. From `expires_at` on, by the clock of the
+    database that runs the call, the session counts as deleted at that instant, in
+    every RPC. `AddMemory` restores it with its TTL, like another deleted session. A
+    write that began before the expiry may still end after it, and then extends it.
+
     Errors carry `google.rpc` details, the same for every RPC of every service:
 
     - `INVALID_ARGUMENT`: `BadRequest`, with a violation for each invalid field,
@@ -135,6 +142,13 @@ class SessionServiceServicer:
     `SessionService.AddSession`, which recreates the session, and
     `MemoryService.AddMemory`, which restores or recreates it.
 
+    A session may have a TTL. Each successful write to the session or its messages
+    sets its `expires_at` to the time of the write plus the TTL, also one that
+    changes nothing; reads do not. From `expires_at` on, by the clock of the
+    database that runs the call, the session counts as deleted at that instant, in
+    every RPC. `AddMemory` restores it with its TTL, like another deleted session. A
+    write that began before the expiry may still end after it, and then extends it.
+
     Errors carry `google.rpc` details, the same for every RPC of every service:
 
     - `INVALID_ARGUMENT`: `BadRequest`, with a violation for each invalid field,
@@ -213,7 +227,7 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateSession(self, request, context):
-        """Changes the metadata of a session, its user, or both. A user that does not
+        """Changes the metadata of a session, its user or its TTL. A user that does not
         exist is created as a placeholder user (see `UserService`). A request that
         changes nothing leaves `updated_at` and `revision` as they are.
 
@@ -336,6 +350,13 @@ class SessionService:
     For a deleted session, all RPCs return `NOT_FOUND` except
     `SessionService.AddSession`, which recreates the session, and
     `MemoryService.AddMemory`, which restores or recreates it.
+
+    A session may have a TTL. Each successful write to the session or its messages
+    sets its `expires_at` to the time of the write plus the TTL, also one that
+    changes nothing; reads do not. From `expires_at` on, by the clock of the
+    database that runs the call, the session counts as deleted at that instant, in
+    every RPC. `AddMemory` restores it with its TTL, like another deleted session. A
+    write that began before the expiry may still end after it, and then extends it.
 
     Errors carry `google.rpc` details, the same for every RPC of every service:
 

@@ -34,6 +34,13 @@ class SessionServiceStub:
     `SessionService.AddSession`, which recreates the session, and
     `MemoryService.AddMemory`, which restores or recreates it.
 
+    A session may have a TTL. Each successful write to the session or its messages
+    sets its `expires_at` to the time of the write plus the TTL, also one that
+    changes nothing; reads do not. From `expires_at` on, by the clock of the
+    database that runs the call, the session counts as deleted at that instant, in
+    every RPC. `AddMemory` restores it with its TTL, like another deleted session. A
+    write that began before the expiry may still end after it, and then extends it.
+
     Errors carry `google.rpc` details, the same for every RPC of every service:
 
     - `INVALID_ARGUMENT`: `BadRequest`, with a violation for each invalid field,
@@ -112,7 +119,7 @@ class SessionServiceStub:
     - `NOT_FOUND`: The user does not exist, and `user_must_exist` is set.
     """
     UpdateSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.UpdateSessionRequest, _session_pb2.Session]
-    """Changes the metadata of a session, its user, or both. A user that does not
+    """Changes the metadata of a session, its user or its TTL. A user that does not
     exist is created as a placeholder user (see `UserService`). A request that
     changes nothing leaves `updated_at` and `revision` as they are.
 
@@ -176,6 +183,13 @@ class SessionServiceAsyncStub(SessionServiceStub):
     For a deleted session, all RPCs return `NOT_FOUND` except
     `SessionService.AddSession`, which recreates the session, and
     `MemoryService.AddMemory`, which restores or recreates it.
+
+    A session may have a TTL. Each successful write to the session or its messages
+    sets its `expires_at` to the time of the write plus the TTL, also one that
+    changes nothing; reads do not. From `expires_at` on, by the clock of the
+    database that runs the call, the session counts as deleted at that instant, in
+    every RPC. `AddMemory` restores it with its TTL, like another deleted session. A
+    write that began before the expiry may still end after it, and then extends it.
 
     Errors carry `google.rpc` details, the same for every RPC of every service:
 
@@ -252,7 +266,7 @@ class SessionServiceAsyncStub(SessionServiceStub):
     - `NOT_FOUND`: The user does not exist, and `user_must_exist` is set.
     """
     UpdateSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.UpdateSessionRequest, _session_pb2.Session]  # type: ignore[assignment]
-    """Changes the metadata of a session, its user, or both. A user that does not
+    """Changes the metadata of a session, its user or its TTL. A user that does not
     exist is created as a placeholder user (see `UserService`). A request that
     changes nothing leaves `updated_at` and `revision` as they are.
 
@@ -315,6 +329,13 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     For a deleted session, all RPCs return `NOT_FOUND` except
     `SessionService.AddSession`, which recreates the session, and
     `MemoryService.AddMemory`, which restores or recreates it.
+
+    A session may have a TTL. Each successful write to the session or its messages
+    sets its `expires_at` to the time of the write plus the TTL, also one that
+    changes nothing; reads do not. From `expires_at` on, by the clock of the
+    database that runs the call, the session counts as deleted at that instant, in
+    every RPC. `AddMemory` restores it with its TTL, like another deleted session. A
+    write that began before the expiry may still end after it, and then extends it.
 
     Errors carry `google.rpc` details, the same for every RPC of every service:
 
@@ -401,7 +422,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.UpdateSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_pb2.Session, _abc.Awaitable[_session_pb2.Session]]:
-        """Changes the metadata of a session, its user, or both. A user that does not
+        """Changes the metadata of a session, its user or its TTL. A user that does not
         exist is created as a placeholder user (see `UserService`). A request that
         changes nothing leaves `updated_at` and `revision` as they are.
 

@@ -16,11 +16,13 @@ _UPDATED_AT = wire.tag(Session, "updated_at")
 _REVISION = wire.integer_tag(Session, "revision")
 _ID = wire.integer_tag(Session, "id")
 _LAST_SEQUENCE = wire.integer_tag(Session, "last_sequence")
+_TTL = wire.tag(Session, "ttl")
+_EXPIRES_AT = wire.tag(Session, "expires_at")
 
 
 def encode_session(row: SessionRow) -> bytes:
     """Return the bytes of a `Session`."""
-    session_id, position, user_id, metadata, last_sequence, created_at, updated_at, revision = row
+    session_id, position, user_id, metadata, last_sequence, created_at, updated_at = row[:7]
     id_ = session_id.encode()
     struct = wire.json_struct(metadata)
     created = wire.timestamp(created_at)
@@ -34,7 +36,10 @@ def encode_session(row: SessionRow) -> bytes:
             _UPDATED_AT, varint(len(updated)), updated,
             _ID, varint(position),
             _LAST_SEQUENCE + varint(last_sequence) if last_sequence else b"",
-            _REVISION, varint(revision),
+            _REVISION, varint(row.revision),
+            wire.delimited(_TTL, wire.duration(row.ttl)) if row.ttl else b"",
+            b"" if row.expires_at is None
+            else wire.delimited(_EXPIRES_AT, wire.timestamp(row.expires_at)),
         )
     )  # fmt: skip
 

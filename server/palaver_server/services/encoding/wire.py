@@ -11,6 +11,7 @@ from struct import Struct as Packer
 from typing import Any, Final
 
 import orjson
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -78,6 +79,13 @@ def timestamp(value: PgTimestamp) -> bytes:
     """Encode a timestamp as `google.protobuf.Timestamp`."""
     seconds, microseconds = divmod(value, 1_000_000)
     return _start_of_timestamp(seconds) + varint(microseconds * 1000)
+
+
+def duration(microseconds: int) -> bytes:
+    """Encode a duration that is not negative as `google.protobuf.Duration`."""
+    return Duration(
+        seconds=microseconds // 1_000_000, nanos=microseconds % 1_000_000 * 1000
+    ).SerializeToString()
 
 
 def timestamps(values: Iterable[PgTimestamp]) -> dict[PgTimestamp, bytes]:
