@@ -547,8 +547,8 @@ class MemoryStore:
         if options.change_session is not None and added.changes:
             changed = options.change_session(session)
             if changed != session:
-                row = await connection.fetch_one(SessionStore.UPDATE_SESSION, changed._asdict())
-                session = SessionRow._make(row or ())
+                updated = await connection.fetch_one(SessionStore.UPDATE_SESSION, changed._asdict())
+                session = SessionRow._make(updated or ())
         return added._replace(session=session if options.with_session else None)
 
     # Sessions in any state.
