@@ -61,6 +61,7 @@ check: $(VENV)/dev.done ## Check format, lint, types, layers, and that generated
 	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT \
 		&& $(MAKE) --no-print-directory protos STUBS="$$fresh" \
 		&& diff --recursive --exclude=__pycache__ $(STUBS)/palaver/v1 "$$fresh/palaver/v1" \
+		&& for file in "$$fresh"/palaver/client/*; do diff $(STUBS)/palaver/client/ "$$file" || exit 1; done \
 		&& echo "the stubs are up to date"
 	@$(BIN)/python -m docs.settings_page | diff docs/settings.md - \
 		&& echo "docs/settings.md is up to date" \
@@ -70,12 +71,16 @@ format: $(VENV)/dev.done ## Fix formatting, and lint errors where ruff can
 	@$(BIN)/ruff format
 	@$(BIN)/ruff check --fix
 
-protos: $(VENV)/dev.done ## Compile the stubs from the .proto files
+protos: $(VENV)/dev.done ## Compile the stubs and the calls of the clients from the .proto files
 	@rm -rf $(STUBS)/palaver/v1 && mkdir -p $(STUBS)
 	@$(PROTOC) --python_out=$(STUBS) --mypy_out=quiet:$(STUBS) protos/palaver/v1/*.proto
 	@$(PROTOC) --grpc_python_out=$(STUBS) --mypy_grpc_out=quiet:$(STUBS) \
 		protos/palaver/v1/*_service.proto
 	@touch $(STUBS)/palaver/v1/py.typed
+	@mkdir -p $(STUBS)/palaver/client && cp clients/service_config.json $(STUBS)/palaver/client/
+	@described=$$(mktemp) && trap 'rm -f "$$described"' EXIT \
+		&& $(PROTOC) --include_source_info --descriptor_set_out="$$described" protos/palaver/v1/*.proto \
+		&& $(BIN)/python clients/python/generate_calls.py "$$described" $(STUBS)/palaver/client
 
 settings-doc: $(VENV)/dev.done ## Write docs/settings.md from the settings model
 	@$(BIN)/python -m docs.settings_page > docs/settings.md
