@@ -59,6 +59,7 @@ class Ledger:
         users: All users, the oldest first.
         books: The books of the sessions that have many writers.
         households: The sessions and users that have one caller, who knows their states.
+        given_up: The number of households whose states became too uncertain.
         calls: The number of calls, by RPC and status code.
         faults: The number of faults, by kind.
         broken: The promises that the service broke, one description each.
@@ -69,6 +70,7 @@ class Ledger:
         self.users: list[Presence] = []
         self.books: list[Book] = []
         self.households: list[Household] = []
+        self.given_up = 0
         self.calls: Counter[tuple[str, StatusCode]] = Counter()
         self.faults: Counter[str] = Counter()
         self.broken: list[str] = []

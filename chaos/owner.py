@@ -1,4 +1,4 @@
-"""A caller that makes random calls about sessions and a user that nobody else uses."""
+"""A caller that makes random calls about sessions and a user of its own."""
 
 from random import Random
 
@@ -37,12 +37,17 @@ class Owner:
             self._begin()
         try:
             await self._household.call(self._next_request())
-        except (BrokenPromise, Untold) as error:
-            self._household.abandon()
-            self._ledger.households.remove(self._household)
-            self._begin()
-            if isinstance(error, BrokenPromise):
-                raise
+        except BrokenPromise:
+            self._give_up()
+            raise
+        except Untold:
+            self._ledger.given_up += 1
+            self._give_up()
+
+    def _give_up(self) -> None:
+        self._household.abandon()
+        self._ledger.households.remove(self._household)
+        self._begin()
 
     def _begin(self) -> None:
         self._household = Household(self._caller, self._ledger)

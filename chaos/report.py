@@ -33,6 +33,7 @@ def _checked(ledger: Ledger) -> Iterable[tuple[str, int]]:
     yield "sessions", len(ledger.sessions)
     yield "users", len(ledger.users)
     yield "households, with all calls predicted", len(ledger.households)
+    yield "households given up, too uncertain", ledger.given_up
     yield "calls predicted", sum(household.calls for household in ledger.households)
     yield "messages acknowledged", sum(book.acknowledged for book in ledger.books)
     yield "messages that must be there", sum(len(book.live) for book in ledger.books)

@@ -141,6 +141,8 @@ class RandomRequests:
 
     def _update_message(self, model: Model, session_id: str) -> Request:
         message = self._message(model.state[0].get(session_id))
+        if message is None and self._chance(0.9):
+            return self._add_memory(model, session_id)
         return UpdateMessageRequest(
             session_id=session_id,
             message_id=message.message_id if message else "nothing",
@@ -154,6 +156,8 @@ class RandomRequests:
 
     def _delete_messages(self, model: Model, session_id: str) -> Request:
         session = model.state[0].get(session_id)
+        if self._message(session) is None and self._chance(0.9):
+            return self._add_memory(model, session_id)
         request = DeleteMessagesRequest(
             session_id=session_id,
             expected_revision=self._revision(model, session_id),

@@ -45,7 +45,7 @@ class _World:
 
 
 class PossibleStates:
-    """The possible states of sessions and users that nobody else changes.
+    """The possible states of sessions and users that no other caller changes.
 
     Args:
         window: The number of messages that GetMemory returns if not told how many.
