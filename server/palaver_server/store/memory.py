@@ -82,6 +82,17 @@ _REWRITE = """
         deleted_at = NULL
 """
 
+# Creates a session without a user, unless it exists in any state. If another call creates it while
+# the statement runs, the statement fails with a unique violation.
+_CREATE = """
+    ), created AS (
+        INSERT INTO sessions (session_id, last_sequence, created_at, updated_at)
+        SELECT %(session_id)s, added, time, time FROM change
+        WHERE NOT EXISTS (SELECT 1 FROM existing)
+            AND NOT EXISTS (SELECT 1 FROM sessions WHERE session_id = %(session_id)s)
+        RETURNING last_sequence, updated_at, true AS created
+"""
+
 
 class NewMessage(NamedTuple):
     """A message to add; `metadata` is JSON text. None as `message_id` generates an id."""
@@ -219,14 +230,16 @@ class MemoryStore:
         self._queue = queue
         self._language = language
         enqueue = queue.enqueue_written
-        exists = (
-            "EXISTS (SELECT 1 FROM sessions WHERE session_id = %(session_id)s FOR NO KEY UPDATE)"
-        )
         unlocked: dict[str, Any] = {"is_locked": False, "on_conflict": "", "enqueue": enqueue}
-        self._add_or_create = self.ADD_MEMORY.fill(may_insert=True, **unlocked)
-        self._add = self.ADD_MEMORY.fill(may_insert=exists, **unlocked)
+        locked: dict[str, Any] = {"is_locked": True, "on_conflict": _REWRITE, "enqueue": enqueue}
+        self._add_or_create = self.ADD_MEMORY.fill(
+            create=_CREATE,
+            session="SELECT * FROM existing UNION ALL SELECT * FROM created",
+            **unlocked,
+        )
+        self._add = self.ADD_MEMORY.fill(create="", session="SELECT * FROM existing", **unlocked)
         self._add_locked = self.ADD_MEMORY.fill(
-            is_locked=True, may_insert=True, on_conflict=_REWRITE, enqueue=enqueue
+            create="", session="SELECT * FROM existing", **locked
         )
         self._create = self.CREATE_SESSION.fill(enqueue=enqueue)
         self._append = self.APPEND.fill(enqueue=enqueue)
@@ -236,14 +249,14 @@ class MemoryStore:
     # `kept` are the live messages whose ids the request contains: they keep their sequences, and
     # are written only if something changes. All other messages get the next sequences of the
     # session's row, which the statement locks. The row of a deleted message with the same id is
-    # written again. `updated_at` of the session to insert is '-infinity' if all messages are kept
-    # unchanged: its live row, which exists then, keeps the greater time.
+    # written again. The time of the change is '-infinity' if all messages are kept unchanged: the
+    # session keeps its `updated_at`.
     #
     # The snapshot of the statement is older than its wait for the session's lock. Where it has to
     # see the session's messages or its deletion, the session must be locked by a statement before
-    # it (`is_locked`). `may_insert` tells whether a missing session is created. Both are part of
-    # the text: with parameters, PostgreSQL would plan the statement each time, which takes as long
-    # as running it.
+    # it (`is_locked`). `create` may create a missing session. Both are part of the text: with
+    # parameters, PostgreSQL would plan the statement each time, which takes as long as running it.
+    # The session is updated, not inserted ON CONFLICT: each such attempt takes a listing position.
     ADD_MEMORY = StatementTemplate(
         "memory.add",
         f"""
@@ -256,23 +269,25 @@ class MemoryStore:
                 ((m).role, (m).content, (m).token_count, (m).metadata)
                     IS DISTINCT FROM (role, content, token_count, metadata) AS changed
             FROM named WHERE (m).sequence IS NOT NULL
-        ), session AS (
-            INSERT INTO sessions AS s (session_id, user_id, last_sequence, created_at, updated_at)
-            SELECT %(session_id)s, %(user_id)s,
-                cardinality(%(message_ids)b::text[]) - (SELECT count(*) FROM kept),
-                statement_timestamp(),
+        ), change AS (
+            SELECT cardinality(%(message_ids)b::text[]) - (SELECT count(*) FROM kept) AS added,
                 CASE cardinality(%(message_ids)b::text[])
                     WHEN (SELECT count(*) FROM kept WHERE NOT changed) THEN '-infinity'
-                    ELSE statement_timestamp() END
-            WHERE {{may_insert}}
-            ON CONFLICT (session_id) DO UPDATE SET
-                last_sequence = s.last_sequence + excluded.last_sequence,
-                updated_at = greatest(s.updated_at, s.deleted_at, excluded.updated_at),
+                    ELSE statement_timestamp() END AS time
+        ), existing AS (
+            UPDATE sessions s SET
+                last_sequence = s.last_sequence + change.added,
+                updated_at = greatest(s.updated_at, s.deleted_at, change.time),
                 deleted_at = NULL
-            WHERE ({{is_locked}} OR s.deleted_at IS NULL
-                    AND (s.expires_at IS NULL OR s.expires_at > excluded.created_at))
+            FROM change
+            WHERE s.session_id = %(session_id)s
+                AND ({{is_locked}} OR s.deleted_at IS NULL
+                    AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp()))
                 AND {ACCESSIBLE_SESSION}
-            RETURNING last_sequence, updated_at, xmax = 0 AS created
+            RETURNING s.last_sequence, s.updated_at, false AS created
+            {{create}}
+        ), session AS (
+            {{session}}
         ), numbered AS (
             SELECT input.*, session.updated_at, kept.created_at AS kept_created_at,
                 coalesce(kept.changed, true) AS to_write,

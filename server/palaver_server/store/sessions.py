@@ -157,15 +157,20 @@ class SessionStore:
         self._reads = Batcher(self._get_sessions, max_size=_MAX_READS_PER_BATCH)
 
     # A conflict with a live session, or with any session outside the access scope, updates nothing
-    # and returns no row.
+    # and returns no row. A row to insert takes a listing position even if it conflicts, so there is
+    # none if the conflict is certain, once writes to the session have ended.
     ADD_SESSION = Statement(
         "sessions.add",
         f"""
         INSERT INTO sessions AS s (session_id, user_id, metadata, created_at, updated_at, ttl)
-        VALUES (
-            %(session_id)s, %(user_id)s, %(metadata)s::jsonb,
+        SELECT %(session_id)s, %(user_id)s, %(metadata)s::jsonb,
             coalesce(%(created_at)s::timestamptz, statement_timestamp()), statement_timestamp(),
             %(ttl)s::bigint
+        WHERE NOT EXISTS (
+            SELECT 1 FROM sessions s
+            WHERE session_id = %(session_id)s
+                AND (s.deleted_at IS NULL OR NOT {ACCESSIBLE_SESSION})
+            FOR NO KEY UPDATE
         )
         ON CONFLICT (session_id) DO UPDATE SET
             id = excluded.id,

@@ -96,32 +96,49 @@ class UserStore:
             f"SET LOCAL statement_timeout = {milliseconds(filter_timeout)}",
         )
 
-    # A conflict with a complete live user updates nothing and returns no row.
+    # A complete live user is left as it is, and the statement returns no row. A row to insert takes
+    # a listing position even if it conflicts, so there is none for a user that is live when
+    # earlier writes to it have ended. If it conflicts, the user is deleted, or was created as a
+    # placeholder meanwhile.
     ADD_USER = Statement(
         "users.add",
         f"""
-        INSERT INTO users AS u
-            (user_id, filled_in, email, first_name, last_name, metadata, created_at)
-        VALUES (
-            %(user_id)s, true, %(email)s, %(first_name)s, %(last_name)s, %(metadata)s::jsonb,
-            coalesce(%(created_at)s::timestamptz, now())
+        WITH completed AS (
+            UPDATE users u SET filled_in = true, email = %(email)s, first_name = %(first_name)s,
+                last_name = %(last_name)s, metadata = %(metadata)s::jsonb,
+                created_at = coalesce(%(created_at)s::timestamptz, u.created_at),
+                updated_at = greatest(u.updated_at, now())
+            WHERE user_id = %(user_id)s AND deleted_at IS NULL AND NOT filled_in
+                AND {accessible("u.user_id")}
+            RETURNING {COLUMNS}
+        ), started AS (
+            INSERT INTO users AS u
+                (user_id, filled_in, email, first_name, last_name, metadata, created_at)
+            SELECT
+                %(user_id)s, true, %(email)s, %(first_name)s, %(last_name)s, %(metadata)s::jsonb,
+                coalesce(%(created_at)s::timestamptz, now())
+            WHERE NOT EXISTS (SELECT 1 FROM completed) AND NOT EXISTS (
+                SELECT 1 FROM users WHERE user_id = %(user_id)s AND deleted_at IS NULL AND filled_in
+                FOR NO KEY UPDATE
+            )
+            ON CONFLICT (user_id) DO UPDATE SET
+                id = CASE WHEN u.deleted_at IS NULL THEN u.id ELSE excluded.id END,
+                filled_in = excluded.filled_in,
+                email = excluded.email,
+                first_name = excluded.first_name,
+                last_name = excluded.last_name,
+                metadata = excluded.metadata,
+                created_at = coalesce(
+                    %(created_at)s::timestamptz,
+                    CASE WHEN u.deleted_at IS NULL THEN u.created_at
+                        ELSE greatest(excluded.created_at, u.updated_at, u.deleted_at) END
+                ),
+                updated_at = greatest(excluded.updated_at, u.updated_at, u.deleted_at),
+                deleted_at = NULL
+            WHERE (u.deleted_at IS NOT NULL OR NOT u.filled_in) AND {accessible("u.user_id")}
+            RETURNING {COLUMNS}
         )
-        ON CONFLICT (user_id) DO UPDATE SET
-            id = CASE WHEN u.deleted_at IS NULL THEN u.id ELSE excluded.id END,
-            filled_in = excluded.filled_in,
-            email = excluded.email,
-            first_name = excluded.first_name,
-            last_name = excluded.last_name,
-            metadata = excluded.metadata,
-            created_at = coalesce(
-                %(created_at)s::timestamptz,
-                CASE WHEN u.deleted_at IS NULL THEN u.created_at
-                    ELSE greatest(excluded.created_at, u.updated_at, u.deleted_at) END
-            ),
-            updated_at = greatest(excluded.updated_at, u.updated_at, u.deleted_at),
-            deleted_at = NULL
-        WHERE (u.deleted_at IS NOT NULL OR NOT u.filled_in) AND {accessible("u.user_id")}
-        RETURNING {COLUMNS}
+        SELECT * FROM completed UNION ALL SELECT * FROM started
     """,
     )
 

@@ -208,10 +208,12 @@ def test_add_session_during_delete_starts_over_with_later_created_at(
     palaver: Client, rival: Connection, database_url: str
 ) -> None:
     palaver.add("s", "first")
+    palaver.delete_session("s")
     recreated = AddSessionRequest(session_id="s")
     with Gate(database_url, "BEFORE INSERT ON sessions") as gate:
         addition = begin(lambda: palaver.sessions.AddSession(recreated, timeout=MAX_WAIT_SECONDS))
         gate.wait_until_reached()
+        palaver.add("s", "restored")
         deletion = palaver.delete_session("s")
 
         gate.open()
