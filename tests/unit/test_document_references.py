@@ -121,7 +121,7 @@ def test_shell_commands_name_what_exists(
 
 
 def all_flags() -> set[str]:
-    """Return all flags of the project's programs."""
+    """Return all flags of the project's programs, and of its tests."""
     subcommands = map(subcommand, main.list_commands(context_of(main)))
     return {
         spelling
@@ -129,7 +129,7 @@ def all_flags() -> set[str]:
         for option in command.get_params(context_of(command))
         if isinstance(option, click.Option)
         for spelling in (*option.opts, *option.secondary_opts)
-    }
+    } | {"--no-skips"}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=str)
