@@ -24,16 +24,23 @@ from tests.support.processes import ROOT
 REPEATABLE = {"UpdateSession", "UpdateMessage", "UpdateUser", "PurgeDeleted", "Reindex"}
 
 
-def methods() -> dict[tuple[str, str], set[str]]:
-    """Return the codes on which the config retries each method."""
+# DeleteUser lasts as long as the user has sessions to delete.
+UNLIMITED = {"DeleteUser"}
+
+
+def methods() -> dict[tuple[str, str], tuple[set[str], str | None]]:
+    """Return the codes on which the config retries each method, and its timeout."""
     return {
-        (name["service"], name["method"]): set(entry["retryPolicy"]["retryableStatusCodes"])
+        (name["service"], name["method"]): (
+            set(entry["retryPolicy"]["retryableStatusCodes"]),
+            entry.get("timeout"),
+        )
         for entry in json.loads(SERVICE_CONFIG)["methodConfig"]
         for name in entry["name"]
     }
 
 
-def test_retry_policy_covers_every_rpc_that_is_safe_to_repeat() -> None:
+def test_retry_policy_covers_every_rpc_by_what_is_safe() -> None:
     expected = {}
     for file in (ROOT / "protos").rglob("*_service.proto"):
         module = importlib.import_module(f"palaver.v1.{file.stem}_pb2")
@@ -43,9 +50,11 @@ def test_retry_policy_covers_every_rpc_that_is_safe_to_repeat() -> None:
                 reads = options.idempotency_level == MethodOptions.NO_SIDE_EFFECTS
                 lost_is_safe = reads or method.name in REPEATABLE
                 codes = {"RESOURCE_EXHAUSTED"} | ({"UNAVAILABLE"} if lost_is_safe else set())
-                expected[service.full_name, method.name] = codes
+                limited = not (method.server_streaming or method.name in UNLIMITED)
+                expected[service.full_name, method.name] = codes, "30s" if limited else None
 
     assert methods() == expected
+    assert all(entry["waitForReady"] for entry in json.loads(SERVICE_CONFIG)["methodConfig"])
 
 
 @contextmanager

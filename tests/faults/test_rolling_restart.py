@@ -1,15 +1,17 @@
-"""Two servers on one database, restarted in turn under load: retrying clients see no error."""
+"""Servers restarted under load, alone or in turn: clients with the service config see no error."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
+from operator import gt
 from pathlib import Path
 from typing import cast
 
 import grpc
 import pytest
 
-from palaver.v1.session_service_pb2 import GetSessionRequest
+from palaver.v1.session_service_pb2 import AddSessionRequest, GetSessionRequest
 from palaver_server.process.embedded_postgres import EmbeddedPostgres
-from tests.support.client import Client
+from tests.support.client import Client, wait_until
 from tests.support.clusters import FAST
 from tests.support.contract import SERVICE_CONFIG
 from tests.support.palaver_process import Serve
@@ -30,6 +32,48 @@ PATIENT = {
 def database_url(data_dir: Path) -> Iterator[str]:
     with EmbeddedPostgres(data_dir, FAST) as postgres:
         yield postgres.url
+
+
+class Adding:
+    """Adds sessions, one after the other."""
+
+    def __init__(self, client: Client, name: str) -> None:
+        self.count = 0
+        self._client = client
+        self._name = name
+
+    def add(self) -> None:
+        """Add a session, once."""
+        session_id = f"{self._name}-{self.count}"
+        self._client.sessions.AddSession(AddSessionRequest(session_id=session_id))
+        self.count += 1
+
+
+def test_restart_of_only_server_fails_no_call_of_clients_with_service_config(
+    serve: Serve, database_url: str, session_id: str
+) -> None:
+    palaver, client = serve(PALAVER_DATABASE_URL=database_url, **PATIENT)
+    client.add(session_id, "hello")
+    get = GetSessionRequest(session_id=session_id)
+
+    with (
+        grpc.insecure_channel(client.address, [("grpc.service_config", SERVICE_CONFIG)]) as channel,
+        ExitStack() as stack,
+    ):
+        caller = Client(channel, client.address)
+        callers = [Adding(caller, f"{session_id}-{number}") for number in range(4)]
+        for adding in callers:
+            stack.enter_context(repeating(adding.add))
+            stack.enter_context(repeating(lambda: caller.sessions.GetSession(get)))
+
+        def wait_for_more() -> None:
+            goals = [adding.count + 5 for adding in callers]
+            wait_until(lambda: all(map(gt, (adding.count for adding in callers), goals)))
+
+        wait_for_more()
+        assert palaver.stop() == 0
+        serve("--listen", client.address, PALAVER_DATABASE_URL=database_url, **PATIENT)
+        wait_for_more()
 
 
 def test_rolling_restart_fails_no_call_of_retrying_clients(
