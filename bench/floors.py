@@ -18,15 +18,20 @@ from bench.streams import CHUNK_SIZE
 from palaver_server.auth.access import EVERYTHING
 from palaver_server.database.paging import KeyRange
 from palaver_server.store.embedding_queue import NO_QUEUE
-from palaver_server.store.memory import MemoryStore
+from palaver_server.store.memory import INPUT, MemoryStore
 from palaver_server.store.message_filter import EVERY_MESSAGE
 from palaver_server.store.messages import COLUMNS as MESSAGE_COLUMNS
-from palaver_server.store.messages import MessageRow, MessageStore, passing_messages
+from palaver_server.store.messages import MessageParts, MessageRow, MessageStore, passing_messages
 from palaver_server.store.sessions import COLUMNS as SESSION_COLUMNS
 from palaver_server.store.sessions import SessionRow, SessionStore
 
 ADD_MEMORY = MemoryStore.ADD_MEMORY.fill(
-    enqueue=NO_QUEUE.enqueue_written, is_locked=False, may_insert=True, on_conflict=""
+    input=INPUT,
+    enqueue=NO_QUEUE.enqueue_written,
+    is_locked=False,
+    create="",
+    session="SELECT * FROM existing",
+    on_conflict="",
 )
 
 _SELECT_SESSIONS = f"SELECT {SESSION_COLUMNS} FROM sessions WHERE deleted_at IS NULL ORDER BY id"  # noqa: S608
@@ -124,9 +129,12 @@ def list_sessions(database: Database, seconds: float) -> Round:
 def list_messages(database: Database, seconds: float) -> Round:
     """Fetch the messages of a long session in the pages that StreamMessages fetches."""
     direction = KeyRange().direction
+    parts = MessageParts.of(without_payload=False)
     statement = MessageStore.LIST_MESSAGES.fill(
         passing=passing_messages(EVERYTHING, EVERY_MESSAGE, direction=direction),
         direction=direction,
+        columns=parts.columns,
+        size=parts.size,
     )
     parameters = {"session_id": LONGS[0], "access_user_id": None}
     return _pages(

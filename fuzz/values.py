@@ -54,6 +54,7 @@ _USUAL_STRINGS = {
     "message_ids": st.sampled_from(MESSAGE_IDS),
     "role": st.sampled_from(["user", "assistant"]),
     "roles": st.sampled_from(["user", "assistant"]),
+    "payload_type": st.sampled_from(["", "image/png"]),
     "email": st.sampled_from(["", "ada@example.com"]),
     "first_name": st.sampled_from(["", "Ada", "Ngũgĩ"]),
     "last_name": st.sampled_from(["", "Lovelace", "wa Thiong'o"]),

@@ -96,6 +96,8 @@ CONTENT = Values(
     good=["", "x" * MIB, "😀" * (MIB // 4)],
     bad=["x" * (MIB + 1), "😀" * (MIB // 4) + "x", "a\0b"],
 )
+PAYLOAD = Values(good=[b"", b"\0\xff", bytes(3 * MIB)], bad=[bytes(3 * MIB + 1)])
+PAYLOAD_TYPE = Values(good=["", "x", "x" * 255], bad=["x" * 256, "é", "a\0b"])
 METADATA = Values(
     good=[
         struct(a="x" * (64 * 1024 - 8)),  # and {"a":""}
@@ -169,6 +171,8 @@ KINDS = {
     "email": EMAIL,
     "name": NAME,
     "content": CONTENT,
+    "payload": PAYLOAD,
+    "payload type": PAYLOAD_TYPE,
     "metadata": METADATA,
     "patch": PATCH,
     "limit": LIMIT,
@@ -288,6 +292,10 @@ FIELDS: list[tuple[str, Values, Build]] = [
     ("role", ROLE, lambda v: updated(role=v)),
     ("messages[0].content", CONTENT, lambda v: added(content=v)),
     ("content", CONTENT, lambda v: updated(content=v)),
+    ("messages[0].payload", PAYLOAD, lambda v: added(payload=v)),
+    ("payload", PAYLOAD, lambda v: updated(payload=v)),
+    ("messages[0].payload_type", PAYLOAD_TYPE, lambda v: added(payload_type=v)),
+    ("payload_type", PAYLOAD_TYPE, lambda v: updated(payload_type=v)),
     ("metadata", METADATA, lambda v: AddSessionRequest(session_id="new", metadata=v)),
     ("metadata", METADATA, lambda v: UpdateSessionRequest(**S, metadata=v, replace_metadata=True)),
     ("messages[0].metadata", METADATA, lambda v: added(metadata=v)),

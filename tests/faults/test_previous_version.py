@@ -106,10 +106,16 @@ def test_previous_version_finds_and_changes_what_this_version_writes(
     old: Client, new: Client, database: Connection
 ) -> None:
     new.add_memory("s", [Message(role="user", content=content) for content in CONTENTS])
-    new.add_ids("s", "a", "b")
+    new.add_memory(
+        "s", [Message(message_id=i, role="user", content="new", payload=b"\0") for i in "ab"]
+    )
     wait_until_embedded(database, len(CONTENTS) + 2)
 
     old.update_message("s", "a", content="Updated contents")
+    old.delete_messages("s", message_ids=["b"])
+    assert new.get_message("s", "a").payload == b"\0"
+    old.add_ids("s", "b")
+    assert new.get_message("s", "b").payload == b""
     old.delete_messages("s", message_ids=["b"])
 
     assert old.contents("s") == [*CONTENTS, "Updated contents"]

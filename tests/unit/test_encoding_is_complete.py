@@ -45,8 +45,12 @@ JSON = (
 MESSAGE = memory_pb2.Message(
     message_id="m", role="user", content="hello " * 5000, metadata=METADATA, token_count=200,
     sequence=70_000, created_at=CREATED_AT, updated_at=UPDATED_AT, revision=300,
+    payload=bytes(range(256)), payload_type="image/png",
 )  # fmt: skip
-MESSAGE_ROW = MessageRow("m", 70_000, "user", "hello " * 5000, 200, JSON, CREATED, UPDATED, 300)
+MESSAGE_ROW = MessageRow(
+    "m", 70_000, "user", "hello " * 5000, 200, JSON, CREATED, UPDATED, 300,
+    bytes(range(256)), "image/png",
+)  # fmt: skip
 
 SESSION = session_pb2.Session(
     session_id="s", user_id="u", metadata=METADATA, created_at=CREATED_AT, updated_at=UPDATED_AT,

@@ -21,6 +21,7 @@ from palaver_server.search.keyword_index import KeywordIndex
 from palaver_server.search.reindexing import Reindexer
 from palaver_server.search.searcher import Searcher
 from palaver_server.services.admin_service import AdminService
+from palaver_server.services.encoding.metadata import struct_size
 from palaver_server.services.memory_service import MemoryService
 from palaver_server.services.session_service import SessionService
 from palaver_server.services.user_service import UserService
@@ -58,7 +59,12 @@ def palaver_methods(  # noqa: PLR0913, PLR0917
     memory_service = MemoryService(
         sessions,
         MemoryStore(
-            pool, embedding.queue, reader, language=language, filter_timeout=filter_timeout
+            pool,
+            embedding.queue,
+            reader,
+            language=language,
+            filter_timeout=filter_timeout,
+            metadata_size=struct_size,
         ),
         MessageStore(
             pool, embedding.queue, reader, language=language, filter_timeout=filter_timeout

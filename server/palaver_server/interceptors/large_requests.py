@@ -24,12 +24,15 @@ from palaver_server.services.limits import (
     MAX_ITEMS,
     MAX_NAME_CHARACTERS,
     MAX_PATH_BYTES,
+    MAX_PAYLOAD_BYTES,
+    MAX_PAYLOAD_TYPE_BYTES,
     MAX_ROLE_CHARACTERS,
     MAX_ROLES,
     MAX_STRUCT_BYTES,
 )
 
-# The largest encoded forms of strings by the field's name; a character takes up to 4 bytes.
+# The largest encoded forms of strings and bytes by the field's name; a character takes up to 4
+# bytes.
 _MAX_STRING_BYTES = {
     "content": MAX_CONTENT_BYTES,
     "email": MAX_EMAIL_BYTES,
@@ -38,6 +41,8 @@ _MAX_STRING_BYTES = {
     "message_id": MAX_ID_BYTES,
     "message_ids": MAX_ID_BYTES,
     "metadata": MAX_PATH_BYTES,  # of a filter
+    "payload": MAX_PAYLOAD_BYTES,
+    "payload_type": MAX_PAYLOAD_TYPE_BYTES,
     "pinned_roles": 4 * MAX_ROLE_CHARACTERS,
     "role": 4 * MAX_ROLE_CHARACTERS,
     "roles": 4 * MAX_ROLE_CHARACTERS,
@@ -49,6 +54,11 @@ _MAX_STRING_BYTES = {
     "user_id_prefix": MAX_ID_BYTES,
     "user_ids": MAX_ID_BYTES,
 }
+_LIMITED_TYPES = (
+    FieldDescriptor.TYPE_STRING,
+    FieldDescriptor.TYPE_BYTES,
+    FieldDescriptor.TYPE_MESSAGE,
+)
 _MAX_ITEMS = {
     "message_ids": MAX_ITEMS,
     "messages": MAX_ITEMS,
@@ -203,7 +213,7 @@ class _Limits:
         self._limits = {
             field.number: _Limit.of(field)
             for field in descriptor.fields
-            if field.type in (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_MESSAGE)
+            if field.type in _LIMITED_TYPES
         }
 
     def check(self, data: bytes, path: str) -> None:

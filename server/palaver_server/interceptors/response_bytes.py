@@ -10,7 +10,6 @@ from palaver_server.auth.principal import PRINCIPAL
 from palaver_server.errors import DeadlineExceeded
 from palaver_server.interceptors.interceptor import CallHooks, IncomingCall, StartCall
 from palaver_server.services.limits import (
-    MAX_CONTENT_BYTES,
     MAX_ITEMS,
     MAX_RESPONSE_BYTES,
     MAX_STRUCT_BYTES,
@@ -30,7 +29,6 @@ _MAX_BYTES = {
     "palaver.v1.DeleteMemoryResponse": 1024,
     "palaver.v1.DeleteSessionResponse": 1024,
     "palaver.v1.DeleteUserResponse": 1024,
-    "palaver.v1.Message": MAX_CONTENT_BYTES + _MAX_RESOURCE_BYTES,
     "palaver.v1.Session": _MAX_RESOURCE_BYTES,
     "palaver.v1.User": _MAX_RESOURCE_BYTES,
 }

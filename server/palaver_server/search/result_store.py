@@ -6,7 +6,7 @@ from typing import NamedTuple
 from palaver_server.auth.access import Access
 from palaver_server.database.connection import Connection, Row
 from palaver_server.database.paging import MAX_PAGE_BYTES
-from palaver_server.database.statement import Statement
+from palaver_server.database.statement import Statement, StatementTemplate
 from palaver_server.search.keyword_ranking import RANKED, ranking_parts
 from palaver_server.search.keyword_store import Hit, KeywordQuery
 from palaver_server.search.snippet import MATCH_END, MATCH_START
@@ -20,10 +20,9 @@ from palaver_server.store.message_filter import (
     SearchTemplate,
 )
 from palaver_server.store.messages import (
-    COLUMNS,
     KEYS,
-    SIZE,
     MessageKey,
+    MessageParts,
     MessageRow,
     key_parameters,
 )
@@ -80,9 +79,11 @@ _READ_HITS = f"""
     SELECT session_id, score, ts_headline(
             %(language)s::regconfig, search_highlightable(content), %(any_term)s::tsquery,
             'HighlightAll = true, StartSel = {MATCH_START}, StopSel = {MATCH_END}'
-        ), regexp_replace(left(content, 65536), '[^' || search_marks() || ']+', '', 'g'), {COLUMNS}
+        ), regexp_replace(left(content, 65536), '[^' || search_marks() || ']+', '', 'g'),
+        {{columns}}
     FROM (
-        SELECT m.*, number, score, row_number() OVER best AS place, sum({SIZE}) OVER best AS size
+        SELECT m.*, number, score, row_number() OVER best AS place,
+            sum({{row_size}}) OVER best AS size
         FROM hits JOIN messages m USING (session_id, sequence)
         WHERE {ACCESSIBLE_MESSAGE}
         WINDOW best AS (ORDER BY number)
@@ -96,10 +97,15 @@ class ResultStore:
     """The queries that read the messages of a search.
 
     Its methods raise psycopg's errors, for the connection's owner to translate.
+
+    Args:
+        without_payload: Whether to return messages without their payloads.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, *, without_payload: bool = False) -> None:
         self._connection = connection
+        parts = MessageParts.of(without_payload=without_payload)
+        self._parts = {"columns": parts.columns, "row_size": parts.size}
 
     NEWEST = SearchTemplate(
         "search.newest",
@@ -151,7 +157,7 @@ class ResultStore:
     ) -> list[FoundMessage]:
         """Return what `get_messages` returns for the hits of `newest`."""
         accessible = scope.within(access)
-        statement = self.GET_NEWEST.of(access, accessible, filter)
+        statement = self.GET_NEWEST.of(access, accessible, filter, **self._parts)
         parameters = {
             **accessible.parameters,
             **filter.given,
@@ -189,7 +195,7 @@ class ResultStore:
         Those with a score below `min_score` are left out.
         """
         accessible = scope.within(access)
-        statement = self.GET_BEST.of(access, accessible, filter)
+        statement = self.GET_BEST.of(access, accessible, filter, **self._parts)
         parameters = {
             **query._asdict(),
             **accessible.parameters,
@@ -223,7 +229,7 @@ class ResultStore:
         rows = await self._connection.fetch(self.GET_WORDS, parameters)
         return {MessageKey(*row[:2]): frozenset(row[2].split("\n")) for row in rows}
 
-    GET_MESSAGES = Statement(
+    GET_MESSAGES = StatementTemplate(
         "search.get_results",
         f"""
         WITH hits AS MATERIALIZED (
@@ -252,7 +258,8 @@ class ResultStore:
             "any_term": query.any_term,
             "access_user_id": access.user_id,
         }
-        return _found(await self._connection.fetch(self.GET_MESSAGES, parameters))
+        statement = self.GET_MESSAGES.fill(is_prepared=True, **self._parts)
+        return _found(await self._connection.fetch(statement, parameters))
 
 
 def _found(rows: Sequence[Row]) -> list[FoundMessage]:

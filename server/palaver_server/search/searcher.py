@@ -58,6 +58,7 @@ class Search:
         limit: The maximum number of results.
         min_score: The minimum score of a result.
         diversity: From 0, best first, to 1, as unlike each other as possible.
+        without_payload: Whether to return the messages without their payloads.
     """
 
     text: str
@@ -67,6 +68,7 @@ class Search:
     mode: Mode | None = None
     min_score: float = 0
     diversity: float = 0
+    without_payload: bool = False
 
 
 class Result(NamedTuple):
@@ -192,7 +194,7 @@ async def _find(
     embedded: EmbeddedText | None,
 ) -> list[FoundMessage]:
     """Return the messages that a search finds, in order."""
-    store = ResultStore(connection)
+    store = ResultStore(connection, without_payload=search.without_payload)
     if search.diversity or embedded:
         found = await _hits(access, connection, search, query, embedded)
         hits = [hit for hit in found if hit.score >= search.min_score]

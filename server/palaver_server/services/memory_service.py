@@ -15,6 +15,7 @@ from palaver_server.services.encoding.added_memory import added_memory_response
 from palaver_server.services.encoding.encoded import Encoded
 from palaver_server.services.encoding.memory import memory_response
 from palaver_server.services.encoding.messages import message_response, with_messages
+from palaver_server.services.encoding.metadata import struct_size
 from palaver_server.services.encoding.search_results import search_response
 from palaver_server.services.encoding.timestamps import timestamp_message
 from palaver_server.services.limits import MAX_ITEMS, MAX_RESPONSE_BYTES
@@ -81,6 +82,7 @@ class MemoryService:
                 start_roles=fields.roles("start_roles", request.start_roles),
                 pinned_roles=fields.roles("pinned_roles", request.pinned_roles),
                 filter=fields.message_filter("filter", request),
+                without_payload=request.without_payload,
             )
         memory = await self._memory.get_memory(
             ACCESS.get(),
@@ -113,7 +115,12 @@ class MemoryService:
             passing = fields.message_filter("filter", request)
         key_range = KeyRange.from_cursor(cursor, newest_first=request.newest_first)
         page = await self._messages.list_messages(
-            ACCESS.get(), session_id, key_range, limit=limit, filter=passing
+            ACCESS.get(),
+            session_id,
+            key_range,
+            limit=limit,
+            filter=passing,
+            without_payload=request.without_payload,
         )
         return with_messages(pb.ListMessagesResponse(next_cursor=page.next_cursor), page.rows)
 
@@ -130,7 +137,12 @@ class MemoryService:
         session = await self._sessions.get_session(access, session_id)
         key_range = KeyRange.from_cursor(cursor).up_to(session.last_sequence)
         list_messages = partial(
-            self._messages.list_messages, access, session_id, limit=limit, filter=passing
+            self._messages.list_messages,
+            access,
+            session_id,
+            limit=limit,
+            filter=passing,
+            without_payload=request.without_payload,
         )
         async for page in pages(list_messages, key_range):
             chunk = pb.StreamMessagesResponse(next_cursor=page.rows[-1].position)
@@ -143,7 +155,9 @@ class MemoryService:
             session_id = fields.id("session_id", request.session_id)
             message_id = fields.id("message_id", request.message_id)
         return message_response(
-            await self._messages.get_message(ACCESS.get(), session_id, message_id)
+            await self._messages.get_message(
+                ACCESS.get(), session_id, message_id, without_payload=request.without_payload
+            )
         )
 
     async def UpdateMessage(
@@ -156,23 +170,29 @@ class MemoryService:
                 fields.role("role", request.role)
             fields.content("content", request.content)
             fields.not_negative("token_count", request.token_count)
+            fields.payload("payload", request.payload)
+            fields.payload_type("payload_type", request.payload_type)
             metadata = await offload(request.metadata.ByteSize(), metadata_change, fields, request)
             expected = fields.expected(request)
 
         def change(row: MessageRow) -> MessageRow:
-            return row._replace(
-                role=request.role if request.HasField("role") else row.role,
-                content=request.content if request.HasField("content") else row.content,
-                token_count=(
-                    request.token_count if request.HasField("token_count") else row.token_count
-                ),
-                metadata=metadata.apply(row.metadata),
-            )
+            given = {
+                name: getattr(request, name)
+                for name in ("role", "content", "token_count")
+                if request.HasField(name)
+            }
+            for name in ("payload", "payload_type"):
+                if request.HasField(name):
+                    given[name] = getattr(request, name) or None
+            changed = row._replace(**given, metadata=metadata.apply(row.metadata))
+            with Fields() as checked:
+                checked.message_size(_enlarged(request), _size(changed))
+            return changed
 
         row = await self._messages.update_message(
             ACCESS.get(), session_id, message_id, change, expected
         )
-        return message_response(row)
+        return message_response(row._replace(payload=None) if request.without_payload else row)
 
     async def DeleteMessages(
         self, request: pb.DeleteMessagesRequest, context: Context
@@ -189,7 +209,14 @@ class MemoryService:
             if len(data) > MAX_RESPONSE_BYTES:
                 raise InvalidRequest(selection.too_large())
 
-        await self._messages.delete_messages(ACCESS.get(), session_id, selection, check, expected)
+        await self._messages.delete_messages(
+            ACCESS.get(),
+            session_id,
+            selection,
+            check,
+            expected,
+            without_payload=request.without_payload,
+        )
         return Encoded(data)
 
     async def SearchMemory(
@@ -226,6 +253,20 @@ async def _add_options(fields: Fields, request: pb.AddMemoryRequest) -> AddOptio
         replaces=request.replace_messages,
         with_session=request.return_session,
     )
+
+
+def _size(row: MessageRow) -> int:
+    """Return the size of a message's content, payload and encoded metadata."""
+    if row.payload is None:  # then it is never too large
+        return 0
+    return len(row.content.encode()) + len(row.payload) + struct_size(row.metadata)
+
+
+def _enlarged(request: pb.UpdateMessageRequest) -> str:
+    """Return the field that makes a message too large."""
+    if request.HasField("payload"):
+        return "payload"
+    return "content" if request.HasField("content") else "metadata"
 
 
 def _selection(fields: Fields, request: pb.DeleteMessagesRequest) -> Selection:

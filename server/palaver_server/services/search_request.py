@@ -27,6 +27,7 @@ def search_from_request(fields: Fields, request: pb.SearchMemoryRequest) -> Sear
         ),
         min_score=fields.fraction("min_score", request.min_score),
         diversity=fields.fraction("diversity", request.diversity),
+        without_payload=request.without_payload,
     )
 
 

@@ -30,6 +30,8 @@ from palaver_server.services.limits import (
     MAX_METADATA_LEVELS,
     MAX_NAME_CHARACTERS,
     MAX_PATH_BYTES,
+    MAX_PAYLOAD_BYTES,
+    MAX_PAYLOAD_TYPE_BYTES,
     MAX_ROLE_CHARACTERS,
     MAX_ROLES,
     MAX_TTL_SECONDS,
@@ -38,6 +40,7 @@ from palaver_server.services.limits import (
 from palaver_server.store.expected import Expected
 from palaver_server.store.memory import NewMessage
 from palaver_server.store.message_filter import EVERY_MESSAGE, MessageFilter
+from palaver_server.store.messages import MAX_MESSAGE_BYTES
 
 # The requests with a filter of messages.
 FilteringRequest: TypeAlias = (
@@ -139,6 +142,18 @@ class Fields:
         """Check the content of a message."""
         return self._text(field, value, max_bytes=MAX_CONTENT_BYTES)
 
+    def payload(self, field: str, value: bytes) -> bytes:
+        """Check the payload of a message."""
+        if len(value) > MAX_PAYLOAD_BYTES:
+            self.reject(field, f"must have at most {MAX_PAYLOAD_BYTES} bytes; got {len(value)}")
+        return value
+
+    def payload_type(self, field: str, value: str) -> str:
+        """Check the type of a payload."""
+        if not value.isascii():
+            self.reject(field, "must be ASCII")
+        return self._text(field, value, max_bytes=MAX_PAYLOAD_TYPE_BYTES)
+
     def path(self, field: str, value: str) -> str | None:
         """Check the size of a SQL/JSON path; the database checks its syntax."""
         return self._text(field, value, max_bytes=MAX_PATH_BYTES) or None
@@ -195,6 +210,9 @@ class Fields:
 
     def new_message(self, message: MessageProto) -> NewMessage:
         """Check the fields of a message to add."""
+        if message.payload:  # a message without one is never too large
+            size = len(message.payload) + len(message.content.encode())
+            self.message_size("payload", size + message.metadata.ByteSize())
         return NewMessage(
             message_id=self.optional_id("message_id", message.message_id),
             role=self.role("role", message.role),
@@ -202,7 +220,18 @@ class Fields:
             token_count=self.not_negative("token_count", message.token_count),
             metadata=self.metadata("metadata", message),
             created_at=self.timestamp("created_at", message),
+            payload=self.payload("payload", message.payload),
+            payload_type=self.payload_type("payload_type", message.payload_type),
         )
+
+    def message_size(self, field: str, size: int) -> None:
+        """Check the size of a message's content, payload and encoded metadata together."""
+        if size > MAX_MESSAGE_BYTES:
+            self.reject(
+                field,
+                "content, payload and encoded metadata must have at most"
+                f" {MAX_MESSAGE_BYTES} bytes together; got {size}",
+            )
 
     def limit(
         self, field: str, value: int, *, default: int = DEFAULT_LIMIT, maximum: int = MAX_LIMIT

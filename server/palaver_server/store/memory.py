@@ -21,6 +21,7 @@ from palaver_server.database.statement import Statement, StatementTemplate
 from palaver_server.database.timestamps import PgTimestamp
 from palaver_server.durations import milliseconds
 from palaver_server.errors import DatabaseUnavailable, FieldViolation, InvalidRequest, NotFound
+from palaver_server.offload import offload
 from palaver_server.store.access_conditions import ACCESSIBLE_SESSION
 from palaver_server.store.embedding_queue import NO_QUEUE, EmbeddingQueue
 from palaver_server.store.ensure_user import ENSURED, ensure_user
@@ -29,10 +30,9 @@ from palaver_server.store.expiry import DELETE_EXPIRED, delete_locked, extend_se
 from palaver_server.store.liveness import EXPIRED_SESSION, LIVE_SESSION
 from palaver_server.store.message_filter import MessageFilter
 from palaver_server.store.messages import (
-    COLUMNS,
-    LIVE_BY_ID,
-    SIZE,
+    MessageParts,
     MessageRow,
+    live_by_id,
     passing_messages,
 )
 from palaver_server.store.sessions import SessionRow, SessionStore, get_session, lock_session
@@ -54,17 +54,33 @@ _MAX_READS_PER_BATCH = 16
 _MAX_APPENDS_PER_BATCH = 32
 _MAX_BATCHED_APPEND_CHARACTERS = 16 * 1024  # of contents, and of metadata
 
+# Maximum size of a window's messages and the session's metadata together, and the metadata, in
+# characters, that fits in any case: MAX_PAGE_BYTES leaves room for it.
+_MAX_WINDOW_BYTES = 4 * 1024 * 1024 - 16 * 1024
+_SMALL_METADATA = 8 * 1024
+
 # An attempt fails if the session is created, or deleted with its user, at the same time.
 _MAX_ATTEMPTS = 10
 
-# The messages of a request, as a table.
-_INPUT = """
-    SELECT * FROM unnest(
+# The messages of a request, as a table; without and with payloads, which few have.
+INPUT = """
+    SELECT *, NULL::bytea AS payload, NULL::text AS payload_type FROM unnest(
         %(message_ids)b::text[], %(roles)b::text[], %(contents)b::text[],
         %(token_counts)s::integer[], %(metadatas)b::text[]::jsonb[],
         %(created_ats)s::timestamptz[]
     ) WITH ORDINALITY AS input
         (message_id, role, content, token_count, metadata, created_at, position)
+"""
+INPUT_WITH_PAYLOADS = """
+    SELECT message_id, role, content, token_count, metadata, created_at, position,
+        nullif(payload, '') AS payload, nullif(payload_type, '') AS payload_type
+    FROM unnest(
+        %(message_ids)b::text[], %(roles)b::text[], %(contents)b::text[],
+        %(token_counts)s::integer[], %(metadatas)b::text[]::jsonb[],
+        %(created_ats)s::timestamptz[], %(payloads)b::bytea[], %(payload_types)b::text[]
+    ) WITH ORDINALITY AS input
+        (message_id, role, content, token_count, metadata, created_at, payload, payload_type,
+        position)
 """
 
 
@@ -77,6 +93,8 @@ _REWRITE = """
         words = excluded.words,
         token_count = excluded.token_count,
         metadata = excluded.metadata,
+        payload = excluded.payload,
+        payload_type = excluded.payload_type,
         created_at = excluded.created_at,
         updated_at = greatest(m.updated_at, excluded.updated_at),
         deleted_at = NULL
@@ -95,7 +113,10 @@ _CREATE = """
 
 
 class NewMessage(NamedTuple):
-    """A message to add; `metadata` is JSON text. None as `message_id` generates an id."""
+    """A message to add; `metadata` is JSON text. None as `message_id` generates an id.
+
+    An empty payload or type is none.
+    """
 
     message_id: str | None
     role: str
@@ -103,6 +124,8 @@ class NewMessage(NamedTuple):
     token_count: int
     metadata: str
     created_at: datetime | None
+    payload: bytes = b""
+    payload_type: str = ""
 
 
 class AddedMessage(NamedTuple):
@@ -178,6 +201,15 @@ class MemoryRow(NamedTuple):
     total_count: int | None = None
 
 
+class _Read(NamedTuple):
+    """A read of the newest messages."""
+
+    session_id: str
+    last_n: int
+    max_tokens: int
+    without_payload: bool
+
+
 class _State(Enum):
     """The state of a session that messages are added to."""
 
@@ -201,6 +233,16 @@ class _LockedSession(NamedTuple):
         return self.state in (_State.LIVE, _State.RESTORABLE)
 
 
+class _AddStatements(NamedTuple):
+    """The statements that take the messages of a request, for one form of them."""
+
+    add_or_create: Statement
+    add: Statement
+    add_locked: Statement
+    create: Statement
+    compare: Statement
+
+
 class MemoryStore:
     """The queries that add and get memory. Each method is one transaction.
 
@@ -211,9 +253,10 @@ class MemoryStore:
         reader: Runs the reads; None: the pool.
         language: The search language.
         filter_timeout: Maximum seconds for a statement with a caller's path.
+        metadata_size: Returns the encoded size of metadata; it may take long for large metadata.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all but the first three by name
         self,
         pool: Pool,
         queue: EmbeddingQueue = NO_QUEUE,
@@ -221,8 +264,10 @@ class MemoryStore:
         *,
         language: str = "english",
         filter_timeout: float = 10,
+        metadata_size: Callable[[str], int] = lambda metadata: 4 * len(metadata.encode()),
     ) -> None:
         self._pool = pool
+        self._metadata_size = metadata_size
         self._reader = reader or pool
         self._set_filter_timeout = (
             f"SET LOCAL statement_timeout = {milliseconds(filter_timeout)}",
@@ -230,18 +275,26 @@ class MemoryStore:
         self._queue = queue
         self._language = language
         enqueue = queue.enqueue_written
+        existing = "SELECT * FROM existing"
         unlocked: dict[str, Any] = {"is_locked": False, "on_conflict": "", "enqueue": enqueue}
         locked: dict[str, Any] = {"is_locked": True, "on_conflict": _REWRITE, "enqueue": enqueue}
-        self._add_or_create = self.ADD_MEMORY.fill(
-            create=_CREATE,
-            session="SELECT * FROM existing UNION ALL SELECT * FROM created",
-            **unlocked,
+        self._statements, self._statements_with_payloads = (
+            _AddStatements(
+                add_or_create=self.ADD_MEMORY.fill(
+                    input=messages,
+                    create=_CREATE,
+                    session=f"{existing} UNION ALL SELECT * FROM created",
+                    **unlocked,
+                ),
+                add=self.ADD_MEMORY.fill(input=messages, create="", session=existing, **unlocked),
+                add_locked=self.ADD_MEMORY.fill(
+                    input=messages, create="", session=existing, **locked
+                ),
+                create=self.CREATE_SESSION.fill(enqueue=enqueue, input=messages),
+                compare=self.COMPARE_MESSAGES.fill(input=messages),
+            )
+            for messages in (INPUT, INPUT_WITH_PAYLOADS)
         )
-        self._add = self.ADD_MEMORY.fill(create="", session="SELECT * FROM existing", **unlocked)
-        self._add_locked = self.ADD_MEMORY.fill(
-            create="", session="SELECT * FROM existing", **locked
-        )
-        self._create = self.CREATE_SESSION.fill(enqueue=enqueue)
         self._append = self.APPEND.fill(enqueue=enqueue)
         self._appends = Batcher(self._append_all, max_size=_MAX_APPENDS_PER_BATCH)
         self._reads = Batcher(self._get_all, max_size=_MAX_READS_PER_BATCH)
@@ -261,13 +314,15 @@ class MemoryStore:
         "memory.add",
         f"""
         WITH input AS (
-            {_INPUT}
+            {{input}}
         ), named AS MATERIALIZED (
-            SELECT ids.*, {LIVE_BY_ID} AS m FROM input ids WHERE {{is_locked}}
+            SELECT ids.*, {live_by_id("m")} AS m FROM input ids WHERE {{is_locked}}
         ), kept AS (
             SELECT message_id, (m).sequence, (m).created_at,
-                ((m).role, (m).content, (m).token_count, (m).metadata)
-                    IS DISTINCT FROM (role, content, token_count, metadata) AS changed
+                ((m).role, (m).content, (m).token_count, (m).metadata, (m).payload_type,
+                    (m).payload)
+                    IS DISTINCT FROM (role, content, token_count, metadata, payload_type, payload)
+                    AS changed
             FROM named WHERE (m).sequence IS NOT NULL
         ), change AS (
             SELECT cardinality(%(message_ids)b::text[]) - (SELECT count(*) FROM kept) AS added,
@@ -297,10 +352,11 @@ class MemoryStore:
         ), written AS (
             INSERT INTO messages AS m
                 (session_id, sequence, message_id, role, content, words, token_count, metadata,
-                created_at, updated_at)
+                payload, payload_type, created_at, updated_at)
             SELECT %(session_id)s, sequence, message_id, role, content,
                 search_words(content, %(language)s::regconfig),
-                token_count, metadata, coalesce(kept_created_at, created_at, updated_at), updated_at
+                token_count, metadata, payload, payload_type,
+                coalesce(kept_created_at, created_at, updated_at), updated_at
             FROM numbered WHERE to_write
             {{on_conflict}}
             RETURNING session_id, message_id, sequence, created_at
@@ -321,7 +377,7 @@ class MemoryStore:
         "memory.create_session",
         f"""
         WITH input AS (
-            {_INPUT}
+            {{input}}
         ), absent AS (
             SELECT %(session_id)s AS session_id
             WHERE NOT EXISTS (SELECT 1 FROM sessions WHERE session_id = %(session_id)s)
@@ -339,10 +395,11 @@ class MemoryStore:
         ), written AS (
             INSERT INTO messages
                 (session_id, sequence, message_id, role, content, words, token_count, metadata,
-                created_at, updated_at)
+                payload, payload_type, created_at, updated_at)
             SELECT session_id, position, message_id, role, content,
                 search_words(content, %(language)s::regconfig),
-                token_count, metadata, coalesce(created_at, updated_at), updated_at
+                token_count, metadata, payload, payload_type, coalesce(created_at, updated_at),
+                updated_at
             FROM session CROSS JOIN input
             RETURNING session_id, message_id, sequence, created_at
         ){{enqueue}}
@@ -395,6 +452,9 @@ class MemoryStore:
         self._queue.notify()
         return added
 
+    def _adding(self, parameters: dict[str, Any]) -> _AddStatements:
+        return self._statements_with_payloads if parameters["payloads"] else self._statements
+
     async def _add_unlocked(
         self, connection: Connection, parameters: dict[str, Any], *, must_exist: bool
     ) -> list[Row]:
@@ -404,11 +464,11 @@ class MemoryStore:
         """
         try:
             if parameters["user_id"] is None and not must_exist:
-                return await connection.fetch(self._add_or_create, parameters)
-            rows = await connection.fetch(self._add, parameters)
+                return await connection.fetch(self._adding(parameters).add_or_create, parameters)
+            rows = await connection.fetch(self._adding(parameters).add, parameters)
             if rows or must_exist:
                 return rows
-            return await connection.fetch(self._create, parameters)
+            return await connection.fetch(self._adding(parameters).create, parameters)
         except UniqueViolation:  # of an id, or of a session that is created at the same time
             return []
 
@@ -465,11 +525,11 @@ class MemoryStore:
         return await connection.fetch_one(UserStore.LOCK_USER, named)
 
     # The live messages next to those of a request, in the order of both.
-    COMPARE_MESSAGES = Statement(
+    COMPARE_MESSAGES = StatementTemplate(
         "memory.compare",
-        f"""
+        """
         WITH input AS (
-            {_INPUT}
+            {input}
         ), live AS (
             SELECT m.*, row_number() OVER (ORDER BY sequence) AS position FROM (
                 SELECT * FROM messages
@@ -478,9 +538,10 @@ class MemoryStore:
                 LIMIT cardinality(%(message_ids)b::text[]) + 1
             ) m
         )
-        SELECT (live.role, live.content, live.token_count, live.metadata)
-                IS NOT DISTINCT FROM
-                (input.role, input.content, input.token_count, input.metadata)
+        SELECT (live.role, live.content, live.token_count, live.metadata, live.payload_type,
+                live.payload) IS NOT DISTINCT FROM
+                (input.role, input.content, input.token_count, input.metadata, input.payload_type,
+                input.payload)
                 AND coalesce(input.created_at, live.created_at) = live.created_at,
             live.message_id, live.sequence, live.created_at
         FROM live FULL JOIN input USING (position)
@@ -530,7 +591,7 @@ class MemoryStore:
         self, connection: Connection, parameters: dict[str, Any]
     ) -> list[AddedMessage] | None:
         """Return the live messages if they are those of the request, otherwise None."""
-        rows = await connection.fetch(self.COMPARE_MESSAGES, parameters)
+        rows = await connection.fetch(self._adding(parameters).compare, parameters)
         given: list[str | None] = parameters["given_ids"]
         if len(rows) != len(given):
             return None
@@ -613,8 +674,8 @@ class MemoryStore:
                 await connection.fetch(SessionStore.UNDELETE_SESSION, parameters)
             return []
         if state is _State.ABSENT:
-            return await connection.fetch(self._create, parameters) or None
-        return await connection.fetch(self._add_locked, parameters) or None
+            return await connection.fetch(self._adding(parameters).create, parameters) or None
+        return await connection.fetch(self._adding(parameters).add_locked, parameters) or None
 
     # SKIP LOCKED: a locked session would keep the other callers waiting, and their sessions
     # locked. ORDER BY: sessions are locked in the order of their ids.
@@ -691,12 +752,12 @@ class MemoryStore:
 
     # The newest message is always joined: no row means no session, and a row of NULLs an empty one.
     # `fits` tells whether a message is within the budget.
-    GET_MEMORY = Statement(
+    GET_MEMORY = StatementTemplate(
         "memory.get",
         f"""
         SELECT s.session_id,
             CASE WHEN coalesce(number, 1) = 1 THEN s.metadata::text END,
-            fits, has_more, {COLUMNS}
+            fits, has_more, {{columns}}
         FROM sessions s LEFT JOIN LATERAL (
             SELECT *,
                 %(max_tokens)s = 0
@@ -705,7 +766,7 @@ class MemoryStore:
                 row_number() OVER newest AS number,
                 sum(size) OVER newest AS total_size
             FROM (
-                SELECT *, {SIZE} AS size, {QUARTER_TOKENS} AS quarters
+                SELECT *, {{size}} AS size, {QUARTER_TOKENS} AS quarters
                 FROM messages
                 WHERE session_id = s.session_id AND deleted_at IS NULL
                 ORDER BY sequence DESC
@@ -747,12 +808,17 @@ class MemoryStore:
             return await self._get_window(
                 access, session_id, window, with_session=with_session, with_total=with_total
             )
-        rows = await self._reads.submit(access, (session_id, window.last_n, window.max_tokens))
+        read = _Read(session_id, window.last_n, window.max_tokens, window.without_payload)
+        rows = await self._reads.submit(access, read)
         if not rows:
             raise NotFound("Session", session_id)
         metadata, newest_fits = rows[0][:2]
         has_more = newest_fits is False or bool(rows[-1][2])
         fitting = [MessageRow._make(row[3:]) for row in rows if row[1]]
+        if len(metadata) > _SMALL_METADATA and not _surely_fit(fitting, metadata):
+            return await self._get_window(
+                access, session_id, window, with_session=False, with_total=False
+            )
         newest = starting_at(fitting, window.start_roles)
         has_more = has_more or len(newest) < len(fitting)
         return MemoryRow(Page(list(reversed(newest)), has_more), metadata)
@@ -775,16 +841,16 @@ class MemoryStore:
                     ({{rare}} LIMIT {MAX_PINNED}) UNION ALL ({{common}} LIMIT {MAX_PINNED})
                 ) m
         )
-        SELECT sequence, role, {QUARTER_TOKENS}, {SIZE}
+        SELECT sequence, role, {QUARTER_TOKENS}, {{size}}
         FROM (SELECT * FROM newest UNION ALL SELECT * FROM pinned) candidates
         ORDER BY sequence DESC
     """,
     )
 
-    GET_CHOSEN = Statement(
+    GET_CHOSEN = StatementTemplate(
         "memory.get_chosen",
-        f"""
-        SELECT {COLUMNS} FROM unnest(%(sequences)s::bigint[]) AS chosen (sequence)
+        """
+        SELECT {columns} FROM unnest(%(sequences)s::bigint[]) AS chosen (sequence)
             JOIN messages m ON m.session_id = %(session_id)s AND m.sequence = chosen.sequence
         ORDER BY m.sequence
     """,
@@ -809,12 +875,15 @@ class MemoryStore:
     ) -> MemoryRow:
         """Choose the messages of a window and read them, in one snapshot."""
         passing = passing_messages(access, window.filter, direction="DESC")
+        parts = MessageParts.of(without_payload=window.without_payload)
         choose = self.CHOOSE_WINDOW.fill(
             is_prepared=False,
             newest=passing,
             rare=_pinned(access, window.filter, f"NOT IN {COMMON_ROLES}"),
             common=_pinned(access, window.filter, f"IN {COMMON_ROLES}"),
+            size=parts.size,
         )
+        get = self.GET_CHOSEN.fill(columns=parts.columns)
         count = self.COUNT_PASSING.fill(is_prepared=False, passing=passing)
         parameters: dict[str, Any] = {
             "session_id": session_id,
@@ -835,9 +904,11 @@ class MemoryStore:
                 if with_total:
                     counted = await connection.fetch_one(count, parameters)
                     total_count = int(counted[0]) if counted else 0
-            chosen = choose_messages([Candidate._make(row) for row in rows], window)
+            candidates = [Candidate._make(row) for row in rows]
+            room = await self._room_next_to(session.metadata)
+            chosen = choose_messages(candidates, window, max_bytes=room)
             chosen_parameters = {"session_id": session_id, "sequences": chosen}
-            messages = await connection.fetch(self.GET_CHOSEN, chosen_parameters) if chosen else []
+            messages = await connection.fetch(get, chosen_parameters) if chosen else []
             return MemoryRow(
                 Page([MessageRow._make(row) for row in messages], len(chosen) < len(rows)),
                 session.metadata,
@@ -847,30 +918,36 @@ class MemoryStore:
 
         return await self._reader.read(read, access.principal, snapshot=self._set_filter_timeout)
 
-    async def _get_all(
-        self, access: Access, reads: Sequence[tuple[str, int, int]]
-    ) -> list[list[Row] | None]:
+    async def _room_next_to(self, metadata: str) -> int:
+        """Return the size of the messages that fit a response with a session's metadata."""
+        if len(metadata) <= _SMALL_METADATA:
+            return MAX_PAGE_BYTES
+        size = await offload(len(metadata), self._metadata_size, metadata)
+        return min(MAX_PAGE_BYTES, _MAX_WINDOW_BYTES - size)
+
+    async def _get_all(self, access: Access, reads: Sequence[_Read]) -> list[list[Row] | None]:
         """Return the rows of each read; None if there is no such live session."""
         return await self._reader.read(
             lambda connection: self._get_over(connection, access, reads), access.principal
         )
 
     async def _get_over(
-        self, connection: Connection, access: Access, reads: Sequence[tuple[str, int, int]]
+        self, connection: Connection, access: Access, reads: Sequence[_Read]
     ) -> list[list[Row] | None]:
-        found: dict[tuple[str, int, int], list[Row]] = {}
-        for last_n, max_tokens in {read[1:] for read in reads}:
+        found: dict[_Read, list[Row]] = {}
+        for limits in {read[1:] for read in reads}:
+            last_n, max_tokens, without_payload = limits
             parameters = {
-                "session_ids": list(
-                    {read[0] for read in reads if read[1:] == (last_n, max_tokens)}
-                ),
+                "session_ids": list({read[0] for read in reads if read[1:] == limits}),
                 "last_n": last_n,
                 "max_tokens": max_tokens,
                 "access_user_id": access.user_id,
             }
-            rows = await connection.fetch(self.GET_MEMORY, parameters)
+            parts = MessageParts.of(without_payload=without_payload)
+            get = self.GET_MEMORY.fill(columns=parts.columns, size=parts.size)
+            rows = await connection.fetch(get, parameters)
             for session_id, of_session in groupby(rows, key=itemgetter(0)):
-                found[session_id, last_n, max_tokens] = [row[1:] for row in of_session]
+                found[_Read(session_id, *limits)] = [row[1:] for row in of_session]
         return [found.get(read) for read in reads]
 
 
@@ -883,12 +960,26 @@ def _pinned(access: Access, filter: MessageFilter, among: str) -> str:
     return passing_messages(access, filter, direction="DESC", condition=condition)
 
 
+def _surely_fit(messages: Sequence[MessageRow], metadata: str) -> bool:
+    """Return whether messages fit a response with a session's metadata, by a rough bound."""
+    characters = len(metadata) + sum(
+        [len(message.content) + len(message.metadata) + 512 for message in messages]
+    )
+    payloads = sum([len(message.payload or b"") for message in messages])
+    return 4 * characters + payloads <= MAX_PAGE_BYTES
+
+
 def _is_short(messages: Sequence[NewMessage]) -> bool:
     """Return whether an append is short enough to share a statement without delaying others."""
     return (
         sum([len(message.content) for message in messages]) <= _MAX_BATCHED_APPEND_CHARACTERS
         and sum([len(message.metadata) for message in messages]) <= _MAX_BATCHED_APPEND_CHARACTERS
+        and not _have_payloads(messages)
     )
+
+
+def _have_payloads(messages: Sequence[NewMessage]) -> bool:
+    return any(message.payload or message.payload_type for message in messages)
 
 
 def _check(
@@ -905,9 +996,9 @@ def _check(
 
 
 def _columns(messages: Sequence[NewMessage]) -> dict[str, list[Any]]:
-    """Return the messages as the arrays that the statements unnest."""
+    """Return the messages as the arrays that the statements unnest; `payloads` may be empty."""
     columns = zip(*messages, strict=True) if messages else [()] * len(NewMessage._fields)
-    ids, roles, contents, token_counts, metadatas, created_ats = columns
+    ids, roles, contents, token_counts, metadatas, created_ats, payloads, payload_types = columns
     return {
         "given_ids": list(ids),
         "message_ids": [message_id or uuid7() for message_id in ids],
@@ -916,6 +1007,8 @@ def _columns(messages: Sequence[NewMessage]) -> dict[str, list[Any]]:
         "token_counts": list(token_counts),
         "metadatas": list(metadatas),
         "created_ats": list(created_ats),
+        "payloads": list(payloads) if _have_payloads(messages) else [],
+        "payload_types": list(payload_types),
     }
 
 

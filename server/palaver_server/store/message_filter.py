@@ -157,15 +157,17 @@ class SearchTemplate(StatementTemplate):
     ) -> None:
         super().__init__(name, sql)
         self._parts = parts
-        self._forms: dict[tuple[bool, ScopeSql, tuple[str, ...]], Statement] = {}
+        self._forms: dict[tuple[object, ...], Statement] = {}
 
-    def of(self, access: Access, scope: AccessibleScope, filter: MessageFilter) -> Statement:
-        """Return the statement of a search; composed once for each form."""
-        form = (access.user_id is None, scope.sql, tuple(filter.given))
+    def of(
+        self, access: Access, scope: AccessibleScope, filter: MessageFilter, **others: str
+    ) -> Statement:
+        """Return the statement of a search, with these other parts; composed once for each form."""
+        form = (access.user_id is None, scope.sql, tuple(filter.given), *others.values())
         statement = self._forms.get(form)
         if statement is None:
             # Not prepared: a generic plan is bad for most texts, scopes and filters.
-            statement = self.fill(is_prepared=False, **self._parts(access, scope, filter))
+            statement = self.fill(is_prepared=False, **self._parts(access, scope, filter), **others)
             self._forms[form] = statement
         return statement
 

@@ -55,17 +55,24 @@ def key_parameters(keys: Sequence[MessageKey]) -> dict[str, list[Any]]:
     }
 
 
-# The live message of an id in `ids`, as a row; looked up by the unique index. With a join or
-# `= ANY`, statistics of short sessions make PostgreSQL read whole sessions, also long ones.
-LIVE_BY_ID = """(
-    SELECT m FROM messages m
-    WHERE m.session_id = %(session_id)s AND m.message_id = ids.message_id
-        AND m.deleted_at IS NULL
-)"""
+def live_by_id(value: str) -> str:
+    """Return the SQL of a value of the live message `m` that has the id of `ids`, or NULL.
+
+    The unique index finds it. With a join or `= ANY`, statistics of short sessions make PostgreSQL
+    read whole sessions, also long ones.
+    """
+    return f"""(
+        SELECT {value} FROM messages m
+        WHERE m.session_id = %(session_id)s AND m.message_id = ids.message_id
+            AND m.deleted_at IS NULL
+    )"""
 
 
 class MessageRow(NamedTuple):
-    """A live message. `metadata` is JSON text; a `token_count` of 0 is unknown."""
+    """A live message. `metadata` is JSON text; a `token_count` of 0 is unknown.
+
+    The payload is None if there is none, or if it was not asked for.
+    """
 
     message_id: str
     sequence: int
@@ -76,6 +83,8 @@ class MessageRow(NamedTuple):
     created_at: PgTimestamp
     updated_at: PgTimestamp
     revision: int
+    payload: bytes | None = None
+    payload_type: str | None = None
 
     @property
     def position(self) -> int:
@@ -83,16 +92,56 @@ class MessageRow(NamedTuple):
         return self.sequence
 
 
-COLUMNS = """
+# Maximum size of content, payload and encoded metadata together, and of the other encoded fields.
+MAX_MESSAGE_BYTES = 3584 * 1024
+_MAX_OTHER_BYTES = 2048
+
+_COLUMNS = """
     m.message_id, m.sequence, m.role, m.content, m.token_count, m.metadata::text,
     m.created_at, m.updated_at, m.revision
 """
+COLUMNS = f"{_COLUMNS}, m.payload, m.payload_type"
 
-# Upper bound of a row's size as a protobuf message, in bytes.
-SIZE = """
+_SIZE = """
     octet_length(message_id) + octet_length(role) + octet_length(content)
-    + 4 * octet_length(metadata::text) + 128
+    + 4 * octet_length(metadata::text) + coalesce(octet_length(payload_type), 0) + 128
 """
+
+_STORED = "octet_length(content) + octet_length(metadata::text)"
+
+_PAYLOAD_FIELDS = slice(MessageRow._fields.index("payload"), None)
+
+
+class MessageParts(NamedTuple):
+    """The parts of a statement that reads messages `m`.
+
+    Attributes:
+        columns: The columns of MessageRow.
+        size: An upper bound of a row's size as a protobuf message, in bytes. PostgreSQL knows the
+            size of a payload without reading it.
+        stored: The stored size of what may be large, in bytes.
+    """
+
+    columns: str
+    size: str
+    stored: str
+
+    @staticmethod
+    def of(*, without_payload: bool) -> "MessageParts":
+        """Return the parts for messages with or without their payloads."""
+        return _WITHOUT_PAYLOAD if without_payload else _WITH_PAYLOAD
+
+
+_WITH_PAYLOAD = MessageParts(
+    columns=COLUMNS,
+    size=f"""least(
+        {MAX_MESSAGE_BYTES + _MAX_OTHER_BYTES}, {_SIZE} + coalesce(octet_length(payload), 0)
+    )""",
+    stored=f"{_STORED} + coalesce(octet_length(payload), 0)",
+)
+_WITHOUT_PAYLOAD = MessageParts(
+    columns=f"{_COLUMNS}, NULL::bytea, m.payload_type", size=_SIZE, stored=_STORED
+)
 
 
 # Maximum size of the text that is read to find out whether it fits a response of 4 MiB, in total
@@ -185,18 +234,17 @@ class MessageStore:
         self._set_filter_timeout = (
             f"SET LOCAL statement_timeout = {milliseconds(filter_timeout)}",
         )
-        self._update_message = self.UPDATE_MESSAGE.fill(enqueue=queue.enqueue_one)
 
     # Joined to the session: no row means no session, and a row of NULLs an empty page.
     LIST_MESSAGES = StatementTemplate(
         "messages.list",
         f"""
-        SELECT has_more, {COLUMNS}
+        SELECT has_more, {{columns}}
         FROM sessions s LEFT JOIN LATERAL (
             SELECT *,
                 lead(true, 1, false) OVER listing AS has_more,
                 row_number() OVER listing AS number,
-                sum({SIZE}) OVER listing AS total_size
+                sum({{size}}) OVER listing AS total_size
             FROM ({{passing}} LIMIT %(limit)s + 1) candidates
             WINDOW listing AS (ORDER BY sequence {{direction}})
         ) m ON number = 1 OR number <= %(limit)s AND total_size <= {MAX_PAGE_BYTES}
@@ -205,7 +253,7 @@ class MessageStore:
     """,
     )
 
-    async def list_messages(
+    async def list_messages(  # noqa: PLR0913 - all but the first three by name
         self,
         access: Access,
         session_id: str,
@@ -213,6 +261,7 @@ class MessageStore:
         *,
         limit: int,
         filter: MessageFilter = EVERY_MESSAGE,
+        without_payload: bool = False,
     ) -> Page[MessageRow]:
         """List the messages that pass a filter by sequence.
 
@@ -220,10 +269,13 @@ class MessageStore:
             InvalidRequest: `filter.metadata` is not a SQL/JSON path.
             DeadlineExceeded: The statement exceeded its timeout.
         """
+        parts = MessageParts.of(without_payload=without_payload)
         statement = self.LIST_MESSAGES.fill(
             is_prepared=filter == EVERY_MESSAGE,  # a generic plan is bad for most filters
             passing=passing_messages(access, filter, direction=key_range.direction),
             direction=key_range.direction,
+            columns=parts.columns,
+            size=parts.size,
         )
         parameters = {
             "session_id": session_id,
@@ -242,10 +294,10 @@ class MessageStore:
         is_empty = rows[0][0] is None
         return Page.of(MessageRow, [] if is_empty else rows)
 
-    GET_MESSAGE = Statement(
+    GET_MESSAGE = StatementTemplate(
         "messages.get",
         f"""
-        SELECT {COLUMNS}
+        SELECT {{columns}}
         FROM sessions s LEFT JOIN messages m
             ON m.session_id = %(session_id)s AND m.message_id = %(message_id)s
             AND m.deleted_at IS NULL
@@ -253,14 +305,18 @@ class MessageStore:
     """,
     )
 
-    async def get_message(self, access: Access, session_id: str, message_id: str) -> MessageRow:
+    async def get_message(
+        self, access: Access, session_id: str, message_id: str, *, without_payload: bool = False
+    ) -> MessageRow:
         """Return a message.
 
         Raises:
             NotFound: There is no such live session or message.
         """
         return await self._reader.read(
-            lambda connection: self._get_message(connection, access, session_id, message_id),
+            lambda connection: self._get_message(
+                connection, access, session_id, message_id, without_payload=without_payload
+            ),
             access.principal,
         )
 
@@ -274,12 +330,15 @@ class MessageStore:
         UPDATE messages m
         SET role = %(role)s, content = %(content)s,
             words = search_words(%(content)s, %(language)s::regconfig),
-            token_count = %(token_count)s, metadata = %(metadata)s::jsonb,
+            token_count = %(token_count)s, metadata = %(metadata)s::jsonb,{{payload}}
             updated_at = greatest(m.updated_at, statement_timestamp())
         WHERE m.session_id = %(session_id)s AND m.message_id = %(message_id)s
-        RETURNING {COLUMNS}
+        RETURNING {_WITHOUT_PAYLOAD.columns}
     """,
     )
+
+    # Left out if the payload stays as it is: writing it would copy it.
+    SET_PAYLOAD = " payload = %(payload)b::bytea, payload_type = %(payload_type)s::text,"
 
     async def update_message(
         self,
@@ -289,7 +348,7 @@ class MessageStore:
         change: Callable[[MessageRow], MessageRow],
         expected: Expected = ANY,
     ) -> MessageRow:
-        """Update a message's role, content, token count and metadata to those `change` returns.
+        """Update a message's fields to those that `change` returns.
 
         The session is locked between the read and the write. An exception from `change` rolls
         back. If `change` changes nothing, nothing is written.
@@ -299,59 +358,71 @@ class MessageStore:
             StaleRevision: The message is in another state than the expected one.
         """
         async with self._locked_session(access, session_id) as connection:
-            row = await self._get_message(connection, access, session_id, message_id)
+            row = await self._get_message(
+                connection, access, session_id, message_id, without_payload=False
+            )
             expected.check(revision=row.revision)
             changed = change(row)
             if changed == row:
                 await extend_session(connection, session_id)
                 return row
             parameters = {**changed._asdict(), "session_id": session_id, "language": self._language}
-            updated = await connection.fetch_one(self._update_message, parameters)
+            is_kept = changed[_PAYLOAD_FIELDS] == row[_PAYLOAD_FIELDS]
+            update = self.UPDATE_MESSAGE.fill(
+                enqueue=self._queue.enqueue_one, payload="" if is_kept else self.SET_PAYLOAD
+            )
+            updated = await connection.fetch_one(update, parameters)
         self._queue.notify()
-        return MessageRow._make(updated or ())
+        return MessageRow._make(updated or ())._replace(payload=changed.payload)
 
-    CHOOSE_MESSAGES = Statement(
+    # An array: a row of the table would be copied with its content and payload.
+    CHOOSE_MESSAGES = StatementTemplate(
         "messages.choose",
         f"""
         WITH named AS MATERIALIZED (
-            SELECT {LIVE_BY_ID} AS m
+            SELECT {live_by_id("ARRAY[m.sequence, {stored}]")} AS m
             FROM (SELECT DISTINCT unnest(%(message_ids)s::text[]) AS message_id) ids
         )
-        SELECT (m).sequence, octet_length((m).content) + octet_length((m).metadata::text)
-        FROM named WHERE (m).sequence IS NOT NULL
+        SELECT m[1], m[2] FROM named WHERE m IS NOT NULL
     """,
     )
 
     CHOOSE_FROM_AN_END = StatementTemplate(
         "messages.choose_from_an_end",
         """
-        SELECT sequence, octet_length(content) + octet_length(metadata::text) FROM messages
+        SELECT sequence, {stored} FROM messages
         WHERE session_id = %(session_id)s AND deleted_at IS NULL
         ORDER BY sequence {direction}
         LIMIT %(limit)s
     """,
     )
 
-    DELETE_MESSAGES = Statement(
+    # Returns the messages as they were: the snapshot is older than the update.
+    DELETE_MESSAGES = StatementTemplate(
         "messages.delete",
-        f"""
+        """
         WITH touched AS (
             UPDATE sessions SET updated_at = greatest(updated_at, statement_timestamp())
             WHERE session_id = %(session_id)s
+        ), deleted AS (
+            UPDATE messages SET deleted_at = statement_timestamp()
+            WHERE session_id = %(session_id)s AND sequence = ANY(%(sequences)s)
         )
-        UPDATE messages m SET deleted_at = statement_timestamp()
+        SELECT {columns} FROM messages m
         WHERE m.session_id = %(session_id)s AND m.sequence = ANY(%(sequences)s)
-        RETURNING {COLUMNS}
+        ORDER BY m.sequence
     """,
     )
 
-    async def delete_messages(
+    async def delete_messages(  # noqa: PLR0913 - one call
         self,
         access: Access,
         session_id: str,
         selection: Selection,
         check: Callable[[list[MessageRow]], Awaitable[None]],
         expected: Expected = ANY,
+        *,
+        without_payload: bool = False,
     ) -> None:
         """Soft-delete the messages with these ids, or the oldest or the newest.
 
@@ -363,10 +434,13 @@ class MessageStore:
             StaleLastSequence: As StaleRevision.
             InvalidRequest: The messages are far too large for a response.
         """
-        choose = self.CHOOSE_MESSAGES
-        if not selection.message_ids:
+        parts = MessageParts.of(without_payload=without_payload)
+        if selection.message_ids:
+            choose = self.CHOOSE_MESSAGES.fill(stored=parts.stored)
+        else:
             direction = "ASC" if selection.first_n else "DESC"
-            choose = self.CHOOSE_FROM_AN_END.fill(direction=direction)
+            choose = self.CHOOSE_FROM_AN_END.fill(stored=parts.stored, direction=direction)
+        delete = self.DELETE_MESSAGES.fill(columns=parts.columns)
         parameters: dict[str, Any] = {
             "session_id": session_id,
             "message_ids": list(selection.message_ids),
@@ -381,19 +455,25 @@ class MessageStore:
                 raise InvalidRequest(selection.too_large())
             for sequences in _portions(sorted(chosen)):
                 parameters["sequences"] = sequences
-                rows = await connection.fetch(self.DELETE_MESSAGES, parameters)
-                deleted = [MessageRow._make(row) for row in rows]
-                await check(sorted(deleted, key=lambda message: message.sequence))
+                rows = await connection.fetch(delete, parameters)
+                await check([MessageRow._make(row) for row in rows])
 
     async def _get_message(
-        self, connection: Connection, access: Access, session_id: str, message_id: str
+        self,
+        connection: Connection,
+        access: Access,
+        session_id: str,
+        message_id: str,
+        *,
+        without_payload: bool,
     ) -> MessageRow:
         parameters = {
             "session_id": session_id,
             "message_id": message_id,
             "access_user_id": access.user_id,
         }
-        row = await connection.fetch_one(self.GET_MESSAGE, parameters)
+        columns = MessageParts.of(without_payload=without_payload).columns
+        row = await connection.fetch_one(self.GET_MESSAGE.fill(columns=columns), parameters)
         if row is None:
             raise NotFound("Session", session_id)
         if row[0] is None:

@@ -29,6 +29,7 @@ class Window(NamedTuple):
         start_roles: The roles that the window may start at; empty: any.
         pinned_roles: The roles whose newest messages are chosen though they are older.
         filter: The messages to choose from.
+        without_payload: Whether to return the messages without their payloads.
     """
 
     last_n: int
@@ -36,6 +37,7 @@ class Window(NamedTuple):
     start_roles: Sequence[str] = ()
     pinned_roles: Sequence[str] = ()
     filter: MessageFilter = EVERY_MESSAGE
+    without_payload: bool = False
 
     @property
     def is_suffix(self) -> bool:
@@ -71,13 +73,16 @@ QUARTER_TOKENS = """
 """
 
 
-def choose_messages(candidates: Sequence[Candidate], window: Window) -> list[int]:
+def choose_messages(
+    candidates: Sequence[Candidate], window: Window, *, max_bytes: int = MAX_PAGE_BYTES
+) -> list[int]:
     """Choose the messages of a window.
 
     Args:
         candidates: The newest `last_n` messages or more, and of those older than these the newest
             MAX_PINNED with pinned roles, if there are so many; newest first.
         window: Its limits.
+        max_bytes: Maximum size of the messages.
 
     Returns:
         The chosen messages' sequences, oldest first.
@@ -88,14 +93,15 @@ def choose_messages(candidates: Sequence[Candidate], window: Window) -> list[int
         first = bisect_left(pinned, number)
         return pinned[first : first + MAX_PINNED]
 
-    older = _fitting([candidates[number] for number in pinned_from(0)], window)
+    older = _fitting([candidates[number] for number in pinned_from(0)], window, max_bytes)
     chosen = pinned[: len(older)]
     # A longer window never chooses less in all: what it takes in was pinned before, or is added.
     length, newest = 0, _NOTHING
     for longer, candidate in enumerate(candidates[: window.last_n], start=1):
         newest = newest.plus(candidate)
         pinned_older = pinned_from(longer)
-        if not _sum((candidates[number] for number in pinned_older), newest).fits(window):
+        total = _sum((candidates[number] for number in pinned_older), newest)
+        if not total.fits(window, max_bytes):
             break
         length, chosen = longer, [*range(longer), *pinned_older]
     start = len(starting_at(candidates[:length], window.start_roles))
@@ -123,11 +129,11 @@ class _Total(NamedTuple):
     def plus(self, message: Candidate) -> "_Total":
         return _Total(self.messages + 1, self.quarters + message.quarters, self.size + message.size)
 
-    def fits(self, window: Window) -> bool:
+    def fits(self, window: Window, max_bytes: int) -> bool:
         return (
             self.messages <= window.last_n
             and (window.max_tokens == 0 or self.quarters <= 4 * window.max_tokens)
-            and self.size <= MAX_PAGE_BYTES
+            and self.size <= max_bytes
         )
 
 
@@ -138,7 +144,7 @@ def _sum(messages: Iterable[Candidate], start: _Total) -> _Total:
     return reduce(_Total.plus, messages, start)
 
 
-def _fitting(messages: Sequence[Candidate], window: Window) -> Sequence[Candidate]:
+def _fitting(messages: Sequence[Candidate], window: Window, max_bytes: int) -> Sequence[Candidate]:
     """Return the first of these messages that fit the limits together."""
     totals = accumulate(messages, _Total.plus, initial=_NOTHING)
-    return messages[: sum(1 for total in totals if total.fits(window)) - 1]
+    return messages[: sum(1 for total in totals if total.fits(window, max_bytes)) - 1]

@@ -258,7 +258,12 @@ class Contract:
             assert actual.has_more == expected.has_more
             assert actual.HasField("total_count") == request.total_count
             assert not request.total_count or actual.total_count == expected.total
-            self._compare_items("messages", expected.messages, actual.messages)
+            self._compare_items(
+                "messages",
+                expected.messages,
+                actual.messages,
+                without_payload=request.without_payload,
+            )
 
         return check
 
@@ -275,11 +280,13 @@ class Contract:
     @expect.register
     def _get_message(self, request: GetMessageRequest) -> Check:
         message = self.model.message(request.session_id, request.message_id)
-        return lambda responses: self.compare_message(message, *responses)
+        return lambda responses: self.compare_message(
+            message, *responses, without_payload=request.without_payload
+        )
 
     @expect.register
     def _update_message(self, request: UpdateMessageRequest) -> Check:
-        given = _given(request, "role", "content", "token_count")
+        given = _given(request, "role", "content", "token_count", "payload", "payload_type")
         if request.HasField("metadata"):
             given["metadata"] = kept(request.metadata)
         message = self.model.update_message(
@@ -289,7 +296,9 @@ class Contract:
             revision=expected_by(request).revision,
             **given,
         )
-        return lambda responses: self.compare_message(message, *responses)
+        return lambda responses: self.compare_message(
+            message, *responses, without_payload=request.without_payload
+        )
 
     @expect.register
     def _delete_messages(self, request: DeleteMessagesRequest) -> Check:
@@ -300,7 +309,9 @@ class Contract:
             last_n=request.last_n,
             expected=expected_by(request),
         )
-        return lambda responses: self._compare_items("messages", gone, responses[0].messages)
+        return lambda responses: self._compare_items(
+            "messages", gone, responses[0].messages, without_payload=request.without_payload
+        )
 
     @expect.register
     def _search_memory(self, request: SearchMemoryRequest) -> Check:
@@ -327,7 +338,9 @@ class Contract:
             if len(expected) <= request.limit:
                 assert found.keys() == expected.keys()
                 for key, message in found.items():
-                    self.compare_message(expected[key], message)
+                    self.compare_message(
+                        expected[key], message, without_payload=request.without_payload
+                    )
 
         return check
 
@@ -358,34 +371,41 @@ class Contract:
 
     def _listing(self, kind: str, expected: Sequence[Any], request: Any) -> Check:
         """Return the check of a page, or of the chunks of a stream."""
+        options = {"without_payload": request.without_payload} if kind == "messages" else {}
 
         def check(responses: Sequence[Any]) -> None:
             if "chunk_size" in request.DESCRIPTOR.fields_by_name:
                 limit = request.chunk_size or DEFAULT_LIMIT
-                self.compare_chunks(kind, expected, responses, limit)
+                self.compare_chunks(kind, expected, responses, limit, **options)
             else:
                 (page,) = responses
-                self.compare_page(kind, expected, page, request.limit or DEFAULT_LIMIT)
+                limit = request.limit or DEFAULT_LIMIT
+                self.compare_page(kind, expected, page, limit, **options)
 
         return check
 
-    def compare_page(self, kind: str, expected: Sequence[Any], actual: Any, limit: int) -> None:
+    def compare_page(
+        self, kind: str, expected: Sequence[Any], actual: Any, limit: int, **options: bool
+    ) -> None:
         """Compare a page with the rest of the listing."""
-        self._compare_items(kind, expected[:limit], getattr(actual, kind))
+        self._compare_items(kind, expected[:limit], getattr(actual, kind), **options)
         has_more = len(expected) > limit
         assert actual.next_cursor == (_position(getattr(actual, kind)[-1]) if has_more else 0)
 
     def compare_chunks(
-        self, kind: str, expected: Sequence[Any], actual: Sequence[Any], limit: int
+        self, kind: str, expected: Sequence[Any], actual: Sequence[Any], limit: int, **options: bool
     ) -> None:
         """Compare the chunks of a stream with the rest of the listing."""
         chunks = [getattr(response, kind) for response in actual]
-        self._compare_items(kind, expected, [item for chunk in chunks for item in chunk])
+        items = [item for chunk in chunks for item in chunk]
+        self._compare_items(kind, expected, items, **options)
         assert all(1 <= len(chunk) <= limit for chunk in chunks)
         ends = [_position(chunk[-1]) for chunk in chunks]
         assert [response.next_cursor for response in actual] == ends
 
-    def _compare_items(self, kind: str, expected: Sequence[Any], actual: Sequence[Any]) -> None:
+    def _compare_items(
+        self, kind: str, expected: Sequence[Any], actual: Sequence[Any], **options: bool
+    ) -> None:
         compare: Any = {
             "sessions": self.compare_session,
             "messages": self.compare_message,
@@ -393,7 +413,7 @@ class Contract:
         }[kind]
         assert len(actual) == len(expected)
         for expected_item, actual_item in zip(expected, actual, strict=True):
-            compare(expected_item, actual_item)
+            compare(expected_item, actual_item, **options)
 
     def compare_session(self, expected: state.Session, actual: session_pb2.Session) -> None:
         assert actual.session_id == expected.session_id
@@ -415,11 +435,15 @@ class Contract:
         self.model.saw_id(state.User, actual.id)
         self._compare_times(expected, actual)
 
-    def compare_message(self, expected: state.Message, actual: memory_pb2.Message) -> None:
+    def compare_message(
+        self, expected: state.Message, actual: memory_pb2.Message, *, without_payload: bool = False
+    ) -> None:
         self._settle_id(expected, actual.message_id)
         assert (actual.role, actual.content) == (expected.role, expected.content)
         assert state.as_json(plain(actual.metadata)) == state.as_json(expected.metadata)
         assert actual.token_count == expected.token_count
+        assert actual.payload == (b"" if without_payload else expected.payload)
+        assert actual.payload_type == expected.payload_type
         assert actual.sequence == expected.sequence
         expected.revision = self._settle(expected.revision, actual.revision)
         self._compare_times(expected, actual)
@@ -508,6 +532,8 @@ def as_given(message: memory_pb2.Message) -> state.Message:
         message.content,
         kept(message.metadata),
         message.token_count,
+        payload=message.payload,
+        payload_type=message.payload_type,
     )
     if (created_at := stored_time(message)) is not None:
         given.created_at = created_at

@@ -282,6 +282,7 @@ class Model(UserModel):
         if not old.equals(new):
             old.role, old.content = new.role, new.content
             old.metadata, old.token_count = new.metadata, new.token_count
+            old.payload, old.payload_type = new.payload, new.payload_type
             old.updated_at = session.updated_at = self.now()
             old.revision += 1
         return old

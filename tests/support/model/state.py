@@ -36,10 +36,15 @@ class Message:
     created_at: Number = NOT_GIVEN
     updated_at: Number = NOT_GIVEN
     revision: Number = 1
+    payload: bytes = b""
+    payload_type: str = ""
 
     def equals(self, other: "Message") -> bool:
         """Return whether an upsert by the other changes nothing."""
-        parts = [(m.role, m.content, m.token_count, as_json(m.metadata)) for m in (self, other)]
+        parts = [
+            (m.role, m.content, m.token_count, as_json(m.metadata), m.payload, m.payload_type)
+            for m in (self, other)
+        ]
         return parts[0] == parts[1]
 
     def agrees_with(self, found: "Message") -> bool:

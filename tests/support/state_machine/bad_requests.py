@@ -43,6 +43,8 @@ DAMAGES: dict[str, list[tuple[str, Damage]]] = {
     ],
     "role": [("role", lambda r: setattr(r, "role", ""))],
     "content": [("content", lambda r: setattr(r, "content", "\0"))],
+    "payload": [("payload", lambda r: setattr(r, "payload", bytes(3 * 2**20 + 1)))],
+    "payload_type": [("payload_type", lambda r: setattr(r, "payload_type", "é"))],
     "token_count": [("token_count", lambda r: setattr(r, "token_count", -1))],
     "expected_last_sequence": [
         ("expected_last_sequence", lambda r: setattr(r, "expected_last_sequence", -1))

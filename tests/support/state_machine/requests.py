@@ -71,6 +71,9 @@ times = st.none() | st.sampled_from(
     [Timestamp(), Timestamp(seconds=-1, nanos=999_999_999), Timestamp(seconds=2**33, nanos=1_999)]
 )
 
+payloads = st.sampled_from([b"", b"", b"\0\xff", b"payload"])
+payload_types = st.sampled_from(["", "", "image/png"])
+
 messages = st.builds(
     Message,
     message_id=st.sampled_from(["", *MESSAGE_IDS]),
@@ -79,6 +82,8 @@ messages = st.builds(
     metadata=optional_structs,
     token_count=token_counts,
     created_at=times,
+    payload=payloads,
+    payload_type=payload_types,
     sequence=st.sampled_from([0, 99]),  # ignored
 )
 
@@ -136,6 +141,7 @@ get_memory = st.builds(
     filter=message_filters,
     return_session=st.booleans(),
     total_count=st.booleans(),
+    without_payload=rarely,
 )
 list_messages = st.builds(
     ListMessagesRequest,
@@ -143,6 +149,7 @@ list_messages = st.builds(
     limit=limits,
     cursor=sequences,
     filter=message_filters,
+    without_payload=rarely,
 )
 stream_messages = st.builds(
     StreamMessagesRequest,
@@ -150,6 +157,7 @@ stream_messages = st.builds(
     chunk_size=limits,
     cursor=sequences,
     filter=message_filters,
+    without_payload=rarely,
 )
 reads = st.one_of(get_memory, list_messages, stream_messages)
 update_message = st.builds(
@@ -162,6 +170,9 @@ update_message = st.builds(
     metadata=optional_structs,
     metadata_mode=metadata_modes,
     expected_revision=revisions,
+    payload=st.none() | payloads,
+    payload_type=st.none() | payload_types,
+    without_payload=rarely,
 )
 delete_messages = st.one_of(
     [
@@ -170,6 +181,7 @@ delete_messages = st.one_of(
             session_id=session_ids,
             expected_revision=revisions,
             expected_last_sequence=last_sequences,
+            without_payload=rarely,
             **selection,
         )
         for selection in (

@@ -351,7 +351,7 @@ class Memory:
         exist, except that its sequences continue.
 
         A message whose `message_id` the session already has is upserted: its role,
-        content, metadata and token count are replaced, its sequence and
+        content, metadata, token count and payload are replaced, its sequence and
         `created_at` are kept. A message with the ID of a deleted message is a new
         message at the end.
 
@@ -435,6 +435,7 @@ class Memory:
         no_messages: bool = False,
         return_session: bool = False,
         total_count: bool = False,
+        without_payload: bool = False,
         timeout: float | None = None,
     ) -> types.Memory:
         """Gets the window of a session: its newest messages that pass `filter` and fit
@@ -442,7 +443,8 @@ class Memory:
         returned, not on the size of the session, unless the filter passes over
         many messages or `total_count` is requested. The response stays under 4 MiB
         and 1,000 messages: messages that do not fit are left out, oldest first, and
-        `has_more` says so.
+        `has_more` says so. The newest message always fits, unless the server allows
+        larger metadata of sessions than by default.
 
         Safe to retry.
 
@@ -480,6 +482,7 @@ class Memory:
             return_session: Optional. If true, the response has `session`, and not `metadata`.
             total_count: Optional. If true, the response has `total_count`. Counting takes time that
                 grows with the session.
+            without_payload: Optional. If true, the messages are returned without `payload`.
             timeout: Seconds after which the call fails, retries included; None: the client's.
         """
         return self._caller.unary(
@@ -494,6 +497,7 @@ class Memory:
                 "no_messages": no_messages,
                 "return_session": return_session,
                 "total_count": total_count,
+                "without_payload": without_payload,
             },
             timeout,
         )
@@ -548,6 +552,7 @@ class Memory:
         cursor: int = 0,
         newest_first: bool = False,
         filter: types.MessageFilter | Mapping[str, Any] | None = None,
+        without_payload: bool = False,
         timeout: float | None = None,
     ) -> types.ListMessagesResponse:
         """Lists the messages of a session one page at a time, in the order of their
@@ -571,6 +576,7 @@ class Memory:
                 means the start of the listing.
             newest_first: Optional. If true, the messages added last come first.
             filter: Optional. Conditions that messages must meet to be listed.
+            without_payload: Optional. If true, the messages are returned without `payload`.
             timeout: Seconds after which the call fails, retries included; None: the client's.
         """
         return self._caller.unary(
@@ -581,6 +587,7 @@ class Memory:
                 "cursor": cursor,
                 "newest_first": newest_first,
                 "filter": filter,
+                "without_payload": without_payload,
             },
             timeout,
         )
@@ -592,6 +599,7 @@ class Memory:
         cursor: int = 0,
         newest_first: bool = False,
         filter: types.MessageFilter | Mapping[str, Any] | None = None,
+        without_payload: bool = False,
         timeout: float | None = None,
     ) -> Iterator[types.Message]:
         """Iterate over the messages of all pages of `list_messages`.
@@ -606,6 +614,7 @@ class Memory:
                 means the start of the listing.
             newest_first: Optional. If true, the messages added last come first.
             filter: Optional. Conditions that messages must meet to be listed.
+            without_payload: Optional. If true, the messages are returned without `payload`.
             timeout: Seconds after which the call fails, retries included; None: the client's.
         """
         return self._caller.items(
@@ -615,6 +624,7 @@ class Memory:
                 "cursor": cursor,
                 "newest_first": newest_first,
                 "filter": filter,
+                "without_payload": without_payload,
             },
             timeout,
         )
@@ -626,6 +636,7 @@ class Memory:
         chunk_size: int = 0,
         cursor: int = 0,
         filter: types.MessageFilter | Mapping[str, Any] | None = None,
+        without_payload: bool = False,
         timeout: float | None = None,
     ) -> Iterator[types.StreamMessagesResponse]:
         """Streams the whole history of a session in chunks, oldest first. Each
@@ -650,6 +661,7 @@ class Memory:
             cursor: Optional. The sequence after which the stream starts: the `next_cursor` of
                 a chunk. Not negative. 0 means the start of the history.
             filter: Optional. Conditions that messages must meet to be delivered.
+            without_payload: Optional. If true, the messages are returned without `payload`.
             timeout: Seconds after which the call fails, retries included; None: the client's.
         """
         return self._caller.stream(
@@ -659,6 +671,7 @@ class Memory:
                 "chunk_size": chunk_size,
                 "cursor": cursor,
                 "filter": filter,
+                "without_payload": without_payload,
             },
             timeout,
         )
@@ -668,6 +681,7 @@ class Memory:
         session_id: str,
         message_id: str,
         *,
+        without_payload: bool = False,
         timeout: float | None = None,
     ) -> types.Message:
         """Gets a message.
@@ -683,6 +697,7 @@ class Memory:
                 except NUL.
             message_id: Required. The ID of the message. 1 to 1,024 bytes of UTF-8; any characters
                 except NUL.
+            without_payload: Optional. If true, the message is returned without `payload`.
             timeout: Seconds after which the call fails, retries included; None: the client's.
         """
         return self._caller.unary(
@@ -690,6 +705,7 @@ class Memory:
             {
                 "session_id": session_id,
                 "message_id": message_id,
+                "without_payload": without_payload,
             },
             timeout,
         )
@@ -705,6 +721,9 @@ class Memory:
         metadata: Mapping[str, Any] | None = None,
         metadata_mode: types.MetadataMode = "UNSPECIFIED",
         expected_revision: int | None = None,
+        payload: bytes | None = None,
+        payload_type: str | None = None,
+        without_payload: bool = False,
         timeout: float | None = None,
     ) -> types.Message:
         """Changes the given fields of a message.
@@ -736,6 +755,11 @@ class Memory:
                 `metadata`.
             expected_revision: Optional. The `revision` that the message must have; 0 if no live message may have the
                 ID. Not negative. If unset, any.
+            payload: Optional. The new payload. Up to 3 MiB. Empty means none. If unset, the
+                payload is not changed.
+            payload_type: Optional. The new type of the payload. Up to 255 characters of ASCII; any
+                except NUL. Empty means none. If unset, the type is not changed.
+            without_payload: Optional. If true, the message is returned without `payload`.
             timeout: Seconds after which the call fails, retries included; None: the client's.
         """
         return self._caller.unary(
@@ -749,6 +773,9 @@ class Memory:
                 "metadata": metadata,
                 "metadata_mode": metadata_mode,
                 "expected_revision": expected_revision,
+                "payload": payload,
+                "payload_type": payload_type,
+                "without_payload": without_payload,
             },
             timeout,
         )
@@ -762,6 +789,7 @@ class Memory:
         first_n: int = 0,
         expected_last_sequence: int | None = None,
         expected_revision: int | None = None,
+        without_payload: bool = False,
         timeout: float | None = None,
     ) -> types.DeleteMessagesResponse:
         """Soft-deletes messages of a session, by ID, the oldest ones or the newest, and
@@ -796,6 +824,7 @@ class Memory:
                 unset, any.
             expected_revision: Optional. The `revision` that the session must have. Not negative. If unset,
                 any.
+            without_payload: Optional. If true, the messages are returned without `payload`.
             timeout: Seconds after which the call fails, retries included; None: the client's.
         """
         return self._caller.unary(
@@ -807,6 +836,7 @@ class Memory:
                 "first_n": first_n,
                 "expected_last_sequence": expected_last_sequence,
                 "expected_revision": expected_revision,
+                "without_payload": without_payload,
             },
             timeout,
         )
@@ -823,6 +853,7 @@ class Memory:
         filter: types.MessageFilter | Mapping[str, Any] | None = None,
         min_score: float = 0.0,
         diversity: float = 0.0,
+        without_payload: bool = False,
         timeout: float | None = None,
     ) -> types.SearchMemoryResponse:
         """Searches messages by their content: in one session, in all sessions of a
@@ -873,6 +904,7 @@ class Memory:
                 most similar result before it (maximal marginal relevance). Of a message
                 with more than 256 different words, a sample of 256 is compared. The
                 results are chosen among the best 200.
+            without_payload: Optional. If true, the messages are returned without `payload`.
             timeout: Seconds after which the call fails, retries included; None: the client's.
         """
         return self._caller.unary(
@@ -887,6 +919,7 @@ class Memory:
                 "filter": filter,
                 "min_score": min_score,
                 "diversity": diversity,
+                "without_payload": without_payload,
             },
             timeout,
         )

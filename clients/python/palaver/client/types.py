@@ -162,7 +162,8 @@ class SessionFilter:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a session.
+    """One turn of a session. Its content, payload and encoded metadata have at most
+    3.5 MiB (3,670,016 bytes) together.
 
     Attributes:
         message_id: The ID, unique within the session. 1 to 1,024 bytes of UTF-8; any
@@ -185,6 +186,13 @@ class Message:
             message.
         updated_at: Output only; ignored when a message is added. The time of the last change
             to the message. Never goes back, even if the database's clock does.
+        payload: Optional. Data that the caller keeps with the message, such as the original
+            item of a framework or an image. Up to 3 MiB. The server stores the bytes as
+            they are: it does not search, embed, merge or log them, and they do not count
+            as tokens. Unset in responses to requests with `without_payload`.
+        payload_type: Optional. The type of the payload, such as `application/json`. Up to 255
+            characters of ASCII; any except NUL. Also in responses to requests with
+            `without_payload`.
         revision: Output only; ignored when a message is added. Counts the changes of the message's own fields, its deletion and
             its return, from 1; an upsert counts if it changes the message. It continues after a deletion, until the
             purge removes the message.
@@ -198,6 +206,8 @@ class Message:
     sequence: int = 0
     created_at: "datetime | None" = None
     updated_at: "datetime | None" = None
+    payload: bytes = b""
+    payload_type: str = ""
     revision: int = 0
 
 

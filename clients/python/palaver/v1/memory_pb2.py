@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from palaver.v1 import session_pb2 as palaver_dot_v1_dot_session__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17palaver/v1/memory.proto\x12\npalaver.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18palaver/v1/session.proto\"\x80\x02\n\x07Message\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x03 \x01(\t\x12)\n\x08metadata\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x13\n\x0btoken_count\x18\x05 \x01(\x05\x12\x10\n\x08sequence\x18\x06 \x01(\x03\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x0b \x01(\x03\"\xd0\x01\n\x06Memory\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12%\n\x08messages\x18\x02 \x03(\x0b\x32\x13.palaver.v1.Message\x12)\n\x08metadata\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x10\n\x08has_more\x18\x04 \x01(\x08\x12$\n\x07session\x18\x05 \x01(\x0b\x32\x13.palaver.v1.Session\x12\x18\n\x0btotal_count\x18\x06 \x01(\x03H\x00\x88\x01\x01\x42\x0e\n\x0c_total_countBY\n\npalaver.v1B\x0bMemoryProtoP\x01Z\x14palaver/v1;palaverv1\xaa\x02\nPalaver.V1\xca\x02\nPalaver\\V1\xea\x02\x0bPalaver::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17palaver/v1/memory.proto\x12\npalaver.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18palaver/v1/session.proto\"\xa7\x02\n\x07Message\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x03 \x01(\t\x12)\n\x08metadata\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x13\n\x0btoken_count\x18\x05 \x01(\x05\x12\x10\n\x08sequence\x18\x06 \x01(\x03\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07payload\x18\t \x01(\x0c\x12\x14\n\x0cpayload_type\x18\n \x01(\t\x12\x10\n\x08revision\x18\x0b \x01(\x03\"\xd0\x01\n\x06Memory\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12%\n\x08messages\x18\x02 \x03(\x0b\x32\x13.palaver.v1.Message\x12)\n\x08metadata\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x10\n\x08has_more\x18\x04 \x01(\x08\x12$\n\x07session\x18\x05 \x01(\x0b\x32\x13.palaver.v1.Session\x12\x18\n\x0btotal_count\x18\x06 \x01(\x03H\x00\x88\x01\x01\x42\x0e\n\x0c_total_countBY\n\npalaver.v1B\x0bMemoryProtoP\x01Z\x14palaver/v1;palaverv1\xaa\x02\nPalaver.V1\xca\x02\nPalaver\\V1\xea\x02\x0bPalaver::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,7 +36,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\npalaver.v1B\013MemoryProtoP\001Z\024palaver/v1;palaverv1\252\002\nPalaver.V1\312\002\nPalaver\\V1\352\002\013Palaver::V1'
   _globals['_MESSAGE']._serialized_start=129
-  _globals['_MESSAGE']._serialized_end=385
-  _globals['_MEMORY']._serialized_start=388
-  _globals['_MEMORY']._serialized_end=596
+  _globals['_MESSAGE']._serialized_end=424
+  _globals['_MEMORY']._serialized_start=427
+  _globals['_MEMORY']._serialized_end=635
 # @@protoc_insertion_point(module_scope)

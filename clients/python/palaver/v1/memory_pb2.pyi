@@ -23,7 +23,9 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Message(_message.Message):
-    """One turn of a session."""
+    """One turn of a session. Its content, payload and encoded metadata have at most
+    3.5 MiB (3,670,016 bytes) together.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -35,6 +37,8 @@ class Message(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
+    PAYLOAD_FIELD_NUMBER: _builtins.int
+    PAYLOAD_TYPE_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     message_id: _builtins.str
     """The ID, unique within the session. 1 to 1,024 bytes of UTF-8; any
@@ -56,6 +60,17 @@ class Message(_message.Message):
     sequence: _builtins.int
     """Output only; ignored when a message is added. The position of the message
     in its session: 1, 2, 3 and so on. Assigned by the server and never reused.
+    """
+    payload: _builtins.bytes
+    """Optional. Data that the caller keeps with the message, such as the original
+    item of a framework or an image. Up to 3 MiB. The server stores the bytes as
+    they are: it does not search, embed, merge or log them, and they do not count
+    as tokens. Unset in responses to requests with `without_payload`.
+    """
+    payload_type: _builtins.str
+    """Optional. The type of the payload, such as `application/json`. Up to 255
+    characters of ASCII; any except NUL. Also in responses to requests with
+    `without_payload`.
     """
     revision: _builtins.int
     """Output only; ignored when a message is added. Counts the changes of the message's own fields, its deletion and
@@ -94,11 +109,13 @@ class Message(_message.Message):
         sequence: _builtins.int = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
+        payload: _builtins.bytes = ...,
+        payload_type: _builtins.str = ...,
         revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "metadata", b"metadata", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "created_at", b"created_at", "message_id", b"message_id", "metadata", b"metadata", "revision", b"revision", "role", b"role", "sequence", b"sequence", "token_count", b"token_count", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "created_at", b"created_at", "message_id", b"message_id", "metadata", b"metadata", "payload", b"payload", "payload_type", b"payload_type", "revision", b"revision", "role", b"role", "sequence", b"sequence", "token_count", b"token_count", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -230,6 +230,7 @@ class GetMemoryRequest(_message.Message):
     NO_MESSAGES_FIELD_NUMBER: _builtins.int
     RETURN_SESSION_FIELD_NUMBER: _builtins.int
     TOTAL_COUNT_FIELD_NUMBER: _builtins.int
+    WITHOUT_PAYLOAD_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Required. The ID of the session. 1 to 1,024 bytes of UTF-8; any characters
     except NUL.
@@ -256,6 +257,8 @@ class GetMemoryRequest(_message.Message):
     """Optional. If true, the response has `total_count`. Counting takes time that
     grows with the session.
     """
+    without_payload: _builtins.bool
+    """Optional. If true, the messages are returned without `payload`."""
     @_builtins.property
     def start_roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Optional. The roles that the window may start at: messages older than the
@@ -292,10 +295,11 @@ class GetMemoryRequest(_message.Message):
         no_messages: _builtins.bool = ...,
         return_session: _builtins.bool = ...,
         total_count: _builtins.bool = ...,
+        without_payload: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "last_n", b"last_n", "max_tokens", b"max_tokens", "no_messages", b"no_messages", "pinned_roles", b"pinned_roles", "return_session", b"return_session", "session_id", b"session_id", "start_roles", b"start_roles", "total_count", b"total_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "last_n", b"last_n", "max_tokens", b"max_tokens", "no_messages", b"no_messages", "pinned_roles", b"pinned_roles", "return_session", b"return_session", "session_id", b"session_id", "start_roles", b"start_roles", "total_count", b"total_count", "without_payload", b"without_payload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -377,6 +381,7 @@ class ListMessagesRequest(_message.Message):
     CURSOR_FIELD_NUMBER: _builtins.int
     NEWEST_FIRST_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
+    WITHOUT_PAYLOAD_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Required. The ID of the session. 1 to 1,024 bytes of UTF-8; any characters
     except NUL.
@@ -392,6 +397,8 @@ class ListMessagesRequest(_message.Message):
     """
     newest_first: _builtins.bool
     """Optional. If true, the messages added last come first."""
+    without_payload: _builtins.bool
+    """Optional. If true, the messages are returned without `payload`."""
     @_builtins.property
     def filter(self) -> Global___MessageFilter:
         """Optional. Conditions that messages must meet to be listed."""
@@ -404,10 +411,11 @@ class ListMessagesRequest(_message.Message):
         cursor: _builtins.int = ...,
         newest_first: _builtins.bool = ...,
         filter: Global___MessageFilter | None = ...,
+        without_payload: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "filter", b"filter", "limit", b"limit", "newest_first", b"newest_first", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "filter", b"filter", "limit", b"limit", "newest_first", b"newest_first", "session_id", b"session_id", "without_payload", b"without_payload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -447,6 +455,7 @@ class StreamMessagesRequest(_message.Message):
     CHUNK_SIZE_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
+    WITHOUT_PAYLOAD_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Required. The ID of the session. 1 to 1,024 bytes of UTF-8; any characters
     except NUL.
@@ -459,6 +468,8 @@ class StreamMessagesRequest(_message.Message):
     """Optional. The sequence after which the stream starts: the `next_cursor` of
     a chunk. Not negative. 0 means the start of the history.
     """
+    without_payload: _builtins.bool
+    """Optional. If true, the messages are returned without `payload`."""
     @_builtins.property
     def filter(self) -> Global___MessageFilter:
         """Optional. Conditions that messages must meet to be delivered."""
@@ -470,10 +481,11 @@ class StreamMessagesRequest(_message.Message):
         chunk_size: _builtins.int = ...,
         cursor: _builtins.int = ...,
         filter: Global___MessageFilter | None = ...,
+        without_payload: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_size", b"chunk_size", "cursor", b"cursor", "filter", b"filter", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_size", b"chunk_size", "cursor", b"cursor", "filter", b"filter", "session_id", b"session_id", "without_payload", b"without_payload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -511,6 +523,7 @@ class GetMessageRequest(_message.Message):
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
     MESSAGE_ID_FIELD_NUMBER: _builtins.int
+    WITHOUT_PAYLOAD_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Required. The ID of the session. 1 to 1,024 bytes of UTF-8; any characters
     except NUL.
@@ -519,15 +532,18 @@ class GetMessageRequest(_message.Message):
     """Required. The ID of the message. 1 to 1,024 bytes of UTF-8; any characters
     except NUL.
     """
+    without_payload: _builtins.bool
+    """Optional. If true, the message is returned without `payload`."""
     def __init__(
         self,
         *,
         session_id: _builtins.str = ...,
         message_id: _builtins.str = ...,
+        without_payload: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message_id", b"message_id", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message_id", b"message_id", "session_id", b"session_id", "without_payload", b"without_payload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -545,6 +561,9 @@ class UpdateMessageRequest(_message.Message):
     METADATA_FIELD_NUMBER: _builtins.int
     METADATA_MODE_FIELD_NUMBER: _builtins.int
     EXPECTED_REVISION_FIELD_NUMBER: _builtins.int
+    PAYLOAD_FIELD_NUMBER: _builtins.int
+    PAYLOAD_TYPE_FIELD_NUMBER: _builtins.int
+    WITHOUT_PAYLOAD_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Required. The ID of the session. 1 to 1,024 bytes of UTF-8; any characters
     except NUL.
@@ -573,6 +592,16 @@ class UpdateMessageRequest(_message.Message):
     """Optional. The `revision` that the message must have; 0 if no live message may have the
     ID. Not negative. If unset, any.
     """
+    payload: _builtins.bytes
+    """Optional. The new payload. Up to 3 MiB. Empty means none. If unset, the
+    payload is not changed.
+    """
+    payload_type: _builtins.str
+    """Optional. The new type of the payload. Up to 255 characters of ASCII; any
+    except NUL. Empty means none. If unset, the type is not changed.
+    """
+    without_payload: _builtins.bool
+    """Optional. If true, the message is returned without `payload`."""
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
         """Optional. Changes the message's metadata, by default as a JSON Merge Patch
@@ -592,15 +621,22 @@ class UpdateMessageRequest(_message.Message):
         metadata: _struct_pb2.Struct | None = ...,
         metadata_mode: _metadata_pb2.MetadataMode.ValueType = ...,
         expected_revision: _builtins.int | None = ...,
+        payload: _builtins.bytes | None = ...,
+        payload_type: _builtins.str | None = ...,
+        without_payload: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_content", b"_content", "_expected_revision", b"_expected_revision", "_role", b"_role", "_token_count", b"_token_count", "content", b"content", "expected_revision", b"expected_revision", "metadata", b"metadata", "role", b"role", "token_count", b"token_count"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_content", b"_content", "_expected_revision", b"_expected_revision", "_payload", b"_payload", "_payload_type", b"_payload_type", "_role", b"_role", "_token_count", b"_token_count", "content", b"content", "expected_revision", b"expected_revision", "metadata", b"metadata", "payload", b"payload", "payload_type", b"payload_type", "role", b"role", "token_count", b"token_count"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_content", b"_content", "_expected_revision", b"_expected_revision", "_role", b"_role", "_token_count", b"_token_count", "content", b"content", "expected_revision", b"expected_revision", "message_id", b"message_id", "metadata", b"metadata", "metadata_mode", b"metadata_mode", "role", b"role", "session_id", b"session_id", "token_count", b"token_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_content", b"_content", "_expected_revision", b"_expected_revision", "_payload", b"_payload", "_payload_type", b"_payload_type", "_role", b"_role", "_token_count", b"_token_count", "content", b"content", "expected_revision", b"expected_revision", "message_id", b"message_id", "metadata", b"metadata", "metadata_mode", b"metadata_mode", "payload", b"payload", "payload_type", b"payload_type", "role", b"role", "session_id", b"session_id", "token_count", b"token_count", "without_payload", b"without_payload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__content: _TypeAlias = _typing.Literal["content"]  # noqa: Y015
     _WhichOneofArgType__content: _TypeAlias = _typing.Literal["_content", b"_content"]  # noqa: Y015
     _WhichOneofReturnType__expected_revision: _TypeAlias = _typing.Literal["expected_revision"]  # noqa: Y015
     _WhichOneofArgType__expected_revision: _TypeAlias = _typing.Literal["_expected_revision", b"_expected_revision"]  # noqa: Y015
+    _WhichOneofReturnType__payload: _TypeAlias = _typing.Literal["payload"]  # noqa: Y015
+    _WhichOneofArgType__payload: _TypeAlias = _typing.Literal["_payload", b"_payload"]  # noqa: Y015
+    _WhichOneofReturnType__payload_type: _TypeAlias = _typing.Literal["payload_type"]  # noqa: Y015
+    _WhichOneofArgType__payload_type: _TypeAlias = _typing.Literal["_payload_type", b"_payload_type"]  # noqa: Y015
     _WhichOneofReturnType__role: _TypeAlias = _typing.Literal["role"]  # noqa: Y015
     _WhichOneofArgType__role: _TypeAlias = _typing.Literal["_role", b"_role"]  # noqa: Y015
     _WhichOneofReturnType__token_count: _TypeAlias = _typing.Literal["token_count"]  # noqa: Y015
@@ -609,6 +645,10 @@ class UpdateMessageRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__content) -> _WhichOneofReturnType__content | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_revision) -> _WhichOneofReturnType__expected_revision | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__payload) -> _WhichOneofReturnType__payload | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__payload_type) -> _WhichOneofReturnType__payload_type | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__role) -> _WhichOneofReturnType__role | None: ...
     @_typing.overload
@@ -626,6 +666,7 @@ class DeleteMessagesRequest(_message.Message):
     FIRST_N_FIELD_NUMBER: _builtins.int
     EXPECTED_LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
     EXPECTED_REVISION_FIELD_NUMBER: _builtins.int
+    WITHOUT_PAYLOAD_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Required. The ID of the session. 1 to 1,024 bytes of UTF-8; any characters
     except NUL.
@@ -648,6 +689,8 @@ class DeleteMessagesRequest(_message.Message):
     """Optional. The `revision` that the session must have. Not negative. If unset,
     any.
     """
+    without_payload: _builtins.bool
+    """Optional. If true, the messages are returned without `payload`."""
     @_builtins.property
     def message_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The IDs of the messages to delete: 1 to 1,000, each 1 to 1,024 bytes of
@@ -664,10 +707,11 @@ class DeleteMessagesRequest(_message.Message):
         first_n: _builtins.int = ...,
         expected_last_sequence: _builtins.int | None = ...,
         expected_revision: _builtins.int | None = ...,
+        without_payload: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_last_sequence", b"_expected_last_sequence", "_expected_revision", b"_expected_revision", "expected_last_sequence", b"expected_last_sequence", "expected_revision", b"expected_revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_last_sequence", b"_expected_last_sequence", "_expected_revision", b"_expected_revision", "expected_last_sequence", b"expected_last_sequence", "expected_revision", b"expected_revision", "first_n", b"first_n", "last_n", b"last_n", "message_ids", b"message_ids", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_last_sequence", b"_expected_last_sequence", "_expected_revision", b"_expected_revision", "expected_last_sequence", b"expected_last_sequence", "expected_revision", b"expected_revision", "first_n", b"first_n", "last_n", b"last_n", "message_ids", b"message_ids", "session_id", b"session_id", "without_payload", b"without_payload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_last_sequence: _TypeAlias = _typing.Literal["expected_last_sequence"]  # noqa: Y015
     _WhichOneofArgType__expected_last_sequence: _TypeAlias = _typing.Literal["_expected_last_sequence", b"_expected_last_sequence"]  # noqa: Y015
@@ -824,6 +868,7 @@ class SearchMemoryRequest(_message.Message):
     FILTER_FIELD_NUMBER: _builtins.int
     MIN_SCORE_FIELD_NUMBER: _builtins.int
     DIVERSITY_FIELD_NUMBER: _builtins.int
+    WITHOUT_PAYLOAD_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """Optional. The text to search for. Up to 1 MiB of UTF-8; any characters
     except NUL. If it is empty or only white space, all messages that pass the
@@ -860,6 +905,8 @@ class SearchMemoryRequest(_message.Message):
     with more than 256 different words, a sample of 256 is compared. The
     results are chosen among the best 200.
     """
+    without_payload: _builtins.bool
+    """Optional. If true, the messages are returned without `payload`."""
     @_builtins.property
     def filter(self) -> Global___MessageFilter:
         """Optional. Conditions that messages must meet to be found."""
@@ -876,10 +923,11 @@ class SearchMemoryRequest(_message.Message):
         filter: Global___MessageFilter | None = ...,
         min_score: _builtins.float = ...,
         diversity: _builtins.float = ...,
+        without_payload: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "scope", b"scope", "session_id", b"session_id", "session_id_prefix", b"session_id_prefix", "user_id", b"user_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["diversity", b"diversity", "filter", b"filter", "limit", b"limit", "min_score", b"min_score", "mode", b"mode", "scope", b"scope", "session_id", b"session_id", "session_id_prefix", b"session_id_prefix", "text", b"text", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["diversity", b"diversity", "filter", b"filter", "limit", b"limit", "min_score", b"min_score", "mode", b"mode", "scope", b"scope", "session_id", b"session_id", "session_id_prefix", b"session_id_prefix", "text", b"text", "user_id", b"user_id", "without_payload", b"without_payload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_scope: _TypeAlias = _typing.Literal["session_id", "user_id", "session_id_prefix"]  # noqa: Y015
     _WhichOneofArgType_scope: _TypeAlias = _typing.Literal["scope", b"scope"]  # noqa: Y015

@@ -105,7 +105,7 @@ class MemoryServiceServicer:
         exist, except that its sequences continue.
 
         A message whose `message_id` the session already has is upserted: its role,
-        content, metadata and token count are replaced, its sequence and
+        content, metadata, token count and payload are replaced, its sequence and
         `created_at` are kept. A message with the ID of a deleted message is a new
         message at the end.
 
@@ -131,7 +131,8 @@ class MemoryServiceServicer:
         returned, not on the size of the session, unless the filter passes over
         many messages or `total_count` is requested. The response stays under 4 MiB
         and 1,000 messages: messages that do not fit are left out, oldest first, and
-        `has_more` says so.
+        `has_more` says so. The newest message always fits, unless the server allows
+        larger metadata of sessions than by default.
 
         Safe to retry.
 

@@ -18,6 +18,8 @@ _SEQUENCE = wire.integer_tag(Message, "sequence")
 _CREATED_AT = wire.tag(Message, "created_at")
 _UPDATED_AT = wire.tag(Message, "updated_at")
 _REVISION = wire.integer_tag(Message, "revision")
+_PAYLOAD = wire.tag(Message, "payload")
+_PAYLOAD_TYPE = wire.tag(Message, "payload_type")
 
 
 def encode_messages(rows: Sequence[MessageRow]) -> list[bytes]:
@@ -29,7 +31,8 @@ def encode_messages(rows: Sequence[MessageRow]) -> list[bytes]:
 
 
 def _encode(row: MessageRow, struct: bytes, times: dict[PgTimestamp, bytes]) -> bytes:
-    message_id, sequence, role, content, token_count, _, created_at, updated_at, revision = row
+    message_id, sequence, role, content, token_count, _, created_at, updated_at = row[:8]
+    revision, payload, payload_type = row[8:]
     id_, role_, text = message_id.encode(), role.encode(), content.encode()
     created, updated = times[created_at], times[updated_at]
     return b"".join(
@@ -43,6 +46,8 @@ def _encode(row: MessageRow, struct: bytes, times: dict[PgTimestamp, bytes]) -> 
             _CREATED_AT, varint(len(created)), created,
             _UPDATED_AT, varint(len(updated)), updated,
             _REVISION, varint(revision),
+            _PAYLOAD + varint(len(payload)) if payload else b"", payload or b"",
+            wire.delimited(_PAYLOAD_TYPE, payload_type.encode()) if payload_type else b"",
         )
     )  # fmt: skip
 

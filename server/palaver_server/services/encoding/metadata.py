@@ -16,6 +16,11 @@ def struct_from_json(text: str) -> Struct:
     return Struct.FromString(wire.json_struct(text))
 
 
+def struct_size(text: str) -> int:
+    """Return the size of the `Struct` of a JSON object, in bytes."""
+    return len(wire.json_struct(text))
+
+
 def object_from_json(text: str) -> dict[str, Any]:
     """Parse a JSON object."""
     fields: dict[str, Any] = orjson.loads(text)
