@@ -75,6 +75,9 @@ def test_metadata_mode_contradicting_replace_metadata_is_refused(
         assert violations(
             lambda: update("x", metadata=struct(), metadata_mode=mode, replace_metadata=True)  # noqa: B023
         ) == ["replace_metadata"]
+    assert violations(
+        lambda: update("x", metadata=struct(), metadata_mode=9, replace_metadata=True)
+    ) == ["metadata_mode"]
     assert MessageToDict(update("x").metadata) == {"a": 1}
     for replaces in (False, True):
         update(

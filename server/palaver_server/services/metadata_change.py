@@ -61,8 +61,8 @@ def metadata_change(fields: Fields, request: Request) -> MetadataChange:
     given = fields.metadata_patch("metadata", request)
     mode = fields.enum("metadata_mode", request.metadata_mode, MetadataMode.DESCRIPTOR)
     replaces = getattr(request, "replace_metadata", False)  # UpdateMessage has none
-    replacing = (MetadataMode.METADATA_MODE_UNSPECIFIED, MetadataMode.METADATA_MODE_REPLACE)
-    if replaces and mode not in replacing:
+    merging = (MetadataMode.METADATA_MODE_MERGE_PATCH, MetadataMode.METADATA_MODE_TOP_LEVEL)
+    if replaces and mode in merging:
         fields.reject(
             "replace_metadata",
             f"must be false if metadata_mode is {MetadataMode.Name(mode)}; got true",
