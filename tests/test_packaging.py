@@ -121,11 +121,11 @@ def test_wheel_holds_server_and_migrations(wheel: zipfile.ZipFile) -> None:
     assert any(name.endswith(".sql") for name in sources)
 
 
-def test_client_wheel_holds_stubs_and_their_types(client_wheel: zipfile.ZipFile) -> None:
-    stubs = files_in(CLIENT, ".py", ".pyi", ".typed")
+def test_client_wheel_holds_client_and_stubs_and_their_types(client_wheel: zipfile.ZipFile) -> None:
+    names = files_in(CLIENT / "palaver", ".py", ".pyi", ".typed", ".json")
 
-    assert {"palaver/v1/session_pb2.py", "palaver/v1/py.typed"} <= stubs
-    assert stubs <= set(client_wheel.namelist())
+    assert {"client/py.typed", "client/service_config.json", "v1/py.typed"} <= names
+    assert {f"palaver/{name}" for name in names} <= set(client_wheel.namelist())
 
 
 def test_client_wheel_holds_nothing_else(client_wheel: zipfile.ZipFile) -> None:
@@ -162,10 +162,18 @@ def test_server_requires_client_of_its_version() -> None:
     assert f"palaver-client>={version}" in project(ROOT)["dependencies"]
 
 
-def test_installed_stubs_are_typed(installed: Path, tmp_path: Path) -> None:
-    program = "from palaver.v1.session_pb2 import Session\nreveal_type(Session().session_id)\n"
+def test_installed_stubs_and_client_are_typed(installed: Path, tmp_path: Path) -> None:
+    program = """
+from palaver.client import Client
+from palaver.v1.session_pb2 import Session
+reveal_type(Session().session_id)
+reveal_type(Client().memory.get_session("s"))
+"""
 
-    assert 'Revealed type is "str"' in checked(program, installed, tmp_path)
+    revealed = checked(program, installed, tmp_path)
+
+    assert 'Revealed type is "str"' in revealed
+    assert 'Revealed type is "palaver.client.types.Session"' in revealed
 
 
 def test_wheel_holds_nothing_else(wheel: zipfile.ZipFile) -> None:

@@ -3,7 +3,8 @@
 What happens to a block depends on its info string:
 
 - `console`: the commands run in order on an empty database, and must print what is shown.
-- `python`: the program runs twice on one server.
+- `python`: the blocks of a document are one program, which runs twice on one server.
+- `python example`: only compiled.
 - `sh`: the commands run in order in one directory, with `palaver` on the path.
 - `sh example`: not executed, since a command needs a network or much time.
 
@@ -69,7 +70,7 @@ def test_tour_is_long() -> None:
 
 def run_python(document: Document, palaver: Client) -> str:
     """Run the programs of a document, and return what they print."""
-    (code,) = document.blocks("python")
+    code = "\n".join(document.blocks("python"))
     result = subprocess.run(
         [sys.executable, "-c", code.replace(ADDRESS, palaver.address)],
         env={**os.environ, "PYTHONPATH": str(ROOT / "clients" / "python")},
@@ -86,6 +87,12 @@ def test_python_runs_twice(document: Document, palaver: Client) -> None:
     run_python(document, palaver)
 
     run_python(document, palaver)
+
+
+@pytest.mark.parametrize("document", having("python example"), ids=str)
+def test_python_example_compiles(document: Document) -> None:
+    for code in document.blocks("python example"):
+        compile(code, str(document), "exec")
 
 
 def test_python_for_clients_prints_error_details_and_progress(palaver: Client) -> None:

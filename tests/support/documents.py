@@ -94,7 +94,9 @@ def _anchor(heading: str) -> str:
 
 
 DOCUMENTS = [
-    Document(path) for path in sorted((*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")))
+    Document(path)
+    for pattern in ("*.md", "clients/*/README.md", "docs/**/*.md")
+    for path in sorted(ROOT.glob(pattern))
 ]
 
 
