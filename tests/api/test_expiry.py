@@ -1,6 +1,7 @@
 """Sessions that expire: the TTL, and what an expired session answers to each RPC."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,10 +12,10 @@ from google.protobuf.message import Message as ProtobufMessage
 from google.protobuf.struct_pb2 import Struct
 
 from palaver.v1.memory_pb2 import Message
-from palaver.v1.memory_service_pb2 import AddMemoryRequest, SearchMemoryRequest
+from palaver.v1.memory_service_pb2 import AddMemoryResponse, SearchMemoryRequest
 from palaver.v1.session_pb2 import Session
-from palaver.v1.session_service_pb2 import AddSessionRequest, UpdateSessionRequest
-from tests.support.client import Client, refused, struct, violations
+from tests.conftest import StartServer
+from tests.support.client import Client, refused, struct, wait_until
 from tests.support.concurrency import Connection
 from tests.support.model.tables import broken_rules
 from tests.support.rows import count_sessions_and_messages, let_expire
@@ -91,26 +92,6 @@ def test_add_memory_ttl_of_a_new_session_and_without_changes(palaver: Client) ->
     assert response.session_created
     assert response.session.ttl == HOUR
     assert palaver.get_session("s").ttl == DAY
-
-
-@pytest.mark.parametrize(
-    "ttl",
-    [
-        Duration(seconds=-1),
-        Duration(nanos=-1),
-        Duration(seconds=3_155_760_000, nanos=1),
-        Duration(nanos=10**9),
-    ],
-)
-def test_ttl_negative_or_too_long_is_invalid(palaver: Client, ttl: Duration) -> None:
-    palaver.add_session("s")
-    messages = [Message(role="user", content="x")]
-    for request in (
-        AddSessionRequest(session_id="new", ttl=ttl),
-        UpdateSessionRequest(session_id="s", ttl=ttl),
-        AddMemoryRequest(session_id="s", messages=messages, ttl=ttl),
-    ):
-        assert violations(lambda request=request: palaver.send(request)) == ["ttl"]  # type: ignore[misc]
 
 
 def test_ttl_limits_are_kept_to_the_microsecond(palaver: Client) -> None:
@@ -355,3 +336,64 @@ def test_search_counts_no_messages_of_expired_sessions(
     let_expire(database, "expired")
 
     assert search(palaver, "fox dog", mode=SearchMemoryRequest.KEYWORD) == alone
+
+
+def test_expiry_race_messages_from_before_an_expiry_never_come_back(
+    palaver: Client, start_server: StartServer, database: Connection
+) -> None:
+    clients = [palaver, start_server()]
+    palaver.add_session("s", ttl=Duration(nanos=2_000_000))
+
+    def add(number: int) -> AddMemoryResponse:
+        return clients[number % 2].add("s", f"message {number}")
+
+    with ThreadPoolExecutor(5) as threads:
+        purge = threads.submit(lambda: [palaver.purge(HOUR) for _ in range(20)])
+        added = list(threads.map(add, range(200)))
+        purge.result()
+    added.append(palaver.add("s", "last", ttl=HOUR))
+
+    lives = [each.messages[0].sequence for each in added if each.session_undeleted]
+    sequences = sorted(each.messages[0].sequence for each in added)
+    assert sequences == list(range(1, 202))
+    assert 1 < len(lives) < 201, "some calls restored the session, and some did not"
+    assert [message.sequence for message in palaver.messages("s")] == sequences[max(lives) - 1 :]
+    assert not list(broken_rules(database))
+
+
+# --- The session retention ---------------------------------------------------------------------
+
+
+def test_purge_deletes_sessions_beyond_the_session_retention(
+    start_server: StartServer, database: Connection
+) -> None:
+    palaver = start_server(session_retention_seconds=3600, purge_batch_size=2)
+    for session_id in ("new", *"abcde"):
+        palaver.add(session_id, "fox")
+    database.execute(
+        "UPDATE sessions SET updated_at = now() - interval '2 hours' WHERE session_id <> 'new'"
+    )
+    assert len(palaver.session_ids()) == 6
+
+    palaver.purge()
+
+    assert palaver.session_ids() == ["new"]
+    assert found(palaver, "fox") == ["fox"]
+    assert palaver.add("a", "back").session_undeleted
+    purged = palaver.purge()
+    assert (purged.sessions.done, purged.messages.done) == (4, 5)
+
+
+def test_interval_purge_deletes_sessions_beyond_the_session_retention(
+    start_server: StartServer, database: Connection
+) -> None:
+    palaver = start_server(session_retention_seconds=3600, purge_interval_seconds=0.1)
+    palaver.add("new", "fox")
+    palaver.add("old", "fox")
+    database.execute(
+        "UPDATE sessions SET updated_at = now() - interval '2 hours' WHERE session_id = 'old'"
+    )
+
+    wait_until(lambda: count_sessions_and_messages(database) == (1, 1))
+
+    assert palaver.session_ids() == ["new"]

@@ -154,6 +154,17 @@ DURATION = Values(
         Duration(seconds=INT64_MAX),
     ],
 )
+TTL = Values(
+    good=[Duration(seconds=3_155_760_000), Duration(nanos=999_999_999), Duration()],
+    bad=[
+        Duration(seconds=3_155_760_001),
+        Duration(seconds=3_155_760_000, nanos=1),
+        Duration(seconds=-1),
+        Duration(nanos=-1),
+        Duration(nanos=1_000_000_000),
+        Duration(seconds=INT64_MAX),
+    ],
+)
 PATH = Values(
     good=["", "$.a == 1".ljust(4096), f'$.a == "{"é" * 2043}"'],
     bad=["$.a == 1".ljust(4097), f'$.a == "{"é" * 2044}"', "$.a\0 == 1"],
@@ -373,6 +384,9 @@ FIELDS: list[tuple[str, Values, Build]] = [
     ),
     *of_user_filter(ListUsersRequest),
     *of_user_filter(ListAllUsersRequest),
+    ("ttl", TTL, lambda v: AddSessionRequest(session_id="new", ttl=v)),
+    ("ttl", TTL, lambda v: UpdateSessionRequest(**S, ttl=v)),
+    ("ttl", TTL, lambda v: AddMemoryRequest(**S, ttl=v, messages=[MESSAGE])),
     ("older_than", DURATION, lambda v: PurgeDeletedRequest(older_than=v)),
 ]
 

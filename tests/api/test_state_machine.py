@@ -16,6 +16,8 @@ from tests.conftest import StartServer
 from tests.support.client import refused
 from tests.support.concurrency import Connection
 from tests.support.model.tables import audit_tables
+from tests.support.rows import let_expire
+from tests.support.state_machine import requests
 from tests.support.state_machine.bad_requests import BadRequest, bad_requests
 from tests.support.state_machine.user_rules import UserRules
 
@@ -81,6 +83,12 @@ def test_state_machine_every_call_answers_like_the_model(
             database.execute("DELETE FROM sessions")
             database.execute("DELETE FROM users")
             super().__init__(client, window=WINDOW)
+
+        @rule(session_id=requests.session_ids)
+        def expire(self, session_id: str) -> None:
+            let_expire(database, session_id)
+            self._model.expire(session_id)
+            self.look_at(session_id)
 
         def teardown(self) -> None:
             super().teardown()

@@ -1,8 +1,10 @@
 """A server of the version before, next to the schema and the servers of this version."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 
 from palaver.v1.admin_service_pb2 import ReindexRequest
 from palaver.v1.memory_pb2 import Message
@@ -14,8 +16,10 @@ from tests.support.concurrency import Connection
 from tests.support.endpoint import Endpoint
 from tests.support.palaver_process import Serve
 from tests.support.previous_version import COMMITS, extract_version
-from tests.support.rows import count_rows, wait_until_embedded
+from tests.support.rows import count_rows, let_expire, wait_until_embedded
 from tests.support.searching import found
+
+HOUR = Duration(seconds=3600)
 
 SEMANTIC = SearchMemoryRequest.SEMANTIC
 
@@ -154,3 +158,34 @@ def test_previous_version_keeps_revisions_right(old: Client, new: Client) -> Non
     old.delete_user("ada")
     old.add_user("ada")
     assert new.get_user("ada").revision == 4
+
+
+def test_previous_version_keeps_expiry_right(
+    old: Client, new: Client, database: Connection
+) -> None:
+    new.add_session("s", ttl=HOUR)
+    new.add_ids("s", "a", "b")
+    writes: list[Callable[[], object]] = [
+        lambda: old.add("s", "more"),
+        lambda: old.update_session("s", metadata=struct(plan="pro")),
+        lambda: old.update_message("s", "a", content="changed"),
+        lambda: old.delete_messages("s", message_ids=["b"]),
+    ]
+    for write in writes:
+        database.execute("UPDATE sessions SET expires_at = now() + interval '1 minute'")
+        before = new.get_session("s").expires_at
+        write()
+        assert new.get_session("s").expires_at.seconds > before.seconds + 3000
+
+    old.delete_session("s")
+    old.add("s", "back")
+    assert new.get_session("s").ttl == HOUR
+
+    let_expire(database, "s")
+    assert new.session_ids() == []
+    new.purge(HOUR)
+    assert old.session_ids() == []
+
+    old.add_session("s")
+    assert not new.get_session("s").HasField("ttl")
+    assert not new.get_session("s").HasField("expires_at")

@@ -336,8 +336,7 @@ class MemoryStore:
                 deleted_at = NULL
             FROM change
             WHERE s.session_id = %(session_id)s
-                AND ({{is_locked}} OR s.deleted_at IS NULL
-                    AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp()))
+                AND ({{is_locked}} OR {LIVE_SESSION})
                 AND {ACCESSIBLE_SESSION}
             RETURNING s.last_sequence, s.updated_at, false AS created
             {{create}}

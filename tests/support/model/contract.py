@@ -122,6 +122,7 @@ class Contract:
             kept(request.metadata),
             created_at=stored_time(request),
             user_must_exist=request.user_must_exist,
+            ttl=_ttl(request),
         )
         return lambda responses: self.compare_session(session, *responses)
 
@@ -135,6 +136,7 @@ class Contract:
             revision=expected_by(request).revision,
             undelete=request.undelete,
             allow_missing=request.allow_missing,
+            ttl=_ttl(request),
         )
         return lambda responses: self.compare_session(session, *responses)
 
@@ -222,6 +224,7 @@ class Contract:
             session_change=_change(request, "session_metadata"),
             user_change=_change(request, "user_metadata"),
             replace=request.replace_messages,
+            ttl=_ttl(request),
         )
 
         def check(responses: Sequence[Any]) -> None:
@@ -424,6 +427,11 @@ class Contract:
         expected.id = self._settle(expected.id, actual.id)
         self.model.saw_id(state.Session, actual.id)
         self._compare_times(expected, actual)
+        assert _ttl(actual) == expected.ttl
+        assert actual.HasField("expires_at") == (expected.expires_at is not None)
+        if expected.expires_at is not None:
+            told = nanoseconds(actual.expires_at)
+            expected.expires_at = self._settle(expected.expires_at, told)
 
     def compare_user(self, expected: state.User, actual: user_pb2.User) -> None:
         assert actual.user_id == expected.user_id
@@ -482,6 +490,11 @@ class Contract:
         else:
             assert actual == expected, f"{actual}, not {expected}"
         return actual
+
+
+def _ttl(message: Any) -> int | None:
+    """Return the TTL of a request or a session in microseconds; None if it has none."""
+    return message.ttl.ToMicroseconds() if message.HasField("ttl") else None
 
 
 def expected_by(request: Any) -> Expected:

@@ -16,7 +16,6 @@ from tests.support.model.state import (
     Number,
     Session,
     User,
-    as_json,
     known,
 )
 from tests.support.model.users import (
@@ -116,13 +115,14 @@ class Model(UserModel):
         *,
         created_at: int | None = None,
         user_must_exist: bool = False,
+        ttl: int | None = None,
     ) -> Session:
         if user_id and user_must_exist:
             self.user(user_id)
         old = self._sessions.get(session_id)
         if old and not old.is_deleted:
             raise AlreadyExists("Session", session_id)
-        session = self._create(session_id, user_id, metadata)
+        session = self._create(session_id, user_id, metadata, ttl)
         if created_at is not None:
             session.created_at = created_at
         return session
@@ -144,6 +144,7 @@ class Model(UserModel):
         revision: int | None,
         undelete: bool,
         allow_missing: bool,
+        ttl: int | None = None,
     ) -> Session:
         old = self._sessions.get(session_id)
         is_live = old is not None and not old.is_deleted
@@ -156,7 +157,7 @@ class Model(UserModel):
                 old.updated_at = self.now()
             elif allow_missing:
                 metadata = changed({}, patch or {}, mode)
-                return self._create(session_id, user_id or "", metadata)
+                return self._create(session_id, user_id or "", metadata, ttl)
         session = self.session(session_id)
         before = vars(session).copy()
         if patch is not None:
@@ -164,10 +165,27 @@ class Model(UserModel):
         if user_id is not None:
             session.user_id = user_id
             self.ensure_user(user_id)
+        self._set_ttl(session, ttl)
         if differs(before, vars(session)):
             session.updated_at = self.now()
             session.revision += 1
+        self._extend(session)
         return session
+
+    @staticmethod
+    def _set_ttl(session: Session, ttl: int | None) -> None:
+        if ttl is not None:
+            session.ttl = ttl or None
+
+    def _extend(self, session: Session) -> None:
+        """Set the expiry of a session after a write, also one that changed nothing."""
+        session.expires_at = None if session.ttl is None else self.time_in(session.ttl)
+
+    def expire(self, session_id: str) -> None:
+        """Let a session expire now, if it is live."""
+        session = self._sessions.get(session_id)
+        if session is not None and not session.is_deleted:
+            self.delete_session(session_id)
 
     def delete_session(self, session_id: str, expected: Expected = ANY) -> int:
         """Delete a session; return the number of its messages."""
@@ -213,6 +231,7 @@ class Model(UserModel):
         session_change: Change | None = None,
         user_change: Change | None = None,
         replace: bool = False,
+        ttl: int | None = None,
     ) -> Added:
         session = self._sessions.get(session_id)
         if session_must_exist:
@@ -224,7 +243,7 @@ class Model(UserModel):
             raise Invalid("user_metadata")
         added = Added(starts, session is not None and session.is_deleted and not starts, [], 0)
         if session is None or not session.is_restorable:
-            session = self._create(session_id, user_id, {})
+            session = self._create(session_id, user_id, {}, None)
         if session.is_deleted:
             self._restore(session)
             session.updated_at = self.now()
@@ -243,26 +262,23 @@ class Model(UserModel):
                 added.messages.append(self._upsert(session, old, message))
         after = [vars(message) for message in session.messages]
         if starts or added.session_undeleted or before != after:
-            self._change_metadata(session, session_change, self._users.get(owner), user_change)
+            self._change_session(session, session_change, ttl)
+            self._change_user(owner, user_change)
+        self._extend(session)
         return added
 
-    def _change_metadata(
-        self,
-        session: Session,
-        session_change: Change | None,
-        user: User | None,
-        user_change: Change | None,
-    ) -> None:
-        if session_change is not None:
-            self._set_metadata(session, changed(session.metadata, *session_change))
-        if user_change is not None and user is not None:
-            self.update_user(user.user_id, user_change[0], mode=user_change[1])
-
-    def _set_metadata(self, session: Session, metadata: Metadata) -> None:
-        if as_json(metadata) != as_json(session.metadata):
-            session.metadata = metadata
+    def _change_session(self, session: Session, change: Change | None, ttl: int | None) -> None:
+        before = vars(session).copy()
+        if change is not None:
+            session.metadata = changed(session.metadata, *change)
+        self._set_ttl(session, ttl)
+        if differs(before, vars(session)):
             session.updated_at = self.now()
             session.revision += 1
+
+    def _change_user(self, user_id: str, change: Change | None) -> None:
+        if change is not None and user_id in self._users:
+            self.update_user(user_id, change[0], mode=change[1])
 
     def _restore(self, session: Session) -> None:
         session.is_deleted = False
@@ -349,6 +365,7 @@ class Model(UserModel):
         if differs(before, vars(message)):
             message.updated_at = session.updated_at = self.now()
             message.revision += 1
+        self._extend(session)
         return message
 
     def delete_messages(
@@ -371,6 +388,7 @@ class Model(UserModel):
         session.delete(gone)
         if gone:
             session.updated_at = self.now()
+        self._extend(session)
         return gone
 
     # AdminService
@@ -422,7 +440,9 @@ class Model(UserModel):
         finally:
             self._clock, self._last_ids = clock, last_ids
 
-    def _create(self, session_id: str, user_id: str, metadata: Metadata) -> Session:
+    def _create(
+        self, session_id: str, user_id: str, metadata: Metadata, ttl: int | None
+    ) -> Session:
         """Create a session, or replace a deleted one: only its sequences continue."""
         position, now = self.next_id(Session), self.now()
         session = Session(session_id, user_id, metadata, position, now, now)
@@ -431,4 +451,6 @@ class Model(UserModel):
             session.deleted_revisions = old.deleted_revisions
         self._sessions[session_id] = session
         self.ensure_user(user_id)
+        self._set_ttl(session, ttl)
+        self._extend(session)
         return session

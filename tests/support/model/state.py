@@ -70,6 +70,8 @@ class Session:
     revision: Number = 1
     is_deleted: bool = False
     is_restorable: bool = True
+    ttl: int | None = None  # in microseconds
+    expires_at: Number | None = None
     messages: list[Message] = field(default_factory=list)
     deleted_revisions: dict[str, Number] = field(default_factory=dict)
 

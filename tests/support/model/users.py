@@ -47,6 +47,10 @@ class UserModel:
         """Return the server's clock."""
         return Later(self._clock)
 
+    def time_in(self, microseconds: int) -> Later:
+        """Return the server's clock at a later time."""
+        return Later(self._clock + 1000 * microseconds)
+
     def next_id(self, kind: type) -> Later:
         """Return the listing position of an object that is created now."""
         return Later(self._last_ids[kind] + 1)

@@ -94,6 +94,10 @@ revisions = st.sampled_from([None] * 8 + [0, 1, 2, 3, 4])
 last_sequences = st.sampled_from([None] * 8 + [0, 1, 2, 3])
 rarely = st.sampled_from([False, False, True])
 
+# Long enough that no session expires by itself.
+HOUR = Duration(seconds=3600)
+ttls = st.none() | st.sampled_from([Duration(), HOUR, Duration(seconds=10**9, nanos=1000)])
+
 add_session = st.builds(
     AddSessionRequest,
     session_id=session_ids,
@@ -101,6 +105,7 @@ add_session = st.builds(
     metadata=optional_structs,
     user_must_exist=rarely,
     created_at=times,
+    ttl=ttls,
 )
 update_session = st.builds(
     UpdateSessionRequest,
@@ -111,6 +116,7 @@ update_session = st.builds(
     expected_revision=revisions,
     allow_missing=rarely,
     undelete=rarely,
+    ttl=ttls,
 )
 add_memory = st.builds(
     AddMemoryRequest,
@@ -126,6 +132,7 @@ add_memory = st.builds(
     user_metadata_mode=metadata_modes,
     return_session=st.booleans(),
     replace_messages=rarely,
+    ttl=ttls,
 )
 
 paths = st.sampled_from(["", *PATHS])
@@ -225,8 +232,6 @@ list_users = st.builds(
         metadata=paths,
     ),
 )
-
-HOUR = Duration(seconds=3600)
 purge_deleted = st.builds(
     PurgeDeletedRequest, older_than=st.sampled_from([Duration(), Duration(), HOUR, None])
 )
