@@ -10,7 +10,7 @@ PYTEST  = env -u PYTHONDONTWRITEBYTECODE PYTHONPYCACHEPREFIX="$(abspath $(VENV))
 	$(BIN)/pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal
 PROTOC  = PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc --proto_path=protos
 
-.PHONY: help run test test-databases test-fast bench bench-search chaos siege fuzz check format protos settings-doc lock audit sbom clean
+.PHONY: help run test test-databases test-fast bench bench-search chaos siege fuzz check format protos rehome settings-doc lock audit sbom clean
 
 help: ## List the commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -58,6 +58,9 @@ check: $(VENV)/dev.done ## Check format, lint, types, layers, and that generated
 	@$(BIN)/ruff check
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/buf format --diff --exit-code
+	@$(BIN)/buf lint
+	@$(BIN)/buf breaking --against protos/released.binpb && echo "the contract only grew since the last release"
 	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT \
 		&& $(MAKE) --no-print-directory protos STUBS="$$fresh" \
 		&& diff --recursive --exclude=__pycache__ $(STUBS)/palaver/v1 "$$fresh/palaver/v1" \
@@ -70,6 +73,7 @@ check: $(VENV)/dev.done ## Check format, lint, types, layers, and that generated
 format: $(VENV)/dev.done ## Fix formatting, and lint errors where ruff can
 	@$(BIN)/ruff format
 	@$(BIN)/ruff check --fix
+	@$(BIN)/buf format --write
 
 protos: $(VENV)/dev.done ## Compile the stubs and the calls of the clients from the .proto files
 	@rm -rf $(STUBS)/palaver/v1 && mkdir -p $(STUBS)
@@ -81,6 +85,10 @@ protos: $(VENV)/dev.done ## Compile the stubs and the calls of the clients from 
 	@described=$$(mktemp) && trap 'rm -f "$$described"' EXIT \
 		&& $(PROTOC) --include_source_info --descriptor_set_out="$$described" protos/palaver/v1/*.proto \
 		&& $(BIN)/python clients/python/generate_calls.py "$$described" $(STUBS)/palaver/client
+
+rehome: $(VENV)/dev.done ## Set the module of the Go and Java stubs, as in MODULE=github.com/you/palaver
+	@$(BIN)/python -m protos.rehome "$(MODULE)"
+	@$(MAKE) --no-print-directory protos
 
 settings-doc: $(VENV)/dev.done ## Write docs/settings.md from the settings model
 	@$(BIN)/python -m docs.settings_page > docs/settings.md

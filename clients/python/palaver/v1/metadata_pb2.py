@@ -24,14 +24,14 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19palaver/v1/metadata.proto\x12\npalaver.v1*\x84\x01\n\x0cMetadataMode\x12\x1d\n\x19METADATA_MODE_UNSPECIFIED\x10\x00\x12\x1d\n\x19METADATA_MODE_MERGE_PATCH\x10\x01\x12\x19\n\x15METADATA_MODE_REPLACE\x10\x02\x12\x1b\n\x17METADATA_MODE_TOP_LEVEL\x10\x03\x42[\n\npalaver.v1B\rMetadataProtoP\x01Z\x14palaver/v1;palaverv1\xaa\x02\nPalaver.V1\xca\x02\nPalaver\\V1\xea\x02\x0bPalaver::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19palaver/v1/metadata.proto\x12\npalaver.v1*\x84\x01\n\x0cMetadataMode\x12\x1d\n\x19METADATA_MODE_UNSPECIFIED\x10\x00\x12\x1d\n\x19METADATA_MODE_MERGE_PATCH\x10\x01\x12\x19\n\x15METADATA_MODE_REPLACE\x10\x02\x12\x1b\n\x17METADATA_MODE_TOP_LEVEL\x10\x03\x42~\n\x12\x65xample.palaver.v1B\rMetadataProtoP\x01Z/palaver.example/clients/go/palaver/v1;palaverv1\xaa\x02\nPalaver.V1\xca\x02\nPalaver\\V1\xea\x02\x0bPalaver::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'palaver.v1.metadata_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
-  _globals['DESCRIPTOR']._serialized_options = b'\n\npalaver.v1B\rMetadataProtoP\001Z\024palaver/v1;palaverv1\252\002\nPalaver.V1\312\002\nPalaver\\V1\352\002\013Palaver::V1'
+  _globals['DESCRIPTOR']._serialized_options = b'\n\022example.palaver.v1B\rMetadataProtoP\001Z/palaver.example/clients/go/palaver/v1;palaverv1\252\002\nPalaver.V1\312\002\nPalaver\\V1\352\002\013Palaver::V1'
   _globals['_METADATAMODE']._serialized_start=42
   _globals['_METADATAMODE']._serialized_end=174
 # @@protoc_insertion_point(module_scope)

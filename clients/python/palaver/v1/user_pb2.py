@@ -26,14 +26,14 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15palaver/v1/user.proto\x12\npalaver.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf6\x01\n\x04User\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\r\n\x05\x65mail\x18\x02 \x01(\t\x12\x12\n\nfirst_name\x18\x03 \x01(\t\x12\x11\n\tlast_name\x18\x04 \x01(\t\x12)\n\x08metadata\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\n\n\x02id\x18\x08 \x01(\x03\x12\x10\n\x08revision\x18\t \x01(\x03\"W\n\nUserFilter\x12\x16\n\x0euser_id_prefix\x18\x01 \x01(\t\x12\x10\n\x08user_ids\x18\x02 \x03(\t\x12\r\n\x05\x65mail\x18\x03 \x01(\t\x12\x10\n\x08metadata\x18\x04 \x01(\tBW\n\npalaver.v1B\tUserProtoP\x01Z\x14palaver/v1;palaverv1\xaa\x02\nPalaver.V1\xca\x02\nPalaver\\V1\xea\x02\x0bPalaver::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15palaver/v1/user.proto\x12\npalaver.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf6\x01\n\x04User\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\r\n\x05\x65mail\x18\x02 \x01(\t\x12\x12\n\nfirst_name\x18\x03 \x01(\t\x12\x11\n\tlast_name\x18\x04 \x01(\t\x12)\n\x08metadata\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\n\n\x02id\x18\x08 \x01(\x03\x12\x10\n\x08revision\x18\t \x01(\x03\"W\n\nUserFilter\x12\x16\n\x0euser_id_prefix\x18\x01 \x01(\t\x12\x10\n\x08user_ids\x18\x02 \x03(\t\x12\r\n\x05\x65mail\x18\x03 \x01(\t\x12\x10\n\x08metadata\x18\x04 \x01(\tBz\n\x12\x65xample.palaver.v1B\tUserProtoP\x01Z/palaver.example/clients/go/palaver/v1;palaverv1\xaa\x02\nPalaver.V1\xca\x02\nPalaver\\V1\xea\x02\x0bPalaver::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'palaver.v1.user_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
-  _globals['DESCRIPTOR']._serialized_options = b'\n\npalaver.v1B\tUserProtoP\001Z\024palaver/v1;palaverv1\252\002\nPalaver.V1\312\002\nPalaver\\V1\352\002\013Palaver::V1'
+  _globals['DESCRIPTOR']._serialized_options = b'\n\022example.palaver.v1B\tUserProtoP\001Z/palaver.example/clients/go/palaver/v1;palaverv1\252\002\nPalaver.V1\312\002\nPalaver\\V1\352\002\013Palaver::V1'
   _globals['_USER']._serialized_start=101
   _globals['_USER']._serialized_end=347
   _globals['_USERFILTER']._serialized_start=349
