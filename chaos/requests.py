@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Struct
 
 from chaos.caller import Request
@@ -49,6 +50,12 @@ _METADATA: Sequence[dict[str, Any]] = (
     {"b": {"c": True}},
     {"b": {"c": None, "d": [1.0, None]}},
 )
+
+
+_PAYLOADS = (b"", b"\x00\xff", b"chaos" * 1000)
+
+# Most sessions never expire, some may between two calls, and some later than the run ends.
+_TTLS = (*27 * (None,), Duration(), Duration(seconds=2), Duration(seconds=3600))
 
 
 class RandomRequests:
@@ -137,6 +144,7 @@ class RandomRequests:
             user_metadata_mode=self._mode(),
             return_session=self._chance(0.3),
             replace_messages=self._chance(0.1),
+            ttl=self._ttl(),
         )
 
     def _update_message(self, model: Model, session_id: str) -> Request:
@@ -149,6 +157,7 @@ class RandomRequests:
             role=self._random.choice((None, *_ROLES)),
             content=f"{message.content} again" if message and self._chance(0.5) else None,
             token_count=self._random.choice((None, 0, 7)),
+            payload=self._random.choice((None, None, *_PAYLOADS)),
             metadata=self._metadata(0.5),
             metadata_mode=self._mode(),
             expected_revision=self._maybe(message.revision if message else 0),
@@ -183,6 +192,7 @@ class RandomRequests:
             expected_revision=self._revision(model, session_id),
             allow_missing=self._chance(0.3),
             undelete=self._chance(0.3),
+            ttl=self._ttl(),
         )
 
     def _add_session(self, _model: Model, session_id: str) -> Request:
@@ -191,6 +201,7 @@ class RandomRequests:
             user_id=self._random.choice(("", self._user_id)),
             metadata=self._metadata(0.5),
             user_must_exist=self._chance(0.3),
+            ttl=self._ttl(),
         )
 
     def _delete_session(self, model: Model, session_id: str) -> Request:
@@ -247,7 +258,9 @@ class RandomRequests:
     def _get_message(self, model: Model, session_id: str) -> Request:
         message = self._message(model.state[0].get(session_id))
         return GetMessageRequest(
-            session_id=session_id, message_id=message.message_id if message else "nothing"
+            session_id=session_id,
+            message_id=message.message_id if message else "nothing",
+            without_payload=self._chance(0.3),
         )
 
     def _search_memory(self, _model: Model, session_id: str) -> Request:
@@ -269,6 +282,8 @@ class RandomRequests:
             role=self._random.choice(_ROLES),
             content=f"{name} {WORD}",
             metadata=self._metadata(0.3),
+            payload=self._random.choice((b"", *_PAYLOADS)),
+            payload_type=self._random.choice(("", "image/png")),
         )
 
     def _message(self, session: state.Session | None) -> state.Message | None:
@@ -299,6 +314,9 @@ class RandomRequests:
         metadata = Struct()
         metadata.update(self._random.choice(_METADATA))
         return metadata
+
+    def _ttl(self) -> Duration | None:
+        return self._random.choice(_TTLS)
 
     def _mode(self) -> MetadataMode.ValueType:
         return self._random.choice(MetadataMode.values())

@@ -193,6 +193,27 @@ def test_possible_states_purge_may_have_taken_a_deleted_session(
     assert states.session_exists("s")
 
 
+def test_possible_states_session_with_a_short_ttl_may_have_expired(states: PossibleStates) -> None:
+    request = add("b")
+    request.ttl.seconds = 2
+    states.answered(request, added("b", 2))
+    assert states.session_exists("s") is None
+
+    states.answered(LIST, listed(stored("a", 1), stored("b", 2)))
+    states.refused(LIST, not_found("Session", "s"))
+    with pytest.raises(BrokenPromise):  # it has expired for good
+        states.answered(LIST, listed(stored("a", 1), stored("b", 2)))
+
+
+def test_possible_states_expiry_of_a_lasting_session_is_detected(states: PossibleStates) -> None:
+    request = add("b")
+    request.ttl.seconds = 3600
+    states.answered(request, added("b", 2))
+
+    with pytest.raises(BrokenPromise):
+        states.refused(LIST, not_found("Session", "s"))
+
+
 def test_possible_states_existence_is_unknown_after_a_lost_delete(states: PossibleStates) -> None:
     states.lost(DELETE_SESSION)
     assert states.session_exists("s") is None

@@ -1,9 +1,10 @@
 """The states that the service may have, as one caller knows it that may lose answers.
 
 The service may carry out a call that ended without an answer at any later moment, when a
-frozen process resumes: the call is *late*. And the purge may remove what is deleted at any
-moment. So the caller knows a set of possible states. Each further answer rules out those in
-which the model answers otherwise. An answer that rules out all of them breaks a promise.
+frozen process resumes: the call is *late*. A session with a short TTL may have expired, and the
+purge may have removed what is deleted. So the caller knows a set of possible states. Each
+further answer rules out those in which the model answers otherwise. An answer that rules out
+all of them breaks a promise.
 """
 
 from collections import deque
@@ -23,6 +24,9 @@ from tests.support.model.state import Refused, Untold
 
 # With more states than these, the caller knows too little.
 _MAX_STATES = 48
+
+# In microseconds: sessions with shorter TTLs may expire between two calls.
+_MIN_LASTING_TTL = 60_000_000
 
 # The last calls are shown with a promise that is broken.
 _SHOWN_CALLS = 12
@@ -67,6 +71,8 @@ class PossibleStates:
 
     def session_exists(self, session_id: str) -> bool | None:
         """Return whether a session exists; None if it may or may not."""
+        if any(_may_expire(world, session_id) for world in self._worlds):
+            return None
         return _common(world.model.has_session(session_id) for world in self._worlds)
 
     def user_exists(self, user_id: str) -> bool | None:
@@ -124,7 +130,7 @@ class PossibleStates:
     ) -> None:
         self._note(request, end)
         kept, reasons = [], []
-        for world in [one for each in self._worlds for one in _purged_or_not(each, request)]:
+        for world in [one for each in self._worlds for one in _found_by(each, request)]:
             try:
                 apply(Contract(world.model))
             except AssertionError as reason:
@@ -167,7 +173,7 @@ def _common(values: Iterable[bool]) -> bool | None:
 def _successors(world: _World) -> Iterator[_World]:
     """Yield the states after each of the late calls that changes something."""
     for request in {id(request): request for request in world.late}.values():
-        for next_world in _purged_or_not(world.fork(), request):
+        for next_world in _found_by(world.fork(), request):
             before = deepcopy(next_world.model.state)
             try:
                 with next_world.model.at_any_time():
@@ -180,15 +186,40 @@ def _successors(world: _World) -> Iterator[_World]:
                 yield next_world
 
 
-def _purged_or_not(world: _World, request: Any) -> list[_World]:
-    """Return a state, and that after a purge if the request is about a deleted session."""
-    sessions, *_ = world.model.state
-    session = sessions.get(getattr(request, "session_id", ""))
-    if session is None or not session.is_deleted:
-        return [world]
+def _found_by(world: _World, request: Any) -> list[_World]:
+    """Return the states that a request may find: its sessions may have expired or been purged."""
+    named = getattr(request, "session_id", None)
+    worlds = [world]
+    for session_id in [named] if named else list(world.model.state[0]):
+        worlds += [_expired(one, session_id) for one in worlds if _may_expire(one, session_id)]
+    if named:
+        worlds += [_purged(one, named) for one in worlds if _is_deleted(one, named)]
+    return worlds
+
+
+def _may_expire(world: _World, session_id: str) -> bool:
+    session = world.model.state[0].get(session_id)
+    if session is None or session.is_deleted or session.ttl is None:
+        return False
+    return session.ttl < _MIN_LASTING_TTL
+
+
+def _expired(world: _World, session_id: str) -> _World:
+    expired = world.fork()
+    expired.model.expire(session_id)
+    expired.model.may_have_purged()
+    return expired
+
+
+def _is_deleted(world: _World, session_id: str) -> bool:
+    session = world.model.state[0].get(session_id)
+    return session is not None and session.is_deleted
+
+
+def _purged(world: _World, session_id: str) -> _World:
     purged = world.fork()
-    purged.model.purge_session(session.session_id)
-    return [world, purged]
+    purged.model.purge_session(session_id)
+    return purged
 
 
 def _told(reason: AssertionError) -> str:
