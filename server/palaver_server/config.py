@@ -428,6 +428,13 @@ class Settings(DatabaseSettings):
     connection_grace_seconds: PositiveSeconds = Field(
         600, description="Time that running calls have on a connection of that age."
     )
+    max_metadata_bytes: int = Field(
+        64 * 1024,
+        ge=64 * 1024,
+        le=1024 * 1024,
+        description="Maximum bytes of the metadata of a session or a user as JSON; encoded, it has"
+        " at most 2 MiB.",
+    )
     memory_window: int = Field(
         100,
         ge=1,

@@ -71,6 +71,7 @@ BAD_SETTINGS = {
     "connection_idle_seconds": "nan",
     "connection_age_seconds": "inf",
     "connection_grace_seconds": "0",
+    "max_metadata_bytes": "65535",
     "memory_window": "1001",
     "search_language": "13",
     "filter_timeout_seconds": "0",

@@ -141,7 +141,10 @@ async def running(settings: Settings, database_url: str) -> AsyncIterator[str]:
             default_deadline_seconds=settings.default_deadline_seconds,
             send_timeout_seconds=settings.stream_send_timeout_seconds,
         )
-        chain = InterceptorChain(interceptors(settings, telemetry, security, running_calls))
+        chain = InterceptorChain(
+            interceptors(settings, telemetry, security, running_calls),
+            max_metadata_bytes=settings.max_metadata_bytes,
+        )
         max_connections = _max_connections(settings)
         server = grpc.aio.server(options=connection_options(settings, max_connections))
         ours = palaver_methods(chain, settings, pool, reading.reader, purger, embedding)
@@ -187,6 +190,7 @@ def interceptors(
         ResponseBytes(
             settings.max_response_bytes_in_flight or default_response_bytes(settings.workers),
             stream_wait_seconds=settings.default_deadline_seconds,
+            max_metadata_bytes=settings.max_metadata_bytes,
         ),
         MicroBatching(),
     )

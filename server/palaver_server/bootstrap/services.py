@@ -73,12 +73,15 @@ def palaver_methods(  # noqa: PLR0913, PLR0917
             reader, embedding.search, language=language, timeout=settings.search_timeout_seconds
         ),
         window=settings.memory_window,
+        max_metadata_bytes=settings.max_metadata_bytes,
     )
     reindexer = Reindexer(KeywordIndex(pool, language), embedding.worker)
     admin_service = AdminService(purger, reindexer)
-    router.add_service(_SESSIONS, SessionService(sessions))
+    router.add_service(
+        _SESSIONS, SessionService(sessions, max_metadata_bytes=settings.max_metadata_bytes)
+    )
     router.add_service(_MEMORY, memory_service)
-    router.add_service(_USERS, UserService(users))
+    router.add_service(_USERS, UserService(users, max_metadata_bytes=settings.max_metadata_bytes))
     router.add_service(_ADMIN, admin_service)
     return router
 

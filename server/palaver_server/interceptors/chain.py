@@ -36,6 +36,7 @@ from palaver_server.interceptors.large_requests import (
 )
 from palaver_server.offload import MAX_PARSED_BYTES
 from palaver_server.services.encoding.encoded import Encoded
+from palaver_server.services.limits import MAX_METADATA_BYTES
 
 # The method of a servicer: takes a request and the context.
 Handler: TypeAlias = Callable[[Any, Any], Any]
@@ -44,15 +45,26 @@ Handler: TypeAlias = Callable[[Any, Any], Any]
 GrpcHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
+# Takes the request from a call, and decodes it.
+_Decode: TypeAlias = Callable[[IncomingCall], Message | LargeRequest]
+
+
 class InterceptorChain:
     """The interceptors of every call, composed once for each method.
 
     Args:
         interceptors: Outermost first. One of them reads the request.
+        max_metadata_bytes: Maximum size of the metadata of sessions and users as JSON.
     """
 
-    def __init__(self, interceptors: Sequence[Interceptor]) -> None:
+    def __init__(
+        self,
+        interceptors: Sequence[Interceptor],
+        *,
+        max_metadata_bytes: int = MAX_METADATA_BYTES,
+    ) -> None:
         self._interceptors = tuple(interceptors)
+        self._max_metadata_bytes = max_metadata_bytes
 
     def wrap(self, method: MethodDescriptor, handler: Handler) -> GrpcHandler:
         """Return gRPC's handler of a method, which runs the servicer's behind the interceptors."""
@@ -60,16 +72,15 @@ class InterceptorChain:
             raise NotImplementedError(full_name(method))
         starts = [interceptor.intercept(method) for interceptor in self._interceptors]
         given = tuple(start for start in starts if start is not None)
+        decode = _request_decoder(method, self._max_metadata_bytes)
         if method.server_streaming:
-            return grpc.stream_stream_rpc_method_handler(_stream(method, handler, given))
-        return grpc.stream_unary_rpc_method_handler(_unary(method, handler, given))
+            return grpc.stream_stream_rpc_method_handler(_stream(decode, handler, given))
+        return grpc.stream_unary_rpc_method_handler(_unary(decode, handler, given))
 
 
 def _unary(
-    method: MethodDescriptor, handler: Handler, starts: Sequence[StartCall | CallHooks]
+    decode: _Decode, handler: Handler, starts: Sequence[StartCall | CallHooks]
 ) -> Callable[[Any, Context], Awaitable[bytes]]:
-    decode = _request_decoder(method)
-
     async def call(_requests: Any, context: Context) -> bytes:
         hooks = _closed_at_end()
         incoming = IncomingCall(context)
@@ -95,10 +106,8 @@ def _unary(
 
 
 def _stream(
-    method: MethodDescriptor, handler: Handler, starts: Sequence[StartCall | CallHooks]
+    decode: _Decode, handler: Handler, starts: Sequence[StartCall | CallHooks]
 ) -> Callable[[Any, Context], Awaitable[None]]:
-    decode = _request_decoder(method)
-
     async def call(_requests: Any, context: Context) -> None:
         hooks = _closed_at_end()
         incoming = IncomingCall(context)
@@ -202,15 +211,13 @@ def _drop_tracebacks(error: BaseException | None) -> None:
         error = error.__cause__ or error.__context__
 
 
-def _request_decoder(
-    method: MethodDescriptor,
-) -> Callable[[IncomingCall], Message | LargeRequest]:
+def _request_decoder(method: MethodDescriptor, max_metadata_bytes: int) -> _Decode:
     """Return a function that takes the request from a call, and decodes it.
 
     The function raises InvalidRequest.
     """
     decode = GetMessageClass(method.input_type).FromString
-    large_requests = LargeRequestDecoder(method.input_type)
+    large_requests = LargeRequestDecoder(method.input_type, max_metadata_bytes)
 
     def decode_request(incoming: IncomingCall) -> Message | LargeRequest:
         request, incoming.request = incoming.request, b""

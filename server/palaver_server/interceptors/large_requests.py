@@ -22,6 +22,7 @@ from palaver_server.services.limits import (
     MAX_EMAIL_BYTES,
     MAX_ID_BYTES,
     MAX_ITEMS,
+    MAX_METADATA_BYTES,
     MAX_NAME_CHARACTERS,
     MAX_PATH_BYTES,
     MAX_PAYLOAD_BYTES,
@@ -29,6 +30,7 @@ from palaver_server.services.limits import (
     MAX_ROLE_CHARACTERS,
     MAX_ROLES,
     MAX_STRUCT_BYTES,
+    max_struct_bytes,
 )
 
 # The largest encoded forms of strings and bytes by the field's name; a character takes up to 4
@@ -68,10 +70,14 @@ _MAX_ITEMS = {
     "user_ids": MAX_ITEMS,
 }
 
+_STRUCT = "google.protobuf.Struct"
+
+_METADATA_OF_MESSAGES = ("palaver.v1.Message.metadata", "palaver.v1.UpdateMessageRequest.metadata")
+
 # The largest encoded forms of messages by their type, with room for fields that this version does
 # not know.
 _MAX_MESSAGE_BYTES = {
-    "google.protobuf.Struct": MAX_STRUCT_BYTES,
+    _STRUCT: MAX_STRUCT_BYTES,
     "google.protobuf.Timestamp": 1024,
     "google.protobuf.Duration": 1024,
     "palaver.v1.MessageFilter": 64 * 1024,
@@ -105,17 +111,23 @@ def message_decoder(descriptor: Descriptor) -> Callable[[bytes], Message]:
 class LargeRequestDecoder:
     """The decoder of large requests of a type.
 
+    Args:
+        descriptor: The type.
+        max_metadata_bytes: Maximum size of the metadata of sessions and users as JSON.
+
     Raises:
         KeyError: A field of the type has no limit here.
     """
 
-    def __init__(self, descriptor: Descriptor) -> None:
-        self._limits = _Limits(descriptor)
+    def __init__(
+        self, descriptor: Descriptor, max_metadata_bytes: int = MAX_METADATA_BYTES
+    ) -> None:
+        self._limits = _Limits(descriptor, max_metadata_bytes)
         self._decode = message_decoder(descriptor)
         self._lists = {
             field.number: (
                 field.name,
-                _Limits(field.message_type),
+                _Limits(field.message_type, max_metadata_bytes),
                 message_decoder(field.message_type),
             )
             for field in descriptor.fields
@@ -185,15 +197,17 @@ class _Limit(NamedTuple):
         max_items: Maximum items of a list; None: the field is no list.
         max_bytes: Maximum size of an item, or of all occurrences; None: unlimited.
         inner: The limits of the fields in a message.
+        max_json_bytes: Maximum size as JSON, which is checked later.
     """
 
     name: str
     max_items: int | None
     max_bytes: int | None
     inner: "_Limits | None" = None
+    max_json_bytes: int | None = None
 
     @classmethod
-    def of(cls, field: FieldDescriptor) -> "_Limit":
+    def of(cls, field: FieldDescriptor, max_metadata_bytes: int) -> "_Limit":
         """Return the limits of a field of a request."""
         max_items = _MAX_ITEMS[field.name] if field.is_repeated else None
         message_type = field.message_type
@@ -203,15 +217,20 @@ class _Limit(NamedTuple):
             return cls(field.name, max_items, None)
         is_ours = message_type.full_name.startswith("palaver.")
         max_bytes = _MAX_MESSAGE_BYTES[message_type.full_name]
-        return cls(field.name, max_items, max_bytes, _Limits(message_type) if is_ours else None)
+        max_json_bytes = None
+        of_message = field.full_name in _METADATA_OF_MESSAGES
+        if message_type.full_name == _STRUCT and not of_message:
+            max_bytes, max_json_bytes = max_struct_bytes(max_metadata_bytes), max_metadata_bytes
+        inner = _Limits(message_type, max_metadata_bytes) if is_ours else None
+        return cls(field.name, max_items, max_bytes, inner, max_json_bytes)
 
 
 class _Limits:
     """The limits of a message type, checked on encoded messages."""
 
-    def __init__(self, descriptor: Descriptor) -> None:
+    def __init__(self, descriptor: Descriptor, max_metadata_bytes: int) -> None:
         self._limits = {
-            field.number: _Limit.of(field)
+            field.number: _Limit.of(field, max_metadata_bytes)
             for field in descriptor.fields
             if field.type in _LIMITED_TYPES
         }
@@ -260,7 +279,8 @@ def _check(limit: _Limit, path: str, *, count: int, size: int) -> None:
     if limit.max_bytes is not None and size > limit.max_bytes:
         if limit.max_items is not None:
             field = f"{field}[{count - 1}]"
-        _refuse(field, f"must have at most {limit.max_bytes} bytes encoded; got {size}")
+        as_json = f"{limit.max_json_bytes} bytes as JSON and " if limit.max_json_bytes else ""
+        _refuse(field, f"must have at most {as_json}{limit.max_bytes} bytes encoded; got {size}")
 
 
 def _refuse(field: str, description: str) -> NoReturn:

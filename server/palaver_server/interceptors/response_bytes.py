@@ -2,17 +2,21 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeAlias
 
 from google.protobuf.descriptor import MethodDescriptor
 
+from palaver.v1.memory_service_pb2 import AddMemoryRequest
 from palaver_server.auth.principal import PRINCIPAL
 from palaver_server.errors import DeadlineExceeded
 from palaver_server.interceptors.interceptor import CallHooks, IncomingCall, StartCall
+from palaver_server.services.encoding.wire import integer_tag, varint
 from palaver_server.services.limits import (
     MAX_ITEMS,
+    MAX_METADATA_BYTES,
     MAX_RESPONSE_BYTES,
-    MAX_STRUCT_BYTES,
+    max_struct_bytes,
 )
 from palaver_server.services.response_budget import (
     LARGE_PART,
@@ -21,17 +25,21 @@ from palaver_server.services.response_budget import (
     ResponseBudget,
 )
 
-# The metadata, and the other fields.
-_MAX_RESOURCE_BYTES = MAX_STRUCT_BYTES + 8 * 1024
+# Maximum size of the fields of a session or a user but its metadata.
+_MAX_OTHER_BYTES = 8 * 1024
 
 # The largest responses by their type, where they are smaller than the largest of all.
 _MAX_BYTES = {
     "palaver.v1.DeleteMemoryResponse": 1024,
     "palaver.v1.DeleteSessionResponse": 1024,
     "palaver.v1.DeleteUserResponse": 1024,
-    "palaver.v1.Session": _MAX_RESOURCE_BYTES,
-    "palaver.v1.User": _MAX_RESOURCE_BYTES,
 }
+
+# The responses of metadata of up to the configured size.
+_RESOURCES = ("palaver.v1.Session", "palaver.v1.User")
+
+# In a request of AddMemory, `return_session`.
+_RETURN_SESSION = integer_tag(AddMemoryRequest, "return_session") + varint(1)
 
 # AddMemory returns the IDs of its request or short ones, a number and a time for each message. A
 # message of a request has a role, and so at least this size.
@@ -52,9 +60,17 @@ class ResponseBytes:
     Args:
         max_bytes: Maximum number of bytes.
         stream_wait_seconds: How long a stream may wait for room; other calls have a deadline.
+        max_metadata_bytes: Maximum size of the metadata of sessions and users as JSON.
     """
 
-    def __init__(self, max_bytes: int, *, stream_wait_seconds: float) -> None:
+    def __init__(
+        self,
+        max_bytes: int,
+        *,
+        stream_wait_seconds: float,
+        max_metadata_bytes: int = MAX_METADATA_BYTES,
+    ) -> None:
+        self._max_metadata_bytes = max_metadata_bytes
         self._budget = ResponseBudget(max_bytes)
         self._stream_wait_seconds = stream_wait_seconds
 
@@ -62,7 +78,7 @@ class ResponseBytes:
         """Return a function that reserves the bytes of a call."""
         if method.server_streaming:
             return self._start_stream
-        max_bytes = largest_response(method)
+        max_bytes = largest_response(method, self._max_metadata_bytes)
 
         def start(call: IncomingCall) -> CallHooks | Awaitable[CallHooks] | None:
             size = max_bytes(call.request)
@@ -154,14 +170,20 @@ class _StreamReservation(_Reservation):
         self._release(self._chunk)
 
 
-def largest_response(method: MethodDescriptor) -> _Size:
+def largest_response(
+    method: MethodDescriptor, max_metadata_bytes: int = MAX_METADATA_BYTES
+) -> _Size:
     """Return a function that gives the largest size of a response to a request."""
+    resource_bytes = max_struct_bytes(max_metadata_bytes) + _MAX_OTHER_BYTES
+    name = method.output_type.full_name
     if method.output_type.name == "AddMemoryResponse":
-        return _largest_added
-    max_bytes = _MAX_BYTES.get(method.output_type.full_name, MAX_RESPONSE_BYTES)
+        return partial(_largest_added, resource_bytes)
+    max_bytes = resource_bytes if name in _RESOURCES else _MAX_BYTES.get(name, MAX_RESPONSE_BYTES)
     return lambda _request: max_bytes
 
 
-def _largest_added(request: bytes) -> int:
+def _largest_added(session_bytes: int, request: bytes) -> int:
     messages = min(len(request) // _MIN_MESSAGE_BYTES, MAX_ITEMS)
-    return min(len(request) + messages * _ADDED_MESSAGE_BYTES, MAX_RESPONSE_BYTES)
+    session = session_bytes if _RETURN_SESSION in request else 0
+    size = len(request) + messages * _ADDED_MESSAGE_BYTES + session
+    return min(size, MAX_RESPONSE_BYTES)

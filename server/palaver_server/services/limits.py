@@ -10,10 +10,18 @@ MAX_PAYLOAD_BYTES = 3 * 1024 * 1024
 MAX_PAYLOAD_TYPE_BYTES = 255
 MAX_PATH_BYTES = 4096
 
-# Metadata
+# Metadata. That of sessions and users may be larger, as configured.
 MAX_METADATA_BYTES = 64 * 1024  # as JSON
-# As a Struct. Of metadata, numbers in a list grow most: from 2 bytes as JSON to 11.
-MAX_STRUCT_BYTES = 6 * MAX_METADATA_BYTES
+MAX_LARGE_STRUCT_BYTES = 2 * 1024 * 1024
+
+
+def max_struct_bytes(max_metadata_bytes: int) -> int:
+    """Return the maximum size as a Struct of metadata whose JSON has this maximum size."""
+    # Of metadata, numbers in a list grow most: from 2 bytes as JSON to 11.
+    return min(6 * max_metadata_bytes, MAX_LARGE_STRUCT_BYTES)
+
+
+MAX_STRUCT_BYTES = max_struct_bytes(MAX_METADATA_BYTES)
 MAX_METADATA_LEVELS = 32
 
 # Items of a list or a page

@@ -34,9 +34,10 @@ class MemoryService:
 
     Args:
         window: Number of messages that GetMemory returns by default.
+        max_metadata_bytes: Maximum size of the metadata of sessions and users as JSON.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the stores, and settings by name
         self,
         sessions: SessionStore,
         memory: MemoryStore,
@@ -44,17 +45,19 @@ class MemoryService:
         searcher: Searcher,
         *,
         window: int,
+        max_metadata_bytes: int,
     ) -> None:
         self._sessions = sessions
         self._memory = memory
         self._messages = messages
         self._searcher = searcher
         self._window = window
+        self._max_metadata_bytes = max_metadata_bytes
 
     async def AddMemory(
         self, request: pb.AddMemoryRequest, context: Context
     ) -> Encoded[pb.AddMemoryResponse]:
-        with Fields() as fields:
+        with Fields(max_metadata_bytes=self._max_metadata_bytes) as fields:
             session_id = fields.id("session_id", request.session_id)
             messages = await fields.new_messages(request)
             user_id = fields.optional_id("user_id", request.user_id)

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, TypeAlias
 from palaver.v1 import memory_service_pb2, session_service_pb2, user_service_pb2
 from palaver.v1.metadata_pb2 import MetadataMode
 from palaver_server.services.encoding.metadata import object_from_json, sorted_json
+from palaver_server.services.limits import MAX_METADATA_BYTES
 from palaver_server.services.validation import Fields
 
 # The requests that change metadata.
@@ -22,11 +23,13 @@ class MetadataChange(NamedTuple):
         given: The metadata of the request; None: no change.
         mode: How it changes the current metadata.
         field: The field of the request with the metadata.
+        max_bytes: Maximum size of the result as JSON.
     """
 
     given: dict[str, Any] | None
     mode: MetadataMode.ValueType = MetadataMode.METADATA_MODE_MERGE_PATCH
     field: str = "metadata"
+    max_bytes: int = MAX_METADATA_BYTES
 
     def apply(self, metadata: str) -> str:
         """Return the changed metadata; the same text if nothing changes.
@@ -43,7 +46,7 @@ class MetadataChange(NamedTuple):
         changed = self._changed(current, self.given)
         if sorted_json(changed) == sorted_json(current):
             return metadata
-        with Fields() as fields:
+        with Fields(max_metadata_bytes=self.max_bytes) as fields:
             return fields.metadata_json(self.field, changed)
 
     def _changed(self, current: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
@@ -67,7 +70,11 @@ def metadata_change(fields: Fields, request: Request) -> MetadataChange:
             "replace_metadata",
             f"must be false if metadata_mode is {MetadataMode.Name(mode)}; got true",
         )
-    return MetadataChange(given, MetadataMode.METADATA_MODE_REPLACE if replaces else mode)
+    return MetadataChange(
+        given,
+        MetadataMode.METADATA_MODE_REPLACE if replaces else mode,
+        max_bytes=fields.max_metadata_bytes,
+    )
 
 
 def metadata_change_in(
@@ -77,7 +84,7 @@ def metadata_change_in(
     given = fields.metadata_patch(field, request)
     mode_field = f"{field}_mode"
     mode = fields.enum(mode_field, getattr(request, mode_field), MetadataMode.DESCRIPTOR)
-    return None if given is None else MetadataChange(given, mode, field)
+    return None if given is None else MetadataChange(given, mode, field, fields.max_metadata_bytes)
 
 
 def merge_patch(target: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:

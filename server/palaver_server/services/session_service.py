@@ -25,15 +25,20 @@ from palaver_server.store.sessions import (
 
 
 class SessionService:
-    """The RPCs that add, read, change and delete sessions."""
+    """The RPCs that add, read, change and delete sessions.
 
-    def __init__(self, sessions: SessionStore) -> None:
+    Args:
+        max_metadata_bytes: Maximum size of metadata as JSON.
+    """
+
+    def __init__(self, sessions: SessionStore, *, max_metadata_bytes: int) -> None:
+        self._max_metadata_bytes = max_metadata_bytes
         self._sessions = sessions
 
     async def AddSession(
         self, request: pb.AddSessionRequest, context: Context
     ) -> Encoded[session_pb2.Session]:
-        with Fields() as fields:
+        with Fields(max_metadata_bytes=self._max_metadata_bytes) as fields:
             session_id = fields.id("session_id", request.session_id)
             user_id = fields.optional_id("user_id", request.user_id)
             metadata = await offload(
@@ -56,7 +61,7 @@ class SessionService:
     async def UpdateSession(
         self, request: pb.UpdateSessionRequest, context: Context
     ) -> Encoded[session_pb2.Session]:
-        with Fields() as fields:
+        with Fields(max_metadata_bytes=self._max_metadata_bytes) as fields:
             session_id = fields.id("session_id", request.session_id)
             user_id = fields.optional_id("user_id", request.user_id)
             metadata = await offload(request.metadata.ByteSize(), metadata_change, fields, request)

@@ -19,13 +19,18 @@ from palaver_server.store.users import UserFilter, UserRow, UserStore, blank_use
 
 
 class UserService:
-    """The RPCs that add, read, change and delete users."""
+    """The RPCs that add, read, change and delete users.
 
-    def __init__(self, users: UserStore) -> None:
+    Args:
+        max_metadata_bytes: Maximum size of metadata as JSON.
+    """
+
+    def __init__(self, users: UserStore, *, max_metadata_bytes: int) -> None:
+        self._max_metadata_bytes = max_metadata_bytes
         self._users = users
 
     async def AddUser(self, request: pb.AddUserRequest, context: Context) -> Encoded[user_pb2.User]:
-        with Fields() as fields:
+        with Fields(max_metadata_bytes=self._max_metadata_bytes) as fields:
             user_id = fields.id("user_id", request.user_id)
             email = fields.email("email", request.email)
             first_name = fields.name("first_name", request.first_name)
@@ -49,7 +54,7 @@ class UserService:
     async def UpdateUser(
         self, request: pb.UpdateUserRequest, context: Context
     ) -> Encoded[user_pb2.User]:
-        with Fields() as fields:
+        with Fields(max_metadata_bytes=self._max_metadata_bytes) as fields:
             user_id = fields.id("user_id", request.user_id)
             fields.email("email", request.email)
             fields.name("first_name", request.first_name)

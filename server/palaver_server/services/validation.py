@@ -16,7 +16,11 @@ from palaver.v1 import session_service_pb2
 from palaver.v1.memory_pb2 import Message as MessageProto
 from palaver_server.errors import FieldViolation, InvalidRequest
 from palaver_server.offload import MAX_INLINE_BYTES, MAX_PARSED_BYTES, offload_each
-from palaver_server.services.encoding.metadata import json_from_object, object_from_struct
+from palaver_server.services.encoding.metadata import (
+    json_from_object,
+    object_from_struct,
+    struct_size,
+)
 from palaver_server.services.encoding.timestamps import datetime_from_timestamp
 from palaver_server.services.limits import (
     DEFAULT_LIMIT,
@@ -25,6 +29,7 @@ from palaver_server.services.limits import (
     MAX_EMAIL_BYTES,
     MAX_ID_BYTES,
     MAX_ITEMS,
+    MAX_LARGE_STRUCT_BYTES,
     MAX_LIMIT,
     MAX_METADATA_BYTES,
     MAX_METADATA_LEVELS,
@@ -36,6 +41,7 @@ from palaver_server.services.limits import (
     MAX_ROLES,
     MAX_TTL_SECONDS,
     MAX_VIOLATIONS,
+    max_struct_bytes,
 )
 from palaver_server.store.expected import Expected
 from palaver_server.store.memory import NewMessage
@@ -66,10 +72,12 @@ class Fields:
 
     Args:
         path: Prefix of the fields' names, such as `messages[2].`.
+        max_metadata_bytes: Maximum size of metadata as JSON, except in nested messages.
     """
 
-    def __init__(self, path: str = "") -> None:
+    def __init__(self, path: str = "", *, max_metadata_bytes: int = MAX_METADATA_BYTES) -> None:
         self._path = path
+        self.max_metadata_bytes = max_metadata_bytes
         self._violations: list[FieldViolation] = []
 
     def __enter__(self) -> Self:
@@ -177,7 +185,19 @@ class Fields:
     def metadata_json(self, field: str, metadata: dict[str, Any]) -> str:
         """Check the size of metadata, and return it as JSON."""
         text = json_from_object(metadata)
-        self._check_bytes(field, text, MAX_METADATA_BYTES, " as JSON")
+        max_bytes = self.max_metadata_bytes
+        if max_struct_bytes(max_bytes) < MAX_LARGE_STRUCT_BYTES:  # no Struct is too large then
+            self._check_bytes(field, text, max_bytes, " as JSON")
+            return text
+        size = len(text.encode())
+        if size > max_bytes or max_struct_bytes(size) == MAX_LARGE_STRUCT_BYTES:
+            encoded = struct_size(text)
+            if size > max_bytes or encoded > MAX_LARGE_STRUCT_BYTES:
+                self.reject(
+                    field,
+                    f"must have at most {max_bytes} bytes as JSON and {MAX_LARGE_STRUCT_BYTES}"
+                    f" bytes encoded; got {size} and {encoded}",
+                )
         return text
 
     async def new_messages(self, request: pb.AddMemoryRequest) -> list[NewMessage]:

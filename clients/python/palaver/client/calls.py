@@ -48,8 +48,8 @@ class Memory:
             user_id: Optional. The ID of the user to whom the session belongs. 1 to 1,024 bytes
                 of UTF-8; any characters except NUL. Empty means that the session has no
                 user.
-            metadata: Optional. The metadata of the session. Up to 64 KiB as compact JSON and 32
-                levels deep; no NUL in keys or strings, no NaN or infinity. If unset,
+            metadata: Optional. The metadata of the session. Up to 64 KiB as compact JSON,
+                unless the server allows more (see `Session.metadata`), and 32 levels deep; no NUL in keys or strings, no NaN or infinity. If unset,
                 empty.
             ttl: Optional. How long the session lives after each write (see `SessionService`).
                 Not negative, at most 100 years; rounded down to the microsecond, but not to
@@ -105,8 +105,9 @@ class Memory:
                 except NUL.
             metadata: Optional. Changes the session's metadata, by default as a JSON Merge Patch
                 (see `metadata_mode`). The metadata in the request and the resulting
-                metadata are each limited to 64 KiB as compact JSON and 32 levels; no NUL in
-                keys or strings, no NaN or infinity. If unset, the metadata is not changed.
+                metadata are each limited to 64 KiB as compact JSON, unless the server
+                allows more (see `Session.metadata`), and 32 levels; no NUL in keys or
+                strings, no NaN or infinity. If unset, the metadata is not changed.
             replace_metadata: Optional. True is another way to set `metadata_mode` to
                 `METADATA_MODE_REPLACE`; not allowed with another mode.
             user_id: Optional. The ID of the session's new user. 1 to 1,024 bytes of UTF-8; any
@@ -961,8 +962,8 @@ class Users:
                 except NUL.
             first_name: Optional. The first name. Up to 256 characters; any except NUL.
             last_name: Optional. The last name. Up to 256 characters; any except NUL.
-            metadata: Optional. The metadata of the user. Up to 64 KiB as compact JSON and 32
-                levels deep; no NUL in keys or strings, no NaN or infinity. If unset,
+            metadata: Optional. The metadata of the user. Up to 64 KiB as compact JSON,
+                unless the server allows more (see `User.metadata`), and 32 levels deep; no NUL in keys or strings, no NaN or infinity. If unset,
                 empty.
             created_at: Optional. The time when the user was created, for one that comes from
                 elsewhere; stored with microsecond precision, rounded down. If unset, the
@@ -1047,8 +1048,9 @@ class Users:
                 to the empty string, the name becomes unknown. If unset, it is not changed.
             metadata: Optional. Changes the user's metadata, by default as a JSON Merge Patch
                 (see `metadata_mode`). The metadata in the request and the resulting
-                metadata are each limited to 64 KiB as compact JSON and 32 levels; no NUL in
-                keys or strings, no NaN or infinity. If unset, the metadata is not changed.
+                metadata are each limited to 64 KiB as compact JSON, unless the server
+                allows more (see `User.metadata`), and 32 levels; no NUL in keys or
+                strings, no NaN or infinity. If unset, the metadata is not changed.
             replace_metadata: Optional. True is another way to set `metadata_mode` to
                 `METADATA_MODE_REPLACE`; not allowed with another mode.
             metadata_mode: Optional. How `metadata` changes the user's metadata. Has no effect without

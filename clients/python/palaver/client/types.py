@@ -95,9 +95,10 @@ class Session:
             except NUL.
         user_id: The ID of the user to whom the session belongs. 1 to 1,024 bytes of UTF-8;
             any characters except NUL. Empty means that the session has no user.
-        metadata: Data that the caller keeps with the session. Up to 64 KiB as compact JSON
-            and 32 levels deep; no NUL in keys or strings, no NaN or infinity. Numbers
-            are IEEE 754 doubles; negative zero is stored as zero.
+        metadata: Data that the caller keeps with the session. Up to 64 KiB as compact JSON,
+            unless the server is configured to allow more, at most 1 MiB and 2 MiB
+            encoded; and 32 levels deep; no NUL in keys or strings, no NaN or infinity.
+            Numbers are IEEE 754 doubles; negative zero is stored as zero.
         created_at: The time when the session was created or recreated.
         updated_at: The time of the last change to the session or one of its messages. Never
             goes back: after the database's clock was set back, changes keep this time
@@ -465,9 +466,10 @@ class User:
             characters except NUL. Empty means unknown.
         first_name: The first name. Up to 256 characters; any except NUL. Empty means unknown.
         last_name: The last name. Up to 256 characters; any except NUL. Empty means unknown.
-        metadata: Data that the caller keeps with the user. Up to 64 KiB as compact JSON and
-            32 levels deep; no NUL in keys or strings, no NaN or infinity. Numbers are
-            IEEE 754 doubles; negative zero is stored as zero.
+        metadata: Data that the caller keeps with the user. Up to 64 KiB as compact JSON,
+            unless the server is configured to allow more, at most 1 MiB and 2 MiB
+            encoded; and 32 levels deep; no NUL in keys or strings, no NaN or infinity.
+            Numbers are IEEE 754 doubles; negative zero is stored as zero.
         created_at: The time when the user was created, by `AddUser` or by the first session
             that named it. For a user that was deleted before, the time when it was
             recreated.

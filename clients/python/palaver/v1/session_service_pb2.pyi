@@ -48,8 +48,8 @@ class AddSessionRequest(_message.Message):
     """
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
-        """Optional. The metadata of the session. Up to 64 KiB as compact JSON and 32
-        levels deep; no NUL in keys or strings, no NaN or infinity. If unset,
+        """Optional. The metadata of the session. Up to 64 KiB as compact JSON,
+        unless the server allows more (see `Session.metadata`), and 32 levels deep; no NUL in keys or strings, no NaN or infinity. If unset,
         empty.
         """
 
@@ -134,8 +134,9 @@ class UpdateSessionRequest(_message.Message):
     def metadata(self) -> _struct_pb2.Struct:
         """Optional. Changes the session's metadata, by default as a JSON Merge Patch
         (see `metadata_mode`). The metadata in the request and the resulting
-        metadata are each limited to 64 KiB as compact JSON and 32 levels; no NUL in
-        keys or strings, no NaN or infinity. If unset, the metadata is not changed.
+        metadata are each limited to 64 KiB as compact JSON, unless the server
+        allows more (see `Session.metadata`), and 32 levels; no NUL in keys or
+        strings, no NaN or infinity. If unset, the metadata is not changed.
         """
 
     @_builtins.property

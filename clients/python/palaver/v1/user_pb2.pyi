@@ -62,9 +62,10 @@ class User(_message.Message):
     """
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
-        """Data that the caller keeps with the user. Up to 64 KiB as compact JSON and
-        32 levels deep; no NUL in keys or strings, no NaN or infinity. Numbers are
-        IEEE 754 doubles; negative zero is stored as zero.
+        """Data that the caller keeps with the user. Up to 64 KiB as compact JSON,
+        unless the server is configured to allow more, at most 1 MiB and 2 MiB
+        encoded; and 32 levels deep; no NUL in keys or strings, no NaN or infinity.
+        Numbers are IEEE 754 doubles; negative zero is stored as zero.
         """
 
     @_builtins.property

@@ -46,8 +46,8 @@ class AddUserRequest(_message.Message):
     """Optional. The last name. Up to 256 characters; any except NUL."""
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
-        """Optional. The metadata of the user. Up to 64 KiB as compact JSON and 32
-        levels deep; no NUL in keys or strings, no NaN or infinity. If unset,
+        """Optional. The metadata of the user. Up to 64 KiB as compact JSON,
+        unless the server allows more (see `User.metadata`), and 32 levels deep; no NUL in keys or strings, no NaN or infinity. If unset,
         empty.
         """
 
@@ -150,8 +150,9 @@ class UpdateUserRequest(_message.Message):
     def metadata(self) -> _struct_pb2.Struct:
         """Optional. Changes the user's metadata, by default as a JSON Merge Patch
         (see `metadata_mode`). The metadata in the request and the resulting
-        metadata are each limited to 64 KiB as compact JSON and 32 levels; no NUL in
-        keys or strings, no NaN or infinity. If unset, the metadata is not changed.
+        metadata are each limited to 64 KiB as compact JSON, unless the server
+        allows more (see `User.metadata`), and 32 levels; no NUL in keys or
+        strings, no NaN or infinity. If unset, the metadata is not changed.
         """
 
     def __init__(
