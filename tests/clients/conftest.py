@@ -46,32 +46,37 @@ class _Blocking:
 class BlockingAsyncClient:
     """An AsyncClient with the blocking calls of a Client."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._client = self._loop.run_until_complete(self._connect(*arguments, **options))
-        self.memory = _Blocking(self._client.memory, self._loop)
-        self.users = _Blocking(self._client.users, self._loop)
-        self.admin = _Blocking(self._client.admin, self._loop)
+    def __init__(self, loop: asyncio.AbstractEventLoop, *arguments: Any, **options: Any) -> None:
+        async def connect() -> AsyncClient:
+            return AsyncClient(*arguments, **options)
 
-    async def _connect(self, *arguments: Any, **options: Any) -> AsyncClient:
-        return AsyncClient(*arguments, **options)
+        self._loop = loop
+        self._client = loop.run_until_complete(connect())
+        self.memory = _Blocking(self._client.memory, loop)
+        self.users = _Blocking(self._client.users, loop)
+        self.admin = _Blocking(self._client.admin, loop)
 
     def close(self) -> None:
-        """Close the client, and its connections, which gRPC leaves to the garbage collection."""
+        """Close the client."""
         self._loop.run_until_complete(self._client.close())
-        self._loop.close()
-        gc.collect()
 
 
-@pytest.fixture(params=[BlockingClient, BlockingAsyncClient], ids=["Client", "AsyncClient"])
+@pytest.fixture(params=["Client", "AsyncClient"])
 def connect(request: pytest.FixtureRequest) -> Iterator[Connect]:
     """A function that makes clients of one flavour; they are closed after the test."""
     with ExitStack() as stack:
+        loop = asyncio.new_event_loop()
+        stack.callback(gc.collect)  # gRPC closes connections of asyncio when a channel is collected
+        stack.callback(loop.close)
 
         def connect(*arguments: Any, **options: Any) -> BlockingClient:
-            client: BlockingClient = request.param(*arguments, **options)
+            client: Any = (
+                BlockingClient(*arguments, **options)
+                if request.param == "Client"
+                else BlockingAsyncClient(loop, *arguments, **options)
+            )
             stack.callback(client.close)
-            return client
+            return cast("BlockingClient", client)
 
         yield connect
 

@@ -21,13 +21,17 @@ from palaver.client import (
     Unauthenticated,
     Unavailable,
 )
+from palaver.v1.session_service_pb2 import DeleteSessionRequest
 from palaver_server.auth.roles import Role
 from tests.clients.conftest import Connect
 from tests.conftest import StartServer
 from tests.support.callers import KeysFile
 from tests.support.certificates import Authority
 from tests.support.client import Client as Stubs
+from tests.support.client import wait_until
+from tests.support.concurrency import MAX_WAIT_SECONDS, Connection, begin, wait_until_blocked
 from tests.support.flaky_network import flaky_network_to
+from tests.support.locks import locked
 
 UNREACHABLE = "127.0.0.1:1"
 
@@ -286,6 +290,25 @@ def test_retry_add_memory_with_a_condition_is_left_to_the_caller(
             client.memory.add_memory("s", [QUESTION], expected_last_sequence=0)
 
     assert network.lost == 1
+
+
+def test_retry_any_call_that_a_busy_server_refused(
+    start_server: StartServer, database_url: str, database: Connection, connect: Connect
+) -> None:
+    palaver = start_server(max_running_calls=1, max_waiting_calls=0)
+    palaver.add("s", "hello")
+
+    with flaky_network_to(palaver.address) as network:
+        client = connect(network.address)
+        client.memory.get_session("s")
+        with locked(database_url):
+            running = palaver.sessions.DeleteSession.future(DeleteSessionRequest(session_id="s"))
+            wait_until_blocked(database)
+            carried = network.carried
+            adding = begin(lambda: client.memory.add_session("other"))
+            wait_until(lambda: network.carried > carried)
+        assert running.result().messages_deleted == 1
+        assert adding.result(MAX_WAIT_SECONDS).session_id == "other"
 
 
 def test_retry_resumes_a_broken_stream(palaver: Stubs, connect: Connect) -> None:

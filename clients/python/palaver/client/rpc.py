@@ -34,26 +34,25 @@ _SERVICES = {
 }
 
 
-def _load_service_config() -> dict[str, Any]:
-    """Return the service config that all languages share, without its timeouts.
-
-    gRPC would apply them in addition to the deadline that the client gives each call.
-    """
-    text = resources.files(__package__).joinpath("service_config.json").read_text("utf-8")
-    config: dict[str, Any] = json.loads(text)
-    for entry in config["methodConfig"]:
-        entry.pop("timeout", None)
-    return config
-
-
-SERVICE_CONFIG = _load_service_config()
+# The service config that all languages share.
+_SHARED_CONFIG: dict[str, Any] = json.loads(
+    resources.files(__package__).joinpath("service_config.json").read_text("utf-8")
+)
 
 _RETRYABLE_CODES = {
     f"/{name['service']}/{name['method']}": {
         grpc.StatusCode[code] for code in entry["retryPolicy"]["retryableStatusCodes"]
     }
-    for entry in SERVICE_CONFIG["methodConfig"]
+    for entry in _SHARED_CONFIG["methodConfig"]
     for name in entry["name"]
+}
+
+# Balancing and health checks. Deadlines and retries of calls are the client's own (attempts.py):
+# gRPC retries at most four times, and not at all while many calls fail.
+SERVICE_CONFIG = {
+    name: value
+    for name, value in _SHARED_CONFIG.items()
+    if name in {"loadBalancingConfig", "healthCheckConfig"}
 }
 
 
