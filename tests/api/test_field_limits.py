@@ -30,6 +30,7 @@ from palaver.v1.metadata_pb2 import MetadataMode
 from palaver.v1.session_pb2 import SessionFilter
 from palaver.v1.session_service_pb2 import (
     AddSessionRequest,
+    CountSessionsRequest,
     DeleteSessionRequest,
     GetSessionRequest,
     ListAllSessionsRequest,
@@ -126,6 +127,7 @@ METADATA = Values(
 PATCH = Values([good for good in METADATA.good if set(good.fields) <= {"a"}], METADATA.bad)
 
 LIMIT = Values(good=[0, 1, 1000], bad=[-1, 1001, INT32_MAX, -INT32_MAX])
+COUNT_LIMIT = Values(good=[0, 1, 1_000_000], bad=[-1, 1_000_001, INT32_MAX, -INT32_MAX])
 CURSOR = Values(good=[0, 1, INT64_MAX], bad=[-1, -INT64_MAX])
 COUNT = Values(good=[0, 1, INT32_MAX], bad=[-1, -INT32_MAX])
 TIME = Values(
@@ -187,6 +189,7 @@ KINDS = {
     "metadata": METADATA,
     "patch": PATCH,
     "limit": LIMIT,
+    "count limit": COUNT_LIMIT,
     "cursor": CURSOR,
     "count": COUNT,
     "time": TIME,
@@ -267,6 +270,25 @@ def of_user_filter(request: Callable[..., ProtobufMessage]) -> list[tuple[str, V
     ]
 
 
+def of_count() -> list[tuple[str, Values, Build]]:
+    def build(name: str) -> Build:
+        return lambda v: CountSessionsRequest(filter=SessionFilter(**{name: v}))
+
+    of_filter = {
+        "user_id": OPTIONAL_ID,
+        "session_id_prefix": OPTIONAL_ID,
+        "created_after": TIME,
+        "created_before": TIME,
+        "updated_after": TIME,
+        "updated_before": TIME,
+        "metadata": PATH,
+    }
+    return [
+        ("limit", COUNT_LIMIT, lambda v: CountSessionsRequest(limit=v)),
+        *((f"filter.{name}", values, build(name)) for name, values in of_filter.items()),
+    ]
+
+
 FIELDS: list[tuple[str, Values, Build]] = [
     ("session_id", ID, lambda v: AddSessionRequest(session_id=v)),
     ("session_id", ID, lambda v: UpdateSessionRequest(session_id=v)),
@@ -339,6 +361,11 @@ FIELDS: list[tuple[str, Values, Build]] = [
         lambda v: AddMemoryRequest(**S, expected_last_sequence=v, messages=[MESSAGE]),
     ),
     ("messages[0].created_at", TIME, lambda v: added(created_at=v)),
+    *of_count(),
+    ("filter.updated_after", TIME, lambda v: filtered(updated_after=v)),
+    ("filter.updated_after", TIME, lambda v: all_filtered(updated_after=v)),
+    ("filter.updated_before", TIME, lambda v: filtered(updated_before=v)),
+    ("filter.updated_before", TIME, lambda v: all_filtered(updated_before=v)),
     ("filter.session_id_prefix", OPTIONAL_ID, lambda v: filtered(session_id_prefix=v)),
     ("filter.session_id_prefix", OPTIONAL_ID, lambda v: all_filtered(session_id_prefix=v)),
     ("filter.created_after", TIME, lambda v: filtered(created_after=v)),

@@ -11,7 +11,12 @@ from psycopg.conninfo import make_conninfo
 
 from palaver.v1.memory_service_pb2 import MessageFilter, SearchMemoryRequest
 from palaver.v1.session_pb2 import SessionFilter
-from palaver.v1.session_service_pb2 import ListAllSessionsRequest, ListSessionsRequest
+from palaver.v1.session_service_pb2 import (
+    CountSessionsRequest,
+    CountSessionsResponse,
+    ListAllSessionsRequest,
+    ListSessionsRequest,
+)
 from palaver_server.auth.roles import Role
 from tests.conftest import StartServer
 from tests.support.callers import KeysFile, caller
@@ -67,6 +72,7 @@ FAILURES = [
 
 REQUESTS: dict[str, Callable[[str], ProtobufMessage]] = {
     "ListSessions": lambda path: ListSessionsRequest(filter=SessionFilter(metadata=path)),
+    "CountSessions": lambda path: CountSessionsRequest(filter=SessionFilter(metadata=path)),
     "ListAllSessions": lambda path: ListAllSessionsRequest(filter=SessionFilter(metadata=path)),
     "SearchMemory": lambda path: SearchMemoryRequest(
         text="hello", mode=KEYWORD, filter=MessageFilter(metadata=path)
@@ -145,8 +151,11 @@ def test_isolation_path_failing_on_own_rows_is_refused_in_every_plan_alike(ada: 
 
 
 def size(responses: list[Any]) -> int:
-    """Count the sessions or results of responses."""
-    return sum(
-        len(response.results if hasattr(response, "results") else response.sessions)
-        for response in responses
-    )
+    """Count the sessions or results that responses have or count."""
+    return sum(map(_size, responses))
+
+
+def _size(response: Any) -> int:
+    if isinstance(response, CountSessionsResponse):
+        return response.count
+    return len(response.results if hasattr(response, "results") else response.sessions)

@@ -25,7 +25,11 @@ from palaver.v1.memory_service_pb2 import (
     StreamMessagesRequest,
 )
 from palaver.v1.session_pb2 import SessionFilter
-from palaver.v1.session_service_pb2 import ListAllSessionsRequest, ListSessionsRequest
+from palaver.v1.session_service_pb2 import (
+    CountSessionsRequest,
+    ListAllSessionsRequest,
+    ListSessionsRequest,
+)
 from palaver.v1.user_pb2 import UserFilter
 from palaver.v1.user_service_pb2 import ListAllUsersRequest, ListUsersRequest
 from palaver_server.auth.roles import Role
@@ -126,7 +130,11 @@ def day(number: int) -> Timestamp:
 
 prefixes = st.sampled_from(["s", "s1", "t"])
 session_filters = filters(
-    SessionFilter, user_id=st.sampled_from(["ada", "bob"]), session_id_prefix=prefixes
+    SessionFilter,
+    user_id=st.sampled_from(["ada", "bob"]),
+    session_id_prefix=prefixes,
+    updated_after=days.map(day),
+    updated_before=days.map(day),
 )
 user_filters = st.builds(
     UserFilter,
@@ -169,6 +177,7 @@ requests: st.SearchStrategy[ProtobufMessage] = st.one_of(
         searches.map(lambda fields: {k: v for k, v in fields.items() if k != "user_id"}),
         prefixes,
     ),
+    st.builds(CountSessionsRequest, filter=session_filters, limit=st.sampled_from([0, 1, 2])),
     st.builds(ListUsersRequest, filter=user_filters),
     st.builds(ListAllUsersRequest, filter=user_filters),
 )

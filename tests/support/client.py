@@ -38,6 +38,8 @@ from palaver.v1.memory_service_pb2_grpc import MemoryServiceStub
 from palaver.v1.session_pb2 import Session, SessionFilter
 from palaver.v1.session_service_pb2 import (
     AddSessionRequest,
+    CountSessionsRequest,
+    CountSessionsResponse,
     DeleteSessionRequest,
     DeleteSessionResponse,
     GetSessionRequest,
@@ -110,6 +112,11 @@ class Client:
 
     def list_all_sessions(self, **fields: Any) -> list[ListAllSessionsResponse]:
         return list(self.sessions.ListAllSessions(ListAllSessionsRequest(**fields)))
+
+    def count_sessions(self, *, limit: int = 0, **narrowed: Any) -> CountSessionsResponse:
+        """Count the sessions that pass this filter."""
+        request = CountSessionsRequest(filter=SessionFilter(**narrowed), limit=limit)
+        return self.sessions.CountSessions(request)
 
     def session_ids(self, **narrowed: Any) -> list[str]:
         """Return the ids of the sessions that pass this filter, at most one page of them."""

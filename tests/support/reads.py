@@ -13,6 +13,7 @@ Read: TypeAlias = Callable[[Client, str], object]
 READS: dict[str, Read] = {
     "GetSession": lambda client, name: client.get_session(name),
     "ListSessions": lambda client, name: client.session_ids(metadata=f'$.name == "{name}"'),
+    "CountSessions": lambda client, name: client.count_sessions(user_id=name).count,
     "ListAllSessions": lambda client, name: client.list_all_sessions(filter={"user_id": name}),
     "GetMemory": lambda client, name: client.contents(name),
     "ListMessages": lambda client, name: client.list_messages(name).messages,

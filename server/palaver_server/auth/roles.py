@@ -21,6 +21,7 @@ POLICY = MappingProxyType(
         "/palaver.v1.SessionService/DeleteSession": Role.WRITER,
         "/palaver.v1.SessionService/ListSessions": Role.READER,
         "/palaver.v1.SessionService/ListAllSessions": Role.READER,
+        "/palaver.v1.SessionService/CountSessions": Role.READER,
         "/palaver.v1.UserService/AddUser": Role.WRITER,
         "/palaver.v1.UserService/GetUser": Role.READER,
         "/palaver.v1.UserService/UpdateUser": Role.WRITER,

@@ -65,13 +65,36 @@ def listing_in_order(table: str, columns: str, *, size: str) -> str:
     Returns:
         The SQL, with the further placeholder `{accessible}`.
     """
-    in_order = f"""(
+    return listing(_in_order(table), columns, size=size)
+
+
+def counting(table: str) -> str:
+    """Return the SQL that counts rows of a listing, one more than a limit at most.
+
+    Returns:
+        The SQL, with the placeholders of `listing`.
+    """
+    return f"""
+        SELECT count(*) FROM (
+            SELECT id FROM {table} s
+            WHERE id > %(after)s AND id < %(before)s AND {{condition}}
+            LIMIT %(limit)s + 1
+        ) counted
+    """
+
+
+def counting_in_order(table: str) -> str:
+    """Return the SQL of `counting` for a bound caller's path, as `listing_in_order` does."""
+    return counting(_in_order(table))
+
+
+def _in_order(table: str) -> str:
+    return f"""(
         SELECT * FROM {table} s
         WHERE id > %(after)s AND id < %(before)s AND {{accessible}}
         ORDER BY id {{direction}}
         LIMIT 9223372036854775807
     )"""
-    return listing(in_order, columns, size=size)
 
 
 def last_position(table: str) -> str:

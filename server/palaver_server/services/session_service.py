@@ -12,6 +12,7 @@ from palaver_server.services.context import Context
 from palaver_server.services.encoding.encoded import Encoded
 from palaver_server.services.encoding.sessions import session_response, with_sessions
 from palaver_server.services.encoding.timestamps import timestamp_message
+from palaver_server.services.limits import DEFAULT_COUNT_LIMIT, MAX_COUNT_LIMIT
 from palaver_server.services.metadata_change import metadata_change
 from palaver_server.services.streaming import pages
 from palaver_server.services.validation import Fields
@@ -139,6 +140,17 @@ class SessionService:
             chunk = pb.ListAllSessionsResponse(next_cursor=page.rows[-1].position)
             yield with_sessions(chunk, page.rows)
 
+    async def CountSessions(
+        self, request: pb.CountSessionsRequest, context: Context
+    ) -> pb.CountSessionsResponse:
+        with Fields() as fields:
+            narrowed = _session_filter(fields.at("filter"), request.filter)
+            limit = fields.limit(
+                "limit", request.limit, default=DEFAULT_COUNT_LIMIT, maximum=MAX_COUNT_LIMIT
+            )
+        count = await self._sessions.count_sessions(ACCESS.get(), limit=limit, filter=narrowed)
+        return pb.CountSessionsResponse(count=min(count, limit), has_more=count > limit)
+
 
 def _session_filter(fields: Fields, filter: session_pb2.SessionFilter) -> SessionFilter:
     return SessionFilter(
@@ -147,6 +159,8 @@ def _session_filter(fields: Fields, filter: session_pb2.SessionFilter) -> Sessio
         # same result as comparing them to the nanosecond.
         created_after=fields.timestamp("created_after", filter, round_up=True),
         created_before=fields.timestamp("created_before", filter, round_up=True),
+        updated_after=fields.timestamp("updated_after", filter, round_up=True),
+        updated_before=fields.timestamp("updated_before", filter, round_up=True),
         session_id_prefix=fields.optional_id("session_id_prefix", filter.session_id_prefix),
         metadata=fields.path("metadata", filter.metadata),
     )

@@ -15,6 +15,8 @@ _COMPARISONS = {
     "roles": "{row}.role = ANY(%(roles)s::text[])",
     "created_after": "{row}.created_at >= %(created_after)s",
     "created_before": "{row}.created_at < %(created_before)s",
+    "updated_after": "{row}.updated_at >= %(updated_after)s",
+    "updated_before": "{row}.updated_at < %(updated_before)s",
 }
 
 

@@ -25,11 +25,12 @@ class ListingFilter(Protocol):
 
 
 class ListingTemplates(NamedTuple):
-    """The statements of a listing.
+    """The statements of a listing, or of a count of its rows.
 
     Attributes:
-        listed: Of `paging.listing`.
-        in_order: Of `paging.listing_in_order`.
+        listed: Reads the rows that pass.
+        in_order: The same for a bound caller's path, which it evaluates row by row in the order of
+            the listing (see `paging.listing_in_order`).
         live: The condition that the row `s` is live.
     """
 
@@ -48,7 +49,7 @@ async def read_page(  # noqa: PLR0913 - all but the first two by name
     filter: ListingFilter,
     set_filter_timeout: Sequence[str],
 ) -> list[Row]:
-    """Return the rows of a page, as `Page.of` takes them.
+    """Run a statement of a listing over a key range, and return its rows.
 
     Raises:
         InvalidRequest: `filter.metadata` is not a SQL/JSON path.

@@ -11,6 +11,8 @@ from palaver_server.database.connection import Connection, Row
 from palaver_server.database.paging import (
     KeyRange,
     Page,
+    counting,
+    counting_in_order,
     last_position,
     listing,
     listing_in_order,
@@ -55,6 +57,8 @@ class SessionFilter(NamedTuple):
     user_id: str | None = None
     created_after: datetime | None = None
     created_before: datetime | None = None
+    updated_after: datetime | None = None
+    updated_before: datetime | None = None
     session_id_prefix: str | None = None
     metadata: str | None = None
 
@@ -440,6 +444,31 @@ class SessionStore:
             set_filter_timeout=self._set_filter_timeout,
         )
         return Page.of(SessionRow, rows)
+
+    COUNT_SESSIONS = StatementTemplate("sessions.count", counting("sessions"))
+    COUNT_SESSIONS_IN_ORDER = StatementTemplate("sessions.count", counting_in_order("sessions"))
+
+    async def count_sessions(
+        self, access: Access, *, limit: int, filter: SessionFilter = EVERY_SESSION
+    ) -> int:
+        """Count live sessions, up to one more than the limit.
+
+        Raises:
+            InvalidRequest: `filter.metadata` is not a SQL/JSON path.
+            DeadlineExceeded: The statement exceeded its timeout.
+        """
+        rows = await read_page(
+            self._reader,
+            access,
+            templates=ListingTemplates(
+                self.COUNT_SESSIONS, self.COUNT_SESSIONS_IN_ORDER, live=LIVE_SESSION
+            ),
+            key_range=KeyRange(),
+            limit=limit,
+            filter=filter,
+            set_filter_timeout=self._set_filter_timeout,
+        )
+        return int(rows[0][0])
 
     LAST_ID = Statement("sessions.last_id", last_position("sessions"))
 

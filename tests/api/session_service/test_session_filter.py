@@ -11,7 +11,11 @@ from google.rpc.error_details_pb2 import BadRequest
 
 from palaver.v1.memory_service_pb2 import MessageFilter, SearchMemoryRequest
 from palaver.v1.session_pb2 import SessionFilter
-from palaver.v1.session_service_pb2 import ListAllSessionsRequest, ListSessionsRequest
+from palaver.v1.session_service_pb2 import (
+    CountSessionsRequest,
+    ListAllSessionsRequest,
+    ListSessionsRequest,
+)
 from tests.support.client import Client, refused, struct, violations
 from tests.support.concurrency import Connection
 
@@ -31,6 +35,8 @@ def listed(palaver: Client, narrowed: SessionFilter) -> list[str]:
     session_ids = [session.session_id for session in page.sessions]
     assert [session.session_id for session in reversed(reverse.sessions)] == session_ids
     assert [session.session_id for chunk in stream for session in chunk.sessions] == session_ids
+    count = palaver.sessions.CountSessions(CountSessionsRequest(filter=narrowed))
+    assert (count.count, count.has_more) == (len(session_ids), False)
     return session_ids
 
 
@@ -67,8 +73,9 @@ def day(number: int, *, nanos: int = 0) -> Timestamp:
 def created_on_days(palaver: Client, database: Connection) -> Client:
     """A client of a server whose sessions 1, 2 and 3 were created on days 1, 2 and 3."""
     database.execute(
-        "INSERT INTO sessions (session_id, created_at)"
-        " SELECT number, make_timestamptz(2024, 5, number, 0, 0, 0, 'UTC')"
+        "INSERT INTO sessions (session_id, created_at, updated_at)"
+        " SELECT number, make_timestamptz(2024, 5, number, 0, 0, 0, 'UTC'),"
+        " make_timestamptz(2024, 6, number, 0, 0, 0, 'UTC')"
         " FROM generate_series(1, 3) AS number"
     )
     return palaver
@@ -87,6 +94,29 @@ def test_session_filter_created_at_is_compared_to_the_nanosecond(created_on_days
 
     assert listed(created_on_days, SessionFilter(created_after=a_nanosecond_later)) == ["3"]
     assert listed(created_on_days, SessionFilter(created_before=a_nanosecond_later)) == ["1", "2"]
+
+
+def test_session_filter_updated_at_is_compared_to_the_nanosecond(created_on_days: Client) -> None:
+    second = Timestamp(seconds=day(2).seconds + 31 * 24 * 3600)
+    later = Timestamp(seconds=second.seconds, nanos=1)
+
+    assert listed(created_on_days, SessionFilter(updated_after=second)) == ["2", "3"]
+    assert listed(created_on_days, SessionFilter(updated_before=second)) == ["1"]
+    assert listed(created_on_days, SessionFilter(updated_after=later)) == ["3"]
+    assert listed(created_on_days, SessionFilter(updated_before=later)) == ["1", "2"]
+    assert listed(created_on_days, SessionFilter(updated_after=second, updated_before=later)) == [
+        "2"
+    ]
+
+
+def test_session_filter_updated_after_follows_writes(created_on_days: Client) -> None:
+    before = created_on_days.get_session("2").updated_at
+    created_on_days.add("2", "x")
+
+    after = created_on_days.get_session("2").updated_at
+
+    assert listed(created_on_days, SessionFilter(updated_after=after)) == ["2"]
+    assert listed(created_on_days, SessionFilter(updated_after=before)) == ["2", "3"]
 
 
 def test_session_filter_created_after_and_before_make_a_range(created_on_days: Client) -> None:

@@ -30,6 +30,7 @@ from palaver.v1.memory_service_pb2 import (
 )
 from palaver.v1.session_service_pb2 import (
     AddSessionRequest,
+    CountSessionsRequest,
     DeleteSessionRequest,
     GetSessionRequest,
     ListAllSessionsRequest,
@@ -50,6 +51,7 @@ from tests.support.model.sequential import Change, Expected, Model
 UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 DEFAULT_LIMIT = 100
+DEFAULT_COUNT_LIMIT = 10_000
 
 # SQL/JSON paths, and the same conditions in Python.
 PATHS: dict[str, Callable[[state.Metadata], bool]] = {
@@ -164,6 +166,24 @@ class Contract:
             matches=lambda session: _matches(request.filter, session),
         )
         return self._listing("sessions", expected, request)
+
+    @expect.register
+    def _count_sessions(self, request: CountSessionsRequest) -> Check:
+        count = len(
+            self.model.sessions(
+                newest_first=False,
+                cursor=0,
+                matches=lambda session: _matches(request.filter, session),
+            )
+        )
+        limit = request.limit or DEFAULT_COUNT_LIMIT
+
+        def check(responses: Sequence[Any]) -> None:
+            (response,) = responses
+            assert response.count == min(count, limit)
+            assert response.has_more == (count > limit)
+
+        return check
 
     @expect.register
     def _add_user(self, request: AddUserRequest) -> Check:
@@ -577,6 +597,14 @@ def _matches(filter: session_pb2.SessionFilter, session: state.Session) -> bool:
         and PATHS[filter.metadata](session.metadata)
         and (not filter.HasField("created_after") or after <= state.known(session.created_at))
         and (not filter.HasField("created_before") or state.known(session.created_at) < before)
+        and (
+            not filter.HasField("updated_after")
+            or nanoseconds(filter.updated_after) <= state.known(session.updated_at)
+        )
+        and (
+            not filter.HasField("updated_before")
+            or state.known(session.updated_at) < nanoseconds(filter.updated_before)
+        )
     )
 
 

@@ -13,6 +13,7 @@ from palaver.v1.admin_service_pb2 import PurgeDeletedRequest
 from palaver.v1.memory_service_pb2 import AddMemoryRequest, DeleteMemoryRequest, ListMessagesRequest
 from palaver.v1.session_service_pb2 import (
     AddSessionRequest,
+    CountSessionsRequest,
     DeleteSessionRequest,
     GetSessionRequest,
     ListAllSessionsRequest,
@@ -125,9 +126,14 @@ class SessionRules(RuleBasedStateMachine):
         assert done == sorted(done)
         assert done[-1] == counts
 
-    @rule(request=requests.list_sessions, ranks=st.tuples(*[st.integers(0, 8)] * 3))
-    def list_sessions(self, request: ListSessionsRequest, ranks: tuple[int, int, int]) -> None:
+    @rule(request=requests.list_sessions, ranks=st.tuples(*[st.integers(0, 8)] * 5))
+    def list_sessions(self, request: ListSessionsRequest, ranks: tuple[int, ...]) -> None:
         after, before = self._created_at(ranks[0]), self._created_at(ranks[1])
+        updated_after, updated_before = self._updated_at(ranks[3]), self._updated_at(ranks[4])
+        if updated_after:
+            request.filter.updated_after.FromNanoseconds(updated_after)
+        if updated_before:
+            request.filter.updated_before.FromNanoseconds(updated_before)
         if after:
             request.filter.created_after.FromNanoseconds(after)
         if before:
@@ -141,6 +147,12 @@ class SessionRules(RuleBasedStateMachine):
             filter=request.filter,
         )
         self.call(stream)
+        self.call(CountSessionsRequest(filter=request.filter, limit=request.limit))
+
+    def _updated_at(self, rank: int) -> int:
+        """Return the time of a session's last change, or 0 if there are fewer sessions."""
+        times = [state.known(session.updated_at) for session in self.all_sessions()]
+        return times[rank] if rank < len(times) else 0
 
     def _created_at(self, rank: int) -> int:
         """Return the creation time of a session, or 0 if there are fewer sessions."""

@@ -325,6 +325,33 @@ class AsyncMemory:
             timeout,
         )
 
+    async def count_sessions(
+        self,
+        *,
+        filter: types.SessionFilter | Mapping[str, Any] | None = None,
+        limit: int = 0,
+        timeout: float | None = None,
+    ) -> types.CountSessionsResponse:
+        """Counts sessions, up to a limit: the cost of a call grows with the sessions
+        that it counts, and with those that the filter passes over.
+
+        Safe to retry.
+
+        Args:
+            filter: Optional. The sessions to count. If unset, all.
+            limit: Optional. The number at which counting stops: 1 to 1,000,000. 0 means
+                10,000.
+            timeout: Seconds after which the call fails, retries included; None: the client's.
+        """
+        return await self._caller.unary(
+            rpcs.COUNT_SESSIONS,
+            {
+                "filter": filter,
+                "limit": limit,
+            },
+            timeout,
+        )
+
     async def add_memory(
         self,
         session_id: str,

@@ -149,6 +149,9 @@ class SessionFilter:
             of an evaluation; for the rest (conversions between time zones, for one)
             the request is `INVALID_ARGUMENT`. The path of a caller that is bound to a
             user is evaluated only on live sessions in its access scope.
+        updated_after: Optional. Lists only sessions whose `updated_at` is at or after this time.
+        updated_before: Optional. Lists only sessions whose `updated_at` is before this time. A
+            session that is updated between two pages of a listing may be left out.
         session_id_prefix: Optional. Lists only the sessions whose ID starts with these characters,
             compared byte by byte; `%` and `_` have no special meaning. 1 to 1,024 bytes
             of UTF-8; any characters except NUL. Empty means any ID.
@@ -158,6 +161,8 @@ class SessionFilter:
     created_after: "datetime | None" = None
     created_before: "datetime | None" = None
     metadata: str = ""
+    updated_after: "datetime | None" = None
+    updated_before: "datetime | None" = None
     session_id_prefix: str = ""
 
 
@@ -451,6 +456,19 @@ class ListAllSessionsResponse:
 
     def __len__(self) -> int:
         return len(self.sessions)
+
+
+@dataclass(frozen=True, slots=True)
+class CountSessionsResponse:
+    """The response of `CountSessions`.
+
+    Attributes:
+        count: The number of sessions that pass the filter; at most `limit`.
+        has_more: Whether there are more sessions than `limit`.
+    """
+
+    count: int = 0
+    has_more: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,6 +122,8 @@ class SessionFilter(_message.Message):
     CREATED_AFTER_FIELD_NUMBER: _builtins.int
     CREATED_BEFORE_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    UPDATED_AFTER_FIELD_NUMBER: _builtins.int
+    UPDATED_BEFORE_FIELD_NUMBER: _builtins.int
     SESSION_ID_PREFIX_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """Optional. Lists only the sessions of this user. 1 to 1,024 bytes of UTF-8;
@@ -152,6 +154,16 @@ class SessionFilter(_message.Message):
     def created_before(self) -> _timestamp_pb2.Timestamp:
         """Optional. Lists only sessions created before this time."""
 
+    @_builtins.property
+    def updated_after(self) -> _timestamp_pb2.Timestamp:
+        """Optional. Lists only sessions whose `updated_at` is at or after this time."""
+
+    @_builtins.property
+    def updated_before(self) -> _timestamp_pb2.Timestamp:
+        """Optional. Lists only sessions whose `updated_at` is before this time. A
+        session that is updated between two pages of a listing may be left out.
+        """
+
     def __init__(
         self,
         *,
@@ -159,11 +171,13 @@ class SessionFilter(_message.Message):
         created_after: _timestamp_pb2.Timestamp | None = ...,
         created_before: _timestamp_pb2.Timestamp | None = ...,
         metadata: _builtins.str = ...,
+        updated_after: _timestamp_pb2.Timestamp | None = ...,
+        updated_before: _timestamp_pb2.Timestamp | None = ...,
         session_id_prefix: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_after", b"created_after", "created_before", b"created_before"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_after", b"created_after", "created_before", b"created_before", "updated_after", b"updated_after", "updated_before", b"updated_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_after", b"created_after", "created_before", b"created_before", "metadata", b"metadata", "session_id_prefix", b"session_id_prefix", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_after", b"created_after", "created_before", b"created_before", "metadata", b"metadata", "session_id_prefix", b"session_id_prefix", "updated_after", b"updated_after", "updated_before", b"updated_before", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

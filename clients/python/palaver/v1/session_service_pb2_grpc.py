@@ -133,6 +133,11 @@ class SessionServiceStub:
                 request_serializer=palaver_dot_v1_dot_session__service__pb2.ListAllSessionsRequest.SerializeToString,
                 response_deserializer=palaver_dot_v1_dot_session__service__pb2.ListAllSessionsResponse.FromString,
                 _registered_method=True)
+        self.CountSessions = channel.unary_unary(
+                '/palaver.v1.SessionService/CountSessions',
+                request_serializer=palaver_dot_v1_dot_session__service__pb2.CountSessionsRequest.SerializeToString,
+                response_deserializer=palaver_dot_v1_dot_session__service__pb2.CountSessionsResponse.FromString,
+                _registered_method=True)
 
 
 class SessionServiceServicer:
@@ -303,6 +308,16 @@ class SessionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CountSessions(self, request, context):
+        """Counts sessions, up to a limit: the cost of a call grows with the sessions
+        that it counts, and with those that the filter passes over.
+
+        Safe to retry.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SessionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -335,6 +350,11 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.ListAllSessions,
                     request_deserializer=palaver_dot_v1_dot_session__service__pb2.ListAllSessionsRequest.FromString,
                     response_serializer=palaver_dot_v1_dot_session__service__pb2.ListAllSessionsResponse.SerializeToString,
+            ),
+            'CountSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountSessions,
+                    request_deserializer=palaver_dot_v1_dot_session__service__pb2.CountSessionsRequest.FromString,
+                    response_serializer=palaver_dot_v1_dot_session__service__pb2.CountSessionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -567,6 +587,33 @@ class SessionService:
             '/palaver.v1.SessionService/ListAllSessions',
             palaver_dot_v1_dot_session__service__pb2.ListAllSessionsRequest.SerializeToString,
             palaver_dot_v1_dot_session__service__pb2.ListAllSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/palaver.v1.SessionService/CountSessions',
+            palaver_dot_v1_dot_session__service__pb2.CountSessionsRequest.SerializeToString,
+            palaver_dot_v1_dot_session__service__pb2.CountSessionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

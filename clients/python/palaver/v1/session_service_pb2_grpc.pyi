@@ -175,6 +175,12 @@ class SessionServiceStub:
     Safe to retry: a new stream resumes a broken one, from the `next_cursor` of
     the last chunk received.
     """
+    CountSessions: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.CountSessionsRequest, _session_service_pb2.CountSessionsResponse]
+    """Counts sessions, up to a limit: the cost of a call grows with the sessions
+    that it counts, and with those that the filter passes over.
+
+    Safe to retry.
+    """
 
 @_typing.type_check_only
 class SessionServiceAsyncStub(SessionServiceStub):
@@ -321,6 +327,12 @@ class SessionServiceAsyncStub(SessionServiceStub):
 
     Safe to retry: a new stream resumes a broken one, from the `next_cursor` of
     the last chunk received.
+    """
+    CountSessions: _aio.UnaryUnaryMultiCallable[_session_service_pb2.CountSessionsRequest, _session_service_pb2.CountSessionsResponse]  # type: ignore[assignment]
+    """Counts sessions, up to a limit: the cost of a call grows with the sessions
+    that it counts, and with those that the filter passes over.
+
+    Safe to retry.
     """
 
 class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -501,6 +513,18 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Safe to retry: a new stream resumes a broken one, from the `next_cursor` of
         the last chunk received.
+        """
+
+    @_abc_1.abstractmethod
+    def CountSessions(
+        self,
+        request: _session_service_pb2.CountSessionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_service_pb2.CountSessionsResponse, _abc.Awaitable[_session_service_pb2.CountSessionsResponse]]:
+        """Counts sessions, up to a limit: the cost of a call grows with the sessions
+        that it counts, and with those that the filter passes over.
+
+        Safe to retry.
         """
 
 def add_SessionServiceServicer_to_server(servicer: SessionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
