@@ -93,6 +93,16 @@ _READ_HITS = f"""
 """
 
 
+def _parts(*, without_payload: bool) -> dict[str, str]:
+    """Return the parts that fill in the placeholders of _READ_HITS."""
+    parts = MessageParts.of(without_payload=without_payload)
+    return {"columns": parts.columns, "row_size": parts.size}
+
+
+_WITH_PAYLOAD = _parts(without_payload=False)
+_WITHOUT_PAYLOAD = _parts(without_payload=True)
+
+
 class ResultStore:
     """The queries that read the messages of a search.
 
@@ -104,8 +114,7 @@ class ResultStore:
 
     def __init__(self, connection: Connection, *, without_payload: bool = False) -> None:
         self._connection = connection
-        parts = MessageParts.of(without_payload=without_payload)
-        self._parts = {"columns": parts.columns, "row_size": parts.size}
+        self._parts = _WITHOUT_PAYLOAD if without_payload else _WITH_PAYLOAD
 
     NEWEST = SearchTemplate(
         "search.newest",

@@ -998,6 +998,7 @@ def _columns(messages: Sequence[NewMessage]) -> dict[str, list[Any]]:
     """Return the messages as the arrays that the statements unnest; `payloads` may be empty."""
     columns = zip(*messages, strict=True) if messages else [()] * len(NewMessage._fields)
     ids, roles, contents, token_counts, metadatas, created_ats, payloads, payload_types = columns
+    given_payloads = list(payloads) if _have_payloads(messages) else []
     return {
         "given_ids": list(ids),
         "message_ids": [message_id or uuid7() for message_id in ids],
@@ -1006,7 +1007,7 @@ def _columns(messages: Sequence[NewMessage]) -> dict[str, list[Any]]:
         "token_counts": list(token_counts),
         "metadatas": list(metadatas),
         "created_ats": list(created_ats),
-        "payloads": list(payloads) if _have_payloads(messages) else [],
+        "payloads": given_payloads,
         "payload_types": list(payload_types),
     }
 
