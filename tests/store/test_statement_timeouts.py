@@ -14,7 +14,7 @@ from palaver_server.database.pool import Pool
 from palaver_server.errors import DeadlineExceeded
 from palaver_server.purge.purge_store import PurgeStore
 from palaver_server.search.keyword_index import KeywordIndex
-from palaver_server.store.memory import MemoryStore, NewMessage
+from palaver_server.store.memory import AddOptions, MemoryStore, NewMessage
 from palaver_server.store.messages import MessageRow, MessageStore, Selection
 from palaver_server.store.sessions import SessionStore
 from palaver_server.store.users import UserStore
@@ -24,9 +24,10 @@ from tests.support.rows import accept
 
 
 def add(pool: Pool) -> Coroutine[Any, Any, Any]:
-    """Add the message `m` to the session `s` of the user `u`."""
+    """Add a message to the session `s` of the user `u`, in a transaction."""
     message = NewMessage("m", "user", "hello", 0, "{}", None)
-    return MemoryStore(pool).add_memory(EVERYTHING, "s", [message], user_id="u")
+    options = AddOptions(with_session=True)
+    return MemoryStore(pool).add_memory(EVERYTHING, "s", [message], user_id="u", options=options)
 
 
 def changed(message: MessageRow) -> MessageRow:
