@@ -2,7 +2,7 @@
 
 from palaver.v1 import memory_service_pb2 as pb
 from palaver_server.search.searcher import Mode, Search
-from palaver_server.services.limits import DEFAULT_SEARCH_LIMIT, MAX_SEARCH_LIMIT
+from palaver_server.services.limits import DEFAULT_SEARCH_LIMIT, MAX_LIMIT, MAX_SEARCH_LIMIT
 from palaver_server.services.validation import Fields
 from palaver_server.store.message_filter import EVERY_MESSAGE, Scope
 
@@ -13,12 +13,16 @@ _MODES: dict[int, Mode] = {pb.SearchMemoryRequest.Mode.Value(mode.name): mode fo
 def search_from_request(fields: Fields, request: pb.SearchMemoryRequest) -> Search:
     """Check the fields of a request, and return the search."""
     scope, mode = _scope(fields, request), _mode(fields, request.mode)
+    text = fields.content("text", request.text)
     return Search(
-        text=fields.content("text", request.text),
+        text=text,
         scope=scope,
         mode=mode,
         limit=fields.limit(
-            "limit", request.limit, default=DEFAULT_SEARCH_LIMIT, maximum=MAX_SEARCH_LIMIT
+            "limit",
+            request.limit,
+            default=DEFAULT_SEARCH_LIMIT,
+            maximum=MAX_SEARCH_LIMIT if text.strip() else MAX_LIMIT,
         ),
         filter=(
             fields.message_filter("filter", request)

@@ -289,7 +289,7 @@ BAD: dict[str, list[dict[str, Any]]] = {
     "user_id": [{"user_id": ""}, {"user_id": "nul \0"}],
     "session_id_prefix": [{"session_id_prefix": ""}, {"session_id_prefix": "x" * 1025}],
     "mode": [{"mode": 4}, {"mode": -1}],
-    "limit": [{"limit": -1}, {"limit": 101}],
+    "limit": [{"limit": -1}, {"limit": 101, "text": "word"}, {"limit": 1001}],
     "filter.roles": [{"filter": MessageFilter(roles=["r"] * 101)}],
     "filter.roles[1]": [
         {"filter": MessageFilter(roles=["a", role])} for role in ("", "x" * 65, "nul \0")
@@ -334,6 +334,14 @@ def test_search_memory_default_is_ten_results(palaver: Client) -> None:
         assert len(found(palaver, text)) == 10
         assert len(found(palaver, text, limit=100)) == 100
         assert len(found(palaver, text, limit=3)) == 3
+
+
+def test_search_memory_without_text_returns_up_to_1000_results(palaver: Client) -> None:
+    for _ in range(2):
+        palaver.add("s", *(["x"] * 600))
+
+    assert len(found(palaver, " ", limit=1000)) == 1000
+    assert len(found(palaver, "", session_id="s", limit=101)) == 101
 
 
 def test_search_memory_results_over_response_size_are_left_out(palaver: Client) -> None:

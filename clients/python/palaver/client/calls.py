@@ -922,7 +922,8 @@ class Memory:
                 there are no messages.
             mode: Optional. How `text` is compared with messages. Has no effect without
                 `text`.
-            limit: Optional. The maximum number of results to return: 1 to 100. 0 means 10.
+            limit: Optional. The maximum number of results to return: 1 to 100, or to 1,000
+                without `text`. 0 means 10.
             filter: Optional. Conditions that messages must meet to be found.
             min_score: Optional. The minimum score of a result: 0 to 1.
             diversity: Optional. How much the results should differ from one another: 0 to 1. 0

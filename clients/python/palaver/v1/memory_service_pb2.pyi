@@ -893,7 +893,9 @@ class SearchMemoryRequest(_message.Message):
     `text`.
     """
     limit: _builtins.int
-    """Optional. The maximum number of results to return: 1 to 100. 0 means 10."""
+    """Optional. The maximum number of results to return: 1 to 100, or to 1,000
+    without `text`. 0 means 10.
+    """
     min_score: _builtins.float
     """Optional. The minimum score of a result: 0 to 1."""
     diversity: _builtins.float
