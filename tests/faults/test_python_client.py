@@ -1,10 +1,11 @@
-"""The Python client while its server is killed: no append fails, and none is stored twice."""
+"""The Python client while its server is killed or restarted: no call fails, or is stored twice."""
 
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from uuid import uuid4
 
 import pytest
 
@@ -56,10 +57,27 @@ class Appends:
 
         asyncio.run(append_all())
 
+    def run_sessions(self) -> None:
+        """Add sessions and read each; adding is not retried where it may have taken effect."""
+
+        async def add(client: AsyncClient) -> None:
+            while not self.stopped.is_set():
+                session = await client.memory.add_session(str(uuid4()))
+                await client.memory.get_session(session.session_id)
+                self.acknowledged.append(session.session_id)
+
+        async def add_all() -> None:
+            async with AsyncClient(self._address, timeout=TIMEOUT_SECONDS) as client:
+                await asyncio.gather(*(add(client) for _ in range(CONCURRENCY)))
+
+        asyncio.run(add_all())
+
     def progress(self) -> None:
         """Wait until more appends are acknowledged than may be under way."""
         goal = len(self.acknowledged) + 2 * CONCURRENCY
-        eventually(lambda: len(self.acknowledged) >= goal, "appends succeed", within=60)
+        eventually(
+            lambda: self.stopped.is_set() or len(self.acknowledged) >= goal, "calls end", within=60
+        )
 
 
 @contextmanager
@@ -67,6 +85,7 @@ def running(run: Callable[[], None], appends: Appends) -> Iterator[None]:
     """Run appends during the block; fail if one failed."""
     with ThreadPoolExecutor(1) as thread:
         future = thread.submit(run)
+        future.add_done_callback(lambda _: appends.stopped.set())  # all end with the first error
         try:
             appends.progress()
             yield
@@ -89,6 +108,18 @@ def test_python_client_no_append_fails_when_the_server_is_killed(
 
     stored = [message.message_id for message in stubs.messages("s")]
     assert sorted(stored) == sorted(appends.acknowledged)
+
+
+def test_python_client_no_call_fails_when_the_server_is_restarted(
+    serve: Serve, database_url: str
+) -> None:
+    palaver, stubs = serve(PALAVER_DATABASE_URL=database_url)
+    appends = Appends(stubs.address)
+
+    with running(appends.run_sessions, appends):
+        assert palaver.stop() == 0
+        serve("--listen", stubs.address, PALAVER_DATABASE_URL=database_url)
+        appends.progress()
 
 
 def test_python_client_stream_resumes_when_the_server_is_killed(
