@@ -15,6 +15,7 @@ from palaver_server.store.memory import AddedMemory, MemoryStore, NewMessage
 from palaver_server.store.sessions import SessionStore
 from palaver_server.store.window import Window
 from tests.support.concurrency import Connection, begin, wait_until_blocked
+from tests.support.rows import let_expire
 
 T = TypeVar("T")
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -137,6 +138,24 @@ def test_batched_appends_create_and_restore_sessions(
     assert (back.session_created, back.session_undeleted) == (False, True)
     assert (live.session_created, live.session_undeleted) == (False, False)
     assert [sequences(new), sequences(back), sequences(live)] == [[1], [2], [2]]
+
+
+def test_batched_calls_see_what_has_expired(
+    run: Run, memory: MemoryStore, pool: Pool, sessions: list[str], database: Connection
+) -> None:
+    let_expire(database, "s00")
+    store = SessionStore(pool)
+    names = ["s01", "s00", "s02"]
+
+    read = together(run, [store.get_session(EVERYTHING, name) for name in names])
+    windows = together(run, [memory.get_memory(EVERYTHING, name, Window(10)) for name in names])
+    live, back, _ = together(run, [adding(memory, name, "x") for name in names])
+
+    assert [isinstance(outcome, NotFound) for outcome in read] == [False, True, False]
+    assert [isinstance(outcome, NotFound) for outcome in windows] == [False, True, False]
+    assert isinstance(live, AddedMemory)
+    assert isinstance(back, AddedMemory)
+    assert (live.session_undeleted, back.session_undeleted) == (False, True)
 
 
 def test_batched_append_to_locked_session_does_not_block_others(
