@@ -78,6 +78,7 @@ BAD_SETTINGS = {
     "search_timeout_seconds": "0",
     "purge_interval_seconds": "inf",
     "purge_retention_seconds": "1e300",
+    "session_retention_seconds": "-1",
     "purge_batch_size": "0",
     "health_interval_seconds": "0",
     "shutdown_drain_seconds": "-1",
