@@ -169,6 +169,7 @@ CALLS: dict[str, Callable[[Client], object]] = {
     "ListSessions": lambda client: client.session_ids(),
     "ListSessions of the user": lambda client: client.session_ids(user_id="u"),
     "ListSessions by metadata": lambda client: client.session_ids(metadata="$.a == 1"),
+    "CountSessions": lambda client: client.count_sessions(),
     "ListAllSessions": lambda client: [
         session.session_id for chunk in client.list_all_sessions() for session in chunk.sessions
     ],
