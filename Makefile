@@ -2,7 +2,8 @@
 
 PYTHON ?= python3
 VENV   ?= .venv
-STUBS  ?= clients/python
+STUBS  ?= generated/python
+CLIENT ?= clients/python
 BIN    := $(VENV)/bin
 # Each of the many processes of the tests would compile all modules again, where the environment
 # turns bytecode off.
@@ -62,9 +63,9 @@ check: $(VENV)/dev.done ## Check format, lint, types, layers, and that generated
 	@$(BIN)/buf lint
 	@$(BIN)/buf breaking --against protos/released.binpb && echo "the contract only grew since the last release"
 	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT \
-		&& $(MAKE) --no-print-directory protos STUBS="$$fresh" \
+		&& $(MAKE) --no-print-directory protos STUBS="$$fresh" CLIENT="$$fresh" \
 		&& diff --recursive --exclude=__pycache__ $(STUBS)/palaver/v1 "$$fresh/palaver/v1" \
-		&& for file in "$$fresh"/palaver/client/*; do diff $(STUBS)/palaver/client/ "$$file" || exit 1; done \
+		&& for file in "$$fresh"/palaver/client/*; do diff $(CLIENT)/palaver/client/ "$$file" || exit 1; done \
 		&& echo "the stubs are up to date"
 	@$(BIN)/python -m docs.settings_page | diff docs/settings.md - \
 		&& echo "docs/settings.md is up to date" \
@@ -81,10 +82,10 @@ protos: $(VENV)/dev.done ## Compile the stubs and the calls of the clients from 
 	@$(PROTOC) --grpc_python_out=$(STUBS) --mypy_grpc_out=quiet:$(STUBS) \
 		protos/palaver/v1/*_service.proto
 	@touch $(STUBS)/palaver/v1/py.typed
-	@mkdir -p $(STUBS)/palaver/client && cp clients/service_config.json $(STUBS)/palaver/client/
+	@mkdir -p $(CLIENT)/palaver/client && cp clients/service_config.json $(CLIENT)/palaver/client/
 	@described=$$(mktemp) && trap 'rm -f "$$described"' EXIT \
 		&& $(PROTOC) --include_source_info --descriptor_set_out="$$described" protos/palaver/v1/*.proto \
-		&& $(BIN)/python clients/python/generate_calls.py "$$described" $(STUBS)/palaver/client
+		&& $(BIN)/python clients/python/generate_calls.py "$$described" $(CLIENT)/palaver/client
 
 rehome: $(VENV)/dev.done ## Set the module of the Go and Java stubs, as in MODULE=github.com/you/palaver
 	@$(BIN)/python -m protos.rehome "$(MODULE)"

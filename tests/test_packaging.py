@@ -122,10 +122,14 @@ def test_wheel_holds_server_and_migrations(wheel: zipfile.ZipFile) -> None:
 
 
 def test_client_wheel_holds_client_and_stubs_and_their_types(client_wheel: zipfile.ZipFile) -> None:
-    names = files_in(CLIENT / "palaver", ".py", ".pyi", ".typed", ".json")
+    suffixes = (".py", ".pyi", ".typed", ".json")
+    names = files_in(CLIENT, *suffixes) | files_in(ROOT / "generated" / "python", *suffixes)
+    held = {name for name in names if name.startswith("palaver/")}
 
-    assert {"client/py.typed", "client/service_config.json", "v1/py.typed"} <= names
-    assert {f"palaver/{name}" for name in names} <= set(client_wheel.namelist())
+    assert {"client/py.typed", "client/service_config.json", "v1/py.typed"} <= {
+        name.removeprefix("palaver/") for name in held
+    }
+    assert held <= set(client_wheel.namelist())
 
 
 def test_client_wheel_holds_nothing_else(client_wheel: zipfile.ZipFile) -> None:
