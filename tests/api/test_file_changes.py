@@ -22,7 +22,7 @@ PACKAGE = f"{Path(palaver_server.__file__).parent}/"
 SERVICE = "services/memory_service.py"
 END = "telemetry/call_log.py"  # the line of the call
 
-# Tasks that run beside the calls.
+# Tasks that run at the same time as the calls.
 OTHERS = ("embedding/worker.py", "process/memory_trim.py", "transport/database_health.py")
 
 # A timer of an earlier call may fire during a call: the shortest path counts.
