@@ -15,7 +15,15 @@ from tests.conftest import Run
 from tests.support.concurrency import MAX_WAIT_SECONDS
 from tests.support.interceptors import METHODS
 
-NO_CONTEXT: Any = None  # the limit does not use it
+
+class WithoutMetadata:
+    """The context of a call without metadata, which the limit asks for."""
+
+    def invocation_metadata(self) -> tuple[()]:
+        return ()
+
+
+CONTEXT: Any = WithoutMetadata()
 
 
 class Calls:
@@ -49,7 +57,7 @@ class Calls:
 
     async def _run(self, name: str) -> None:
         PRINCIPAL.set(Principal(name[0], Role.WRITER))
-        hooks = self._admit(IncomingCall(NO_CONTEXT))
+        hooks = self._admit(IncomingCall(CONTEXT))
         if isinstance(hooks, Awaitable):
             hooks = await hooks
         self.started.append(name)
