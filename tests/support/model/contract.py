@@ -344,8 +344,9 @@ class Contract:
             if request.HasField("session_id")
             else self.model.sessions(newest_first=False, cursor=0, matches=lambda _: True)
         )
+        # By sequence: an ID that the service chose is unknown if the answer of the add was lost.
         expected = {
-            (session.session_id, message.message_id): message
+            (session.session_id, message.sequence): message
             for session in sessions
             for message in session.messages
             if request.text in message.content
@@ -354,7 +355,7 @@ class Contract:
         def check(responses: Sequence[Any]) -> None:
             (actual,) = responses
             found = {
-                (result.session_id, result.message.message_id): result.message
+                (result.session_id, result.message.sequence): result.message
                 for result in actual.results
             }
             assert len(found) == len(actual.results)
