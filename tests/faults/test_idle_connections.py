@@ -60,7 +60,9 @@ def test_idle_connection_of_the_health_check_that_was_terminated_is_no_outage(
 ) -> None:
     client = start_server(database_url=servers_url, health_interval_seconds=0.2)
     client.add_session("s")
-    checking = f"SELECT pid {SERVERS} AND query ~ 'schema_migrations' AND state = 'idle'".encode()
+    # The last statement of a check: a connection that ends earlier was not idle, but refused.
+    checked = f"{SERVERS} AND query ~ '^SELECT 1 FROM schema_migrations' AND state = 'idle'"
+    checking = f"SELECT pid {checked}".encode()
 
     with watched_health(client) as health:
         for _ in range(5):
