@@ -5,7 +5,7 @@ from contextlib import suppress
 
 from chaos.caller import Caller, Refused, Request, rpc_of
 from chaos.ledger import Ledger
-from palaver.v1.memory_service_pb2 import ListMessagesRequest
+from palaver.v1.memory_service_pb2 import AddMemoryRequest, ListMessagesRequest
 from palaver.v1.session_service_pb2 import GetSessionRequest
 from palaver.v1.user_service_pb2 import GetUserRequest
 from tests.support.model.possible import PossibleStates
@@ -22,6 +22,7 @@ class Household:
     Attributes:
         states: The states that are possible now.
         calls: The number of calls about them.
+        acknowledged: The number of acknowledged messages.
     """
 
     def __init__(self, caller: Caller, ledger: Ledger) -> None:
@@ -30,6 +31,7 @@ class Household:
         self.sessions = [ledger.new_session() for _ in range(_SESSIONS)]
         self.user = ledger.new_user()
         self.calls = 0
+        self.acknowledged = 0
 
     async def call(self, request: Request) -> None:
         """Make a call, and hold its end against all states.
@@ -53,6 +55,8 @@ class Household:
             self.states.refused(request, refused.error)
         else:
             self.states.answered(request, responses if isinstance(responses, list) else [responses])
+            if isinstance(request, AddMemoryRequest):
+                self.acknowledged += len(responses.messages)
         self._record_presence()
 
     async def audit(self) -> None:

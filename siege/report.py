@@ -47,8 +47,11 @@ def _counts(counts: Counter[str]) -> str:
 
 
 def _audited(ledger: Ledger) -> str:
+    households = ledger.households
+    sessions = len(ledger.books) + sum(len(household.sessions) for household in households)
     acknowledged = sum(book.acknowledged for book in ledger.books)
+    acknowledged += sum(household.acknowledged for household in households)
     return (
-        f"ledger: {len(ledger.books):,} sessions, {acknowledged:,} messages acknowledged,"
+        f"ledger: {sessions:,} sessions, {acknowledged:,} messages acknowledged,"
         f" {len(ledger.broken)} broken promises"
     )
