@@ -95,15 +95,16 @@ def test_search_words_of_plain_characters_are_those_of_folded_text(database: Con
 
 
 def test_search_functions_do_not_depend_on_the_search_path(database: Connection) -> None:
+    (schema,) = database.execute("SELECT current_schema()").fetchone() or ()
     database.execute("SET search_path = ''")
     for content in ("Houses", "ÄRGER im HÄUSERMEER ÜBER ŁÓDŹ", "नमस्ते", "東京タワー and Ä"):
         words = database.execute(
-            "SELECT public.search_words(%(content)s, 'english'),"
-            " ARRAY(SELECT public.search_terms(%(content)s, 'english')),"
-            " ARRAY(SELECT public.search_unfolded_terms(%(content)s, 'english')),"
-            " public.search_phrase(%(content)s, 'english')::text,"
-            " public.search_unfolded_phrase(%(content)s, 'english')::text,"
-            " public.search_highlightable(%(content)s)",
+            f"SELECT {schema}.search_words(%(content)s, 'english'),"
+            f" ARRAY(SELECT {schema}.search_terms(%(content)s, 'english')),"
+            f" ARRAY(SELECT {schema}.search_unfolded_terms(%(content)s, 'english')),"
+            f" {schema}.search_phrase(%(content)s, 'english')::text,"
+            f" {schema}.search_unfolded_phrase(%(content)s, 'english')::text,"
+            f" {schema}.search_highlightable(%(content)s)",
             {"content": content},
         ).fetchone()
         assert words
