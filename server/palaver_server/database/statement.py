@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 from psycopg.adapt import PyFormat
 
+from palaver_server.durations import milliseconds
+
 _PARAMETER = re.compile(r"%(?:%|\((\w+)\)([sbt]))")
 
 
@@ -72,3 +74,8 @@ class StatementTemplate:
             statement = Statement(self.name, sql, is_prepared=is_prepared)
             self._statements[key] = statement
         return statement
+
+
+def set_timeout(seconds: float) -> str:
+    """Return the SQL that sets the timeout of the statements of a transaction."""
+    return f"SET LOCAL statement_timeout = {milliseconds(seconds)}"

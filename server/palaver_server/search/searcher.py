@@ -10,7 +10,7 @@ from palaver_server.auth.access import Access
 from palaver_server.database.connection import Connection
 from palaver_server.database.metadata_path import checked_path
 from palaver_server.database.reader import Reader, T, Work
-from palaver_server.durations import milliseconds
+from palaver_server.database.statement import set_timeout
 from palaver_server.embedding.semantic_search import EmbeddedText, NoSemanticSearch, SemanticSearch
 from palaver_server.errors import PalaverError
 from palaver_server.offload import MAX_INLINE_BYTES, offload_each
@@ -108,7 +108,7 @@ class Searcher:
         self._reader = reader
         self._semantic = semantic
         self._language = language
-        self._setup = (f"SET LOCAL statement_timeout = {milliseconds(timeout)}", *_SETUP)
+        self._setup = (set_timeout(timeout), *_SETUP)
         self._setup_in_scope = (*self._setup, _NOT_PARALLEL)
 
     async def search(self, access: Access, search: Search) -> Results:

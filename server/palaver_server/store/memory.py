@@ -17,9 +17,8 @@ from palaver_server.database.metadata_path import checked_path
 from palaver_server.database.paging import MAX_PAGE_BYTES, Page
 from palaver_server.database.pool import Pool
 from palaver_server.database.reader import Reader
-from palaver_server.database.statement import Statement, StatementTemplate
+from palaver_server.database.statement import Statement, StatementTemplate, set_timeout
 from palaver_server.database.timestamps import PgTimestamp
-from palaver_server.durations import milliseconds
 from palaver_server.errors import DatabaseUnavailable, FieldViolation, InvalidRequest, NotFound
 from palaver_server.offload import offload
 from palaver_server.store.access_conditions import ACCESSIBLE_SESSION
@@ -36,7 +35,7 @@ from palaver_server.store.messages import (
     passing_messages,
 )
 from palaver_server.store.sessions import SessionRow, SessionStore, get_session, lock_session
-from palaver_server.store.users import UserRow, UserStore
+from palaver_server.store.users import UserStore, change_locked_user
 from palaver_server.store.uuid7 import uuid7
 from palaver_server.store.window import (
     COMMON_ROLES,
@@ -269,9 +268,7 @@ class MemoryStore:
         self._pool = pool
         self._metadata_size = metadata_size
         self._reader = reader or pool
-        self._set_filter_timeout = (
-            f"SET LOCAL statement_timeout = {milliseconds(filter_timeout)}",
-        )
+        self._set_filter_timeout = (set_timeout(filter_timeout),)
         self._queue = queue
         self._language = language
         enqueue = queue.enqueue_written
@@ -493,9 +490,9 @@ class MemoryStore:
                     starts = session.state is _State.NOT_RESTORABLE or (
                         session.state is _State.ABSENT and not parameters["message_ids"]
                     )
-                    needs_user = options.change_user is not None or starts
-                    if (owner if needs_user else None) != locked_user_id:
-                        locked_user_id = owner if needs_user else None
+                    needed_user_id = owner if options.change_user or starts else None
+                    if needed_user_id != locked_user_id:
+                        locked_user_id = needed_user_id
                         raise Rollback
                     _check(session, owner, parameters["session_id"], options)
                     added = await self._write(connection, parameters, session.state, options)
@@ -609,12 +606,11 @@ class MemoryStore:
         options: AddOptions,
     ) -> AddedMemory:
         """Change the session itself and its user, if anything else was changed."""
-        if added.changes and options.change_user and user is not None:
-            *columns, is_complete = user
-            current = UserRow._make(columns)
-            changed_user = current._replace(metadata=options.change_user(current.metadata))
-            if changed_user != current or not is_complete:
-                await connection.fetch(UserStore.UPDATE_USER, changed_user._asdict())
+        change_user = options.change_user
+        if added.changes and change_user and user is not None:
+            await change_locked_user(
+                connection, user, lambda row: row._replace(metadata=change_user(row.metadata))
+            )
         changes_session = added.changes and options.change_session is not None
         if not (changes_session or options.with_session):
             return added

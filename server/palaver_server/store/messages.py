@@ -15,9 +15,8 @@ from palaver_server.database.metadata_path import checked_path
 from palaver_server.database.paging import MAX_PAGE_BYTES, KeyRange, Page
 from palaver_server.database.pool import Pool
 from palaver_server.database.reader import Reader
-from palaver_server.database.statement import Statement, StatementTemplate
+from palaver_server.database.statement import Statement, StatementTemplate, set_timeout
 from palaver_server.database.timestamps import PgTimestamp
-from palaver_server.durations import milliseconds
 from palaver_server.errors import FieldViolation, InvalidRequest, NotFound
 from palaver_server.store.access_conditions import ACCESSIBLE_SESSION
 from palaver_server.store.embedding_queue import NO_QUEUE, EmbeddingQueue
@@ -231,9 +230,7 @@ class MessageStore:
         self._reader = reader or pool
         self._queue = queue
         self._language = language
-        self._set_filter_timeout = (
-            f"SET LOCAL statement_timeout = {milliseconds(filter_timeout)}",
-        )
+        self._set_filter_timeout = (set_timeout(filter_timeout),)
 
     # Joined to the session: no row means no session, and a row of NULLs an empty page.
     LIST_MESSAGES = StatementTemplate(

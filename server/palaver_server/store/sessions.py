@@ -19,9 +19,8 @@ from palaver_server.database.paging import (
 )
 from palaver_server.database.pool import Pool
 from palaver_server.database.reader import Reader
-from palaver_server.database.statement import Statement, StatementTemplate
+from palaver_server.database.statement import Statement, StatementTemplate, set_timeout
 from palaver_server.database.timestamps import PgTimestamp
-from palaver_server.durations import milliseconds
 from palaver_server.errors import AlreadyExists, NotFound
 from palaver_server.store.access_conditions import ACCESSIBLE_SESSION
 from palaver_server.store.ensure_user import ensure_user, lock_user
@@ -155,9 +154,7 @@ class SessionStore:
     ) -> None:
         self._pool = pool
         self._reader = reader or pool
-        self._set_filter_timeout = (
-            f"SET LOCAL statement_timeout = {milliseconds(filter_timeout)}",
-        )
+        self._set_filter_timeout = (set_timeout(filter_timeout),)
         self._reads = Batcher(self._get_sessions, max_size=_MAX_READS_PER_BATCH)
 
     # A conflict with a live session, or with any session outside the access scope, updates nothing
@@ -345,20 +342,19 @@ class SessionStore:
             for _ in range(_MAX_ATTEMPTS):  # a session may be created or restored in between
                 locked = await connection.fetch_one(LOCK_SESSION, _named(access, session_id))
                 if locked is not None:
-                    row = SessionRow._make(locked)
-                    expected.check(revision=row.revision)
-                    return await self._update(connection, row, change(row))
-                if if_missing == REFUSE:
+                    expected.check(revision=SessionRow._make(locked).revision)
+                elif if_missing == REFUSE:
                     break
-                expected.check(revision=NONE_LIVE)
-                await expire_session(connection, session_id)
-                if if_missing.undelete:
-                    restored = await connection.fetch_one(
-                        self.UNDELETE_SESSION, _named(access, session_id)
-                    )
-                    if restored is not None:
-                        row = SessionRow._make(restored)
-                        return await self._update(connection, row, change(row))
+                else:
+                    expected.check(revision=NONE_LIVE)
+                    await expire_session(connection, session_id)
+                    if if_missing.undelete:
+                        locked = await connection.fetch_one(
+                            self.UNDELETE_SESSION, _named(access, session_id)
+                        )
+                if locked is not None:
+                    row = SessionRow._make(locked)
+                    return await self._update(connection, row, change(row))
                 if not if_missing.add:
                     break
                 added = await self._start(connection, access, change(_blank(session_id, user_id)))

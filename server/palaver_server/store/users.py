@@ -15,9 +15,8 @@ from palaver_server.database.paging import (
 )
 from palaver_server.database.pool import Pool
 from palaver_server.database.reader import Reader
-from palaver_server.database.statement import Statement, StatementTemplate
+from palaver_server.database.statement import Statement, StatementTemplate, set_timeout
 from palaver_server.database.timestamps import PgTimestamp, as_datetime
-from palaver_server.durations import milliseconds
 from palaver_server.errors import AlreadyExists, NotFound
 from palaver_server.store.access_conditions import accessible
 from palaver_server.store.expected import ANY, NONE_LIVE, Expected
@@ -92,9 +91,7 @@ class UserStore:
     ) -> None:
         self._pool = pool
         self._reader = reader or pool
-        self._set_filter_timeout = (
-            f"SET LOCAL statement_timeout = {milliseconds(filter_timeout)}",
-        )
+        self._set_filter_timeout = (set_timeout(filter_timeout),)
 
     # A complete live user is left as it is, and the statement returns no row. A row to insert takes
     # a listing position even if it conflicts, so there is none for a user that is live when
@@ -251,14 +248,7 @@ class UserStore:
             for _ in range(_MAX_ATTEMPTS):  # a user may be created in between
                 locked = await connection.fetch_one(self.LOCK_USER, _named(access, user_id))
                 if locked is not None:
-                    *columns, is_complete = locked
-                    row = UserRow._make(columns)
-                    expected.check(revision=row.revision)
-                    changed = change(row)
-                    if is_complete and changed == row:
-                        return row
-                    updated = await connection.fetch_one(self.UPDATE_USER, changed._asdict())
-                    return _found(user_id, updated)
+                    return await change_locked_user(connection, locked, change, expected)
                 if not (or_add and is_accessible):
                     break
                 expected.check(revision=NONE_LIVE)
@@ -378,6 +368,33 @@ class UserStore:
     async def last_id(self, access: Access) -> int:
         """Return the last listing position in use, 0 if there is none; of all users."""
         return await read_last_position(self._reader, access, self.LAST_ID)
+
+
+async def change_locked_user(
+    connection: Connection,
+    locked: Row,
+    change: Callable[[UserRow], UserRow],
+    expected: Expected = ANY,
+) -> UserRow:
+    """Update and complete a user that the transaction has locked, as `update_user` does.
+
+    Args:
+        connection: The connection of the transaction.
+        locked: The row of `UserStore.LOCK_USER`.
+        change: Returns the new user for the current one.
+        expected: The state that the user must be in.
+
+    Raises:
+        StaleRevision: The user is in another state than the expected one.
+    """
+    *columns, is_complete = locked
+    row = UserRow._make(columns)
+    expected.check(revision=row.revision)
+    changed = change(row)
+    if is_complete and changed == row:
+        return row
+    updated = await connection.fetch_one(UserStore.UPDATE_USER, changed._asdict())
+    return _found(row.user_id, updated)
 
 
 def blank_user(user_id: str) -> UserRow:
